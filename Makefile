@@ -1,0 +1,119 @@
+# `make help` lists the targets. Everything make writes lies in .venv/ and build/, except the tables and
+# figures of the reference run, which are committed.
+SHELL := bash
+.SHELLFLAGS := -eo pipefail -c
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+
+PRESET ?= reference
+P ?=
+ARGS ?=
+VENV ?= .venv
+
+# A clone's file times mean nothing, so a stamp's name ends in a hash of the content it was made from.
+sha256 := $(shell command -v sha256sum || echo shasum -a 256)
+hash := $(sha256) | cut -c1-16
+
+# PY=python uses the active environment (conda, say) as it is; without it a venv is made when missing.
+ifndef PY
+PY := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin/python
+ENV := $(VENV)/installed.$(shell cat pyproject.toml constraints.txt | $(hash))
+endif
+# The first Python that is new enough and can make a venv: Debian's lacks ensurepip until python3-venv is there.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
+  $$python -c 'import ensurepip, sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+
+# The kernel is the one of PY, whatever the user has installed elsewhere.
+export JUPYTER_PREFER_ENV_PATH := 1
+unexport JUPYTER_PATH
+
+.PHONY: help env reproduce smoke test check train lab clean
+
+help:  ## list the targets
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
+	@printf '\nVariables: PRESET=name of notebooks/presets/*.yaml · P="parameter=value …" overrides it\n'
+	@printf '           ARGS="…" for pytest, srdyn.train, JupyterLab · PY=python for your own environment\n'
+
+env: $(ENV)  ## create the environment in .venv (the other targets do so when it is missing)
+
+$(VENV)/installed.%:
+	@test -n "$(PYTHON)" || { echo 'no Python >= 3.11 that can make a venv: install one, or name it: make PYTHON=…'; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	"$(PY)" -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	@rm -f $(VENV)/installed.*
+	@touch $@
+
+# The run's name: the preset, with the overrides behind it. SRDYN_RUN tells it to srdyn.store, which writes to
+# data/tables and figures for `reference` alone, for any other to build/<run>.
+RUN := $(PRESET)$(if $(strip $(P)),-$(shell printf '%s' '$(strip $(P))' | tr -cs 'A-Za-z0-9.=' '-' | cut -c1-80))
+OUT := build/$(RUN)
+STEMS := $(sort $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb)))
+
+# A notebook that reads the tables of others runs after them, and again when one of them changes.
+READS_08_scorecard := $(filter-out 08_scorecard,$(STEMS))
+
+# Hashing the data takes a second, hence only where it is needed.
+ifneq (,$(filter reproduce,$(MAKECMDGOALS)))
+ifeq (,$(wildcard notebooks/presets/$(PRESET).yaml))
+$(error There is no preset "$(PRESET)"; notebooks/presets has: $(basename $(notdir $(wildcard notebooks/presets/*.yaml))))
+endif
+# papermill only warns of a parameter that the notebook at hand lacks; one that all of them lack is a slip.
+$(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[:=]' notebooks/[0-9]*.ipynb),,\
+  $(error P: no notebook has the parameter "$(firstword $(subst =, ,$(word)))")))
+
+# What every notebook depends on, names included. Tables are left out: notebooks write them.
+COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).yaml -type f \
+  -not -path 'data/tables/*' -not -name '*.md' -not -name '*.pyc' -not -name '*.tmp' -print0 \
+  | LC_ALL=C sort -z | xargs -0 $(sha256) | $(hash))
+key = $(shell { cat $(1:%=notebooks/%.ipynb); echo '$(COMMON) $(P)'; } | $(hash))
+STAMPS := $(foreach stem,$(STEMS),$(OUT)/stamps/$(stem).$(call key,$(stem) $(READS_$(stem))))
+endif
+
+reproduce: $(OUT)/report/index.html  ## run what is out of date among the notebooks: every table, figure, the scorecard
+
+smoke:  ## run every notebook at toy size, into build/smoke
+	@$(MAKE) --no-print-directory reproduce PRESET=smoke
+
+# YAML takes 1e-3 for a string: it wants 1.0e-3, and 1.0e+3 for 1e3.
+YAML_REALS := -e 's/(^|[[,])(-?[0-9]+)e([-+]?[0-9])/\1\2.0e\3/g' -e 's/(^|[[,])(-?[0-9]+[.][0-9]*)e([0-9])/\1\2e+\3/g'
+
+# The old stamp goes first: from here on the outputs are no longer what it says. papermill writes its output
+# also when a cell fails, hence the partial file. In the report, links to ../figures are read from notebooks/.
+$(OUT)/stamps/%: stem = $(basename $*)
+$(OUT)/stamps/%: | $(ENV)
+	@mkdir -p $(OUT)/stamps $(OUT)/notebooks $(OUT)/report
+	@rm -f $(OUT)/stamps/$(stem).*
+	@echo 'notebooks/$(stem).ipynb → $(OUT)/notebooks/$(stem).ipynb'
+	@set -f; overrides=(); for word in $(foreach word,$(P),'$(word)'); do \
+	    overrides+=(-y "$${word%%=*}: $$(sed -E $(YAML_REALS) <<< "$${word#*=}")"); done; \
+	  SRDYN_RUN=$(RUN) PYTHONHASHSEED=0 "$(PY)" -m papermill --kernel python3 --cwd notebooks \
+	  --parameters_file notebooks/presets/$(PRESET).yaml "$${overrides[@]}" \
+	  notebooks/$(stem).ipynb $(OUT)/notebooks/$(stem).partial.ipynb
+	@mv $(OUT)/notebooks/$(stem).partial.ipynb $(OUT)/notebooks/$(stem).ipynb
+	@cd notebooks && "$(PY)" -m nbconvert --log-level=WARN --to html --embed-images --stdin \
+	  --output-dir ../$(OUT)/report --output $(stem) < ../$(OUT)/notebooks/$(stem).ipynb
+	@touch $@
+
+$(OUT)/report/index.html: $(STAMPS)
+	@mkdir -p $(@D)
+	@{ echo '<!doctype html><meta charset="utf-8"><title>srdyn: $(RUN)</title><h1>srdyn: $(RUN)</h1><ol>'; \
+	  $(foreach stem,$(STEMS),echo '<li><a href="$(stem).html">$(stem)</a></li>';) echo '</ol>'; } > $@
+	@echo 'report: $@'
+
+test: $(ENV)  ## run the tests (ARGS="-k store" for some of them)
+	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 $(ARGS)
+
+STRIP = --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(STEMS:%=notebooks/%.ipynb)
+check: $(ENV)  ## lint, formatting, notebooks without outputs
+	"$(PY)" -m ruff check .
+	"$(PY)" -m ruff format --check .
+	$(if $(STEMS),@"$(PY)" -m nbstripout --verify $(STRIP) || { echo 'strip them: $(PY) -m nbstripout $(STRIP)'; exit 1; })
+
+train: $(ENV)  ## train the reference models; goes on where it stopped (ARGS="--help" for its options)
+	"$(PY)" -m srdyn.train $(ARGS)
+
+lab: $(ENV)  ## open JupyterLab at the notebooks
+	"$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+
+clean:  ## remove build/ except trainings (rm -r build/train removes those, rm -r .venv the environment)
+	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 -not -name train -exec rm -rf {} +

@@ -1,0 +1,61 @@
+"""Which recipe describes a recurrent layer, chosen by the layer's class."""
+
+from typing import NamedTuple
+
+import pandas as pd
+from torch import nn
+
+from srdyn.architectures import qwen, recipe
+
+_RECIPES: dict[str, recipe.Recipe] = {}
+
+
+class Site(NamedTuple):
+    """One recurrent layer of a model: its place in the decoder, the module that holds the state, its recipe."""
+
+    index: int
+    mixer: nn.Module
+    recipe: recipe.Recipe
+
+
+def supported() -> pd.DataFrame:
+    """One row per layer class that srdyn can study."""
+    rows = [
+        {
+            "mixer": name,
+            "model_types": ", ".join(known.model_types),
+            "slicing": known.slicing,
+            "gating": known.gating,
+            "state": "[B, H, " + ", ".join(known.state_axes) + "]",
+        }
+        for name, known in _RECIPES.items()
+    ]
+    return pd.DataFrame(rows)
+
+
+def adapter_for(module: nn.Module) -> recipe.Recipe | None:
+    """The recipe of a module's class or of its nearest known base class; None for a module that holds no known state.
+
+    The class decides, never `config.model_type`: importing flash-linear-attention re-registers some model types.
+    """
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
+    return next((_RECIPES[name] for name in names if name in _RECIPES), None)
+
+
+def sites(hf: nn.Module) -> list[Site]:
+    """The recurrent layers of a model in decoder order; empty where there is none that srdyn knows."""
+    found = ((module, adapter_for(module)) for module in hf.modules())
+    known = [Site(adapter.index(mixer), mixer, adapter) for mixer, adapter in found if adapter is not None]
+    return sorted(known, key=lambda site: site.index)
+
+
+def register(adapter: recipe.Recipe) -> None:
+    """Make a recipe known. Raises ValueError where another one already describes one of its classes."""
+    taken = [name for name in adapter.mixers if name in _RECIPES]
+    if taken:
+        raise ValueError(f"{', '.join(taken)} already has a recipe ({type(_RECIPES[taken[0]]).__name__})")
+    _RECIPES.update(dict.fromkeys(adapter.mixers, adapter))
+
+
+register(qwen.Qwen3Next())
+register(qwen.Qwen35())

@@ -1,0 +1,122 @@
+"""What held-out text costs without a neural network: a byte-level n-gram model, a general-purpose compressor.
+
+Kneser & Ney, Improved backing-off for m-gram language modeling, ICASSP 1995; interpolated as in
+Chen & Goodman, An empirical study of smoothing techniques for language modeling, Harvard TR-10-98, 1998.
+"""
+
+import lzma
+from collections.abc import Iterable
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float64, Int64, UInt8
+
+from srdyn import contexts
+
+ORDER = 5
+ALPHABET = 256
+BITS = 8  # of a byte, in a packed n-gram
+
+
+class _Order(NamedTuple):
+    """Counts of one order, n-grams packed into integers: the last byte is the one predicted, the rest its context."""
+
+    grams: Int64[np.ndarray, " G"]
+    counts: Int64[np.ndarray, " G"]
+    contexts: Int64[np.ndarray, " C"]
+    totals: Int64[np.ndarray, " C"]
+    followers: Int64[np.ndarray, " C"]
+    discount: float
+
+
+class KneserNey:
+    """A byte-level n-gram model with interpolated Kneser–Ney smoothing.
+
+    P_k(w | c) = max(n(cw) − D_k, 0) / n(c·) + D_k N(c·) / n(c·) · P_{k−1}(w | c′), where c′ is c without its first
+    byte, N(c·) the number of different bytes after c, and P_0 = 1/256. At the highest order n counts occurrences, below
+    it the different bytes before the n-gram (continuation counts). D_k = n₁ / (n₁ + 2 n₂) from the n-grams of order k
+    that are counted once and twice, ½ where none is counted once. Zero bytes stand before a document's first byte.
+    """
+
+    def __init__(self, documents: Iterable[bytes], *, order: int = ORDER) -> None:
+        """Count the documents. Raises ValueError for an order outside 1 … 7, for no text, or a zero byte in it."""
+        if not 1 <= order <= 7:
+            raise ValueError(f"n-grams of {order} bytes do not pack into 63 bits; the order must be 1 … 7")
+        self.order = order
+        packed = [_pack(document, order) for document in documents]
+        if not sum(map(len, packed)):
+            raise ValueError("an n-gram model needs text to count")
+        grams, counts = np.unique(np.concatenate(packed), return_counts=True)
+        self.orders = [_counted(grams, counts)]
+        for k in range(order - 1, 0, -1):
+            grams, counts = np.unique(grams & _mask(k), return_counts=True)
+            self.orders.append(_counted(grams, counts))
+
+    def probabilities(self, context: bytes) -> Float64[np.ndarray, " 256"]:
+        """The probability of each byte after `context`, of which the last `order` − 1 bytes count."""
+        padded = np.frombuffer(context.rjust(self.order, b"\0"), np.uint8).astype(np.int64)
+        packed = int(sum(int(byte) << BITS * i for i, byte in enumerate(padded[::-1])))
+        return self._probability((packed << BITS & _mask(self.order)) + np.arange(ALPHABET))
+
+    def bits(self, document: bytes) -> Float64[np.ndarray, " T"]:
+        """What each byte of a document costs, given all that precede it in the document."""
+        return -np.log2(self._probability(_pack(document, self.order)))
+
+    def _probability(self, packed: Int64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
+        probability = np.full(len(packed), 1 / ALPHABET)
+        for k, order in enumerate(reversed(self.orders), start=1):
+            grams = packed & _mask(k)
+            at, known = _find(grams >> BITS, order.contexts)
+            total = np.where(known, order.totals[at], 1)
+            gram, seen = _find(grams, order.grams)
+            kept = np.where(seen, order.counts[gram] - order.discount, 0) / total
+            passed_on = order.discount * order.followers[at] / total
+            probability = np.where(known, kept + passed_on * probability, probability)
+        return probability
+
+
+def training_bytes(names: Iterable[str]) -> list[bytes]:
+    """The training documents of the domains, as the reference models saw them."""
+    return [document.encode() for name in names for document in contexts.training_documents(name)]
+
+
+def xz_bits_per_byte(name: str, *, part: str = "evaluation") -> float:
+    """What `xz -9` makes of one part of a held-out domain alone, its documents one after the other."""
+    text = b"".join(document.encode() for document in contexts.held_out_documents(name, part=part))
+    return 8 * len(lzma.compress(text, preset=9)) / len(text)
+
+
+def _mask(order: int) -> int:
+    return (1 << BITS * order) - 1
+
+
+def _pack(document: bytes, order: int) -> Int64[np.ndarray, " T"]:
+    """The `order` bytes that end at each byte of the document, as one integer; zeros stand before the first byte."""
+    text = np.frombuffer(document, np.uint8)
+    _require_no_zero(text)
+    padded = np.concatenate([np.zeros(order - 1, np.int64), text.astype(np.int64)])
+    packed = np.zeros(len(text), np.int64)
+    for i in range(order):
+        packed = (packed << BITS) + padded[i : i + len(text)]
+    return packed
+
+
+def _require_no_zero(text: UInt8[np.ndarray, " T"]) -> None:
+    if not text.all():
+        raise ValueError("the text holds a zero byte, which here stands for what precedes a document")
+
+
+def _counted(grams: Int64[np.ndarray, " G"], counts: Int64[np.ndarray, " G"]) -> _Order:
+    """Sorted n-grams and their counts, with what their contexts add up to."""
+    before, first, followers = np.unique(grams >> BITS, return_index=True, return_counts=True)
+    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
+    discount = float(once / (once + 2 * twice)) if once else 0.5
+    return _Order(grams, counts, before, np.add.reduceat(counts, first), followers, discount)
+
+
+def _find(
+    wanted: Int64[np.ndarray, " T"], known: Int64[np.ndarray, " G"]
+) -> tuple[Int64[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
+    """Where each wanted number lies in the sorted known ones, and whether it is there."""
+    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
+    return at, known[at] == wanted

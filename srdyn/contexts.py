@@ -1,0 +1,176 @@
+"""Token sequences for models to read: held-out text by domain, files of one's own, repetition attacks.
+
+Windows of one part of a domain never share a document with those of another part, so that what is traced, what
+calibrates a pruning score and what evaluates it stay apart.
+"""
+
+import json
+import lzma
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from srdyn import store
+
+PARTS = ("trace", "calibration", "evaluation")
+ATTACKS = {"rare character": "ß", "common number": "1"}
+"""What the two repetition attacks repeat (claim C7); the paper names neither character nor number."""
+SUFFIXES = (".txt", ".jsonl", ".jsonl.xz")
+
+
+def domains() -> list[str]:
+    """The names of the held-out domains, sorted. Raises `FileNotFoundError` where there are none."""
+    return _names("contexts")
+
+
+def domain(
+    name: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n: int,
+    length: int,
+    generator: torch.Generator,
+    part: str = "trace",
+) -> Int[Tensor, "B T"]:
+    """`n` windows of `length` tokens from one part of a held-out domain, or of a text file of one's own.
+
+    `name` is one of `domains()` or the path of a .txt (one document) or .jsonl or .jsonl.xz (a document a line,
+    {"text": …}). Windows lie inside single documents, never overlap, and are drawn without replacement; no special
+    token is added. `part` is "trace", "calibration" or "evaluation": the domain's documents are dealt out to the three,
+    always alike. Raises `ValueError` for an unknown name or part, or where the part holds fewer windows;
+    `FileNotFoundError` for a missing file.
+    """
+    _require_positive(n=n, length=length)
+    windows = _windows(_part(_held_out(name), part), tokenizer, length)
+    if n > len(windows):
+        raise ValueError(
+            f"{name}: {n} windows of {length} tokens asked for, but the part {part!r} has {len(windows)} of them; "
+            "ask for fewer, for shorter ones, or give a file with more documents"
+        )
+    return windows[torch.randperm(len(windows), generator=generator, device=generator.device)[:n].cpu()]
+
+
+def calibration(
+    tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, generator: torch.Generator
+) -> Int[Tensor, "B T"]:
+    """`n` windows from the calibration part of each domain, domain after domain in the order of `domains()`."""
+    parts = [domain(name, tokenizer, n=n, length=length, generator=generator, part="calibration") for name in domains()]
+    return torch.cat(parts)
+
+
+def block(what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " P"]:
+    """The tokens that an attack repeats: one of `ATTACKS` by name, or a block of token ids given as it is.
+
+    A rare character may be several tokens of a small vocabulary: P is the period of the context. Raises `ValueError`
+    for another name, an empty block or tokens outside the vocabulary.
+    """
+    if isinstance(what, str):
+        if what not in ATTACKS:
+            raise ValueError(f"no attack is called {what!r}; there are {', '.join(ATTACKS)}, or give token ids")
+        return _encode(ATTACKS[what], tokenizer)
+    tokens = torch.as_tensor(what, dtype=torch.long)
+    if tokens.ndim != 1 or len(tokens) == 0:
+        raise ValueError(f"a block to repeat is a non-empty list of token ids, not of shape {tuple(tokens.shape)}")
+    if tokens.min() < 0 or tokens.max() >= len(tokenizer):
+        raise ValueError(
+            f"a block's token ids lie in 0 … {len(tokenizer) - 1}, the tokenizer's vocabulary, "
+            f"but these lie in {tokens.min()} … {tokens.max()}"
+        )
+    return tokens
+
+
+def repeated(
+    what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase, *, length: int, prefix: str = ""
+) -> Int[Tensor, "1 T"]:
+    """A context of `length` tokens: the text `prefix`, then the block `what` (see `block`) over and over.
+
+    Raises `ValueError` where the prefix leaves no room for one whole block.
+    """
+    tokens, head = block(what, tokenizer), _encode(prefix, tokenizer)
+    room = length - len(head)
+    if room < len(tokens):
+        raise ValueError(
+            f"a context of {length} tokens has no room for a prefix of {len(head)} and a block of {len(tokens)}"
+        )
+    return torch.cat([head, tokens.repeat(-(-room // len(tokens)))[:room]])[None]
+
+
+def training_documents(name: str) -> list[str]:
+    """The documents of one domain that the reference models and their tokenizer were trained on."""
+    return _documents(_named(name, "corpus"))
+
+
+def held_out_documents(name: str | Path, *, part: str) -> list[str]:
+    """The whole documents of one part of a held-out domain, or of a text file of one's own."""
+    return _part(_held_out(name), part)
+
+
+def _held_out(name: str | Path) -> list[str]:
+    """The documents of a domain or of a file; a name with a folder or a known suffix is a path."""
+    path = Path(name)
+    if str(name).endswith(SUFFIXES) or len(path.parts) != 1:
+        if not path.is_file():
+            raise FileNotFoundError(f"{path.absolute()} is not there; give the path of a file in {', '.join(SUFFIXES)}")
+        return _documents(path)
+    return _documents(_named(str(name), "contexts"))
+
+
+def _names(folder: str) -> list[str]:
+    suffix = ".jsonl.xz"
+    names = sorted(path.name.removesuffix(suffix) for path in (store.data_dir() / folder).glob("*" + suffix))
+    if not names:
+        raise FileNotFoundError(
+            f"{store.data_dir() / folder} holds no {suffix} file; restore it from the repository "
+            "or make it with data/corpus/build.py"
+        )
+    return names
+
+
+def _named(name: str, folder: str) -> Path:
+    if name not in (names := _names(folder)):
+        raise ValueError(f"no domain is called {name!r}; there are {', '.join(names)}, or give a path to a text file")
+    return store.data_dir() / folder / f"{name}.jsonl.xz"
+
+
+def _documents(path: Path) -> list[str]:
+    if path.name.endswith(".txt"):
+        return [path.read_text(encoding="utf-8")]
+    if not path.name.endswith(SUFFIXES):
+        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}")
+    opened = lzma.open if path.suffix == ".xz" else open
+    with opened(path, "rt", encoding="utf-8") as lines:
+        rows = [json.loads(line) for line in lines if line.strip()]
+    if not all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in rows):
+        raise ValueError(f'{path}: every line must be a JSON object with its document under "text"')
+    return [row["text"] for row in rows]
+
+
+def _part(documents: list[str], part: str) -> list[str]:
+    """The documents dealt to one part: longest first, each to the part that is shortest so far."""
+    if part not in PARTS:
+        raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
+    dealt = {name: [] for name in PARTS}
+    for document in sorted(documents, key=len, reverse=True):
+        dealt[min(PARTS, key=lambda name: sum(map(len, dealt[name])))].append(document)
+    return dealt[part]
+
+
+def _windows(documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Int[Tensor, "N T"]:
+    """All windows of the documents, end to end from each one's first token."""
+    encoded = (_encode(document, tokenizer) for document in documents)
+    tiles = [tokens.unfold(0, length, length) for tokens in encoded if len(tokens) >= length]
+    return torch.cat([torch.empty(0, length, dtype=torch.long), *tiles])
+
+
+def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " T"]:
+    return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
+
+
+def _require_positive(**sizes: int) -> None:
+    for name, size in sizes.items():
+        if size < 1:
+            raise ValueError(f"{name} must be at least 1, not {size}")

@@ -1,0 +1,239 @@
+"""What a model gets right: outcomes per item of the tasks, bits per window of held-out text.
+
+Outcomes stay apart by item and window, so that two models, or a model and its ablation, can be compared in pairs.
+Calibration and evaluation differ in both their documents (`contexts.PARTS`) and their draws (`generator`).
+"""
+
+import zlib
+from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float64, Int, Int64
+from torch import Tensor
+from transformers import PreTrainedTokenizerBase
+
+from srdyn import contexts, intervals, models, tasks
+
+QUERIES = 8  # of an episode of recall
+LONGEST_GAP = 64  # tokens of text inside an episode of recall
+CHAIN_STEPS = (4, 8)
+TEXT_BETWEEN = (8, 32)  # tokens of text before each piece of arithmetic
+
+
+class Windows(NamedTuple):
+    """Windows of held-out text; window i predicts bytes `start[i]` … `stop[i] - 1` of document `document[i]`."""
+
+    tokens: Int64[Tensor, "N T"]
+    document: Int64[np.ndarray, " N"]
+    start: Int64[np.ndarray, " N"]
+    stop: Int64[np.ndarray, " N"]
+
+
+def draws(task: str, *, part: str, seed: int = 0) -> np.random.Generator:
+    """The random numbers of one task in one part: calibration and evaluation never meet the same ones."""
+    return np.random.default_rng([contexts.PARTS.index(part), seed, zlib.crc32(task.encode())])
+
+
+def held_out_text(tokenizer: PreTrainedTokenizerBase, part: str) -> tasks.Text:
+    """One part of every held-out domain as tokens, each document after an end-of-text token, to write tasks into."""
+    end = _end_of_text(tokenizer)
+    documents = {name: contexts.held_out_documents(name, part=part) for name in contexts.domains()}
+    encoded = {name: tokenizer(texts, add_special_tokens=False)["input_ids"] for name, texts in documents.items()}
+    return tasks.Text({name: np.concatenate([[end, *ids] for ids in rows]) for name, rows in encoded.items()})
+
+
+def task_rows(
+    name: str,
+    *,
+    tokenizer: PreTrainedTokenizerBase,
+    text: tasks.Text,
+    n: int,
+    length: int,
+    rng: np.random.Generator,
+) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
+    """Rows of `length` tokens with at least `n` items of one of `TASKS`: tokens, and the item each is an answer of.
+
+    Items count from 1 within their row; 0 marks every token that is no answer. All symbols of the alphabet are in use.
+    Raises ValueError for an unknown task or a length that no item fits into.
+    """
+    if name not in TASKS:
+        raise ValueError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
+    writer = tasks.Writer(tasks.Alphabet.of(tokenizer), text, rng)
+    rows, items = [], 0
+    while items < n:
+        passage = tasks.Passage()
+        TASKS[name](writer, passage, length)
+        if not any(passage.items):
+            raise ValueError(f"no item of {name!r} fits into {length} tokens; ask for longer rows")
+        writer.snippet(passage, length - len(passage))
+        rows.append(passage)
+        items += max(passage.items)
+    tokens, numbers = (torch.tensor([getattr(row, part) for row in rows]) for part in ("tokens", "items"))
+    return tokens, numbers
+
+
+def outcomes(
+    model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"], *, batch: int = 8
+) -> pd.DataFrame:
+    """One line for every item: row, item, right. An item is right when all its answer tokens are the first choice."""
+    hit = torch.cat([logits.argmax(-1) == after for logits, after in _predictions(model, tokens, batch=batch)])
+    asked = items[:, 1:] > 0
+    row = torch.arange(len(items))[:, None].expand_as(asked)
+    answers = pd.DataFrame({"row": row[asked], "item": items[:, 1:][asked], "right": hit.cpu()[asked]})
+    return answers.groupby(["row", "item"], as_index=False)["right"].all()
+
+
+def accuracy(frame: pd.DataFrame) -> intervals.Interval:
+    """Share of items that are right, with Wilson's 95 % interval, which takes items for independent."""
+    return intervals.wilson(int(frame["right"].sum()), len(frame))
+
+
+def accuracy_by_rows(frame: pd.DataFrame, *, generator: torch.Generator, n: int = 1000) -> intervals.Interval:
+    """As `accuracy`, but resampled over whole rows: items of one row share their text, needles even their question."""
+    counts = frame.groupby("row")["right"].agg(["sum", "count"]).to_numpy(dtype=np.float64)
+    return intervals.bootstrap(counts, _ratio, generator=generator, n=n)
+
+
+def windows(
+    name: str, tokenizer: PreTrainedTokenizerBase, *, length: int = 512, part: str = "evaluation", n: int | None = None
+) -> Windows:
+    """Windows of `length` tokens over the documents of one part of a held-out domain, all or `n` evenly spaced ones.
+
+    A document is read after an end-of-text token, as in training. Each window begins with the last token of the one
+    before, so that every token is predicted once, from what precedes it in its window: at least one token. What is left
+    at a document's end and fills no window is not predicted. Raises ValueError where there are fewer than `n` windows,
+    or a tokenizer whose tokens do not spell bytes.
+    """
+    found = [
+        (tokens[a : a + length], i, ends[a], ends[a + length - 1])
+        for i, document in enumerate(contexts.held_out_documents(name, part=part))
+        for tokens, ends in [_spelled(document, tokenizer)]
+        for a in range(0, len(tokens) - length + 1, length - 1)
+    ]
+    if len(found) < (n or 1):
+        raise ValueError(f"{name}: {n or 1} windows of {length} tokens asked for, the part {part!r} has {len(found)}")
+    chosen = np.linspace(0, len(found) - 1, n or len(found)).round().astype(int)
+    tokens, document, start, stop = zip(*(found[i] for i in chosen), strict=True)
+    return Windows(torch.tensor(np.array(tokens)), np.array(document), np.array(start), np.array(stop))
+
+
+def window_bits(model: models.Model, tokens: Int[Tensor, "N T"], *, batch: int = 8) -> Float64[np.ndarray, " N"]:
+    """Bits that the model needs for all tokens of a window but the first."""
+    bits = [
+        F.cross_entropy(logits.float().transpose(1, 2), after, reduction="none").double().sum(1) / np.log(2)
+        for logits, after in _predictions(model, tokens, batch=batch)
+    ]
+    return torch.cat(bits).cpu().numpy()
+
+
+def bits_per_byte(
+    model: models.Model,
+    name: str,
+    *,
+    generator: torch.Generator,
+    length: int = 512,
+    part: str = "evaluation",
+    n: int | None = None,
+) -> intervals.Interval:
+    """Bits per UTF-8 byte of held-out text over its `windows`, resampled over them; every byte weighs alike."""
+    if model.tokenizer is None:
+        raise ValueError(f"{model.name} has no tokenizer; load it from a folder that holds one")
+    chosen = windows(name, model.tokenizer, length=length, part=part, n=n)
+    return per_byte(window_bits(model, chosen.tokens), chosen, generator=generator)
+
+
+def per_byte(
+    bits: Float64[np.ndarray, " N"], chosen: Windows, *, generator: torch.Generator, n: int = 1000
+) -> intervals.Interval:
+    """Bits of all windows over bytes of all windows, with its 95 % interval over windows."""
+    counts = np.stack([bits, chosen.stop - chosen.start], 1)
+    return intervals.bootstrap(counts, _ratio, generator=generator, n=n)
+
+
+def _ratio(counts: np.ndarray) -> float:
+    total = counts.sum(0)
+    return float(total[0] / total[1])
+
+
+def _predictions(model: models.Model, tokens: Int[Tensor, "B T"], *, batch: int):
+    """For `batch` rows at a time: logits [b T-1 vocabulary], and the tokens [b T-1] that they should have foretold."""
+    for rows in tokens.split(batch):
+        there = rows.to(model.hf.device)
+        with torch.inference_mode():
+            yield model.hf(there, use_cache=False).logits[:, :-1], there[:, 1:]
+
+
+def _spelled(document: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], Int64[np.ndarray, " T"]]:
+    """The document after an end-of-text token, and the byte at which each token ends."""
+    tokens = tokenizer(document, add_special_tokens=False)["input_ids"]
+    ends = np.cumsum([0, *(len(token) for token in tokenizer.convert_ids_to_tokens(tokens))])
+    if ends[-1] != (size := len(document.encode())):
+        raise ValueError(
+            f"the tokens spell {ends[-1]} bytes of a document of {size}; bits per byte need a byte-level tokenizer "
+            "that changes nothing"
+        )
+    return [_end_of_text(tokenizer), *tokens], ends
+
+
+def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+    if tokenizer.eos_token_id is None:
+        raise ValueError("the tokenizer has no end-of-text token, which precedes every document")
+    return tokenizer.eos_token_id
+
+
+def _needles(writer: tasks.Writer, passage: tasks.Passage, length: int, *, needles: int) -> None:
+    writer.needles(passage, needles, length=length, item=1)
+
+
+def _recall(writer: tasks.Writer, passage: tasks.Passage, length: int, *, pairs: int) -> None:
+    """Episodes until the row is full. Names are asked with replacement, so that elimination helps little; asked again
+    in its episode, a name counts as no item, since its value was shown just before.
+    """
+    item, size = 1, 2 * pairs + 2 * QUERIES + 5
+    while (spare := length - len(passage) - size) >= 0:
+        queries = writer.rng.integers(0, pairs, QUERIES)
+        gap = min(int(writer.rng.integers(0, LONGEST_GAP + 1)), spare)
+        before = len(passage)
+        writer.recall(passage, pairs, gap=gap, queries=queries, item=item)
+        first = np.isin(np.arange(QUERIES), np.unique(queries, return_index=True)[1])
+        number = np.where(first, item - 1 + np.cumsum(first), 0)
+        passage.items[before:] = [int(number[i - item]) if i else 0 for i in passage.items[before:]]
+        item += int(first.sum())
+
+
+def _arithmetic(
+    writer: tasks.Writer, passage: tasks.Passage, length: int, *, size: int, write: Callable[[int], None]
+) -> None:
+    """Text, a piece of arithmetic of at most `size` tokens, text … until the row is full."""
+    item = 1
+    while (spare := length - len(passage) - size) >= 0:
+        writer.snippet(passage, min(int(writer.rng.integers(*TEXT_BETWEEN)), spare))
+        write(item)
+        item += 1
+
+
+def _chains(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
+    write = lambda item: writer.chain(passage, int(writer.rng.choice(CHAIN_STEPS)), item=item)  # noqa: E731
+    _arithmetic(writer, passage, length, size=3 + 4 * max(CHAIN_STEPS), write=write)
+
+
+def _sums(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
+    """Room for the longest, `99+99:9+9=18:9+9+1=19=198` and its two line breaks."""
+    write = lambda item: writer.sum(passage, item=item)  # noqa: E731
+    _arithmetic(writer, passage, length, size=len("\n99+99:9+9=18:9+9+1=19=198\n"), write=write)
+
+
+TASKS: dict[str, Callable[[tasks.Writer, tasks.Passage, int], None]] = {
+    "needle": partial(_needles, needles=2),
+    "needle4": partial(_needles, needles=4),
+    "recall4": partial(_recall, pairs=4),
+    "recall8": partial(_recall, pairs=8),
+    "recall16": partial(_recall, pairs=16),
+    "chain": _chains,
+    "sum": _sums,
+}

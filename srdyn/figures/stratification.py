@@ -1,0 +1,196 @@
+"""Figures of which rank the heads settle at."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from srdyn import observations
+from srdyn.figures import style
+
+SMALLEST_GROUP = 0.2
+"""Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
+
+
+@style.style()
+def trajectories(table: pd.DataFrame) -> Figure:
+    """Effective rank of every head of one layer against the position, beside min(t, d): models across, sources down.
+
+    Columns: model, source, layer, head, position, rank, low, high, D, stratum (NaN for a head without a rank).
+    Raises ValueError for missing columns, or several layers of one model.
+    """
+    columns = ["model", "source", "layer", "head", "position", "rank", "low", "high", "D", "stratum"]
+    style.require(table, columns, key=["model", "source", "layer", "head", "position"])
+    layers = table.groupby("model", sort=False)["layer"].unique()
+    if (layers.map(len) > 1).any():
+        raise ValueError(f"one layer of each model is drawn, but the table holds {layers.map(list).to_dict()}")
+    present = style.sources(table)
+    figure, axes = style.grid(len(present), len(layers), height=1.75, sharex="col", sharey="col")
+    for column, (model, (layer,)) in enumerate(layers.items()):
+        for row, source in enumerate(present):
+            part = table[(table["model"] == model) & (table["source"] == source)]
+            _trajectory_panel(axes[row, column], part, f"{model}, layer {layer}: {source}")
+    style.outer_labels(list(axes.flat), x="position t (tokens)", y="effective rank r(t)")
+    heads = table.groupby(["model", "source"])["head"].nunique()
+    return style.finish(
+        figure,
+        f"a line a head, {style.span(heads)} heads a panel, with 95 % interval",
+        style.counted(table),
+        "colours: stratum at the last position (heads in it)",
+    )
+
+
+def _trajectory_panel(panel: Axes, table: pd.DataFrame, title: str) -> None:
+    panel.set_title(title)
+    if table.empty:
+        panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color="0.5")
+        return
+    d, last = int(table["D"].iloc[0]), table["position"].max()
+    t = np.unique(np.concatenate([table["position"], [d]]))
+    t = t[t <= last]
+    panel.plot(t, np.minimum(t, d), zorder=3, **style.BOUND)
+    for _, line in table.dropna(subset="stratum").sort_values("position").groupby("head"):
+        colour = style.STRATA[line["stratum"].iloc[-1]].colour
+        panel.plot(line["position"], line["rank"], color=colour, linewidth=0.8)
+        panel.fill_between(line["position"], line["low"], line["high"], color=colour, alpha=0.25, linewidth=0)
+    style.log2_positions(panel, table["position"])
+    panel.set_ylim(0, d * 1.08)
+    panel.annotate("min(t, d)", (t[t <= d].max() / 2, d / 2), (-4, 2), textcoords="offset points", ha="right", size=6.5)
+    ends = table[table["position"] == last].groupby(table["stratum"].astype(object))["rank"].agg(["mean", "size"])
+    labels = [(row["mean"], f"{name} ({row['size']:.0f})", style.STRATA[name].colour) for name, row in ends.iterrows()]
+    style.label_right(panel, labels)
+
+
+@style.style()
+def rank_distribution(table: pd.DataFrame, *, low: float = observations.LOW, high: float = observations.HIGH) -> Figure:
+    """Share of heads whose rank is at most a share of D, for each kind of model beside its nulls.
+
+    Columns: model, kind, seed, source, layer, head, rank, D; with low, high too, the first seed's curve gets a band,
+    the curves of all heads' lower and of all heads' upper ends. `low` and `high` bound the strata, as shares of D.
+    Raises ValueError for missing columns or several rows of one head.
+    """
+    key = ["model", "kind", "seed", "source", "layer", "head"]
+    style.require(table, [*key, "rank", "D"], key=key)
+    figure, axes = style.panels(table["kind"], height=2.0, sharex=True, sharey=True)
+    for kind, panel in axes.items():
+        part = table[table["kind"] == kind]
+        for source in reversed(style.sources(part)):
+            for seed in style.seeds(part):
+                heads = part[(part["source"] == source) & (part["seed"] == seed)]
+                _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
+        _stratum_bounds(panel, low, high)
+    style.outer_labels(list(axes.values()), x="effective rank r / d", y="share of heads with at most r")
+    style.source_legend(figure, table, "rank")
+    heads = table.groupby(["model", "source"])["rank"].count()
+    banded = "band: all heads at the ends of their 95 % intervals" if {"low", "high"} <= set(table) else ""
+    return style.finish(figure, f"{style.span(heads)} heads a curve", style.counted(table), banded)
+
+
+def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) -> None:
+    shares = (heads["rank"] / heads["D"]).dropna()
+    if shares.empty:
+        return
+    look, curve = style.SOURCES[source], _cumulative(shares)
+    model = source == style.MODEL
+    width = (1.6 if bold else 0.8) if model else 1.0
+    panel.step(*curve, where="post", color=look.colour, linewidth=width, zorder=3 if model else 2)
+    marked = np.linspace(1, len(shares), 6).round().astype(int)
+    panel.plot(*(axis[marked] for axis in curve), look.marker, color=look.colour, zorder=3 if model else 2)
+    if model and bold and {"low", "high"} <= set(heads):
+        ends = [np.sort((heads[end] / heads["D"]).dropna()) for end in ("low", "high")]
+        steps = np.arange(1, len(ends[0]) + 1) / len(ends[0])
+        panel.fill_betweenx(steps, *ends, step="pre", color=look.colour, alpha=0.2, linewidth=0)
+
+
+def _cumulative(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    ordered = np.sort(values)
+    return np.concatenate([[0], ordered, [1]]), np.concatenate([np.arange(len(ordered) + 1) / len(ordered), [1]])
+
+
+def _stratum_bounds(panel: Axes, low: float, high: float) -> None:
+    for threshold in (low, high):
+        panel.axvline(threshold, zorder=1, **style.BOUND)
+    panel.set_xlim(-0.02, 1.06)
+    panel.set_ylim(0, 1.13)
+    panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
+    panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+    for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
+        panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
+
+
+@style.style()
+def shares(table: pd.DataFrame) -> Figure:
+    """Shares of low, middle and high heads by the threshold ε, and by any other split, for each kind of model.
+
+    Columns: model, kind, seed, split ("1e-04", or a name), and for each stratum its share with the interval's ends:
+    low, low_lo, low_hi, middle, …, high_hi. Where there is a column source, rows of nulls are left out. Raises
+    ValueError for missing columns or repeated rows.
+    """
+    if "source" in table:
+        table = table[table["source"] == style.MODEL]
+    values = [f"{name}{end}" for name in style.STRATA for end in ("", "_lo", "_hi")]
+    style.require(table, ["model", "kind", "seed", "split", *values], key=["model", "kind", "seed", "split"])
+    splits = _ordered(table["split"])
+    figure, axes = style.panels(table["kind"], height=2.0, sharex=True, sharey=True)
+    for kind, panel in axes.items():
+        part = table[table["kind"] == kind]
+        for place, name in enumerate(style.STRATA):
+            for which, seed in enumerate(style.seeds(part)):
+                rows = part[part["seed"] == seed].set_index("split").reindex(splits)
+                _share_line(panel, rows, name, (place - 1) * 0.28 + which * 0.13 - 0.065, filled=which == 0)
+        panel.axhline(SMALLEST_GROUP, zorder=1, **style.BOUND)
+        panel.set_xticks(range(len(splits)), [_split_label(split) for split in splits])
+        panel.set_ylim(-0.03, 1.03)
+    style.outer_labels(list(axes.values()), x="threshold ε (share of σ₁)", y="share of heads")
+    _strata_legend(figure, style.seeds(table))
+    return style.finish(
+        figure,
+        "bars: 95 % interval",
+        style.counted(table),
+        f"dashed: {SMALLEST_GROUP:g}",
+        "half-life (tokens): slower heads high, others low",
+    )
+
+
+def _ordered(column: pd.Series) -> list[str]:
+    """Thresholds from the largest to the smallest, then the rest as it comes."""
+    splits = column.unique()
+    numbers = [split for split in splits if _is_number(split)]
+    return sorted(numbers, key=lambda split: -float(split)) + [split for split in splits if not _is_number(split)]
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _split_label(split: str) -> str:
+    if not _is_number(split):
+        return split.replace(" ", "\n")
+    mantissa, exponent = f"{float(split):e}".split("e")
+    return f"$10^{{{int(exponent)}}}$" if float(mantissa) == 1 else split
+
+
+def _share_line(panel: Axes, rows: pd.DataFrame, name: str, offset: float, *, filled: bool) -> None:
+    look, x = style.STRATA[name], np.arange(len(rows)) + offset
+    panel.vlines(x, rows[f"{name}_lo"], rows[f"{name}_hi"], color=look.colour, linewidth=0.7)
+    face = look.colour if filled else "white"
+    panel.plot(x, rows[name], look.marker, color=look.colour, markerfacecolor=face, zorder=3)
+    numeric = np.array([_is_number(split) for split in rows.index])
+    panel.plot(x[numeric], rows[name][numeric], color=look.colour, linewidth=0.5, alpha=0.6, zorder=1)
+
+
+def _strata_legend(figure: Figure, seeds: list[int]) -> None:
+    handles = [
+        Line2D([], [], color=look.colour, marker=look.marker, linewidth=0.8, label=name)
+        for name, look in style.STRATA.items()
+    ]
+    for face, seed in zip(["0.3", "white"], seeds, strict=False):
+        handles.append(
+            Line2D([], [], color="0.3", marker="o", markerfacecolor=face, linestyle="", label=f"seed {seed}")
+        )
+    style.legend(figure, handles)

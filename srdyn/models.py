@@ -1,0 +1,158 @@
+"""One view of every model that is studied."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+
+from srdyn import architectures, linear_cache
+
+FLOAT32_BYTES = 4
+
+
+class HeadGrid(NamedTuple):
+    """L linear-attention layers of H value heads, each with a K × V state; L and H keep the original numbering."""
+
+    L: int
+    H: int
+    K: int
+    V: int
+
+
+class Layer(NamedTuple):
+    """A linear-attention layer: its place in the decoder, the numbers of the value heads that it holds, K, V."""
+
+    index: int
+    heads: tuple[int, ...]
+    K: int
+    V: int
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Model:
+    """A transformers model that runs as it is, with what srdyn knows about its states.
+
+    `layers[l]` describes axis L's entry l. `tokenizer` is None where the folder holds none; `seed` is the one that the
+    weights were drawn from, where it is known (`srdyn_seed` in config.json).
+    """
+
+    hf: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase | None
+    grid: HeadGrid
+    layers: tuple[Layer, ...]
+    name: str
+    seed: int | None = None
+
+
+def load(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    offload: None = None,
+) -> Model:
+    """A checkpoint in safetensors format, from a local folder or by its name from the Hugging Face hub.
+
+    Runs on a CPU whether or not flash-linear-attention is installed. `device="auto"` takes a GPU where there is one.
+    `dtype=None` means float32, except for a checkpoint that is not float16 on a GPU, which keeps its own: float16 only
+    saves disk space. Code from a checkpoint is never executed. The network is used for a hub name only.
+
+    Raises FileNotFoundError for a missing folder, OSError where the hub or a file is out of reach, ValueError for a
+    model without linear-attention layers or with weights missing.
+    """
+    if offload is not None:
+        raise ValueError(f"offload must be None, got {offload!r}: models larger than one device are not supported yet")
+    source, place = _source(name_or_path), resolve_device(device)
+    try:
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        precision = _precision(config.dtype, place) if dtype is None else dtype
+        hf, report = AutoModelForCausalLM.from_pretrained(
+            source,
+            config=config,
+            dtype=precision,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except OSError as error:
+        raise OSError(
+            f"{source} cannot be loaded: give a folder with config.json and safetensors weights, or the name of a hub "
+            f"repository that has them while the hub can be reached (HF_HUB_OFFLINE unset). transformers says: {error}"
+        ) from error
+    if report["missing_keys"]:
+        raise ValueError(f"{source} lacks weights of the model it describes: {sorted(report['missing_keys'])}")
+    seed = getattr(config, "srdyn_seed", None)
+    return from_hf(hf.to(place), _tokenizer(source), name=Path(source).name, seed=seed)
+
+
+def from_hf(
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, name: str, seed: int | None = None
+) -> Model:
+    """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
+
+    Only these module instances change (`Recipe.make_runnable`, and `linear_cache.attach` in a model of linear layers
+    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer.
+    """
+    sites = architectures.sites(hf)
+    if not sites:
+        raise ValueError(f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows")
+    for site in sites:
+        site.recipe.make_runnable(site.mixer)
+    if linear_cache.is_needed(hf):
+        linear_cache.attach(hf)
+    layers = tuple(_layer(site) for site in sites)
+    grid = HeadGrid(len(layers), max(len(layer.heads) for layer in layers), layers[0].K, layers[0].V)
+    return Model(hf=hf, tokenizer=tokenizer, grid=grid, layers=layers, name=name, seed=seed)
+
+
+def state_bytes(model: Model) -> int:
+    """Bytes of recurrent state that one sequence costs, whatever its length (float32)."""
+    return sum(len(layer.heads) * layer.K * layer.V * FLOAT32_BYTES for layer in model.layers)
+
+
+def cache_bytes(model: Model, tokens: int) -> int:
+    """Bytes of the whole cache of one sequence after `tokens` tokens: states, short convolutions, keys and values."""
+    config = model.hf.config.get_text_config(decoder=True)
+    convolutions = sum(site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf))
+    attending = sum(kind == "full_attention" for kind in config.layer_types)
+    keys_and_values = attending * 2 * config.num_key_value_heads * config.head_dim * tokens
+    return state_bytes(model) + (convolutions + keys_and_values) * model.hf.dtype.itemsize
+
+
+def _layer(site: architectures.Site) -> Layer:
+    heads = site.recipe.heads(site.mixer)
+    return Layer(site.index, tuple(range(heads.H)), heads.K, heads.V)
+
+
+def _source(name_or_path: str | Path) -> str:
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return str(path)
+    is_hub_name = isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name_or_path)
+    if path.exists() or not is_hub_name:
+        raise FileNotFoundError(
+            f"{name_or_path} is not a folder (seen from {Path.cwd()}): give a folder with config.json and safetensors "
+            "weights, or the name of a hub repository"
+        )
+    return str(name_or_path)
+
+
+def resolve_device(device: str | torch.device) -> torch.device:
+    """The device named; "auto" is a GPU where there is one."""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(device)
+
+
+def _precision(stored: torch.dtype | None, device: torch.device) -> torch.dtype:
+    keeps_its_own = device.type != "cpu" and stored not in (None, torch.float16)
+    return stored if keeps_its_own else torch.float32
+
+
+def _tokenizer(source: str) -> PreTrainedTokenizerBase | None:
+    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
+        return None
+    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)

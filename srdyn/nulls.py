@@ -1,0 +1,148 @@
+"""States without learning.
+
+Random unit keys and Gaussian values go through the gated delta rule with decays and write strengths taken from a model,
+so that whatever these states show as well cannot be credited to what the model learned to write.
+
+The blocked form of the delta rule is that of Yang et al., Parallelizing Linear Transformers with the Delta Rule over
+Sequence Length, NeurIPS 2024, https://arxiv.org/abs/2406.06484.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Float64, Int64
+from torch import Tensor
+
+from srdyn import recurrence, spectra
+
+BLOCK = 64
+"""Tokens drawn at a time; part of what a seed means, since keys and values alternate by block."""
+
+
+def decay_only(
+    decays: Float[Tensor, "*batch T H"],
+    K: int,
+    V: int,
+    positions: recurrence.Positions,
+    *,
+    beta: Float[Tensor, "*batch T H"] | float,
+    generator: torch.Generator,
+) -> Float64[Tensor, "*batch C H D"]:
+    """Singular values at `positions` of states that only their decays and write strengths shape.
+
+    `decays` holds the log-decay g of every token, `beta` the write strength of every token or one for all. A head whose
+    decays are NaN throughout was pruned away and gets a NaN spectrum. The draw at a position does not depend on which
+    other positions are asked for. Apart from the result, memory holds one state per head.
+    Raises ValueError for positions that do not increase or lie outside 1 … T, g > 0, or beta outside 0 … 2.
+    """
+    states = snapshots(decays, K, V, positions, beta=beta, generator=generator)
+    return torch.stack([spectra.singular_values(state, allow_nan=True) for state in states], dim=-3)
+
+
+def snapshots(
+    decays: Float[Tensor, "*batch T H"],
+    K: int,
+    V: int,
+    positions: recurrence.Positions,
+    *,
+    beta: Float[Tensor, "*batch T H"] | float,
+    generator: torch.Generator,
+) -> Iterator[Float64[Tensor, "*batch H K V"]]:
+    """The states behind `decay_only`, one position at a time; the same conditions hold."""
+    *batch, T, H = decays.shape
+    wanted = recurrence.checked_positions(positions, T)
+    strengths = torch.as_tensor(beta, dtype=torch.float64, device=decays.device).expand(decays.shape)
+    removed = decays.isnan().all(-2)
+    _require_gates(decays, strengths, removed)
+    g, strength = (_rows(torch.where(removed[..., None, :], 0.0, x)) for x in (decays, strengths))
+    state = g.new_zeros(g.shape[0], K, V)
+    for start in range(0, wanted[-1], BLOCK):
+        block = slice(start, start + BLOCK)
+        writes = _random_block(state, g[:, block], strength[:, block], generator)
+        for position in (p for p in wanted if start < p <= start + BLOCK):
+            snapshot = _state_after(state, writes, position - start).reshape(*batch, H, K, V)
+            yield snapshot.masked_fill(removed[..., None, None], torch.nan)
+        state = _state_after(state, writes, writes.keys.shape[1])
+
+
+def head_order(
+    decays: Float[Tensor, "L B T H"], *, across: Literal["layer", "model"], generator: torch.Generator
+) -> Int64[Tensor, "L H"]:
+    """Which head, numbered over the whole model, each head takes its decays from: shuffled in its layer or over all."""
+    L, H = decays.shape[0], decays.shape[-1]
+    if across == "model":
+        return torch.randperm(L * H, generator=generator).reshape(L, H)
+    return torch.stack([layer * H + torch.randperm(H, generator=generator) for layer in range(L)])
+
+
+def reorder_heads(series: Float[Tensor, "L B T H"], order: Int64[Tensor, "L H"]) -> Float[Tensor, "L B T H"]:
+    """Give every head the series of another; one `order` keeps a head's decays and write strengths together."""
+    heads = series.permute(0, 3, 1, 2).flatten(0, 1)
+    return heads[order.to(series.device)].permute(0, 2, 3, 1)
+
+
+def common_decay(decays: Float[Tensor, "*batch T H"]) -> Float[Tensor, "*batch T H"]:
+    """One log-decay for every head and token, the mean over the model; heads that were pruned away stay NaN."""
+    return torch.where(decays.isnan(), torch.nan, decays.nanmean())
+
+
+def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spectra.EPS) -> Float64[Tensor, "*batch"]:
+    """min(d, ln(1/ε)/(−g)): where the effective rank settles under a constant decay and unrelated keys.
+
+    A heuristic, not from the paper: a write is forgotten when its decay reaches ε. Raises ValueError for g > 0.
+    """
+    if (log_decay > 0).any():
+        raise ValueError(f"g is a log-decay and must be at most 0, got {log_decay.max().item()}")
+    return (math.log(1 / eps) / log_decay.double().abs()).clamp(max=d)
+
+
+class _Writes(NamedTuple):
+    decay: Float64[Tensor, "N t"]  # log, summed from the start of the block
+    keys: Float64[Tensor, "N t K"]
+    values: Float64[Tensor, "N t V"]  # what is really written: β (v − S̃ᵀk)
+
+
+def _random_block(
+    state: Float64[Tensor, "N K V"], g: Float64[Tensor, "N t"], beta: Float64[Tensor, "N t"], generator: torch.Generator
+) -> _Writes:
+    """Draw a block of keys and values, and solve for what they write given the state before it.
+
+    Token i writes w_i = β_i (v_i − e^{G_i} S₀ᵀk_i − Σ_{j<i} e^{G_i − G_j} (k_i·k_j) w_j): a unit lower triangular
+    system.
+    """
+    (N, t), (_, K, V) = g.shape, state.shape
+    keys, values = (_normal(N, BLOCK, width, generator).to(state)[:, :t] for width in (K, V))
+    keys = keys / keys.norm(dim=-1, keepdim=True)
+    decay = g.cumsum(-1)
+    # Above the diagonal the differences are positive, might overflow and are not used.
+    pairwise = (decay[:, :, None] - decay[:, None, :]).clamp(max=0).exp()
+    system = beta[..., None] * pairwise * (keys @ keys.mT)
+    target = beta[..., None] * (values - decay.exp()[..., None] * (keys @ state))
+    return _Writes(decay, keys, torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True))
+
+
+def _state_after(state: Float64[Tensor, "N K V"], writes: _Writes, tokens: int) -> Float64[Tensor, "N K V"]:
+    """The state when the first `tokens` writes of a block have been made."""
+    decay, keys, values = (x[:, :tokens] for x in writes)
+    remaining = (decay[:, -1:] - decay).exp()
+    return decay[:, -1, None, None].exp() * state + (remaining[..., None] * keys).mT @ values
+
+
+def _normal(heads: int, tokens: int, width: int, generator: torch.Generator) -> Float[Tensor, "heads tokens width"]:
+    return torch.randn(heads, tokens, width, generator=generator, device=generator.device)
+
+
+def _rows(x: Float[Tensor, "*batch T H"]) -> Float64[Tensor, "N T"]:
+    return x.mT.reshape(-1, x.shape[-2]).double()
+
+
+def _require_gates(
+    decays: Float[Tensor, "*batch T H"], beta: Float64[Tensor, "*batch T H"], removed: Bool[Tensor, "*batch H"]
+) -> None:
+    pruned = removed[..., None, :]
+    if not ((decays <= 0) & decays.isfinite() | pruned).all():
+        raise ValueError("decays must be finite and at most 0; only a head that was pruned away may be NaN, throughout")
+    if not ((beta >= 0) & (beta <= 2) | pruned).all():
+        raise ValueError("beta must lie between 0 and 2 at every token")

@@ -1,0 +1,50 @@
+"""Matrix products in bfloat16 for training on a CPU that multiplies them faster than float32.
+
+Inputs and results are rounded, sums are float32; weights and everything between the products stay float32. On a core
+with AVX512-BF16 the products of a reference model take half the time.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+
+def supported() -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def use_bfloat16(model: nn.Module, *, smallest: int = 64) -> None:
+    """Let the linear layers of `model` with at least `smallest` outputs and inputs multiply in bfloat16.
+
+    Layers without bias only; narrow ones, which make gates, keep float32.
+    """
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and module.bias is None and min(module.weight.shape) >= smallest:
+            module.forward = _Bound(module)
+
+
+class _Bound:
+    """The replaced forward of one layer; follows its weight when that is tied or exchanged."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        self.layer = layer
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return _Product.apply(x, self.layer.weight)
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x: Tensor, weight: Tensor) -> Tensor:
+        x16, weight16 = x.flatten(0, -2).bfloat16(), weight.bfloat16()
+        ctx.save_for_backward(x16, weight16)
+        ctx.shape = x.shape
+        return (x16 @ weight16.T).float().view(*x.shape[:-1], -1)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor) -> tuple[Tensor, Tensor]:
+        x16, weight16 = ctx.saved_tensors
+        grad16 = grad.flatten(0, -2).bfloat16()
+        return (grad16 @ weight16).float().view(ctx.shape), (grad16.T @ x16).float()

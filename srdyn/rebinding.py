@@ -1,0 +1,72 @@
+"""What a global name means inside the forward of one module instance, and of no other."""
+
+import contextlib
+import types
+from collections.abc import Callable, Iterator, Mapping
+
+from torch import nn
+
+
+def bind(module: nn.Module, functions: Mapping[str, Callable]) -> None:
+    """Give the module a forward of its own in which each name in `functions` means that function.
+
+    The forward is a copy of the present one with a globals dictionary of its own: the modelling file, the class and
+    every other instance stay as they are, and two threads with two models do not meet. `copy.deepcopy` carries it over.
+    Raises RuntimeError where the forward does not use a name, as a changed modelling file would make it.
+    """
+    innermost = _chain(module)[-1]
+    unused = [name for name in functions if name not in innermost.__code__.co_names]
+    if unused:
+        raise RuntimeError(
+            f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23; "
+            "check the installed version"
+        )
+    copied = types.FunctionType(
+        innermost.__code__,
+        {**innermost.__globals__, **functions},
+        innermost.__name__,
+        innermost.__defaults__,
+        innermost.__closure__,
+    )
+    copied.__kwdefaults__ = innermost.__kwdefaults__
+    for wrapper in reversed(_chain(module)[:-1]):
+        copied = _rewrapped(wrapper, copied)
+    module.forward = types.MethodType(copied, module)
+
+
+@contextlib.contextmanager
+def bound(module: nn.Module, functions: Mapping[str, Callable]) -> Iterator[None]:
+    """`bind` for the length of a with block; the forward that stood before comes back whatever happens inside."""
+    before = vars(module).get("forward")
+    bind(module, functions)
+    try:
+        yield
+    finally:
+        del module.forward
+        if before is not None:
+            module.forward = before
+
+
+def meaning(module: nn.Module, name: str) -> Callable:
+    """The function that the module's forward calls by this global name at present."""
+    return _chain(module)[-1].__globals__[name]
+
+
+def _chain(module: nn.Module) -> list[types.FunctionType]:
+    """The forward and, from the outside in, what its decorators wrap."""
+    chain = [module.forward.__func__]
+    while hasattr(chain[-1], "__wrapped__"):
+        chain.append(chain[-1].__wrapped__)
+    return chain
+
+
+def _rewrapped(wrapper: types.FunctionType, inner: types.FunctionType) -> types.FunctionType:
+    """A copy of a decorator's wrapper that calls `inner` where it called what it wrapped."""
+    cells = wrapper.__closure__ or ()
+    if not any(cell.cell_contents is wrapper.__wrapped__ for cell in cells):
+        raise RuntimeError(f"{wrapper.__qualname__} hides the function that it wraps; srdyn cannot copy it")
+    closure = tuple(types.CellType(inner) if cell.cell_contents is wrapper.__wrapped__ else cell for cell in cells)
+    copied = types.FunctionType(wrapper.__code__, wrapper.__globals__, wrapper.__name__, wrapper.__defaults__, closure)
+    copied.__kwdefaults__ = wrapper.__kwdefaults__
+    copied.__wrapped__ = inner
+    return copied

@@ -1,0 +1,149 @@
+"""Update rules of linear attention, one token at a time in plain torch.
+
+They are the oracle that faster forms must meet, so they are written to be read. Names and layout follow
+flash-linear-attention (https://github.com/fla-org/flash-linear-attention): q, k `[B, T, H, K]`, v `[B, T, H, V]`, and
+g is the log of the decay (≤ 0). Every function returns the outputs `[B, T, H, V]` with the states `[B, C, H, K, V]`
+after the tokens named by `positions` (1 to T; the last alone by default), computes in the dtype it is given, and lets
+several value heads share one key head: value head h uses key head h // (H / Hk). Queries are scaled by K^-1/2.
+
+Yang, Kautz & Hatamizadeh, Gated Delta Networks, ICLR 2025, https://arxiv.org/abs/2412.06464.
+"""
+
+import itertools
+from collections.abc import Sequence
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+Positions = Sequence[int] | Int[Tensor, " C"]
+Result = tuple[Float[Tensor, "B T H V"], Float[Tensor, "B C H K V"]]
+
+
+def gated_delta_rule(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """Decay, then replace what the key reads: S ← exp(g)·S; S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
+
+    Queries and keys are taken as they come; `l2norm` them first where the model does.
+    """
+    return _scan(q, k, v, decay=g.exp()[..., None], beta=beta, initial_state=initial_state, positions=positions)
+
+
+def delta_rule(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """The gated delta rule without decay: S ← S + k (β (v − Sᵀk))ᵀ."""
+    return _scan(q, k, v, beta=beta, initial_state=initial_state, positions=positions)
+
+
+def gated_linear_attention(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H K"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """Decay of each key channel without erasure: S ← diag(exp(g))·S + k vᵀ."""
+    return _scan(q, k, v, decay=g.exp(), initial_state=initial_state, positions=positions)
+
+
+def retention(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, " H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """One fixed decay per head without erasure: S ← exp(g)·S + k vᵀ.
+
+    RetNet's g is log(1 − 2^(−5−h)); it is an argument because a pruned model no longer numbers its heads from 0.
+    """
+    decay = g.exp()[:, None].expand(*v.shape[:3], 1)
+    return _scan(q, k, v, decay=decay, initial_state=initial_state, positions=positions)
+
+
+def linear_attention(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """Neither decay nor erasure, and no normaliser: S ← S + k vᵀ."""
+    return _scan(q, k, v, initial_state=initial_state, positions=positions)
+
+
+def l2norm(x: Float[Tensor, "*batch K"], *, eps: float = 1e-6) -> Float[Tensor, "*batch K"]:
+    """x / √(Σx² + eps), the normalisation that transformers gives queries and keys; the result is at most 1 long."""
+    return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
+
+
+def checked_positions(positions: Positions | None, tokens: int) -> list[int]:
+    """Positions as a list, the last token alone where none are named.
+
+    Raises ValueError unless they are strictly increasing and lie between 1 and `tokens`.
+    """
+    listed = [tokens] if positions is None else [int(position) for position in positions]
+    increasing = all(a < b for a, b in itertools.pairwise(listed))
+    if not listed or not increasing or listed[0] < 1 or listed[-1] > tokens:
+        raise ValueError(
+            f"positions must increase strictly from 1 or more to at most {tokens}, the tokens read; got {listed}"
+        )
+    return listed
+
+
+def _scan(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    *,
+    decay: Float[Tensor, "B T H _"] | None = None,
+    beta: Float[Tensor, "B T H"] | None = None,
+    initial_state: Float[Tensor, "B H K V"] | None,
+    positions: Positions | None,
+) -> Result:
+    captured = set(checked_positions(positions, v.shape[1]))
+    q, k = _per_value_head(q, v) * q.shape[-1] ** -0.5, _per_value_head(k, v)
+    state = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if initial_state is None else initial_state
+    outputs, states = [], []
+    for t in range(v.shape[1]):
+        if decay is not None:
+            state = decay[:, t, :, :, None] * state
+        write = v[:, t] if beta is None else beta[:, t, :, None] * (v[:, t] - _read(state, k[:, t]))
+        state = state + k[:, t, :, :, None] * write[:, :, None, :]
+        outputs.append(_read(state, q[:, t]))
+        if t + 1 in captured:
+            states.append(state)
+    return torch.stack(outputs, 1), torch.stack(states, 1)
+
+
+def _read(state: Float[Tensor, "B H K V"], query: Float[Tensor, "B H K"]) -> Float[Tensor, "B H V"]:
+    return (query[:, :, None, :] @ state)[:, :, 0]
+
+
+def _per_value_head(x: Float[Tensor, "B T Hk K"], v: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H K"]:
+    value_heads, key_heads = v.shape[2], x.shape[2]
+    if value_heads % key_heads:
+        raise ValueError(
+            f"value heads must be a multiple of the key heads they share, got {value_heads} on {key_heads}"
+        )
+    return x.repeat_interleave(value_heads // key_heads, dim=2)

@@ -1,0 +1,139 @@
+"""The gated delta rule on a CPU, token by token, compiled.
+
+It stands in for transformers' functions where `recurrence` is too slow. Names and layout as there.
+
+Yang, Kautz & Hatamizadeh, Gated Delta Networks, ICLR 2025, https://arxiv.org/abs/2412.06464.
+"""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+from srdyn import fused, lanes, recurrence, sweeps
+
+
+def gated_delta_rule(
+    query: Float[Tensor, "B T Hk K"],
+    key: Float[Tensor, "B T Hk K"],
+    value: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    chunk_size: int | None = None,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    output_final_state: bool = False,
+    use_qk_l2norm_in_kernel: bool = False,
+    **others: object,
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"] | None]:
+    """Outputs and last state, with gradients; stands in for transformers' chunked and recurrent functions alike.
+
+    Arithmetic and state are float32, the outputs have the dtype of `query`. `chunk_size` has nothing to act on.
+    Other options of the model reach it too, as in transformers, and mean nothing here. Raises ValueError on packed
+    sequences and on tensors that are not on the CPU.
+    """
+    packed = [name for name in ("cu_seqlens", "seq_idx") if others.get(name) is not None]
+    if packed:
+        raise ValueError(f"the compiled scan cannot keep packed sequences apart, leave out {', '.join(packed)}")
+    inputs = _checked(query, key, value, g, beta, normalise=use_qk_l2norm_in_kernel)
+    outputs, state = _Scan.apply(*inputs, _padded_state(initial_state, inputs))
+    state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
+    return outputs[..., : value.shape[-1]].to(query.dtype), state
+
+
+def scan(
+    query: Float[Tensor, "B T Hk K"],
+    key: Float[Tensor, "B T Hk K"],
+    value: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: recurrence.Positions | None = None,
+) -> recurrence.Result:
+    """Outputs, and the states after the tokens named by `positions` (1 to T; the last alone by default), no gradients.
+
+    `recurrence.gated_delta_rule`, compiled. Outputs and states have the same bits wherever the pass is cut.
+    """
+    listed = np.array(recurrence.checked_positions(positions, value.shape[1]))
+    inputs = _checked(query, key, value, g, beta)
+    state = _padded_state(initial_state, inputs)
+    with torch.no_grad():
+        outputs, _, states = _run_forward(inputs, state.clone(), listed)
+    return outputs[..., : value.shape[-1]].to(query.dtype), states[..., : key.shape[-1], : value.shape[-1]]
+
+
+class _Scan(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, g, beta, initial_state):
+        inputs, state = (q, k, v, g, beta), initial_state.clone()
+        starts = np.arange(0, v.shape[1], sweeps.BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
+        outputs, error, checkpoints = _run_forward(inputs, state, starts)
+        ctx.save_for_backward(q, k, g, beta, error, checkpoints)
+        return outputs, state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_outputs, d_state):
+        q, k, g, beta, error, checkpoints = ctx.saved_tensors
+        d_outputs, d_state = d_outputs.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
+        gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.empty_like(d_outputs))
+        gradients += (torch.zeros_like(g), torch.zeros_like(beta), d_state)
+        known = _arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs)
+        _in_threads(sweeps.backward, (known, _arrays(*gradients)), q.shape[0] * q.shape[2], q.shape[-1])
+        return gradients
+
+
+def _run_forward(inputs, state, positions):
+    q, k, v, g, beta = inputs
+    B, H, K, V = state.shape
+    outputs, error = torch.empty_like(v), torch.empty_like(v)
+    captured = v.new_empty(B, len(positions), H, K, V)
+    arrays = _arrays(q, k, v, g.exp(), beta), _arrays(state, outputs, error, captured), positions
+    _in_threads(sweeps.forward, arrays, B * H, K)
+    return outputs, error, captured
+
+
+def _in_threads(kernel, arguments, pairs, K):
+    threads = min(torch.get_num_threads(), pairs)
+    cuts = [pairs * n // threads for n in range(threads + 1)]
+    shapes = (sweeps.BLOCK + 1, sweeps.PANEL, K), (sweeps.PANEL, K), (3, sweeps.PANEL), (sweeps.PANEL, lanes.WIDTH)
+    scratch = [_arrays(*(torch.empty(shape) for shape in shapes)) for _ in range(threads)]
+    if threads == 1:
+        kernel(*arguments, scratch[0], 0, pairs)
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(lambda n: kernel(*arguments, scratch[n], cuts[n], cuts[n + 1]), range(threads)))
+
+
+def _arrays(*tensors):
+    return tuple(tensor.detach().numpy() for tensor in tensors)
+
+
+def _checked(query, key, value, g, beta, *, normalise=False):
+    """The inputs as the kernels take them: float32, contiguous, q scaled, K and V filled up to whole panels."""
+    if value.device.type != "cpu":
+        raise ValueError(
+            f"the compiled scan runs on the CPU, the tensors are on {value.device}; use fla's kernel there"
+        )
+    if value.shape[2] % key.shape[2]:
+        raise ValueError(f"value heads must be a multiple of key heads, got {value.shape[2]} on {key.shape[2]}")
+    scale = key.shape[-1] ** -0.5
+    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
+    q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
+    return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
+
+
+def _filled(x, axes):
+    missing = [-size % sweeps.PANEL for size in x.shape[: -axes - 1 : -1]]
+    return F.pad(x, [n for size in missing for n in (0, size)]) if any(missing) else x
+
+
+def _padded_state(initial_state, inputs):
+    k, v = inputs[1], inputs[2]
+    if initial_state is None:
+        return v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1])
+    return _filled(initial_state.float(), 2).contiguous()

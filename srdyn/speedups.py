@@ -1,0 +1,42 @@
+"""What makes a reference model train faster on a CPU, module by module, with the same results to rounding."""
+
+import functools
+
+from torch import nn
+from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
+
+from srdyn import architectures, fused, products, rebinding
+
+
+def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
+    """Let this one Qwen3-Next model run the compiled forms of `fused`; with `bfloat16` those of `products` too.
+
+    The recurrence itself is compiled for every loaded model (`architectures.qwen`).
+    """
+    for site in architectures.sites(hf):
+        rebinding.bind(site.mixer, {"causal_conv1d_fn": fused.causal_conv1d_fn})
+    for module in hf.modules():
+        forward = _FORWARDS.get(type(module))
+        if forward is not None:
+            module.forward = functools.partial(forward, module)
+    if bfloat16:
+        products.use_bfloat16(hf)
+
+
+def _gated_norm(module: nn.Module, hidden_states, gate):
+    return fused.gated_norm(hidden_states, gate, module.weight, eps=module.variance_epsilon)
+
+
+def _norm(module: nn.Module, x):
+    return fused.norm(x, module.weight, eps=module.eps)
+
+
+def _feed_forward(module: nn.Module, x):
+    return module.down_proj(fused.swiglu(module.gate_proj(x), module.up_proj(x)))
+
+
+_FORWARDS = {
+    qwen3_next.Qwen3NextRMSNormGated: _gated_norm,
+    qwen3_next.Qwen3NextRMSNorm: _norm,
+    qwen3_next.Qwen3NextMLP: _feed_forward,
+}

@@ -1,0 +1,257 @@
+"""What the heads hold while the model reads.
+
+Two exact routes to the states at given positions: *segments* reads the tokens piece by piece through the model's own
+cache; *forward* reads them in one pass in which each layer's recurrence is fed piece by piece and hands out the state
+between. The second reads the weights once. Sequences of a batch are equally long, without padding.
+"""
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Float32, Float64, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from srdyn import architectures, linear_cache, models, rebinding, recurrence, spectra
+from srdyn.architectures import recipe
+
+Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
+Visit = Callable[[int, int, Tensor], None]
+
+
+def trace(
+    model: models.Model,
+    tokens: Int[Tensor, "B T"],
+    positions: recurrence.Positions,
+    *,
+    measure: Measure = spectra.singular_values,
+    route: Literal["forward", "segments"] = "forward",
+) -> Float64[Tensor, "L B C H *measured"]:
+    """`measure` of every head's state after each of the positions; heads that were pruned away hold NaN.
+
+    Positions count tokens: p means the state after p of them. Any will do; they need not fall on a kernel's chunk, and
+    with the forward route a state does not depend on which others are asked for. A state is dropped once measured.
+
+    Raises ValueError for positions that are not strictly increasing within 1 … T, for tokens that are not a filled
+    integer `[B, T]` within the vocabulary, for a state below float32, for a state with NaN (layer, head, position).
+    """
+    tokens, listed = checked_tokens(model, tokens), recurrence.checked_positions(positions, tokens.shape[-1])
+    if route not in ("forward", "segments"):
+        raise ValueError(f'route must be "forward" or "segments", got {route!r}')
+    readings = _Readings(model, listed, measure)
+    with tqdm(total=model.grid.L * len(listed), desc="states", delay=10, leave=False) as bar:
+
+        def visit(layer: int, position: int, state: Tensor) -> None:
+            readings.add(layer, position, state)
+            bar.update()
+
+        if route == "segments":
+            for layer, position, state in snapshots(model, tokens, listed):
+                visit(layer, position, state)
+        else:
+            with tapped(model, listed, visit):
+                _read(model, tokens)
+    return readings.values
+
+
+def snapshots(
+    model: models.Model, tokens: Int[Tensor, "B T"], positions: recurrence.Positions
+) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
+    """(layer, position, state) by the segments route: position by position, and for each every linear layer in order.
+
+    `layer` counts along axis L. A state is a copy, with the heads that its layer still holds. Raises as `trace` does.
+    """
+    tokens = checked_tokens(model, tokens)
+    cache, start = linear_cache.empty(model.hf), 0
+    sites = architectures.sites(model.hf)
+    for position in recurrence.checked_positions(positions, tokens.shape[-1]):
+        places = torch.arange(start, position, device=tokens.device)[None]
+        _read(model, tokens[:, start:position], past_key_values=cache, use_cache=True, position_ids=places)
+        for layer, site in enumerate(sites):
+            state = site.recipe.oriented(cache.get_recurrent_state(site.index, state_idx=0)).clone()
+            yield layer, position, _checked_state(model, layer, position, state)
+        start = position
+
+
+def gates(
+    model: models.Model, tokens: Int[Tensor, "B T"]
+) -> tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]:
+    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away."""
+    tokens = checked_tokens(model, tokens)
+    with gates_of(model, *tokens.shape) as (g, beta):
+        _read(model, tokens)
+    return g, beta
+
+
+@contextlib.contextmanager
+def gates_of(
+    model: models.Model, B: int, T: int
+) -> Iterator[tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]]:
+    """While this is open, a pass over B whole sequences of T tokens fills in g and beta, as `gates` returns them.
+
+    So that one pass serves `trace` as well.
+    """
+    g, beta = torch.full((2, model.grid.L, B, T, model.grid.H), torch.nan)
+
+    def keep(layer: int, site: architectures.Site, _mixer: nn.Module, arguments: tuple, options: dict) -> None:
+        hidden = arguments[0] if arguments else options["hidden_states"]
+        heads = list(model.layers[layer].heads)
+        for kept, gate in zip((g, beta), site.recipe.gates(site.mixer, hidden), strict=True):
+            kept[layer][..., heads] = gate.cpu()
+
+    with contextlib.ExitStack() as hooks:
+        for layer, site in enumerate(architectures.sites(model.hf)):
+            hook = functools.partial(keep, layer, site)
+            hooks.enter_context(site.mixer.register_forward_pre_hook(hook, with_kwargs=True))
+        yield g, beta
+
+
+def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "L B T H"]:
+    """Log-decay g ≤ 0 of every head at every token; NaN for heads that were pruned away."""
+    return gates(model, tokens)[0]
+
+
+def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> recipe.Inputs:
+    """q, k, v, g, beta that the recurrence of one layer (counted along axis L) reads, for `recurrence`."""
+    tokens, site = checked_tokens(model, tokens), architectures.sites(model.hf)[layer]
+    function, captured = rebinding.meaning(site.mixer, site.recipe.chunk_tap), []
+
+    def capture(query: Tensor, key: Tensor, value: Tensor, *, g: Tensor, beta: Tensor, **options):
+        captured.append(site.recipe.inputs(query, key, value, g=g, beta=beta))
+        return function(query, key, value, g=g, beta=beta, **options)
+
+    with rebinding.bound(site.mixer, {site.recipe.chunk_tap: capture}):
+        _read(model, tokens)
+    return captured[0]
+
+
+@contextlib.contextmanager
+def tapped(model: models.Model, positions: recurrence.Positions, visit: Visit) -> Iterator[None]:
+    """While this is open, every pass over a whole sequence calls `visit(layer, position, state)` (the forward route).
+
+    The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were;
+    a position inside a chunk gets its state from a side branch that starts at the chunk.
+    """
+    with contextlib.ExitStack() as stack:
+        for layer, site in enumerate(architectures.sites(model.hf)):
+            name = site.recipe.chunk_tap
+            hand_out = _checked_visit(model, layer, site.recipe, visit)
+            feed = _Feed(rebinding.meaning(site.mixer, name), positions, site.recipe.chunk, hand_out)
+            stack.enter_context(rebinding.bound(site.mixer, {name: feed}))
+        yield
+
+
+def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
+    """The tokens on the model's device. Raises ValueError unless they are a filled integer [B, T] in the vocabulary."""
+    integer = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
+    if tokens.ndim != 2 or not integer or tokens.numel() == 0:
+        raise ValueError(
+            "tokens must be integers [B, T] with at least one sequence of at least one token, got "
+            f"{tokens.dtype} {list(tokens.shape)}"
+        )
+    vocabulary, low, high = model.hf.get_input_embeddings().num_embeddings, int(tokens.min()), int(tokens.max())
+    if low < 0 or high >= vocabulary:
+        raise ValueError(
+            f"tokens must lie in 0 … {vocabulary - 1}, the vocabulary of {model.name}; got {low} … {high}: "
+            "were they made by another tokenizer?"
+        )
+    return tokens.to(model.hf.device)
+
+
+class _Feed:
+    """A recurrence that is fed in segments and hands out the state at the given positions."""
+
+    def __init__(self, function: Callable, positions: recurrence.Positions, chunk: int, hand_out: Callable):
+        self.function, self.chunk, self.hand_out = function, chunk, hand_out
+        self.positions = [int(position) for position in positions]
+
+    def __call__(
+        self, *qkv: Tensor, initial_state: Tensor | None = None, output_final_state: bool = False, **options
+    ) -> tuple[Tensor, Tensor | None]:
+        if initial_state is not None:
+            raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
+        read = functools.partial(self._read, qkv, options)
+        length = qkv[0].shape[1]
+        recurrence.checked_positions(self.positions, length)
+        start, state, outputs = 0, None, []
+        for end in self._cuts(length):
+            for position in self.positions:
+                if start < position < end:
+                    self.hand_out(position, read(start, position, state)[1])
+            output, state = read(start, end, state)
+            outputs.append(output)
+            if end in self.positions:
+                self.hand_out(end, state)
+            start = end
+        return torch.cat(outputs, dim=1), state if output_final_state else None
+
+    def _cuts(self, length: int) -> list[int]:
+        return sorted({position // self.chunk * self.chunk for position in self.positions} - {0} | {length})
+
+    def _read(
+        self, qkv: tuple[Tensor, ...], options: dict, start: int, end: int, state: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        timed = {name: options[name][:, start:end] for name in ("g", "beta")}
+        return self.function(
+            *(x[:, start:end] for x in qkv), **{**options, **timed}, initial_state=state, output_final_state=True
+        )
+
+
+class _Readings:
+    """The measured values, of a shape that only the first measurement tells."""
+
+    def __init__(self, model: models.Model, positions: list[int], measure: Measure):
+        self.model, self.measure = model, measure
+        self.column = {position: c for c, position in enumerate(positions)}
+        self.values: Tensor | None = None
+
+    def add(self, layer: int, position: int, state: Tensor) -> None:
+        measured = self.measure(state).to("cpu", torch.float64)
+        if self.values is None:
+            shape = (self.model.grid.L, len(state), len(self.column), self.model.grid.H, *measured.shape[2:])
+            self.values = torch.full(shape, torch.nan, dtype=torch.float64)
+        self.values[layer, :, self.column[position]][:, list(self.model.layers[layer].heads)] = measured
+
+
+def _checked_visit(
+    model: models.Model, layer: int, adapter: recipe.Recipe, visit: Visit
+) -> Callable[[int, Tensor], None]:
+    def hand_out(position: int, state: Tensor) -> None:
+        visit(layer, position, _checked_state(model, layer, position, adapter.oriented(state)))
+
+    return hand_out
+
+
+def _checked_state(model: models.Model, layer: int, position: int, state: Tensor) -> Tensor:
+    where = f"{model.name}, linear layer {layer} (decoder layer {model.layers[layer].index})"
+    if state.dtype != torch.float32:
+        raise ValueError(
+            f"the state of {where} is {state.dtype}: rounding adds singular values far above ε·σ₁, so only a float32 "
+            "state is traced. Use a kernel that keeps its state in float32"
+        )
+    broken = ~state.isfinite().flatten(2).all(-1).all(0)
+    if broken.any():
+        head = model.layers[layer].heads[int(broken.nonzero()[0])]
+        raise ValueError(f"NaN or infinity in the state of {where}, head {head}, position {position}")
+    return state
+
+
+def _read(model: models.Model, tokens: Tensor, **options) -> None:
+    """One pass of the decoder without its head: no gradients, evaluation mode, no autocast; undone afterwards."""
+    options = {"use_cache": False} | options
+    with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False), _evaluating(model.hf):
+        model.hf.get_decoder()(input_ids=tokens, **options)
+
+
+@contextlib.contextmanager
+def _evaluating(module: nn.Module) -> Iterator[None]:
+    modes = [(part, part.training) for part in module.modules()]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training

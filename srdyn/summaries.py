@@ -1,0 +1,187 @@
+"""Tables that the figures draw, made from head tables."""
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from srdyn import architectures, bounds, contexts, intervals, models, observations, spectra, states, strata, survey
+
+HALF_LIFE = 9.6
+"""Tokens: the half-life above which a head of 128 dimensions saturates, ln 2 · 128 / ln(1/ε) at ε = 1e-4."""
+OF_A_MODEL = ["model", "kind", "seed", "source"]
+OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
+
+
+def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank", seed: int = 0) -> pd.DataFrame:
+    """Mean of `value` over samples (and over contexts that `by` does not name), with a bootstrap interval of the mean.
+
+    Columns: `by`, then `value`, low, high, n. Every group must hold equally many rows.
+    Raises ValueError where groups differ in size.
+    """
+    ordered = heads.sort_values([*by, "context", "sample"], kind="stable")
+    sizes = ordered.groupby(by, sort=True, observed=True).size()
+    if sizes.nunique() != 1:
+        raise ValueError(f"groups hold between {sizes.min()} and {sizes.max()} rows; select contexts and sources alike")
+    values = ordered[value].to_numpy(np.float64).reshape(len(sizes), -1)
+    means, low, high = _mean_interval(values, seed)
+    table = sizes.index.to_frame(index=False)
+    return table.assign(**{value: means, "low": low, "high": high, "n": values.shape[1]})
+
+
+def _mean_interval(values: Float[np.ndarray, "rows n"], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    n = values.shape[1]
+    generator = torch.Generator().manual_seed(seed)
+    draws = torch.randint(n, (observations.RESAMPLES, n), generator=generator).numpy()
+    weights = np.stack([np.bincount(draw, minlength=n) for draw in draws]) / n
+    low, high = np.quantile(values @ weights.T, [0.025, 0.975], axis=1)
+    return values.mean(1), low, high
+
+
+def final_ranks(text: pd.DataFrame, at: int) -> pd.DataFrame:
+    """Every head after `at` tokens: mean rank with its interval, stratum, norm, log-decay, half-life in tokens."""
+    last = text[text["position"] == at]
+    table = pd.concat([over_samples(part, OF_A_HEAD) for _, part in last.groupby("source", sort=False)])
+    extra = last.groupby(OF_A_HEAD, as_index=False)[["D", "nuclear_norm", "log_decay"]].mean()
+    table = table.merge(extra, on=OF_A_HEAD).assign(position=at)
+    table["half_life"] = np.log(2) / -table["log_decay"]
+    return strata.stratify(table, observations.LOW, observations.HIGH, by=OF_A_HEAD)
+
+
+def trajectories(text: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
+    """Mean rank of every head of one layer at every position: the layer in the middle of each model, seed 0."""
+    layers = text.groupby("model")["layer"].unique().map(lambda found: np.sort(found)[len(found) // 2])
+    chosen = text[(text["layer"] == text["model"].map(layers)) & text["source"].isin(sources) & (text["seed"] == 0)]
+    by = [*OF_A_HEAD, "position", "D"]
+    table = pd.concat([over_samples(part, by) for _, part in chosen.groupby("source", sort=False)])
+    ends = table[table["position"] == table["position"].max()]
+    settled = strata.stratify(ends, observations.LOW, observations.HIGH, by=OF_A_HEAD)[[*OF_A_HEAD, "stratum"]]
+    return table.merge(settled, on=OF_A_HEAD)
+
+
+def shares(text: pd.DataFrame, at: int) -> pd.DataFrame:
+    """Shares of low, middle and high heads by the threshold ε, and split at the half-life of a 128-dimensional head."""
+    last = text[text["position"] == at]
+    splits = {f"{spectra.EPS:.0e}": "rank"} | {f"{eps:.0e}": f"rank {eps:.0e}" for eps in survey.SWEEP}
+    rows = [_share_row(table, split, column) for split, column in splits.items() for _, table in _each(last)]
+    slow = last.assign(slow=np.where(-np.log(2) / last["log_decay"] >= HALF_LIFE, last["D"], 0))
+    rows += [_share_row(table, f"half-life {HALF_LIFE}", "slow") for _, table in _each(slow)]
+    return pd.DataFrame(rows)
+
+
+def _each(table: pd.DataFrame):
+    return table.groupby(OF_A_MODEL, sort=False)
+
+
+def _share_row(table: pd.DataFrame, split: str, column: str) -> dict:
+    data = observations.cube(table, column)
+    at = data.positions[0]
+    row = dict(zip(OF_A_MODEL, table[OF_A_MODEL].iloc[0], strict=True)) | {"split": split, "n": len(data.values)}
+    for stratum in strata.STRATA:
+        share = lambda means, s=stratum: observations.stratum_share(means, data, at=at, stratum=s)  # noqa: E731
+        row[stratum], row[f"{stratum}_lo"], row[f"{stratum}_hi"] = observations.observe(data, share)
+    return row | strata.bimodality(data.values[..., 0].mean((0, 1)).ravel() / data.D).drop("n").to_dict()
+
+
+def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
+    """Spearman ρ of the mean ranks of all heads in every pair of contexts, for seed 0 of each model."""
+    rows = []
+    for (model, kind), table in heads[(heads["source"] == survey.MODEL) & (heads["seed"] == 0)].groupby(
+        ["model", "kind"], sort=False
+    ):
+        data = observations.cube(table)
+        ranks = data.values.mean(0)[..., data.at(at)].reshape(len(data.contexts), -1)
+        for i, a in enumerate(data.contexts):
+            rhos = observations.spearman(ranks, np.broadcast_to(ranks[i], ranks.shape))
+            rows += [
+                {"model": model, "kind": kind, "a": a, "b": b, "spearman": rho, "n": len(data.values)}
+                for b, rho in zip(data.contexts, rhos, strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
+def time_order(text: pd.DataFrame) -> pd.DataFrame:
+    """Spearman ρ of a layer's mean ranks at t and at the last position, median over layers, for every t."""
+    positions = sorted(text["position"].unique())
+    tables = [
+        observations.measure(
+            text, "order in time", observations.order_in_time, first=int(t), second=int(positions[-1])
+        ).assign(position=t)
+        for t in positions[:-1]
+    ]
+    return pd.concat(tables, ignore_index=True).rename(columns={"estimate": "spearman"})
+
+
+def under_attack(heads: pd.DataFrame, attacks: list[str], text: list[str], at: int) -> pd.DataFrame:
+    """Every head's mean rank under each attack beside its mean rank in text, for seed 0 of each model.
+
+    `bound` is the bound on the exact rank in the first layer, for the longest block among the attack's variants.
+    """
+    own = heads[(heads["source"] == survey.MODEL) & (heads["seed"] == 0) & (heads["position"] == at)]
+    by = ["model", "kind", "seed", "context", "layer", "head", "D"]
+    attacked = over_samples(own[own["context"].isin(attacks)], by)
+    reading = own[own["context"].isin(text)].groupby(["model", "layer", "head"], as_index=False)["rank"].mean()
+    return attacked.merge(reading.rename(columns={"rank": "text_rank"}), on=["model", "layer", "head"])
+
+
+def first_layer_bound(table: pd.DataFrame, name: str) -> pd.DataFrame:
+    """The table of `under_attack` with `bound`: p + 3 in the first layer of the model `name`, NaN elsewhere."""
+    model = models.load(name)
+    width = model.hf.config.linear_conv_kernel_dim
+    longest = {
+        attack: max(len(block) for block in survey.attack_blocks(attack, model.tokenizer))
+        for attack in table["context"].unique()
+    }
+    limit = table["context"].map({a: bounds.periodic_rank_bound(p, conv_width=width) for a, p in longest.items()})
+    return table.assign(bound=np.where(table["layer"] == table["layer"].min(), limit, np.nan))
+
+
+def consecutive_cosines(name: str, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
+    """Cosine of a layer's nuclear-norm vectors at t − 1 and t beside the bound of Eq. 13, for each t of `tokens_at`.
+
+    B comes from gates and writes (`bounds.step_bound`), before the step is measured. Rows: model, kind, seed, layer,
+    sample, position, cosine, bound.
+    """
+    model = models.load(name)
+    generator = torch.Generator().manual_seed(0)
+    domain = contexts.domains()[0]
+    tokens = contexts.domain(domain, model.tokenizer, n=n, length=max(tokens_at), generator=generator)
+    positions = sorted({p for t in tokens_at for p in (t - 1, t)})
+    norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
+    names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0}
+    tables = []
+    for place, layer in enumerate(model.layers):
+        inputs = states.inputs(model, tokens, place)
+        for t in tokens_at:
+            before, now = (norms[place, :, positions.index(p)] for p in (t - 1, t))
+            columns = {"cosine": _cosine(before, now), "bound": _promised(inputs, t, before), "sample": range(n)}
+            tables.append(pd.DataFrame({**names, "layer": layer.index, "position": t, **columns}))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _promised(inputs: architectures.recipe.Inputs, t: int, before: Float64[Tensor, "B H"]) -> Float64[np.ndarray, " B"]:
+    """The bound of Eq. 13 on the step to token t, from the norms before it and from gates and writes."""
+    g, beta, written = (x[:, :t].double() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
+    radius = bounds.frobenius_bound(g, beta, written)[:, t - 2]
+    step = bounds.step_bound(g[:, t - 1], beta[:, t - 1], written[:, t - 1], before, radius)
+    return bounds.cosine_lower_bound(step / before.norm(dim=-1)).numpy()
+
+
+def _cosine(a: Float64[Tensor, "B H"], b: Float64[Tensor, "B H"]) -> Float64[np.ndarray, " B"]:
+    return ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).numpy()
+
+
+def _nuclear_norm(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H 1"]:
+    return spectra.nuclear_norm(spectra.singular_values(state))[..., None]
+
+
+def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of (layer, token) whose cosine is at least its bound, per model, with an interval over samples (Eq. 13)."""
+    rows = []
+    for (model, kind, seed), part in table.groupby(["model", "kind", "seed"], sort=False):
+        holds = (part["cosine"] >= part["bound"]).groupby(part["sample"]).mean().to_numpy()
+        share = intervals.bootstrap(holds, np.mean, generator=torch.Generator().manual_seed(0))
+        names = {"measure": "within bound", "model": model, "kind": kind, "seed": seed}
+        rows.append({**names, **share._asdict(), "n": len(holds), "over": "samples"})
+    return pd.DataFrame(rows)

@@ -1,0 +1,88 @@
+"""Small random models with L ≠ H and K ≠ V."""
+
+import importlib
+import math
+import warnings
+
+import pytest
+import torch
+import transformers
+
+from srdyn import models
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 1,
+    "head_dim": 16,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8,
+    "linear_value_head_dim": 12,
+    "tie_word_embeddings": True,
+    "pad_token_id": None,
+}
+
+
+def pytest_configure(config):
+    # As errors, the warnings of its import would make transformers treat flash-linear-attention as not installed.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("fla.ops")
+
+
+def qwen3_next(kinds, *, seed=0):
+    torch.manual_seed(seed)
+    every = list(range(len(kinds)))
+    config = transformers.Qwen3NextConfig(
+        **SIZES, num_hidden_layers=len(kinds), layer_types=kinds, mlp_only_layers=every, num_experts=0
+    )
+    return with_slow_decays(transformers.Qwen3NextForCausalLM(config))
+
+
+def qwen35(kinds, *, seed=0):
+    torch.manual_seed(seed)
+    config = transformers.Qwen3_5TextConfig(**SIZES, num_hidden_layers=len(kinds), layer_types=kinds)
+    return with_slow_decays(transformers.Qwen3_5ForCausalLM(config))
+
+
+def with_slow_decays(hf):
+    """Weights large enough for states to differ, A uniform in 1 … 16 and dt log-uniform in 1e-3 … 1e-1 (Mamba-2)."""
+    for name, parameter in hf.named_parameters():
+        if parameter.ndim == 2:
+            parameter.data *= 4
+        if name.endswith("A_log"):
+            parameter.data = (1 + 15 * torch.rand_like(parameter)).log()
+        if name.endswith("dt_bias"):
+            dt = (math.log(1e-3) + torch.rand_like(parameter) * math.log(100)).exp()
+            parameter.data = dt.expm1().log()
+    return hf.eval()
+
+
+@pytest.fixture
+def tiny_hybrid():
+    kinds = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+    return models.from_hf(qwen3_next(kinds), name="tiny-hybrid")
+
+
+@pytest.fixture
+def tiny_pure():
+    return models.from_hf(qwen3_next(["linear_attention"] * 3), name="tiny-pure")
+
+
+@pytest.fixture
+def tiny_qwen35():
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    return models.from_hf(qwen35(kinds), name="tiny-qwen35")
+
+
+@pytest.fixture(params=["tiny_hybrid", "tiny_pure", "tiny_qwen35"])
+def tiny(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def tokens():
+    return torch.randint(0, SIZES["vocab_size"], (2, 150), generator=torch.Generator().manual_seed(1))

@@ -1,0 +1,162 @@
+"""Contexts: windows that are held out, distinct and apart; attacks of the stated period."""
+
+import itertools
+import json
+import lzma
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from srdyn import contexts, store
+
+TOKENIZER = AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def draw(name, *, n=4, length=512, seed=0, part="trace"):
+    return contexts.domain(name, TOKENIZER, n=n, length=length, generator=generator(seed), part=part)
+
+
+def test_four_domains_with_enough_windows_in_every_part():
+    assert contexts.domains() == ["code", "math", "prose", "technical"]
+    for name, part in itertools.product(contexts.domains(), contexts.PARTS):
+        assert draw(name, n=16, length=2048, part=part).shape == (16, 2048)
+
+
+def test_windows_are_distinct_stretches_of_one_held_out_document():
+    tokens = draw("prose", n=40)
+    assert tokens.dtype == torch.long
+    assert len({tuple(row) for row in tokens.tolist()}) == 40
+    with lzma.open(store.data_dir() / "contexts" / "prose.jsonl.xz", "rt", encoding="utf-8") as lines:
+        whole = [json.loads(line)["text"] for line in lines]
+    for row in tokens:
+        assert sum(TOKENIZER.decode(row) in document for document in whole) == 1
+
+
+def test_windows_do_not_overlap():
+    documents = contexts.held_out_documents("math", part="trace")
+    encoded = [TOKENIZER(text)["input_ids"] for text in documents]
+    available = sum(len(tokens) // 500 for tokens in encoded)
+    drawn = draw("math", n=available, length=500)
+    expected = [tuple(t[at : at + 500]) for t in encoded for at in range(0, len(t) - 499, 500)]
+    assert sorted(map(tuple, drawn.tolist())) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["code", "math", "prose", "technical"])
+def test_parts_share_no_document_and_miss_none(name):
+    parts = [contexts.held_out_documents(name, part=part) for part in contexts.PARTS]
+    together = [document for part in parts for document in part]
+    assert len(together) == len(set(together))
+    with lzma.open(store.data_dir() / "contexts" / f"{name}.jsonl.xz", "rt", encoding="utf-8") as lines:
+        assert sorted(together) == sorted(json.loads(line)["text"] for line in lines)
+    sizes = [sum(map(len, part)) for part in parts]
+    assert max(sizes) < 1.2 * min(sizes)
+
+
+def test_the_generator_decides_which_windows():
+    assert torch.equal(draw("code", seed=1), draw("code", seed=1))
+    assert not torch.equal(draw("code", seed=1), draw("code", seed=2))
+
+
+def test_calibration_takes_the_calibration_part_of_each_domain():
+    tokens = contexts.calibration(TOKENIZER, n=3, length=256, generator=generator())
+    assert tokens.shape == (12, 256)
+    for rows, name in zip(tokens.split(3), contexts.domains(), strict=True):
+        own = contexts.held_out_documents(name, part="calibration")
+        assert all(any(TOKENIZER.decode(row) in document for document in own) for row in rows)
+
+
+def test_too_few_windows_say_how_many_there_are():
+    with pytest.raises(ValueError, match=r"prose: 9999 windows of 2048 tokens asked for, but .*'trace' has \d+ of"):
+        draw("prose", n=9999, length=2048)
+    with pytest.raises(ValueError, match="has 0 of them"):
+        draw("prose", n=1, length=10**6)
+    with pytest.raises(ValueError, match="n must be at least 1, not 0"):
+        draw("prose", n=0)
+
+
+def test_unknown_names_list_the_known_ones():
+    with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
+        draw("poetry")
+    with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
+        contexts.training_documents("poetry")
+    with pytest.raises(ValueError, match="'test'; there are trace, calibration, evaluation"):
+        draw("prose", part="test")
+    with pytest.raises(ValueError, match="'zalgo'; there are rare character, common number"):
+        contexts.repeated("zalgo", TOKENIZER, length=8)
+
+
+def test_missing_files_say_what_to_do(tmp_path, monkeypatch):
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt is not there; give the path"):
+        draw(tmp_path / "nowhere.txt")
+    monkeypatch.setattr(store, "data_dir", lambda: tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"data/corpus/build\.py"):
+        contexts.domains()
+
+
+def test_files_of_ones_own(tmp_path):
+    sentence = "It was a truth, and universally so, that number {} is in want of a successor.\n"
+    text = "".join(sentence.format(number) for number in range(200))
+    (tmp_path / "own.txt").write_text(text)
+    rows = draw(str(tmp_path / "own.txt"), n=4, length=64)
+    assert all(TOKENIZER.decode(row) in text for row in rows)
+    lines = [json.dumps({"text": f"{number} " + text}) + "\n" for number in range(3)]
+    (tmp_path / "own.jsonl").write_text("".join(lines))
+    with lzma.open(tmp_path / "own.jsonl.xz", "wt") as file:
+        file.writelines(lines)
+    for name, part in itertools.product(("own.jsonl", "own.jsonl.xz"), contexts.PARTS):
+        assert draw(tmp_path / name, n=2, length=64, part=part).shape == (2, 64)
+        assert len(contexts.held_out_documents(tmp_path / name, part=part)) == 1
+
+
+def test_files_of_another_kind_are_refused(tmp_path):
+    (tmp_path / "own.jsonl").write_text('{"body": "text"}\n')
+    with pytest.raises(ValueError, match='with its document under "text"'):
+        draw(tmp_path / "own.jsonl")
+    (tmp_path / "own.csv").write_text("a,b\n")
+    with pytest.raises(ValueError, match=r"own\.csv is none of \.txt"):
+        draw(tmp_path / "own.csv")
+
+
+def test_the_attacks_repeat_one_character_and_one_number():
+    for name, unit in contexts.ATTACKS.items():
+        period = len(contexts.block(name, TOKENIZER))
+        tokens = contexts.repeated(name, TOKENIZER, length=60)
+        assert tokens.shape == (1, 60)
+        assert TOKENIZER.decode(tokens[0]) == unit * (60 // period)
+
+
+@settings(deadline=None, max_examples=50)
+@given(
+    tokens=st.lists(st.integers(0, 1023), min_size=1, max_size=9),
+    extra=st.integers(0, 40),
+    prefix=st.sampled_from(["", "Once", "Once upon a time, "]),
+)
+def test_a_block_comes_back_after_its_period(tokens, extra, prefix):
+    head = TOKENIZER(prefix)["input_ids"]
+    context = contexts.repeated(tokens, TOKENIZER, length=len(head) + len(tokens) + extra, prefix=prefix)[0].tolist()
+    assert context[: len(head)] == head
+    assert [context[len(head) + at] for at in range(len(tokens) + extra)] == [
+        tokens[at % len(tokens)] for at in range(len(tokens) + extra)
+    ]
+
+
+def test_blocks_that_cannot_be_repeated_are_refused():
+    with pytest.raises(ValueError, match="non-empty list of token ids"):
+        contexts.repeated([], TOKENIZER, length=8)
+    with pytest.raises(ValueError, match=r"0 … 1023, .* these lie in 5 … 1024"):
+        contexts.repeated([5, 1024], TOKENIZER, length=8)
+    with pytest.raises(ValueError, match="no room for a prefix of 0 and a block of 3"):
+        contexts.repeated([1, 2, 3], TOKENIZER, length=2)
+
+
+def test_training_documents_are_read_whole():
+    documents = contexts.training_documents("prose")
+    assert sum(map(len, documents)) > 3_000_000
+    assert not set(documents) & set(contexts.held_out_documents("prose", part="trace"))

@@ -1,0 +1,219 @@
+import re
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F
+from transformers import AutoTokenizer
+
+from srdyn import contexts, evals, intervals, models, reference, store, tasks
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+
+
+@pytest.fixture(scope="module")
+def text(tokenizer):
+    return evals.held_out_text(tokenizer, "calibration")
+
+
+@pytest.fixture
+def untrained(tokenizer):
+    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
+    return models.from_hf(hf.eval(), tokenizer, name="untrained")
+
+
+def rows_of(name, tokenizer, text, *, n=8, length=256, seed=0):
+    rng = evals.draws(name, part="calibration", seed=seed)
+    return evals.task_rows(name, tokenizer=tokenizer, text=text, n=n, length=length, rng=rng)
+
+
+def spelled(tokens, items, tokenizer):
+    """Each row's text before the answer of each item, and that answer."""
+    for row, numbers in zip(tokens, items, strict=True):
+        for item in range(1, int(numbers.max()) + 1):
+            at = (numbers == item).nonzero()[:, 0]
+            yield tokenizer.decode(row[: at[0]]), tokenizer.decode(row[at])
+
+
+def foretell(model, tokens, *, wrong=()):
+    """Let the model put all its weight on the token that follows, but for the places (row, token) in `wrong`."""
+    best = tokens.roll(-1, dims=1).clone()
+    for row, at in wrong:
+        best[row, at - 1] += 1
+    done = iter(best.split(2))
+    model.hf.forward = lambda rows, use_cache: SimpleNamespace(logits=F.one_hot(next(done), 1030).float())
+
+
+@pytest.mark.parametrize("name", evals.TASKS)
+def test_rows_hold_items_enough_numbered_from_one(name, tokenizer, text):
+    tokens, items = rows_of(name, tokenizer, text, n=20)
+    assert tokens.shape == items.shape
+    assert tokens.shape[1] == 256
+    counts = [sorted(set(row.tolist()) - {0}) for row in items]
+    assert all(numbers == list(range(1, len(numbers) + 1)) for numbers in counts)
+    assert 20 <= sum(map(len, counts)) < 20 + max(map(len, counts))
+    again, other = rows_of(name, tokenizer, text, n=20), rows_of(name, tokenizer, text, n=20, seed=1)
+    assert torch.equal(tokens, again[0])
+    assert not torch.equal(tokens[0], other[0][0])
+
+
+@pytest.mark.parametrize(("name", "needles"), [("needle", 2), ("needle4", 4)])
+def test_needles_are_answered_by_what_was_stated(name, needles, tokenizer, text):
+    tokens, items = rows_of(name, tokenizer, text)
+    assert (items.amax(1) == needles).all()
+    for before, answer in spelled(tokens, items, tokenizer):
+        name = re.search(r"The key of( [a-z]+) is$", before)[1]
+        assert f"\nThe key of{name} is{answer}.\n" in before
+
+
+@pytest.mark.parametrize(("name", "pairs"), [("recall4", 4), ("recall8", 8), ("recall16", 16)])
+def test_recall_counts_each_name_once_an_episode_and_answers_with_its_value(name, pairs, tokenizer, text):
+    tokens, items = rows_of(name, tokenizer, text, n=40)
+    alphabet = tasks.Alphabet.of(tokenizer)
+    size = 2 * pairs
+    for row, numbers in zip(tokens.numpy(), items.numpy(), strict=True):
+        starts = [
+            i + 1
+            for i in range(len(row) - size)
+            if np.isin(row[i + 1 : i + 1 + size : 2], alphabet.names).all()
+            and np.isin(row[i + 2 : i + 2 + size : 2], alphabet.values).all()
+            and row[i] == row[i + 1 + size] == alphabet.marks["\n"]
+        ]
+        assert len(starts) >= 2
+        for start, end in zip(starts, [*starts[1:], len(row)], strict=True):
+            value = dict(row[start : start + size].reshape(-1, 2))
+            asked = [i for i in range(start + size, end) if numbers[i]]
+            names = [row[i - 1] for i in asked]
+            assert len(set(names)) == len(names)
+            assert [row[i] for i in asked] == [value[name] for name in names]
+
+
+def test_chains_and_sums_are_answered_by_their_results(tokenizer, text):
+    tokens, items = rows_of("chain", tokenizer, text, n=12)
+    for row, numbers in zip(tokens, items, strict=True):
+        for item in range(1, int(numbers.max()) + 1):
+            at = (numbers == item).nonzero()[:, 0]
+            chain = tokenizer.decode(row[at[0] - 4 : at[-1] + 1])
+            value, steps = int(chain[0]), re.findall(r"([+-])(\d)=(\d)", chain)
+            assert len(steps) in evals.CHAIN_STEPS
+            for sign, operand, result in steps:
+                value = (value + int(sign + operand)) % 10
+                assert value == int(result)
+            assert tokenizer.decode(row[at]) == "".join(result for _, _, result in steps)
+    for before, answer in spelled(*rows_of("sum", tokenizer, text, n=12), tokenizer):
+        a, b = re.search(r"\n(\d\d)\+(\d\d):$", before).groups()
+        assert answer.split("=")[-1] == str(int(a) + int(b))
+
+
+def test_arithmetic_lies_in_text(tokenizer, text):
+    _, items = rows_of("sum", tokenizer, text, n=12)
+    gaps = np.diff((items[0] > 0).nonzero()[:, 0].numpy())
+    assert sorted(set(gaps))[0] == 1
+    assert max(gaps) > evals.TEXT_BETWEEN[0]
+
+
+def test_parts_meet_neither_the_same_text_nor_the_same_draws(tokenizer, text):
+    other = evals.held_out_text(tokenizer, "evaluation")
+    assert set(text.ids) == set(other.ids) == set(contexts.domains())
+    windows = [{tuple(ids[i : i + 64]) for i in range(0, len(ids) - 64, 64)} for ids in text.ids.values()]
+    joined = {name: ids.tobytes() for name, ids in other.ids.items()}
+    assert all(
+        np.array(window).tobytes() not in joined[name]
+        for name, some in zip(text.ids, windows, strict=True)
+        for window in list(some)[:20]
+    )
+    assert evals.draws("sum", part="calibration").integers(1 << 62) != evals.draws("sum", part="evaluation").integers(
+        1 << 62
+    )
+
+
+def test_unknown_tasks_and_short_rows_are_refused(tokenizer, text):
+    with pytest.raises(ValueError, match="no task is called 'poem'; there are needle,"):
+        rows_of("poem", tokenizer, text)
+    with pytest.raises(ValueError, match="no item of 'recall16' fits into 32 tokens"):
+        rows_of("recall16", tokenizer, text, length=32)
+
+
+def test_an_item_is_right_when_all_its_answers_are(tiny_hybrid, tokenizer, text):
+    tokens, items = rows_of("chain", tokenizer, text, n=30)
+    row, at = len(tokens) - 1, int((items[-1] == 2).nonzero()[1, 0])
+    unasked = int((items[0] == 0).nonzero()[5, 0])
+    foretell(tiny_hybrid, tokens, wrong=[(row, at), (0, unasked)])
+    frame = evals.outcomes(tiny_hybrid, tokens, items, batch=2)
+    assert list(frame.columns) == ["row", "item", "right"]
+    assert len(frame) == int(items.amax(1).sum())
+    wrong = frame[~frame["right"]]
+    assert wrong[["row", "item"]].to_numpy().tolist() == [[row, 2]]
+
+
+def test_outcomes_are_those_of_the_model_itself(untrained, tokenizer, text):
+    tokens, items = rows_of("recall4", tokenizer, text, n=24, length=128)
+    items[items == 1] = 0
+    tokens[0, 0], items[0, 0] = 5, 1  # nothing precedes it, hence nothing foretells it
+    frame = evals.outcomes(untrained, tokens, items, batch=2)
+    with torch.no_grad():
+        best = untrained.hf(tokens, use_cache=False).logits.argmax(-1)
+    expected = [
+        (row, int(items[row, at]), bool(best[row, at - 1] == tokens[row, at]))
+        for row, at in (items > 0).nonzero().tolist()
+        if at > 0
+    ]
+    assert [tuple(line) for line in frame.itertuples(index=False)] == sorted(expected)
+
+
+def test_accuracy_has_an_interval_over_items_and_one_over_rows():
+    frame = pd.DataFrame({"row": np.repeat(range(20), 5), "item": 1, "right": np.repeat(np.arange(20) < 15, 5)})
+    assert evals.accuracy(frame) == intervals.wilson(75, 100)
+    over_rows = evals.accuracy_by_rows(frame, generator=torch.Generator().manual_seed(0))
+    assert over_rows.estimate == 0.75
+    # Rows are all right or all wrong, so that there are 20 outcomes rather than 100: about √5 times as wide.
+    assert over_rows.high - over_rows.low > 1.8 * (evals.accuracy(frame).high - evals.accuracy(frame).low)
+
+
+def test_windows_cover_a_document_once_and_know_its_bytes(tokenizer):
+    chosen = evals.windows("prose", tokenizer, length=64, part="calibration")
+    documents = [document.encode() for document in contexts.held_out_documents("prose", part="calibration")]
+    assert set(chosen.document) == set(range(len(documents)))
+    spans = list(zip(chosen.tokens, chosen.document, chosen.start, chosen.stop, strict=True))
+    for tokens, document, start, stop in spans[:40] + spans[-5:]:
+        assert tokenizer.decode(tokens[1:]).encode() == documents[document][start:stop]
+    firsts = [(tokens[0], start) for tokens, _, start, _ in spans if start == 0]
+    assert [int(token) for token, _ in firsts] == [tokenizer.eos_token_id] * len(documents)
+    for (before, i, _, stop), (after, j, start, _) in zip(spans, spans[1:], strict=False):
+        assert i != j or (stop == start and before[-1] == after[0])
+
+
+def test_some_windows_are_evenly_spaced_ones_of_all(tokenizer):
+    every, some = (evals.windows("code", tokenizer, length=128, n=n) for n in (None, 5))
+    places = [int((every.tokens == row).all(1).nonzero()[0, 0]) for row in some.tokens]
+    assert places[0] == 0
+    assert places[-1] == len(every.tokens) - 1
+    assert max(np.diff(places)) - min(np.diff(places)) <= 1
+    with pytest.raises(ValueError, match="9999 windows of 128 tokens asked for"):
+        evals.windows("code", tokenizer, length=128, n=9999)
+
+
+def test_bits_per_byte_are_the_models_own(untrained, tokenizer):
+    interval = evals.bits_per_byte(untrained, "math", generator=torch.Generator().manual_seed(0), length=64, n=5)
+    chosen = evals.windows("math", tokenizer, length=64, n=5)
+    with torch.no_grad():
+        logs = untrained.hf(chosen.tokens, use_cache=False).logits.double().log_softmax(-1)
+    bits = -logs[:, :-1].gather(2, chosen.tokens[:, 1:, None]).sum() / np.log(2)
+    assert interval.estimate == pytest.approx(float(bits) / (chosen.stop - chosen.start).sum(), rel=1e-5)
+    assert interval.low < interval.estimate < interval.high
+
+
+def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(tiny_hybrid):
+    tokens = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(0))
+    tiny_hybrid.hf.forward = lambda rows, use_cache: SimpleNamespace(logits=torch.zeros(*rows.shape, 64))
+    assert evals.window_bits(tiny_hybrid, tokens, batch=2) == pytest.approx([19 * 6] * 3)
+
+
+def test_a_model_without_a_tokenizer_is_refused(tiny_hybrid):
+    with pytest.raises(ValueError, match="tiny-hybrid has no tokenizer"):
+        evals.bits_per_byte(tiny_hybrid, "math", generator=torch.Generator())

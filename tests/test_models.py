@@ -1,0 +1,163 @@
+import copy
+import subprocess
+import sys
+import textwrap
+
+import conftest
+import huggingface_hub
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from transformers import LlamaConfig, LlamaForCausalLM
+from transformers.models.qwen3_next import modeling_qwen3_next
+
+from srdyn import architectures, linear_cache, models
+
+
+@pytest.fixture
+def folder(tiny_hybrid, tmp_path):
+    """A checkpoint as the reference models are stored: float16, without a tokenizer."""
+    stored = copy.deepcopy(tiny_hybrid.hf).to(torch.float16)
+    stored.config.srdyn_seed = 7
+    stored.save_pretrained(tmp_path / "tiny")
+    return tmp_path / "tiny"
+
+
+def test_a_saved_model_loads_and_runs_as_it_is(tiny_hybrid, folder, tokens):
+    model = models.load(folder)
+    assert model.name == "tiny"
+    assert model.seed == 7
+    assert model.tokenizer is None
+    assert model.hf.dtype == torch.float32
+    assert model.grid == tiny_hybrid.grid == models.HeadGrid(L=3, H=4, K=8, V=12)
+    assert model.layers[2] == models.Layer(index=3, heads=(0, 1, 2, 3), K=8, V=12)
+    rounded = copy.deepcopy(tiny_hybrid.hf)
+    for parameter in rounded.parameters():
+        parameter.data = parameter.to(torch.float16).float()
+    assert torch.equal(model.hf(tokens).logits, rounded(tokens).logits)
+
+
+def test_precision_and_device_can_be_chosen(folder):
+    model = models.load(str(folder), device="cpu", dtype=torch.bfloat16)
+    assert model.hf.dtype == torch.bfloat16
+    assert model.hf.device == torch.device("cpu")
+
+
+@pytest.mark.parametrize(
+    ("stored", "device", "loaded"),
+    [
+        (torch.bfloat16, "cpu", torch.float32),
+        (torch.bfloat16, "cuda", torch.bfloat16),
+        (torch.float16, "cuda", torch.float32),
+        (None, "cuda", torch.float32),
+    ],
+)
+def test_float16_saves_space_only_and_bfloat16_stays_on_a_gpu(stored, device, loaded):
+    assert models._precision(stored, torch.device(device)) == loaded
+
+
+@pytest.mark.parametrize("name", ["./nowhere", "data/models/nowhere", "/nowhere", "~/nowhere"])
+def test_a_missing_folder_is_named(name):
+    with pytest.raises(FileNotFoundError, match="nowhere is not a folder"):
+        models.load(name)
+
+
+def test_a_file_is_not_a_folder(folder):
+    with pytest.raises(FileNotFoundError, match="not a folder"):
+        models.load(folder / "model.safetensors")
+
+
+def test_a_hub_name_while_offline_says_what_to_do(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(OSError, match=r"some/model cannot be loaded.*HF_HUB_OFFLINE"):
+        models.load("some/model")
+
+
+def test_only_safetensors_are_read(folder):
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    with pytest.raises(OSError, match="safetensors"):
+        models.load(folder)
+
+
+def test_missing_weights_are_an_error_not_a_random_start(folder):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.linear_attn.A_log"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights.*layers\.0\.linear_attn\.A_log"):
+        models.load(folder)
+
+
+def test_offloading_is_refused_clearly(folder):
+    with pytest.raises(ValueError, match="offload must be None"):
+        models.load.__wrapped__(folder, offload="cpu")
+
+
+def test_a_model_without_linear_layers_is_refused():
+    config = LlamaConfig(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, pad_token_id=None
+    )
+    with pytest.raises(ValueError, match=r"plain has no linear-attention layers; srdyn.architectures.supported\(\)"):
+        models.from_hf(LlamaForCausalLM(config), name="plain")
+
+
+def test_other_models_are_unaffected(tiny_hybrid, tokens, monkeypatch):
+    class Stock(Exception):
+        pass
+
+    def stock(*_, **__):
+        raise Stock
+
+    other = conftest.qwen3_next(["linear_attention"])
+    expected = tiny_hybrid.hf(tokens).logits
+    assert all("forward" not in vars(part) for part in other.modules())
+    monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", stock)
+    monkeypatch.setattr(modeling_qwen3_next, "causal_conv1d_fn", lambda x, *_, **__: x)
+    with pytest.raises(Stock):
+        other(tokens, use_cache=False)
+    assert torch.equal(tiny_hybrid.hf(tokens).logits, expected)
+
+
+def test_a_copy_is_independent(tiny, tokens):
+    twin = copy.deepcopy(tiny.hf)
+    assert torch.equal(twin(tokens).logits, tiny.hf(tokens).logits)
+    mixer = architectures.sites(twin)[0].mixer
+    assert mixer.forward.__self__ is mixer
+    mixer.out_proj.weight.data.zero_()
+    assert not torch.equal(twin(tokens).logits, tiny.hf(tokens).logits)
+
+
+def test_bytes_are_those_of_the_real_cache(tiny, tokens):
+    cache = linear_cache.empty(tiny.hf)
+    tiny.hf(tokens[:1], past_key_values=cache, use_cache=True)
+    kept = {"recurrent": 0, "other": 0}
+    for layer in cache.layers:
+        if hasattr(layer, "recurrent_states"):
+            kept["recurrent"] += layer.recurrent_states[0].nbytes
+            kept["other"] += layer.conv_states[0].nbytes
+        else:
+            kept["other"] += layer.keys.nbytes + layer.values.nbytes
+    assert models.state_bytes(tiny) == kept["recurrent"]
+    assert models.cache_bytes(tiny, tokens.shape[1]) == sum(kept.values())
+
+
+def test_flash_linear_attention_makes_no_difference_on_a_cpu(folder, tokens, tmp_path):
+    """A process in which fla cannot be imported computes the same, bit for bit."""
+    script = """
+        import sys, torch
+        sys.modules["fla"] = None
+        from srdyn import models
+        model, tokens = models.load(sys.argv[1]), torch.load(sys.argv[2])
+        generated = model.hf.generate(tokens, max_new_tokens=3, do_sample=False)
+        torch.save((model.hf(tokens).logits, generated), sys.argv[3])
+        assert sys.modules["fla"] is None
+    """
+    torch.save(tokens, tmp_path / "tokens")
+    command = [sys.executable, "-c", textwrap.dedent(script), folder, tmp_path / "tokens", tmp_path / "without"]
+    subprocess.run(command, check=True)
+    logits, generated = torch.load(tmp_path / "without")
+    model = models.load(folder)
+    assert "fla.ops" in sys.modules
+    assert torch.equal(model.hf(tokens).logits, logits)
+    assert torch.equal(model.hf.generate(tokens, max_new_tokens=3, do_sample=False), generated)

@@ -1,0 +1,106 @@
+import math
+
+import pytest
+import torch
+
+from srdyn import nulls, recurrence, spectra
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def gates(*shape, seed=0):
+    generator = seeded(seed)
+    return -torch.rand(*shape, generator=generator), torch.rand(*shape, generator=generator)
+
+
+def test_states_equal_the_recurrence_token_by_token():
+    L, B, T, H, K, V, positions = 2, 3, 150, 4, 6, 5, (1, 2, 63, 64, 65, 128, 131, 150)
+    g, beta = gates(L, B, T, H)
+    generator, keys, values = seeded(7), [], []
+    for _ in range(math.ceil(T / nulls.BLOCK)):
+        keys.append(torch.randn(L * B * H, nulls.BLOCK, K, generator=generator))
+        values.append(torch.randn(L * B * H, nulls.BLOCK, V, generator=generator))
+    k, v = (torch.cat(x, 1)[:, :T].double().reshape(L * B, H, T, -1).transpose(1, 2) for x in (keys, values))
+    k = k / k.norm(dim=-1, keepdim=True)
+    flat = (x.double().reshape(L * B, T, H) for x in (g, beta))
+    _, expected = recurrence.gated_delta_rule(k, k, v, *flat, positions=positions)
+    for c, state in enumerate(nulls.snapshots(g, K, V, positions, beta=beta, generator=seeded(7))):
+        torch.testing.assert_close(state, expected[:, c].reshape(L, B, H, K, V), rtol=1e-10, atol=1e-12)
+    sigma = nulls.decay_only(g, K, V, positions, beta=beta, generator=seeded(7))
+    assert sigma.shape == (L, B, len(positions), H, 5)
+    expected = spectra.singular_values(expected).reshape(L, B, len(positions), H, 5)
+    torch.testing.assert_close(sigma, expected, rtol=1e-9, atol=1e-12)
+
+
+def test_a_position_does_not_depend_on_the_others_nor_on_the_length():
+    g, _ = gates(1, 200, 3)
+    options = {"beta": 0.5}
+    many = nulls.decay_only(g, 6, 4, range(1, 201), generator=seeded(), **options)
+    one = nulls.decay_only(g[:, :131], 6, 4, [131], generator=seeded(), **options)
+    torch.testing.assert_close(many[:, 130:131], one, rtol=1e-12, atol=1e-14)
+    other = nulls.decay_only(g, 6, 4, [131], generator=seeded(1), **options)
+    assert not torch.allclose(other, one)
+
+
+def test_two_groups_of_decay_stratify_without_learning():
+    # paper.md's null at d = 64: slow heads saturate, fast ones stay near ln(1/ε)/(−ln a).
+    decay = torch.cat([torch.linspace(0.01, 0.2, 8), torch.linspace(0.98, 0.999, 8)])
+    sigma = nulls.decay_only(decay.log().expand(2, 512, 16), 64, 64, [1, 512], beta=0.5, generator=seeded())
+    rank = spectra.effective_rank(sigma)
+    assert (rank[:, 0] == 1).all()
+    assert (rank[:, 1, :8] <= 16).all()
+    assert (rank[:, 1, 8:] >= 60).all()
+
+
+def test_predicted_rank_is_near_the_null():
+    decay = torch.tensor([0.3, 0.6, 0.75, 0.999], dtype=torch.float64)
+    predicted = nulls.predicted_rank(decay.log(), 48)
+    sigma = nulls.decay_only(decay.log().expand(4, 320, 4), 48, 48, [320], beta=0.5, generator=seeded())
+    measured = spectra.effective_rank(sigma)[:, 0].mean(0)
+    torch.testing.assert_close(measured, predicted, rtol=0.25, atol=2)
+    assert nulls.predicted_rank(torch.zeros(1), 48).tolist() == [48]
+    assert nulls.predicted_rank(torch.tensor([-math.log(10)]), 48, 1e-3).item() == pytest.approx(3)
+    with pytest.raises(ValueError, match="at most 0"):
+        nulls.predicted_rank(torch.tensor([0.1]), 48)
+
+
+def test_a_head_that_was_removed_stays_nan():
+    g, beta = gates(2, 1, 70, 3)
+    g[1, :, :, 2] = beta[1, :, :, 2] = torch.nan
+    sigma = nulls.decay_only(g, 4, 4, [5, 70], beta=beta, generator=seeded())
+    assert sigma.isnan().all(-1).nonzero().tolist() == [[1, 0, 0, 2], [1, 0, 1, 2]]
+    assert sigma.isnan().sum() == 2 * 4
+
+
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, 0.1, -torch.inf])
+def test_bad_gates_are_refused(bad):
+    g, _ = gates(1, 10, 2)
+    g[0, 3, 1] = bad
+    with pytest.raises(ValueError, match="decays must be finite"):
+        nulls.decay_only(g, 4, 4, [5], beta=0.5, generator=seeded())
+    with pytest.raises(ValueError, match="beta must lie"):
+        nulls.decay_only(gates(1, 10, 2)[0], 4, 4, [5], beta=2.5, generator=seeded())
+    with pytest.raises(ValueError, match="at most 10"):
+        nulls.decay_only(gates(1, 10, 2)[0], 4, 4, [11], beta=0.5, generator=seeded())
+
+
+def test_heads_are_shuffled_in_their_layer_or_over_the_model():
+    L, B, T, H = 5, 2, 3, 8
+    identity = torch.arange(L * H, dtype=torch.float32).reshape(L, 1, 1, H).expand(L, B, T, H)
+    for across in ("layer", "model"):
+        order = nulls.head_order(identity, across=across, generator=seeded())
+        moved = nulls.reorder_heads(identity, order)
+        assert moved.shape == (L, B, T, H)
+        assert (moved == moved[:, :1, :1]).all()
+        assert torch.equal(moved[:, 0, 0].long(), order)
+        assert torch.equal(moved[:, 0, 0].flatten().sort().values, identity[:, 0, 0].flatten())
+        stayed = (order // H == torch.arange(L)[:, None]).all()
+        assert stayed == (across == "layer")
+        assert not torch.equal(moved, identity)
+
+
+def test_common_decay_is_the_mean_over_the_heads_that_are_there():
+    g = torch.tensor([[[-1.0, -2.0, torch.nan], [-3.0, -6.0, torch.nan]]])
+    assert nulls.common_decay(g).nan_to_num(9).tolist() == [[[-3, -3, 9], [-3, -3, 9]]]

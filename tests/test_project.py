@@ -1,0 +1,160 @@
+"""The repository keeps its own rules: notebooks, dependencies, files."""
+
+import ast
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+NOTEBOOKS = sorted(ROOT.glob("notebooks/[0-9]*.ipynb"))
+PASSED_OVER = {".git", ".venv", "build", "__pycache__", ".ipynb_checkpoints", ".pytest_cache", ".ruff_cache"}
+TEXT = {".py", ".md", ".toml", ".txt", ".yml", ".yaml", ".ipynb", ".json", ".html", ".cfg", ""}
+MB = 1_000_000
+
+
+def project_files() -> Iterator[Path]:
+    for folder, folders, names in os.walk(ROOT):
+        folders[:] = [f for f in folders if f not in PASSED_OVER and not f.endswith(".egg-info")]
+        yield from (Path(folder, name) for name in names if not name.endswith(".tmp"))
+
+
+def notebook_faults(notebook: dict) -> list[str]:
+    """Where a notebook departs from its form: 8–14 cells, a sentence before each code cell, literal parameters."""
+    cells = notebook["cells"]
+    faults = [] if 8 <= len(cells) <= 14 else [f"{len(cells)} cells"]
+    marked = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
+    if len(marked) != 1:
+        faults.append(f"{len(marked)} parameters cells")
+    for before, cell in zip([None, *cells], cells, strict=False):
+        if cell["cell_type"] == "code":
+            if cell["outputs"] or cell["execution_count"]:
+                faults.append("outputs")
+            if before is None or before["cell_type"] != "markdown":
+                faults.append("code without a sentence before it")
+            faults += code_faults("".join(cell["source"]), literal=cell in marked)
+    return faults
+
+
+def code_faults(source: str, *, literal: bool) -> list[str]:
+    body = ast.parse(source).body
+    lines = [line for line in source.splitlines() if line.strip()]
+    faults = [f"{len(lines)} lines of code"] if len(lines) > 12 and not literal else []
+    if any(isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda) for top in body for node in ast.walk(top)):
+        faults.append("a definition")
+    if literal and not all(isinstance(node, ast.Assign | ast.AnnAssign) and is_literal(node.value) for node in body):
+        faults.append("a parameter that is no literal")
+    return faults
+
+
+def is_literal(node: ast.expr) -> bool:
+    try:
+        ast.literal_eval(node)
+    except ValueError:
+        return False
+    return True
+
+
+def code(source: str, **metadata: object) -> dict:
+    return {"cell_type": "code", "metadata": metadata, "outputs": [], "execution_count": None, "source": [source]}
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_notebooks_have_their_form(path):
+    assert notebook_faults(json.loads(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"source": ["def f():\n", "    return 1"]}, "a definition"),
+        ({"source": ["f = lambda: 1"]}, "a definition"),
+        ({"source": ["x = 1\n"] * 13}, "13 lines of code"),
+        ({"outputs": [{}]}, "outputs"),
+        ({"execution_count": 4}, "outputs"),
+        ({"metadata": {"tags": ["parameters"]}}, "2 parameters cells"),
+        ({"cell_type": "raw"}, "code without a sentence before it"),
+        ({"cell_type": "code"}, None),
+    ],
+)
+def test_a_fault_in_a_notebook_is_seen(change, fault):
+    text = {"cell_type": "markdown", "metadata": {}, "source": ["Why."]}
+    parameters = code('model = "data/models/hybrid"\nlengths = [64, -1]', tags=["parameters"])
+    cells = [text, parameters, text, code("x = 1"), text, code("x"), text, code("x")]
+    if fault == "code without a sentence before it":
+        cells[4] = text | change
+    else:
+        cells[3] = cells[3] | change
+    assert notebook_faults({"cells": cells}) == ([fault] if fault else [])
+
+
+def test_parameters_derived_from_parameters_are_seen():
+    assert code_faults("n = 4\nm = 2 * n", literal=True) == ["a parameter that is no literal"]
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/presets/*.yaml")), ids=lambda path: path.stem)
+def test_no_number_of_a_preset_is_read_as_a_string(path):
+    values = yaml.safe_load(path.read_text()).values()
+    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    assert [item for item in flat if isinstance(item, str) and re.fullmatch(r"[-+]?\d+\.?\d*e[-+]?\d+", item)] == []
+
+
+def test_every_dependency_earns_its_line():
+    text = (ROOT / "pyproject.toml").read_text()
+    blocks = re.findall(r"^(?:dependencies|dev) = \[\n(.*?)^\]", text, re.MULTILINE | re.DOTALL)
+    lines = [line for block in blocks for line in block.splitlines()]
+    assert len(blocks) == 2
+    assert len(lines) > 10
+    assert [line for line in lines if not re.fullmatch(r'  "[^"]+",\s+# \S.{4,}', line)] == []
+
+
+def test_pins_are_versions_or_ranges_that_any_machine_can_install():
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    pinned = {line.split("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
+    assert [line for line in lines if not re.fullmatch(r"[\w.-]+(==[\w.]+|>=[\d.]+,<[\d.]+)", line)] == []
+    assert {"transformers", "flash-linear-attention", "numpy", "pandas", "pytest", "ruff"} <= pinned
+    assert not {"torch", "triton"} & pinned
+
+
+def test_conda_installs_the_same_project():
+    packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
+    assert packages == ["--constraint constraints.txt", "--editable .[dev]"]
+
+
+def test_no_registry_host_and_no_place_of_one_machine_is_written():
+    host = (
+        r"://[^/\s]*(pypi|pythonhosted|conda\.anaconda|deb\.debian|npmjs)|--(extra-)?index-url|--find-links|file:"
+        + "//"
+    )
+    place = r"(?<![\w.~])/(root|home|opt|Users)/\w"
+    texts = [path for path in project_files() if path.suffix in TEXT and path != Path(__file__)]
+    found = [
+        f"{path.relative_to(ROOT)}: {match[0]}"
+        for path in texts
+        if (match := re.search(f"{host}|{place}", path.read_text(encoding="utf-8", errors="replace")))
+    ]
+    assert len(texts) > 10
+    assert found == []
+
+
+def test_the_repository_stays_small():
+    sizes = {path.relative_to(ROOT): path.stat().st_size for path in project_files()}
+    assert {str(path): size for path, size in sizes.items() if size > 25 * MB} == {}
+    assert sum(size for path, size in sizes.items() if path.parts[0] == "data") <= 150 * MB
+
+
+def test_the_licence_is_there_in_full():
+    text = (ROOT / "LICENSE").read_text()
+    assert "Apache License" in text
+    assert "END OF TERMS AND CONDITIONS" in text
+
+
+def test_every_committed_table_has_the_side_file_of_its_bytes():
+    for path in sorted(p for s in ("csv", "parquet") for p in (ROOT / "data/tables").glob(f"[0-9]*.{s}")):
+        side = json.loads(path.with_suffix(".json").read_bytes())
+        assert side["table"] == hashlib.sha256(path.read_bytes()).hexdigest(), path.name

@@ -1,0 +1,158 @@
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srdyn import recurrence, spectra
+
+few = settings(max_examples=15, deadline=None)
+seeds = st.integers(0, 2**32 - 1)
+
+
+def orthogonal(generator, rows, columns):
+    return torch.linalg.qr(torch.randn(rows, columns, generator=generator, dtype=torch.float64)).Q
+
+
+def planted(sigma, K, V, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    sigma = torch.as_tensor(sigma, dtype=torch.float64)
+    return orthogonal(generator, K, len(sigma)) @ torch.diag(sigma) @ orthogonal(generator, V, len(sigma)).T
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_planted_spectrum_is_recovered(dtype):
+    sigma = [3.0, 1.0, 0.5, 3.3e-4, 2.7e-4, 1e-5]
+    measured = spectra.singular_values(planted(sigma, 12, 9).to(dtype))
+    assert measured.dtype == torch.float64
+    assert measured.shape == (9,)
+    # A state stored in float32 is off by up to 6e-8 of its largest entry, far below the 1e-5 of the smallest value.
+    torch.testing.assert_close(measured[:6], torch.tensor(sigma, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert spectra.effective_rank(measured) == 4  # 3.3e-4 is above, 2.7e-4 below 1e-4 of 3
+    assert spectra.effective_rank(measured, 1e-5) == 5
+    assert spectra.effective_rank(measured, 0.4) == 1
+
+
+def test_equality_does_not_count():
+    sigma = torch.tensor([2.0, 1.0, 1.0], dtype=torch.float64)
+    assert spectra.effective_rank(sigma, 0.5) == 1
+
+
+def test_norms_against_numpy():
+    states = np.random.default_rng(0).normal(size=(2, 3, 7, 5))
+    sigma = spectra.singular_values(torch.from_numpy(states))
+    singular = np.linalg.svd(states, compute_uv=False)
+    np.testing.assert_allclose(spectra.nuclear_norm(sigma), np.linalg.norm(states, "nuc", axis=(-2, -1)), rtol=1e-12)
+    frobenius, spectral = (np.linalg.norm(states, order, axis=(-2, -1)) for order in ("fro", 2))
+    np.testing.assert_allclose(spectra.stable_rank(sigma), (frobenius / spectral) ** 2, rtol=1e-12)
+    p = singular / singular.sum(-1, keepdims=True)
+    np.testing.assert_allclose(spectra.entropy_rank(sigma), np.exp(-(p * np.log(p)).sum(-1)), rtol=1e-12)
+
+
+def test_zero_state_has_rank_zero_by_every_measure():
+    sigma = spectra.singular_values(torch.zeros(2, 4, 3))
+    for measure in (spectra.effective_rank, spectra.stable_rank, spectra.entropy_rank, spectra.nuclear_norm):
+        assert measure(sigma).tolist() == [0.0, 0.0]
+    assert not spectra.uncertain(sigma).any()
+
+
+def test_flat_spectrum_has_rank_d_by_every_measure():
+    sigma = torch.full((6,), 0.3, dtype=torch.float64)
+    ranks = [measure(sigma).item() for measure in (spectra.effective_rank, spectra.stable_rank, spectra.entropy_rank)]
+    assert ranks == pytest.approx([6, 6, 6])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_lower_precision_is_refused_with_the_reason(dtype):
+    with pytest.raises(ValueError, match="bfloat16 lifts its effective rank from 4 to 41"):
+        spectra.singular_values(torch.ones(3, 3, dtype=dtype))
+
+
+def test_the_reason_given_is_true():
+    state = planted(0.1 ** np.arange(64), 128, 128, seed=1).float()
+    exact, rounded = (spectra.effective_rank(spectra.singular_values(x)) for x in (state, state.bfloat16().float()))
+    assert exact in (4, 5)  # 1e-4 itself is on the threshold
+    assert rounded > 8 * exact
+
+
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_a_bad_number_is_named_by_its_batch_index(value):
+    states = torch.ones(2, 3, 4, 5)
+    states[1, 2, 0, 3] = value
+    for allow_nan in (False, True):
+        with pytest.raises(ValueError, match=r"1 of 6 states.*\(1, 2\) of \(2, 3\)"):
+            spectra.singular_values(states, allow_nan=allow_nan)
+
+
+def test_removed_heads_stay_nan_only_where_allowed():
+    states = torch.ones(2, 3, 4, 5)
+    states[1, 2] = torch.nan
+    with pytest.raises(ValueError, match=r"\(1, 2\)"):
+        spectra.singular_values(states)
+    sigma = spectra.singular_values(states, allow_nan=True)
+    for measure in (spectra.effective_rank, spectra.nuclear_norm, spectra.stable_rank, spectra.entropy_rank):
+        assert measure(sigma).isnan().nonzero().tolist() == [[1, 2]]
+    assert not spectra.uncertain(sigma)[1, 2].any()
+
+
+def test_float32_gram_matrix_reads_a_wrong_rank():
+    generator = torch.Generator().manual_seed(0)
+    state = torch.randn(128, 8, generator=generator) @ torch.randn(8, 128, generator=generator)
+    gram = torch.linalg.eigvalsh(state.T @ state).clamp(min=0).sqrt()
+    assert (gram > 1e-4 * gram.max()).sum() > 16
+    assert spectra.effective_rank(spectra.singular_values(state)) == 8
+
+
+@few
+@given(seed=seeds, scale=st.floats(1e-12, 1e12), rank=st.integers(1, 6))
+def test_ranks_do_not_change_with_scale_or_rotation(seed, scale, rank):
+    generator = torch.Generator().manual_seed(seed)
+    state = planted(0.05 ** np.arange(rank), 9, 6, seed)  # powers of 0.05 keep clear of the thresholds
+    turned = scale * orthogonal(generator, 9, 9) @ state @ orthogonal(generator, 6, 6)
+    sigma, other = spectra.singular_values(state), spectra.singular_values(turned)
+    assert spectra.effective_rank(sigma) == spectra.effective_rank(other) == min(rank, 4)
+    torch.testing.assert_close(spectra.stable_rank(other), spectra.stable_rank(sigma), rtol=1e-9, atol=0)
+    torch.testing.assert_close(spectra.entropy_rank(other), spectra.entropy_rank(sigma), rtol=1e-9, atol=0)
+    torch.testing.assert_close(spectra.nuclear_norm(other), scale * spectra.nuclear_norm(sigma), rtol=1e-9, atol=0)
+
+
+@few
+@given(seed=seeds, K=st.integers(1, 7), V=st.integers(1, 7), beta=st.floats(0.1, 1), g=st.floats(-2, 0))
+def test_rank_is_at_most_the_number_of_tokens_or_the_dimension(seed, K, V, beta, g):
+    generator = torch.Generator().manual_seed(seed)
+    q, k, v = (torch.randn(1, 10, 1, width, generator=generator, dtype=torch.float64) for width in (K, K, V))
+    gates = torch.full((1, 10, 1), g, dtype=torch.float64), torch.full((1, 10, 1), beta, dtype=torch.float64)
+    _, states = recurrence.gated_delta_rule(q, recurrence.l2norm(k), v, *gates, positions=range(1, 11))
+    rank = spectra.effective_rank(spectra.singular_values(states[0, :, 0]), 1e-10)
+    assert (rank <= spectra.rank_bound(range(1, 11), min(K, V))).all()
+
+
+def test_rank_bound_is_the_smaller_of_tokens_and_dimension():
+    assert spectra.rank_bound([1, 5, 64, 65, 2048], 64).tolist() == [1, 5, 64, 64, 64]
+    assert spectra.rank_bound(torch.tensor([3, 9]), 4).tolist() == [3, 4]
+
+
+def test_uncertainty_band_is_one_percent_at_the_defaults():
+    sigma = torch.tensor([2.0, 2.03e-4, 2.01e-4, 2e-4, 1.99e-4, 1.97e-4], dtype=torch.float64)
+    assert spectra.uncertain(sigma).tolist() == [False, False, True, True, True, False]
+    assert spectra.uncertain(sigma, rtol=1e-9).tolist() == [False, False, False, True, False, False]
+
+
+@few
+@given(seed=seeds)
+def test_an_error_within_the_band_changes_no_certain_count(seed):
+    generator = torch.Generator().manual_seed(seed)
+    state = planted(torch.logspace(0, -5, 16), 20, 16, seed)
+    error = torch.randn(20, 16, generator=generator, dtype=torch.float64)
+    error *= 1e-6 / torch.linalg.matrix_norm(error, 2)
+    sigma = spectra.singular_values(state)
+    moved = spectra.effective_rank(spectra.singular_values(state + error)) - spectra.effective_rank(sigma)
+    assert moved.abs() <= spectra.uncertain(sigma).sum()
+
+
+@pytest.mark.parametrize("eps", [0.0, 1.0, -1e-4])
+def test_a_threshold_outside_0_to_1_is_refused(eps):
+    sigma = torch.ones(3, dtype=torch.float64)
+    for measure in (spectra.effective_rank, spectra.uncertain):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            measure(sigma, eps)

@@ -1,0 +1,229 @@
+import copy
+import weakref
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from transformers.models.qwen3_next import modeling_qwen3_next
+
+from srdyn import architectures, models, rebinding, recurrence, spectra, states
+
+ODD = [1, 2, 63, 64, 65, 77, 128, 131, 149, 150]
+
+
+def whole(state):
+    return state.flatten(2)
+
+
+def loop(inputs, positions):
+    """The gated delta rule token by token in float64 numpy: states [B, C, H, K, V] at the positions."""
+    _, k, v, g, beta = (x.double().numpy() for x in inputs)
+    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
+    state, kept = np.zeros((*v.shape[::2], k.shape[-1], v.shape[-1])), []
+    for t in range(v.shape[1]):
+        state = state * np.exp(g[:, t])[..., None, None]
+        error = beta[:, t, :, None] * (v[:, t] - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
+        state = state + np.einsum("bhk,bhv->bhkv", k[:, t], error)
+        if t + 1 in positions:
+            kept.append(state)
+    return np.stack(kept, 1)
+
+
+@pytest.mark.parametrize("route", ["forward", "segments"])
+def test_states_are_those_of_a_float64_loop_over_the_captured_inputs(tiny, tokens, route):
+    traced = states.trace(tiny, tokens, ODD, measure=whole, route=route)
+    for layer in range(tiny.grid.L):
+        expected = torch.from_numpy(loop(states.inputs(tiny, tokens, layer), ODD)).flatten(3)
+        scale = expected.norm(dim=-1)
+        assert scale.min() > 0
+        assert ((traced[layer] - expected).norm(dim=-1) / scale).max() < 1e-5
+
+
+def test_axes_are_named_by_the_grid(tiny_hybrid, tokens):
+    sigma = states.trace(tiny_hybrid, tokens, ODD)
+    L, H, K, V = tiny_hybrid.grid
+    assert (L, H, K, V) == (3, 4, 8, 12)
+    assert sigma.shape == (L, 2, len(ODD), H, min(K, V))
+    assert sigma.dtype == torch.float64
+    rank = spectra.effective_rank(sigma)
+    assert (rank <= torch.tensor(ODD).clamp(max=8)[:, None]).all()
+    assert rank.max() == 8
+
+
+def test_the_two_routes_agree(tiny, tokens):
+    forward, segments = (
+        states.trace(tiny, tokens, ODD, measure=whole, route=route) for route in ("forward", "segments")
+    )
+    # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
+    assert (forward - segments).norm() / forward.norm() < 1e-5
+
+
+@pytest.mark.parametrize("positions", [[64, 128], ODD, list(range(1, 151))])
+def test_the_traced_pass_has_the_logits_of_an_untraced_one_bit_for_bit(tiny, tokens, positions):
+    seen = []
+    untraced = tiny.hf(tokens).logits
+    with states.tapped(tiny, positions, lambda layer, position, state: seen.append((layer, position))):
+        traced = tiny.hf(tokens).logits
+    assert torch.equal(traced, untraced)
+    assert seen == [(layer, position) for layer in range(tiny.grid.L) for position in positions]
+
+
+def test_a_state_does_not_depend_on_the_other_positions(tiny_hybrid, tokens):
+    among_many = states.trace(tiny_hybrid, tokens, ODD, measure=whole)
+    for c, position in enumerate(ODD):
+        assert torch.equal(states.trace(tiny_hybrid, tokens, [position], measure=whole)[:, :, 0], among_many[:, :, c])
+
+
+def test_states_are_dropped_once_measured(tiny_hybrid, tokens):
+    alive, most = weakref.WeakSet(), 0
+
+    def measure(state):
+        nonlocal most
+        alive.add(state)
+        most = max(most, len(alive))
+        return state.new_zeros(*state.shape[:2], 0)
+
+    states.trace(tiny_hybrid, tokens, list(range(1, 151)), measure=measure)
+    assert most <= 2
+
+
+def test_snapshots_are_copies(tiny_pure, tokens):
+    taken = list(states.snapshots(tiny_pure, tokens, [3, 70]))
+    assert [(layer, position) for layer, position, _ in taken] == [
+        (layer, position) for position in (3, 70) for layer in range(3)
+    ]
+    assert not torch.equal(taken[0][2], taken[3][2])
+    assert taken[0][2].shape == (2, 4, 8, 12)
+
+
+def test_gates_are_what_the_recurrence_reads(tiny, tokens):
+    g, beta = states.gates(tiny, tokens)
+    assert g.shape == beta.shape == (tiny.grid.L, *tokens.shape, tiny.grid.H)
+    assert (g <= 0).all()
+    for layer in range(tiny.grid.L):
+        read = states.inputs(tiny, tokens, layer)
+        torch.testing.assert_close(g[layer], read.g, rtol=1e-6, atol=0)
+        torch.testing.assert_close(beta[layer], read.beta, rtol=1e-6, atol=0)
+    assert torch.equal(states.decays(tiny, tokens), g)
+
+
+def test_inputs_feed_the_reference_rule(tiny_pure, tokens):
+    _, expected = recurrence.gated_delta_rule(*states.inputs(tiny_pure, tokens, 1), positions=ODD)
+    traced = states.trace(tiny_pure, tokens, ODD, measure=whole)[1]
+    torch.testing.assert_close(traced, expected.flatten(3).double(), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("positions", [[], [0, 3], [151], [5, 5], [7, 3]])
+def test_positions_must_increase_within_the_context(tiny_hybrid, tokens, positions):
+    for route in ("forward", "segments"):
+        with pytest.raises(ValueError, match="positions must"):
+            states.trace(tiny_hybrid, tokens, positions, route=route)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.full((1, 4), 64), "vocabulary of tiny-hybrid; got 64 … 64"),
+        (torch.full((1, 4), -1), "vocabulary"),
+        (torch.zeros(0, 4, dtype=torch.long), "at least one sequence"),
+        (torch.zeros(1, 0, dtype=torch.long), "at least one token"),
+        (torch.zeros(4, dtype=torch.long), r"integers \[B, T\]"),
+        (torch.zeros(1, 4), "integers"),
+        (torch.zeros(1, 4, dtype=torch.bool), "integers"),
+    ],
+)
+def test_tokens_must_be_a_filled_matrix_within_the_vocabulary(tiny_hybrid, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        states.checked_tokens(tiny_hybrid, wrong)
+
+
+@pytest.mark.parametrize("read", [states.gates, lambda model, tokens: states.trace(model, tokens, [1])])
+def test_every_reader_checks_its_tokens(tiny_hybrid, read):
+    with pytest.raises(ValueError, match="vocabulary"):
+        read(tiny_hybrid, torch.full((1, 4), 64))
+
+
+@pytest.mark.parametrize("route", ["forward", "segments"])
+def test_a_broken_state_is_named(tiny_hybrid, tokens, route):
+    mixer = architectures.sites(tiny_hybrid.hf)[2].mixer
+    mixer.A_log.data[1] = torch.nan
+    with pytest.raises(ValueError, match=r"linear layer 2 \(decoder layer 3\), head 1, position 7"):
+        states.trace(tiny_hybrid, tokens, [7, 9], route=route, measure=whole)
+
+
+@pytest.mark.parametrize("route", ["forward", "segments"])
+def test_a_state_of_lower_precision_is_refused(tiny_pure, tokens, route):
+    mixer = architectures.sites(tiny_pure.hf)[0].mixer
+    exact = rebinding.meaning(mixer, "torch_chunk_gated_delta_rule")
+
+    def rounded(*qkv, **options):
+        output, state = exact(*qkv, **options)
+        return output, state.to(torch.bfloat16)
+
+    rebinding.bind(mixer, {"torch_chunk_gated_delta_rule": rounded})
+    with pytest.raises(ValueError, match="bfloat16"):
+        states.trace(tiny_pure, tokens, [64], route=route, measure=whole)
+
+
+def everything(hf):
+    """What a trace must leave as it was: forwards, hooks, modes, gradient mode."""
+    parts = list(hf.modules())
+    hooks = [(list(part._forward_hooks), list(part._forward_pre_hooks)) for part in parts]
+    own = [vars(part).get("forward") for part in parts]
+    return own, hooks, [part.training for part in parts], torch.is_grad_enabled()
+
+
+@pytest.mark.parametrize("route", ["forward", "segments"])
+def test_everything_is_restored_after_an_exception(tiny_hybrid, tokens, route):
+    class Stop(Exception):
+        pass
+
+    def stop(state):
+        raise Stop
+
+    tiny_hybrid.hf.train()
+    tiny_hybrid.hf.model.norm.eval()
+    before, logits = everything(tiny_hybrid.hf), tiny_hybrid.hf(tokens).logits
+    with pytest.raises(Stop):
+        states.trace(tiny_hybrid, tokens, [7], measure=stop, route=route)
+    assert everything(tiny_hybrid.hf) == before
+    assert torch.equal(tiny_hybrid.hf(tokens).logits, logits)
+
+
+def test_dropout_is_off_while_a_model_in_training_is_traced(tiny_hybrid, tokens):
+    calm = states.trace(tiny_hybrid, tokens, [150])
+    tiny_hybrid.hf.config.attention_dropout = 0.5
+    for layer in tiny_hybrid.hf.model.layers:
+        if hasattr(layer, "self_attn"):
+            layer.self_attn.attention_dropout = 0.5
+    tiny_hybrid.hf.train()
+    assert torch.equal(states.trace(tiny_hybrid, tokens, [150]), calm)
+    assert tiny_hybrid.hf.training
+
+
+def test_autocast_does_not_reach_the_states(tiny_hybrid, tokens):
+    calm = states.trace(tiny_hybrid, tokens, [150])
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(states.trace(tiny_hybrid, tokens, [150]), calm)
+
+
+def test_a_copy_is_traced_with_its_own_weights(tiny_hybrid, tokens):
+    twin = models.from_hf(copy.deepcopy(tiny_hybrid.hf), name="twin")
+    for parameter in twin.hf.parameters():
+        nn.init.normal_(parameter, std=0.2, generator=torch.Generator().manual_seed(5))
+    before = states.trace(tiny_hybrid, tokens, [9])
+    assert not torch.equal(states.trace(twin, tokens, [9]), before)
+    assert torch.equal(states.trace(tiny_hybrid, tokens, [9]), before)
+
+
+def test_a_tapped_model_reads_whole_sequences_only(tiny_hybrid, tokens):
+    cache = tiny_hybrid.hf(tokens, use_cache=True).past_key_values
+    with states.tapped(tiny_hybrid, [1], lambda *_: None), pytest.raises(ValueError, match="whole sequences"):
+        tiny_hybrid.hf(tokens[:, :5], past_key_values=cache)
+
+
+def test_the_modelling_file_is_left_alone_while_a_model_is_tapped(tiny_hybrid, tokens):
+    stock = modeling_qwen3_next.torch_chunk_gated_delta_rule
+    with states.tapped(tiny_hybrid, [1], lambda *_: None):
+        assert modeling_qwen3_next.torch_chunk_gated_delta_rule is stock

@@ -1,0 +1,137 @@
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from srdyn import models, observations, reference, spectra, states, store, summaries, survey
+
+POSITIONS = (1, 7, 16, 32, 64)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A tiny hybrid that knows its seed, saved as training saves one."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
+    hf.config.srdyn_seed, hf.config.srdyn_kind = 0, "hybrid"
+    with torch.no_grad():
+        for parameter in hf.parameters():
+            parameter.mul_(1.5)
+    hf.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def reading():
+    return survey.Reading(("code", "prose"), ("recall4",), ("rare character",), POSITIONS, length=64, n=3)
+
+
+@pytest.fixture(scope="module")
+def heads(place, reading, tmp_path_factory):
+    kept = tmp_path_factory.mktemp("kept")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(survey, "kept_in", lambda: kept)
+        return survey.heads([place], reading)
+
+
+def test_every_source_reads_every_context(heads, reading):
+    assert set(heads["source"]) == {survey.MODEL, *survey.NULLS}
+    assert set(heads["context"]) == set(reading.names())
+    sizes = heads.groupby("source")["sample"].nunique()
+    assert sizes[survey.MODEL] == 3
+    assert (sizes.drop(survey.MODEL) == 2).all()
+
+
+def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
+    model = models.load(place)
+    sigma = states.trace(model, reading.tokens("code", model.tokenizer), POSITIONS)
+    own = heads[(heads["source"] == "model") & (heads["context"] == "code")]
+    cube = observations.cube(own)
+    expected = spectra.effective_rank(sigma).permute(1, 0, 3, 2).numpy()
+    np.testing.assert_array_equal(cube.values[:, 0], expected)
+    decay = states.decays(model, reading.tokens("code", model.tokenizer)).double().mean(2)
+    found = observations.cube(own, "log_decay").values[:, 0, :, :, 0]
+    np.testing.assert_allclose(found, decay.permute(1, 0, 2).numpy(), rtol=1e-6)
+
+
+def test_the_untrained_null_is_the_start_and_not_the_model(place):
+    model = models.load(place)
+    start = survey.untrained(model).hf.state_dict()
+    fresh = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8).state_dict()
+    assert all(torch.equal(start[name], fresh[name]) for name in fresh)
+
+
+def test_permuted_decays_are_the_mechanism_s_heads_in_another_order(heads):
+    by = ["context", "sample", "position", "rank"]
+    mechanism, permuted = (
+        heads[heads["source"] == source].groupby(by).size() for source in ("mechanism", "permuted decays")
+    )
+    pd.testing.assert_series_equal(mechanism, permuted)
+
+
+def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    first = survey.heads([place], reading, sources=["mechanism"])
+    monkeypatch.setattr(states, "trace", None)
+    monkeypatch.setattr(states, "gates", None)
+    pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"]))
+
+
+def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    monkeypatch.setattr(survey, "_is_reference", lambda model: False)
+    found = survey.heads([place], reading, sources=["untrained", "mechanism"])
+    assert set(found["source"]) == {"model", "mechanism"}
+    assert "without its untrained null" in caplog.text
+    with pytest.raises(ValueError, match="untrained"):
+        survey.untrained(models.load(place))
+
+
+def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkeypatch):
+    model = models.load(place)
+    with pytest.raises(ValueError, match="poetry"):
+        reading.tokens("poetry", model.tokenizer)
+    with pytest.raises(ValueError, match="no attack"):
+        survey.attack_blocks("poetry", model.tokenizer)
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    with pytest.raises(ValueError, match="astrology"):
+        survey.heads([place], reading, sources=["astrology"])
+
+
+def test_summaries_have_a_row_for_every_head(heads, place):
+    text = heads[heads["context"].isin(["code", "prose"])]
+    final = summaries.final_ranks(text, 64)
+    assert len(final) == 5 * 3 * 8
+    assert (final["low"] <= final["rank"] + 1e-9).all()
+    assert (final["rank"] <= final["high"] + 1e-9).all()
+    own = text[(text["source"] == "model") & (text["position"] == 64)].groupby(["layer", "head"])["rank"].mean()
+    shown = final[final["source"] == "model"].set_index(["layer", "head"])["rank"]
+    pd.testing.assert_series_equal(own, shown.loc[own.index], check_names=False)
+    paths = summaries.trajectories(text, ["model", "mechanism"])
+    assert len(paths) == 2 * 8 * len(POSITIONS)
+    shares = summaries.shares(text, 64)
+    np.testing.assert_allclose(shares[["low", "middle", "high"]].sum(axis=1), 1, atol=0.51)
+    assert len(shares) == 5 * (1 + len(survey.SWEEP) + 1)
+
+
+def test_attacks_are_bounded_in_the_first_layer(heads, place):
+    table = summaries.under_attack(heads, ["rare character"], ["code", "prose"], 64)
+    table = summaries.first_layer_bound(table, str(place))
+    first = table[table["layer"] == 0]
+    assert (first["rank"] <= first["bound"]).all()
+    assert table[table["layer"] > 0]["bound"].isna().all()
+
+
+def test_consecutive_norms_obey_the_bound(place):
+    steps = summaries.consecutive_cosines(str(place), [2, 9, 33], n=2)
+    assert (steps["cosine"] >= steps["bound"]).all()
+    share = summaries.within_cosine_bound(steps)
+    assert share["estimate"].item() == 1.0
+
+
+def test_groups_of_unequal_size_are_refused(heads):
+    uneven = heads[(heads["source"] == "model")].iloc[1:]
+    with pytest.raises(ValueError, match="rows"):
+        summaries.over_samples(uneven, ["layer", "head", "position"])
