@@ -25,8 +25,12 @@ def publish(run: Path, target: Path) -> None:
     shutil.copy(run / "log.csv", partial / "log.csv")
     shutil.copy(run / "record.json", partial / "record.json")
     store.write_bytes(partial / "spectra.parquet", _spectra(run))
-    shutil.rmtree(target, ignore_errors=True)
+    former = target.with_name(f".{target.name}.former.tmp")
+    shutil.rmtree(former, ignore_errors=True)
+    if target.exists():
+        target.rename(former)
     partial.rename(target)
+    shutil.rmtree(former, ignore_errors=True)
 
 
 def _spectra(run: Path) -> bytes:

@@ -60,12 +60,16 @@ def trajectories(text: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
     return table.merge(settled, on=OF_A_HEAD)
 
 
-def shares(text: pd.DataFrame, at: int) -> pd.DataFrame:
-    """Shares of low, middle and high heads by the threshold ε, and split at the half-life of a 128-dimensional head."""
+def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
+    """Shares of low, middle and high heads by the threshold ε, and split at the half-life of a 128-dimensional head.
+
+    `eps` is the threshold that the column `rank` was taken at.
+    """
     last = text[text["position"] == at]
-    splits = {f"{spectra.EPS:.0e}": "rank"} | {f"{eps:.0e}": f"rank {eps:.0e}" for eps in survey.SWEEP}
+    splits = {f"{eps:.0e}": "rank"} | {f"{e:.0e}": f"rank {e:.0e}" for e in survey.SWEEP}
     rows = [_share_row(table, split, column) for split, column in splits.items() for _, table in _each(last)]
-    slow = last.assign(slow=np.where(-np.log(2) / last["log_decay"] >= HALF_LIFE, last["D"], 0))
+    mean_decay = last.groupby(OF_A_HEAD, sort=False)["log_decay"].transform("mean")
+    slow = last.assign(slow=np.where(-np.log(2) / mean_decay >= HALF_LIFE, last["D"], 0))
     rows += [_share_row(table, f"half-life {HALF_LIFE}", "slow") for _, table in _each(slow)]
     return pd.DataFrame(rows)
 
@@ -127,7 +131,7 @@ def under_attack(heads: pd.DataFrame, attacks: list[str], text: list[str], at: i
 
 def first_layer_bound(table: pd.DataFrame, name: str) -> pd.DataFrame:
     """The table of `under_attack` with `bound`: p + 3 in the first layer of the model `name`, NaN elsewhere."""
-    model = models.load(name)
+    model = models.load(survey.found(name))
     width = model.hf.config.linear_conv_kernel_dim
     longest = {
         attack: max(len(block) for block in survey.attack_blocks(attack, model.tokenizer))
@@ -143,7 +147,7 @@ def consecutive_cosines(name: str, tokens_at: list[int], *, n: int = 2) -> pd.Da
     B comes from gates and writes (`bounds.step_bound`), before the step is measured. Rows: model, kind, seed, layer,
     sample, position, cosine, bound.
     """
-    model = models.load(name)
+    model = models.load(survey.found(name))
     generator = torch.Generator().manual_seed(0)
     domain = contexts.domains()[0]
     tokens = contexts.domain(domain, model.tokenizer, n=n, length=max(tokens_at), generator=generator)

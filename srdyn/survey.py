@@ -3,12 +3,14 @@
 import dataclasses
 import functools
 import logging
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+import transformers
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm.auto import tqdm
@@ -53,12 +55,15 @@ class Reading:
             return contexts.domain(name, tokenizer, n=self.n, length=self.length, generator=generator)
         if name in self.tasks:
             text = evals.held_out_text(tokenizer, "trace")
-            rng = np.random.default_rng([self.seed, self.names().index(name)])
+            rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
             write = functools.partial(evals.task_rows, name, tokenizer=tokenizer, text=text, n=1, length=self.length)
             return torch.stack([write(rng=rng)[0][0] for _ in range(self.n)])
         if name in self.attacks:
             repeat = functools.partial(contexts.repeated, tokenizer=tokenizer, length=self.length)
-            return torch.cat([repeat(block.tolist()) for block in attack_blocks(name, tokenizer)[: self.n]])
+            blocks = attack_blocks(name, tokenizer)
+            if self.n > len(blocks):
+                raise ValueError(f"{name} has {len(blocks)} variants, fewer than n = {self.n}; ask for fewer samples")
+            return torch.cat([repeat(block.tolist()) for block in blocks[: self.n]])
         raise ValueError(f"{name!r} is not in this reading, which has {', '.join(self.names())}")
 
 
@@ -80,14 +85,16 @@ def heads(
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
-    model's own decays and write strengths (`mechanism`); the same with heads exchanged at random, anew in every context
-    (`permuted decays`); the same with one decay for all heads (`common decay`). Nulls are made for models of seed 0
-    alone, `null_n` samples each; a model that is no reference model has no `untrained` null, which is logged. Finished
-    contexts are kept in build/survey, so that a second call only reads them.
+    model's own decays and write strengths (`mechanism`); the same with heads exchanged at random over the model, alike
+    in every context (`permuted decays`); the same with one decay for all heads, the mean over the context
+    (`common decay`). Nulls are made for models of seed 0 alone, `null_n` samples each; a model that is no reference
+    model has no `untrained` null, which is logged. Finished contexts are kept in build/survey, so that a second call
+    only reads them.
     Columns: those of `strata.head_table`, kind, source, log_decay (mean g over the context), `rank 1e-02` ….
     """
     tables = []
     for name in tqdm(names, desc="models"):
+        name = found(name)
         model = models.load(name)
         finished = _Finished(model, name, reading, null_n)
         for context in tqdm(reading.names(), desc=model.name, leave=False):
@@ -113,8 +120,10 @@ class _Finished:
 
     def __init__(self, model: models.Model, name: str | Path, reading: Reading, null_n: int) -> None:
         self.model, self.reading, self.null_n = model, reading, null_n
-        made_by = dataclasses.asdict(reading) | {"weights": store.content_hash(name), "null_n": null_n}
+        made_by = dataclasses.asdict(reading) | {"weights": _identity(model, name), "null_n": null_n}
         made_by["code"] = store.content_hash(Path(__file__).parent)
+        made_by["contexts"] = store.content_hash(store.data_dir() / "contexts")
+        made_by |= {"torch": torch.__version__, "transformers": transformers.__version__}
         self.kept = store.RunStore(kept_in(), made_by=made_by)
         self._gates = functools.lru_cache(maxsize=1)(self._measure_gates)
 
@@ -166,7 +175,7 @@ class _Finished:
         """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
         table = self.table("mechanism", context)
         grid = self.model.grid
-        order = torch.randperm(grid.L * grid.H, generator=self._generator(context)).numpy()
+        order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
         layers = np.array([layer.index for layer in self.model.layers])
         place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
         return table.assign(layer=layers[place // grid.H], head=place % grid.H)
@@ -177,7 +186,7 @@ class _Finished:
         return nulls.decay_only(g, K, V, self.reading.positions, beta=beta, generator=generator)
 
     def _generator(self, context: str) -> torch.Generator:
-        return torch.Generator().manual_seed(1000 * self.reading.seed + self.reading.names().index(context))
+        return torch.Generator().manual_seed((self.reading.seed + zlib.crc32(context.encode())) % 2**32)
 
     def _tidy(self, sigma: Tensor, context: str, g: Float[Tensor, "L B T H"]) -> pd.DataFrame:
         layers = [layer.index for layer in self.model.layers]
@@ -196,6 +205,17 @@ class _Finished:
         L, B, C, H, _ = sigma.shape
         table["log_decay"] = g.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()
         return table
+
+
+def found(name: str | Path) -> str | Path:
+    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own."""
+    inside = store.root() / name
+    return inside if not Path(name).exists() and inside.is_dir() else name
+
+
+def _identity(model: models.Model, name: str | Path) -> str:
+    """What tells these weights from others: the folder's content, or the hub's commit."""
+    return store.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
 
 
 def kept_in() -> Path:
