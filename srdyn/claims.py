@@ -38,7 +38,8 @@ def record(claim_id: str, measured: pd.DataFrame, *, null: pd.DataFrame | None =
     """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
 
     `measured` has one row for every measure of the claim and model, with columns measure, model, kind, seed, estimate,
-    low, high, n; optionally over (what was resampled) and why (a NaN is undefined). `null` has also source, one row
+    low, high, n; optionally over (what was resampled) and why (it is undefined, in whole or in part, or what else a
+    reader must know). `null` has also source, one row
     for every measure, source and model that has this source. The rows go into the table `<run>_claims`, in place of
     the claim's former rows, beside those of the notebook's other claims. Columns added: unit, rule, paper, grade,
     outcome (pass, fail, undecided, undefined). Raises ValueError for a claim of another notebook, measures that are
@@ -211,8 +212,8 @@ def _verdict(kind: str, rows: pd.DataFrame) -> dict[str, str]:
     verdict = VERDICTS[state]
     if outcomes.shape[1] == 1 and state != "undefined":
         verdict = f"{'control (one seed)' if kind in CONTROLS else 'one seed'}: {state}"
-    if nulls and state == "passes":
-        verdict += f" (null passes too: {nulls})"
+    if nulls:
+        verdict += f" (null passes{' too' if state == 'passes' else ''}: {nulls})"
     reasons = ours.loc[(ours["measure"] == measure) & (ours["why"] != ""), "why"].unique()
     why = ": ".join([_why(state, measure, set(outcomes.loc[measure])), *reasons]) if state != "passes" else ""
     return {"verdict": verdict, "why": why, "measure": measure, "nulls": nulls}
@@ -240,7 +241,7 @@ def _entries(claim: statements.Claim, table: pd.DataFrame | None) -> Iterator[di
     blank = dict.fromkeys(("kind", "leading", "ours", "nulls", "over"), "")
     found = None if table is None else table[table["claim"] == claim.id]
     if not claim.measures:
-        yield line | blank | {"verdict": VERDICTS["undefined"], "why": "no measure is defined"}
+        yield line | blank | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
     elif found is None or found.empty:
         why = f"{claim.notebook} {'has not run' if found is None else 'ran without it'}"
         yield line | blank | {"verdict": "not measured yet", "why": why}
@@ -263,8 +264,10 @@ def _texts(claim: statements.Claim, rows: pd.DataFrame, deciding: str) -> dict[s
         nulls += [f"{measure.name}: {', '.join(values)}"] if values else []
         if measure.name == deciding:
             leading = f"{measure.name} {_values(measure, mine['estimate'])} ({measure.rule})"
-    drawn = rows.assign(null=rows["source"] != MODEL)[["null", "over", "n"]].drop_duplicates().to_numpy()
-    over = [f"{'nulls: ' if null else ''}{f'{what}, ' if what else ''}n = {n:g}" for null, what, n in drawn]
+    drawn = [f"{f'{row.over}, ' if row.over else ''}n = {row.n:g}" for row in rows.itertuples()]
+    own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == MODEL))
+    over = own + [f"nulls: {text}" for text in dict.fromkeys(drawn) if text not in own]
+    over += [f"{measure.name}: {measure.taken}" for measure in claim.measures if measure.taken]
     return {"leading": leading, "ours": "\n".join(ours), "nulls": "\n".join(nulls), "over": "\n".join(over)}
 
 
@@ -274,7 +277,8 @@ def _values(measure: statements.Measure, estimates: pd.Series) -> str:
 
 def _interval(measure: statements.Measure, row: tuple) -> str:
     low, high = (_number(measure, end) for end in (row.low, row.high))
-    return f"{_number(measure, row.estimate)} [{low}, {high}] {MARKS[row.outcome]}"
+    remark = f" ({row.why})" if row.why else ""
+    return f"{_number(measure, row.estimate)} [{low}, {high}] {MARKS[row.outcome]}{remark}"
 
 
 def _number(measure: statements.Measure, value: float) -> str:

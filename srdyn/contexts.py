@@ -8,6 +8,7 @@ import json
 import lzma
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Int
@@ -20,6 +21,13 @@ PARTS = ("trace", "calibration", "evaluation")
 ATTACKS = {"rare character": "ß", "common number": "1"}
 """What the two repetition attacks repeat (claim C7); the paper names neither character nor number."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.xz")
+
+
+class Windows(NamedTuple):
+    """Windows of held-out text; `document[i]` numbers the document, within its part, that window i lies in."""
+
+    tokens: Int[Tensor, "N T"]
+    document: Int[Tensor, " N"]
 
 
 def domains() -> list[str]:
@@ -45,13 +53,27 @@ def domain(
     `FileNotFoundError` for a missing file.
     """
     _require_positive(n=n, length=length)
-    windows = _windows(_part(_held_out(name), part), tokenizer, length)
-    if n > len(windows):
-        raise ValueError(
-            f"{name}: {n} windows of {length} tokens asked for, but the part {part!r} has {len(windows)} of them; "
-            "ask for fewer, for shorter ones, or give a file with more documents"
-        )
-    return windows[torch.randperm(len(windows), generator=generator, device=generator.device)[:n].cpu()]
+    return _shuffled(name, tokenizer, n=n, length=length, generator=generator, part=part).tokens[:n]
+
+
+def spread(
+    name: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n: int,
+    length: int,
+    generator: torch.Generator,
+    part: str = "trace",
+) -> Windows:
+    """As `domain`, but the documents take turns: none gives another window before all that have one left gave theirs.
+
+    Which document a window comes from says what to resample. Raises as `domain` does.
+    """
+    _require_positive(n=n, length=length)
+    found = _shuffled(name, tokenizer, n=n, length=length, generator=generator, part=part)
+    turn = [int((found.document[:i] == document).sum()) for i, document in enumerate(found.document)]
+    chosen = torch.tensor(turn).argsort(stable=True)[:n]
+    return Windows(*(x[chosen] for x in found))
 
 
 def calibration(
@@ -159,11 +181,28 @@ def _part(documents: list[str], part: str) -> list[str]:
     return dealt[part]
 
 
-def _windows(documents: list[str], tokenizer: PreTrainedTokenizerBase, length: int) -> Int[Tensor, "N T"]:
-    """All windows of the documents, end to end from each one's first token."""
-    encoded = (_encode(document, tokenizer) for document in documents)
-    tiles = [tokens.unfold(0, length, length) for tokens in encoded if len(tokens) >= length]
-    return torch.cat([torch.empty(0, length, dtype=torch.long), *tiles])
+def _shuffled(
+    name: str | Path,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    n: int,
+    length: int,
+    generator: torch.Generator,
+    part: str,
+) -> Windows:
+    """All windows of one part, end to end from each document's first token, in the order drawn; at least n."""
+    encoded = [_encode(document, tokenizer) for document in _part(_held_out(name), part)]
+    tiles = [
+        tokens.unfold(0, length, length) if len(tokens) >= length else tokens.new_empty(0, length) for tokens in encoded
+    ]
+    document = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(tile) for tile in tiles]))
+    if n > len(document):
+        raise ValueError(
+            f"{name}: {n} windows of {length} tokens asked for, but the part {part!r} has {len(document)} of them; "
+            "ask for fewer, for shorter ones, or give a file with more documents"
+        )
+    order = torch.randperm(len(document), generator=generator, device=generator.device).cpu()
+    return Windows(torch.cat(tiles)[order], document[order])
 
 
 def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " T"]:

@@ -22,6 +22,7 @@ from srdyn import contexts, intervals, models, tasks
 QUERIES = 8  # of an episode of recall
 LONGEST_GAP = 64  # tokens of text inside an episode of recall
 CHAIN_STEPS = (4, 8)
+DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES_AT`, as shares of the text
 TEXT_BETWEEN = (8, 32)  # tokens of text before each piece of arithmetic
 
 
@@ -80,12 +81,20 @@ def task_rows(
 def outcomes(
     model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"], *, batch: int = 8
 ) -> pd.DataFrame:
-    """One line for every item: row, item, right. An item is right when all its answer tokens are the first choice."""
-    hit = torch.cat([logits.argmax(-1) == after for logits, after in _predictions(model, tokens, batch=batch)])
+    """One line for every item: row, item, right, bits, tokens.
+
+    An item is right when all its answer tokens are the first choice; its bits are what the model needs for them.
+    """
     asked = items[:, 1:] > 0
+    right, bits = [], []
+    for (logits, after), chosen in zip(_predictions(model, tokens, batch=batch), asked.split(batch), strict=True):
+        chosen = chosen.to(after.device)
+        right.append((logits[chosen].argmax(-1) == after[chosen]).cpu())
+        bits.append(F.cross_entropy(logits[chosen].float(), after[chosen], reduction="none").double().cpu() / np.log(2))
     row = torch.arange(len(items))[:, None].expand_as(asked)
-    answers = pd.DataFrame({"row": row[asked], "item": items[:, 1:][asked], "right": hit.cpu()[asked]})
-    return answers.groupby(["row", "item"], as_index=False)["right"].all()
+    answers = {"row": row[asked], "item": items[:, 1:][asked], "right": torch.cat(right), "bits": torch.cat(bits)}
+    by_item = pd.DataFrame(answers).groupby(["row", "item"], as_index=False)
+    return by_item.agg(right=("right", "all"), bits=("bits", "sum"), tokens=("bits", "size"))
 
 
 def accuracy(frame: pd.DataFrame) -> intervals.Interval:
@@ -190,6 +199,19 @@ def _needles(writer: tasks.Writer, passage: tasks.Passage, length: int, *, needl
     writer.needles(passage, needles, length=length, item=1)
 
 
+def _needle_at(writer: tasks.Writer, passage: tasks.Passage, length: int, *, depth: float) -> None:
+    """One fact after the share `depth` of the text, asked at the end: one item a row."""
+    free = length - len(passage) - 2 * writer.sentence_length()
+    if free < 0:
+        raise ValueError(f"a needle does not fit into {length} tokens that already hold {len(passage)}")
+    [(name, value)] = writer.facts(1)
+    before = round(depth * free)
+    writer.snippet(passage, before)
+    writer.sentence(passage, name, value, weight=0.0)
+    writer.snippet(passage, free - before)
+    writer.sentence(passage, name, value, weight=tasks.ANSWER_WEIGHT, item=1)
+
+
 def _recall(writer: tasks.Writer, passage: tasks.Passage, length: int, *, pairs: int) -> None:
     """Episodes until the row is full. Names are asked with replacement, so that elimination helps little; asked again
     in its episode, a name counts as no item, since its value was shown just before.
@@ -217,9 +239,9 @@ def _arithmetic(
         item += 1
 
 
-def _chains(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
-    write = lambda item: writer.chain(passage, int(writer.rng.choice(CHAIN_STEPS)), item=item)  # noqa: E731
-    _arithmetic(writer, passage, length, size=3 + 4 * max(CHAIN_STEPS), write=write)
+def _chains(writer: tasks.Writer, passage: tasks.Passage, length: int, *, steps: tuple[int, ...]) -> None:
+    write = lambda item: writer.chain(passage, int(writer.rng.choice(steps)), item=item)  # noqa: E731
+    _arithmetic(writer, passage, length, size=3 + 4 * max(steps), write=write)
 
 
 def _sums(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
@@ -228,12 +250,16 @@ def _sums(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
     _arithmetic(writer, passage, length, size=len("\n99+99:9+9=18:9+9+1=19=198\n"), write=write)
 
 
+NEEDLES_AT: dict[str, float] = {f"needle at {100 * depth:.0f} %": depth for depth in DEPTHS}
+"""The tasks that ask for one needle, and its depth: with the length of a row, the grid of needle retrieval."""
 TASKS: dict[str, Callable[[tasks.Writer, tasks.Passage, int], None]] = {
     "needle": partial(_needles, needles=2),
     "needle4": partial(_needles, needles=4),
     "recall4": partial(_recall, pairs=4),
     "recall8": partial(_recall, pairs=8),
     "recall16": partial(_recall, pairs=16),
-    "chain": _chains,
+    "chain": partial(_chains, steps=CHAIN_STEPS),
+    **{f"chain{steps}": partial(_chains, steps=(steps,)) for steps in CHAIN_STEPS},
     "sum": _sums,
+    **{name: partial(_needle_at, depth=depth) for name, depth in NEEDLES_AT.items()},
 }

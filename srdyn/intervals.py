@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from jaxtyping import Float, Shaped
+from jaxtyping import Float64, Int, Shaped
 from scipy import stats
 
 
@@ -45,34 +45,44 @@ def bootstrap(
         raise ValueError(f"resampling needs at least two contexts, got {contexts}")
     draws = torch.randint(contexts, (n, contexts), generator=generator, device=generator.device).cpu().numpy()
     resampled = np.array([statistic(values_by_context[draw]) for draw in draws], dtype=np.float64)
+    return of_resamples(float(statistic(values_by_context)), resampled, level=level, centred=centred)
+
+
+def of_resamples(
+    estimate: float,
+    resampled: Float64[np.ndarray, " n"],
+    *,
+    level: float = 0.95,
+    centred: bool = False,
+    limits: tuple[float, float] = (-np.inf, np.inf),
+) -> Interval:
+    """Percentile interval of an estimate from its resamples, as `bootstrap` forms it; its ends stay within `limits`."""
+    _require_level(level)
     defined = resampled[~np.isnan(resampled)]
     tails = [(1 - level) / 2, (1 + level) / 2]
-    estimate = float(statistic(values_by_context))
-    low, middle, high = np.quantile(defined, [tails[0], 0.5, tails[1]]) if len(defined) >= n / 2 else [np.nan] * 3
+    low, middle, high = (
+        np.quantile(defined, [tails[0], 0.5, tails[1]]) if 2 * len(defined) >= len(resampled) else [np.nan] * 3
+    )
     shift = estimate - middle if centred else 0.0
-    return Interval(estimate, float(low + shift), float(high + shift))
+    return Interval(estimate, *np.clip([low + shift, high + shift], *limits).tolist())
 
 
-def bootstrap_pairs(
-    matrix: Float[np.ndarray, "contexts contexts"],
-    *,
-    generator: torch.Generator,
-    n: int = 1000,
-    level: float = 0.95,
-) -> Interval:
-    """Percentile interval of the mean agreement between two different contexts, contexts resampled.
+def times_drawn(
+    cluster: Shaped[np.ndarray, "samples groups"], *, generator: torch.Generator, n: int = 1000
+) -> Float64[np.ndarray, "n groups samples"]:
+    """How often each sample comes, in n draws of each group's clusters with replacement.
 
-    A context drawn twice is not paired with itself, which would count as perfect agreement; undefined (NaN) pairs are
-    left out. Raises as `bootstrap` does.
+    `cluster` labels what is drawn as a whole: samples that are not independent of each other, such as the windows of
+    one document. Raises ValueError for a group of fewer than two clusters.
     """
-
-    def mean_over_pairs(chosen: np.ndarray) -> float:
-        different = chosen[:, None] != chosen[None, :]
-        agreements = matrix[np.ix_(chosen, chosen)][different]
-        agreements = agreements[~np.isnan(agreements)]
-        return float(agreements.mean()) if len(agreements) else np.nan
-
-    return bootstrap(np.arange(len(matrix)), mean_over_pairs, generator=generator, n=n, level=level)
+    numbers = [np.unique(labels, return_inverse=True)[1] for labels in cluster.T]
+    alone = sum(int(number.max() < 1) for number in numbers)
+    if alone:
+        raise ValueError(
+            f"resampling needs at least two clusters in each group, but {alone} of {len(numbers)} groups have one; "
+            "ask for more samples"
+        )
+    return np.stack([_times(number, generator, n) for number in numbers], 1)
 
 
 def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
@@ -82,6 +92,12 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
         raise ValueError(f"a proportion needs 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
     ends = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
     return Interval(successes / n, float(ends.low), float(ends.high))
+
+
+def _times(number: Int[np.ndarray, " samples"], generator: torch.Generator, n: int) -> Float64[np.ndarray, "n samples"]:
+    clusters = int(number.max()) + 1
+    draws = torch.randint(clusters, (n, clusters), generator=generator, device=generator.device).cpu().numpy()
+    return (draws[..., None] == number).sum(1).astype(np.float64)
 
 
 def _require_level(level: float) -> None:

@@ -34,6 +34,17 @@ def empty(hf: PreTrainedModel) -> DynamicCache:
     return (LinearCache if is_needed(hf) else DynamicCache)(config=_config(hf))
 
 
+def held_bytes(cache: DynamicCache) -> tuple[int, int]:
+    """Bytes of the recurrent states that a cache holds, and of all that it holds."""
+    states, others = [], []
+    for layer in cache.layers:
+        states += getattr(layer, "recurrent_states", {}).values()
+        others += getattr(layer, "conv_states", {}).values()
+        others += [getattr(layer, name, None) for name in ("keys", "values")]
+    own, rest = (sum(x.numel() * x.itemsize for x in held if x is not None) for held in (states, others))
+    return own, own + rest
+
+
 def attach(hf: PreTrainedModel) -> None:
     """Let this one model, called or generating with a cache that it makes itself, use a `LinearCache`."""
     if getattr(hf.generate, "__func__", None) is _generate:

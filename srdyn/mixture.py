@@ -16,13 +16,13 @@ SYMBOLS_IN_USE = ((0.0, 12), (0.8, 12), (1.2, 25), (1.5, SYMBOLS))
 MOST_PAIRS = ((0.0, 4), (1.2, 4), (1.7, 10), (2.1, 16))
 LONGEST_GAP = ((0.0, 8), (1.1, 8), (1.5, 30), (1.9, 72), (2.3, 120))
 # From each token count on, the lengths that batches cycle through.
-LENGTHS = ((0.0, (128,)), (0.4, (256,)), (1.5, (512,)), (2.6, (512, 1024, 512, 2048)))
+LENGTHS = ((0.0, (128,)), (0.4, (256,)), (1.4, (512,)), (4.8, (512, 1024, 512, 2048)))
 # From each token count on, the share of rows of each kind. Every kind is padded with real text, so that half of all
 # tokens are real text at first, and three quarters at the end.
 SHARES = (
     (0.0, {"text": 0.36, "recall": 0.36, "needles": 0.14, "arithmetic": 0.10, "repeat": 0.04}),
-    (1.3, {"text": 0.36, "recall": 0.23, "needles": 0.23, "arithmetic": 0.13, "repeat": 0.05}),
-    (2.8, {"text": 0.46, "recall": 0.18, "needles": 0.18, "arithmetic": 0.12, "repeat": 0.06}),
+    (1.2, {"text": 0.34, "recall": 0.19, "needles": 0.31, "arithmetic": 0.11, "repeat": 0.05}),
+    (4.2, {"text": 0.42, "recall": 0.14, "needles": 0.29, "arithmetic": 0.10, "repeat": 0.05}),
 )
 EASY_ROWS = 0.3  # share of rows that stay below the curriculum's current level
 
@@ -102,7 +102,7 @@ def _recall(writer: Writer, passage: Passage, length: int, now: Level) -> None:
 
 def _needles(writer: Writer, passage: Passage, length: int, now: Level) -> None:
     """Rows where facts are frequent, which teach the task, beside rows where they lie far apart in text."""
-    if writer.rng.random() < (0.6 if now.gap < 60 else 0.35):
+    if writer.rng.random() < (0.6 if now.gap < 60 else 0.25):
         return _dense_needles(writer, passage, length)
     most = max(1, min(8, length // (4 * writer.sentence_length())))
     if length >= 256 and writer.rng.random() < 0.5:

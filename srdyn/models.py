@@ -6,7 +6,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from srdyn import architectures, linear_cache
 
@@ -23,7 +31,10 @@ class HeadGrid(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A linear-attention layer: its place in the decoder, the numbers of the value heads that it holds, K, V."""
+    """A linear-attention layer: its place in the decoder, the value heads that it holds, K, V.
+
+    Heads keep the numbers they had before any pruning; a layer may have lost them all.
+    """
 
     index: int
     heads: tuple[int, ...]
@@ -54,7 +65,7 @@ def load(
     dtype: torch.dtype | None = None,
     offload: None = None,
 ) -> Model:
-    """A checkpoint in safetensors format, from a local folder or by its name from the Hugging Face hub.
+    """A checkpoint in safetensors format, from a local folder or by its name from the Hugging Face hub, pruned or not.
 
     Runs on a CPU whether or not flash-linear-attention is installed. `device="auto"` takes a GPU where there is one.
     `dtype=None` means float32, except for a checkpoint that is not float16 on a GPU, which keeps its own: float16 only
@@ -69,7 +80,7 @@ def load(
     try:
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         precision = _precision(config.dtype, place) if dtype is None else dtype
-        hf, report = AutoModelForCausalLM.from_pretrained(
+        hf, report = _builder(config).from_pretrained(
             source,
             config=config,
             dtype=precision,
@@ -84,6 +95,7 @@ def load(
         ) from error
     if report["missing_keys"]:
         raise ValueError(f"{source} lacks weights of the model it describes: {sorted(report['missing_keys'])}")
+    _own_storage(hf)
     seed = getattr(config, "srdyn_seed", None)
     return from_hf(hf.to(place), _tokenizer(source), name=Path(source).name, seed=seed)
 
@@ -104,7 +116,8 @@ def from_hf(
     if linear_cache.is_needed(hf):
         linear_cache.attach(hf)
     layers = tuple(_layer(site) for site in sites)
-    grid = HeadGrid(len(layers), max(len(layer.heads) for layer in layers), layers[0].K, layers[0].V)
+    unpruned = [site.recipe.unpruned(site.mixer).H for site in sites]
+    grid = HeadGrid(len(layers), max(unpruned), layers[0].K, layers[0].V)
     return Model(hf=hf, tokenizer=tokenizer, grid=grid, layers=layers, name=name, seed=seed)
 
 
@@ -124,7 +137,29 @@ def cache_bytes(model: Model, tokens: int) -> int:
 
 def _layer(site: architectures.Site) -> Layer:
     heads = site.recipe.heads(site.mixer)
-    return Layer(site.index, tuple(range(heads.H)), heads.K, heads.V)
+    return Layer(site.index, site.recipe.kept(site.mixer), heads.K, heads.V)
+
+
+def _builder(config: PreTrainedConfig) -> type:
+    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read."""
+    kept = getattr(config, "srdyn_kept", None)
+    if kept is None:
+        return AutoModelForCausalLM
+    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+
+    def build(hf: PreTrainedModel, *arguments, **options) -> None:
+        stock.__init__(hf, *arguments, **options)
+        architectures.keep_heads(hf, kept)
+        hf.__class__ = stock
+
+    # transformers reads the class's name and its module's source.
+    return type(stock.__name__, (stock,), {"__init__": build, "__module__": stock.__module__})
+
+
+def _own_storage(hf: PreTrainedModel) -> None:
+    """Copy the weights out of the mapped file: they lie at odd addresses there, and the last bits of products vary."""
+    for parameter in hf.parameters():
+        parameter.data = parameter.data.clone()
 
 
 def _source(name_or_path: str | Path) -> str:

@@ -9,10 +9,10 @@ Sequence Length, NeurIPS 2024, https://arxiv.org/abs/2406.06484.
 
 import math
 from collections.abc import Iterator
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64, Int64
+from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
 from srdyn import recurrence, spectra
@@ -65,27 +65,6 @@ def snapshots(
             snapshot = _state_after(state, writes, position - start).reshape(*batch, H, K, V)
             yield snapshot.masked_fill(removed[..., None, None], torch.nan)
         state = _state_after(state, writes, writes.keys.shape[1])
-
-
-def head_order(
-    decays: Float[Tensor, "L B T H"], *, across: Literal["layer", "model"], generator: torch.Generator
-) -> Int64[Tensor, "L H"]:
-    """Which head, numbered over the whole model, each head takes its decays from: shuffled in its layer or over all."""
-    L, H = decays.shape[0], decays.shape[-1]
-    if across == "model":
-        return torch.randperm(L * H, generator=generator).reshape(L, H)
-    return torch.stack([layer * H + torch.randperm(H, generator=generator) for layer in range(L)])
-
-
-def reorder_heads(series: Float[Tensor, "L B T H"], order: Int64[Tensor, "L H"]) -> Float[Tensor, "L B T H"]:
-    """Give every head the series of another; one `order` keeps a head's decays and write strengths together."""
-    heads = series.permute(0, 3, 1, 2).flatten(0, 1)
-    return heads[order.to(series.device)].permute(0, 2, 3, 1)
-
-
-def common_decay(decays: Float[Tensor, "*batch T H"]) -> Float[Tensor, "*batch T H"]:
-    """One log-decay for every head and token, the mean over the model; heads that were pruned away stay NaN."""
-    return torch.where(decays.isnan(), torch.nan, decays.nanmean())
 
 
 def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spectra.EPS) -> Float64[Tensor, "*batch"]:

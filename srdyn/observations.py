@@ -1,7 +1,8 @@
 """One number with its interval for each measure of claims.yaml that head tables decide.
 
-A statistic takes mean values [contexts, layers, heads, positions], the mean being over samples; its interval comes from
-drawing samples again with replacement, the same draw in every context, centred on the estimate.
+A statistic takes mean values [contexts, layers, heads, positions], the mean being over samples. Its interval comes from
+drawing the documents of each context again with replacement, whole, since windows of one document are not independent;
+it is centred on the estimate and stays within the statistic's range.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from scipy import stats
 
 from srdyn import intervals, strata
@@ -22,8 +23,28 @@ LOW, HIGH = 0.25, 0.9
 FEWEST_HEADS = 3
 """Below this many heads an order says nothing."""
 RESAMPLES = 1000
+PAIRS = "pairs of contexts"
+SHARE, CORRELATION, MAGNITUDE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
+"""Ranges of statistics."""
 
 Means = Float[np.ndarray, "contexts L H C"]
+
+
+class Pooled(NamedTuple):
+    """A statistic that many parts make up, `undefined` of which are left out, or make it NaN."""
+
+    value: float
+    undefined: int
+    parts: int
+    named: str
+    limits: tuple[float, float]
+
+    @property
+    def remark(self) -> str:
+        """What a reader must know to take the value for what it is; mostly nothing."""
+        if not self.parts:
+            return f"there are no {self.named}"
+        return f"{self.undefined} of {self.parts} {self.named} undefined" if self.undefined else ""
 
 
 class Cube(NamedTuple):
@@ -34,6 +55,7 @@ class Cube(NamedTuple):
     layers: tuple[int, ...]
     positions: tuple[int, ...]
     D: int
+    documents: Shaped[np.ndarray, "samples contexts"]
 
     def at(self, position: int) -> int:
         """Index of a position along the last axis. Raises ValueError where it was not captured."""
@@ -41,18 +63,11 @@ class Cube(NamedTuple):
             raise ValueError(f"position {position} was not captured; there are {self.positions}")
         return self.positions.index(position)
 
-    def only(self, contexts: Sequence[str]) -> Cube:
-        """The cube with these contexts alone. Raises ValueError for one that it does not hold."""
-        missing = set(contexts) - set(self.contexts)
-        if missing:
-            raise ValueError(f"the table holds no context called {', '.join(sorted(missing))}")
-        chosen = [self.contexts.index(name) for name in contexts]
-        return self._replace(values=self.values[:, chosen], contexts=tuple(contexts))
-
 
 def cube(table: pd.DataFrame, value: str = "rank") -> Cube:
     """The column `value` of the head table of one model and source.
 
+    Without a column `document`, every sample counts as a document of its own.
     Raises ValueError unless every context, sample, layer, head and position occurs exactly once.
     """
     axes = ["sample", "context", "layer", "head", "position"]
@@ -65,39 +80,72 @@ def cube(table: pd.DataFrame, value: str = "rank") -> Cube:
             "select one model and one source"
         )
     values = series.reindex(full).to_numpy(np.float64).reshape([len(level) for level in levels])
-    _, names, layers, _, positions = levels
-    return Cube(values, tuple(names), tuple(map(int, layers)), tuple(map(int, positions)), int(table["D"].iloc[0]))
+    documents = with_documents(table).groupby(["sample", "context"])["document"].first().unstack()
+    samples, names, layers, _, positions = levels
+    return Cube(
+        values,
+        tuple(names),
+        tuple(map(int, layers)),
+        tuple(map(int, positions)),
+        int(table["D"].iloc[0]),
+        documents.loc[samples, names].to_numpy(),
+    )
+
+
+def with_documents(table: pd.DataFrame) -> pd.DataFrame:
+    """The table with a column `document`: where it says nothing of documents, every sample counts as one."""
+    return table if "document" in table else table.assign(document=table["sample"])
 
 
 def measure(
-    heads: pd.DataFrame, name: str, statistic: Callable[..., float], *, value: str = "rank", **options
+    heads: pd.DataFrame, name: str, statistic: Callable[..., Pooled], *, value: str = "rank", **options
 ) -> pd.DataFrame:
-    """`statistic(means, cube, **options)` for every model and source in `heads`, with its interval over samples.
+    """`statistic(means, cube, **options)` for every model and source in `heads`, with its interval over documents.
 
-    Columns: measure, model, kind, seed, source, estimate, low, high, n (samples drawn again), over.
+    Columns: measure, model, kind, seed, source, estimate, low, high, n (samples of each context), over (what was drawn
+    again), why (how much of it is undefined).
     """
     rows = []
     for (model, kind, seed, source), table in heads.groupby(["model", "kind", "seed", "source"], sort=False):
         data = cube(table, value)
-        interval = observe(data, lambda means, data=data: statistic(means, data, **options))
+        found, interval = observe(data, lambda means, data=data: statistic(means, data, **options))
         names = {"measure": name, "model": model, "kind": kind, "seed": seed, "source": source}
-        rows.append({**names, **interval._asdict(), "n": len(data.values), "over": "samples of each context"})
+        remarks = {"n": len(data.values), "over": _drawn(data.documents), "why": found.remark}
+        rows.append({**names, **interval._asdict(), **remarks})
     return pd.DataFrame(rows)
 
 
 def observe(
-    data: Cube, statistic: Callable[[Means], float], *, seed: int = 0, n: int = RESAMPLES
-) -> intervals.Interval:
-    """A statistic of the means over samples, with its bootstrap interval."""
-    generator = torch.Generator().manual_seed(seed)
-    return intervals.bootstrap(
-        data.values, lambda chosen: statistic(chosen.mean(0)), generator=generator, n=n, centred=True
-    )
+    data: Cube, statistic: Callable[[Means], Pooled], *, seed: int = 0, n: int = RESAMPLES
+) -> tuple[Pooled, intervals.Interval]:
+    """A statistic of the means over samples, with its bootstrap interval over the documents of each context."""
+    times = intervals.times_drawn(data.documents, generator=torch.Generator().manual_seed(seed), n=n)
+    flat = np.moveaxis(data.values, 0, 1).reshape(len(data.contexts), len(data.values), -1)
+    resampled = []
+    for drawn in times:
+        # Divided last, since sums of integers are exact: equal ranks have equal means, on the same side of a threshold.
+        means = (drawn[:, None] @ flat)[:, 0] / drawn.sum(1, keepdims=True)
+        resampled.append(statistic(means.reshape(data.values.shape[1:])).value)
+    found = statistic(data.values.mean(0))
+    return found, intervals.of_resamples(found.value, np.array(resampled), centred=True, limits=found.limits)
 
 
-def within_bound(means: Means, cube: Cube) -> float:
-    """Share of states whose rank is at most min(t, D), samples one by one (Thm 3.1)."""
-    return float((cube.values <= np.minimum(cube.positions, cube.D)).mean())
+def _drawn(documents: Shaped[np.ndarray, "samples contexts"]) -> str:
+    counts = [len(np.unique(column)) for column in documents.T]
+    span = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
+    return f"{span} documents of each context"
+
+
+def bounded(heads: pd.DataFrame) -> pd.DataFrame:
+    """The table with `within`: 1 where a state's rank is at most min(t, D), else 0 (Thm 3.1)."""
+    within = heads["rank"] <= heads[["position", "D"]].min(axis=1)
+    return heads.assign(within=within.astype(float).where(heads["rank"].notna()))
+
+
+def share_within(means: Means, cube: Cube, *, before_d: bool = False) -> Pooled:
+    """Share of states within the bound, from the means of `within`; `before_d` takes t < D alone (Thm 3.1)."""
+    chosen = np.asarray(cube.positions) < cube.D if before_d else slice(None)
+    return _pooled(means[..., chosen], np.nanmean, "states", SHARE)
 
 
 def shares(means: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "... 3"]:
@@ -106,69 +154,85 @@ def shares(means: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "... 
     return np.stack([low.mean(-1), (~low & ~high).mean(-1), high.mean(-1)], -1)
 
 
-def smaller_group(means: Means, cube: Cube, *, at: int) -> float:
+def smaller_group(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Share of a layer's heads in the smaller of the low-rank and high-rank groups, median over layers (C1)."""
-    low, _, high = np.moveaxis(shares(means[..., cube.at(at)].mean(0), cube.D), -1, 0)
-    return float(np.median(np.minimum(low, high)))
+    return _pooled(_smaller(means[..., cube.at(at)].mean(0), cube.D), np.median, "layers", SHARE)
 
 
-def stratum_share(means: Means, cube: Cube, *, at: int, stratum: str) -> float:
+def least_group(means: Means, cube: Cube, *, at: int) -> Pooled:
+    """As `smaller_group`, in the context where it is least (C7)."""
+    return _pooled(np.median(_smaller(means[..., cube.at(at)], cube.D), -1), np.min, "contexts", SHARE)
+
+
+def stratum_share(means: Means, cube: Cube, *, at: int, stratum: str) -> Pooled:
     """Share of a layer's heads in one stratum, median over layers."""
-    return float(np.median(shares(means[..., cube.at(at)].mean(0), cube.D)[:, strata.STRATA.index(stratum)]))
+    found = shares(means[..., cube.at(at)].mean(0), cube.D)[:, strata.STRATA.index(stratum)]
+    return _pooled(found, np.median, "layers", SHARE)
 
 
-def follow(means: Means, cube: Cube) -> float:
+def follow(means: Means, cube: Cube) -> Pooled:
     """Share of (high-rank head, position) with a mean rank within 1 of min(t, D); NaN without such heads (C2)."""
     ranks = means.mean(0).reshape(-1, len(cube.positions))
     high = ranks[ranks[:, -1] >= HIGH * cube.D]
-    return float((np.abs(high - np.minimum(cube.positions, cube.D)) <= 1).mean()) if len(high) else np.nan
+    near = np.abs(high - np.minimum(cube.positions, cube.D)) <= 1
+    return _pooled(near.mean(-1), np.mean, "high-rank heads", SHARE)
 
 
-def drift(means: Means, cube: Cube) -> float:
+def drift(means: Means, cube: Cube) -> Pooled:
     """|Change of rank/D per doubling of t| from t = D on, mean over low-rank heads; NaN without such heads (C2)."""
     ranks, positions = means.mean(0).reshape(-1, len(cube.positions)), np.asarray(cube.positions)
     late = positions >= cube.D
     low = ranks[ranks[:, -1] <= LOW * cube.D][:, late] / cube.D
-    if not len(low) or late.sum() < 2:
-        return np.nan
-    return float(np.abs(np.polyfit(np.log2(positions[late]), low.T, 1)[0]).mean())
+    if late.sum() < 2:
+        return _pooled(np.empty(0), np.mean, "two positions from d on", MAGNITUDE)
+    slopes = np.polyfit(np.log2(positions[late]), low.T, 1)[0] if len(low) else np.empty(0)
+    return _pooled(np.abs(slopes), np.mean, "low-rank heads", MAGNITUDE)
 
 
-def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> float:
+def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Pooled:
     """Spearman ρ of a layer's mean ranks at two positions, median over layers where it is defined (C3)."""
     ranks = means.mean(0)
-    return nan_median(spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)]))
+    found = spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)])
+    return _pooled(found, np.nanmedian, "layers", CORRELATION)
 
 
-def cosine_between(means: Means, cube: Cube, *, at: int) -> float:
+def order_from_d(means: Means, cube: Cube) -> Pooled:
+    """`order_in_time` from t = D to t = 16 D, the model's own D (C3)."""
+    return order_in_time(means, cube, first=cube.D, second=16 * cube.D)
+
+
+def cosine_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Cosine of a layer's vectors in two contexts, median over layers, mean over pairs of contexts (C4)."""
     vectors = means[..., cube.at(at)]
     lengths = np.linalg.norm(vectors, axis=-1)
     first, second = _pairs(len(vectors))
     cosines = (vectors[first] * vectors[second]).sum(-1) / (lengths[first] * lengths[second])
-    return float(np.mean(np.median(cosines, axis=1)))
+    return _pooled(np.median(cosines, axis=1), np.nanmean, PAIRS, CORRELATION)
 
 
-def spearman_between(means: Means, cube: Cube, *, at: int) -> float:
+def spearman_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Spearman ρ of the mean ranks of all heads in two contexts, mean over defined pairs of contexts (C5)."""
     vectors = means[..., cube.at(at)].reshape(len(means), -1)
     first, second = _pairs(len(vectors))
-    return nan_mean(spearman(vectors[first], vectors[second]))
+    return _pooled(spearman(vectors[first], vectors[second]), np.nanmean, PAIRS, CORRELATION)
 
 
-def kappa_between(means: Means, cube: Cube, *, at: int) -> float:
+def kappa_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Cohen's κ of the strata of all heads in two contexts, mean over defined pairs of contexts (C5)."""
     vectors = means[..., cube.at(at)].reshape(len(means), -1)
     first, second = _pairs(len(vectors))
-    return nan_mean(kappa(vectors[first], vectors[second], cube.D))
+    return _pooled(kappa(vectors[first], vectors[second], cube.D), np.nanmean, PAIRS, CORRELATION)
 
 
-def spearman_to_text(means: Means, cube: Cube, *, at: int, attacks: Sequence[str], text: Sequence[str]) -> float:
-    """Spearman ρ of the mean ranks of all heads under attack and in text, mean over attacks (C7)."""
+def spearman_to_text(means: Means, cube: Cube, *, at: int, attacks: Sequence[str], text: Sequence[str]) -> Pooled:
+    """Spearman ρ of the mean ranks of all heads under attack and in text, least over attacks (C7).
+
+    NaN where it is undefined under one of them: the claim is about each.
+    """
     vectors = means[..., cube.at(at)].reshape(len(means), -1)
     attacked = vectors[[cube.contexts.index(name) for name in attacks]]
     reading = vectors[[cube.contexts.index(name) for name in text]].mean(0)
-    return nan_mean(spearman(attacked, np.broadcast_to(reading, attacked.shape)))
+    return _pooled(spearman(attacked, np.broadcast_to(reading, attacked.shape)), np.min, "attacks", CORRELATION)
 
 
 def spearman(a: Float[np.ndarray, "rows H"], b: Float[np.ndarray, "rows H"]) -> Float[np.ndarray, " rows"]:
@@ -189,16 +253,18 @@ def kappa(a: Float[np.ndarray, "rows H"], b: Float[np.ndarray, "rows H"], d: int
     return np.divide(observed - expected, 1 - expected, out=np.full(len(a), np.nan), where=expected < 1)
 
 
-def nan_median(values: Float[np.ndarray, " n"]) -> float:
-    """Median of what is defined; NaN where nothing is."""
-    defined = values[~np.isnan(values)]
-    return float(np.median(defined)) if len(defined) else np.nan
+def _pooled(
+    values: Float[np.ndarray, "..."], pool: Callable[..., float], named: str, limits: tuple[float, float]
+) -> Pooled:
+    """The parts `values` made one by `pool`; NaN where there is none."""
+    undefined = int(np.isnan(values).sum())
+    value = np.nan if undefined == values.size else float(pool(values))
+    return Pooled(value, undefined, values.size, named, limits)
 
 
-def nan_mean(values: Float[np.ndarray, " n"]) -> float:
-    """Mean of what is defined; NaN where nothing is."""
-    defined = values[~np.isnan(values)]
-    return float(defined.mean()) if len(defined) else np.nan
+def _smaller(ranks: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "..."]:
+    low, _, high = np.moveaxis(shares(ranks, d), -1, 0)
+    return np.minimum(low, high)
 
 
 def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:

@@ -1,11 +1,12 @@
-"""What makes a reference model train faster on a CPU, module by module, with the same results to rounding."""
+"""What makes a reference model read and train faster on a CPU, module by module, with the same results to rounding."""
 
 import functools
 
+import torch
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
-from srdyn import architectures, fused, products, rebinding
+from srdyn import architectures, fused, lanes, products, rebinding
 
 
 def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
@@ -23,6 +24,14 @@ def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
         products.use_bfloat16(hf)
 
 
+def fit(hf: nn.Module) -> bool:
+    """Whether `use` knows this model: a Qwen3-Next on a CPU, in float32, all widths multiples of sixteen, no expert."""
+    if not isinstance(hf, qwen3_next.Qwen3NextForCausalLM) or hf.device.type != "cpu" or hf.dtype != torch.float32:
+        return False
+    widths = [len(module.weight) for module in hf.modules() if type(module) in _NORMS]
+    return not hf.config.num_experts and all(width % lanes.WIDTH == 0 for width in widths)
+
+
 def _gated_norm(module: nn.Module, hidden_states, gate):
     return fused.gated_norm(hidden_states, gate, module.weight, eps=module.variance_epsilon)
 
@@ -35,6 +44,7 @@ def _feed_forward(module: nn.Module, x):
     return module.down_proj(fused.swiglu(module.gate_proj(x), module.up_proj(x)))
 
 
+_NORMS = (qwen3_next.Qwen3NextRMSNormGated, qwen3_next.Qwen3NextRMSNorm)
 _FORWARDS = {
     qwen3_next.Qwen3NextRMSNormGated: _gated_norm,
     qwen3_next.Qwen3NextRMSNorm: _norm,

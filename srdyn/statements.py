@@ -22,13 +22,17 @@ GRADES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity of a claim, in `unit`, with the rule that it must satisfy: at least or at most `threshold`."""
+    """One quantity of a claim, in `unit`, with the rule that it must satisfy: at least or at most `threshold`.
+
+    `taken` says where it is measured: after how many tokens, in which contexts, and what its interval is over.
+    """
 
     name: str
     quantity: str
     unit: str
     at_least: bool
     threshold: float
+    taken: str = ""
 
     @property
     def rule(self) -> str:
@@ -51,7 +55,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Claim:
-    """One claim of the paper, its value there with grade and place, and the notebook that decides it."""
+    """One claim of the paper, its value there with grade and place, and the notebook that decides it.
+
+    A claim without measures may say in `untested` why it has none.
+    """
 
     id: str
     statement: str
@@ -60,6 +67,7 @@ class Claim:
     place: str
     notebook: str
     measures: tuple[Measure, ...]
+    untested: str = ""
 
     @property
     def paper(self) -> str:
@@ -119,29 +127,35 @@ def rules() -> pd.DataFrame:
 
 
 def _claim(entry: Mapping[str, object]) -> Claim:
-    _require_keys(entry, ("id", "statement", "paper", "notebook", "measures"), "a claim")
+    _require_keys(entry, ("id", "statement", "paper", "notebook", "measures"), "a claim", optional=["untested"])
     where, cited = f"claim {entry['id']}", entry["paper"]
     _require_keys(cited, ("value", "grade", "place"), f"{where}: paper")
     if cited["grade"] not in GRADES:
         raise ValueError(f"{where}: a grade is one of {', '.join(GRADES)}, not {cited['grade']!r}")
     measures = tuple(_measure(measure, where) for measure in entry["measures"])
     _require_unique([measure.name for measure in measures], f"{where}: measures")
-    return Claim(entry["id"], entry["statement"], **cited, notebook=entry["notebook"], measures=measures)
+    untested = entry.get("untested", "")
+    if untested and measures:
+        raise ValueError(f"{where}: untested says why a claim has no measures, but it has {len(measures)}")
+    return Claim(
+        entry["id"], entry["statement"], **cited, notebook=entry["notebook"], measures=measures, untested=untested
+    )
 
 
 def _measure(entry: Mapping[str, object], where: str) -> Measure:
-    _require_keys(entry, ("name", "quantity", "unit", "rule"), f"{where}: a measure")
+    _require_keys(entry, ("name", "quantity", "unit", "rule"), f"{where}: a measure", optional=["taken"])
     rule, where = entry["rule"], f"{where}: {entry['name']}"
     if not isinstance(rule, dict) or len(rule) != 1 or not set(rule) <= {"at_least", "at_most"}:
         raise ValueError(f"{where}: a rule is exactly one of at_least and at_most, not {rule!r}")
     [(bound, threshold)] = rule.items()
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise ValueError(f"{where}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
-    return Measure(entry["name"], entry["quantity"], entry["unit"], bound == "at_least", float(threshold))
+    named = entry["name"], entry["quantity"], entry["unit"]
+    return Measure(*named, bound == "at_least", float(threshold), entry.get("taken", ""))
 
 
-def _require_keys(entry: object, keys: Sequence[str], where: str) -> None:
-    found = sorted(entry, key=str) if isinstance(entry, dict) else entry
+def _require_keys(entry: object, keys: Sequence[str], where: str, *, optional: Sequence[str] = ()) -> None:
+    found = sorted(entry.keys() - set(optional), key=str) if isinstance(entry, dict) else entry
     if found != sorted(keys):
         raise ValueError(f"{where}: claims.yaml wants exactly the keys {', '.join(sorted(keys))}, not {found}")
 

@@ -42,7 +42,7 @@ def trace(
     if route not in ("forward", "segments"):
         raise ValueError(f'route must be "forward" or "segments", got {route!r}')
     readings = _Readings(model, listed, measure)
-    with tqdm(total=model.grid.L * len(listed), desc="states", delay=10, leave=False) as bar:
+    with tqdm(total=len(_holding(model)) * len(listed), desc="states", delay=10, leave=False) as bar:
 
         def visit(layer: int, position: int, state: Tensor) -> None:
             readings.add(layer, position, state)
@@ -54,7 +54,7 @@ def trace(
         else:
             with tapped(model, listed, visit):
                 _read(model, tokens)
-    return readings.values
+    return readings.of(len(tokens))
 
 
 def snapshots(
@@ -62,15 +62,15 @@ def snapshots(
 ) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
     """(layer, position, state) by the segments route: position by position, and for each every linear layer in order.
 
-    `layer` counts along axis L. A state is a copy, with the heads that its layer still holds. Raises as `trace` does.
+    `layer` counts along axis L. A state is a copy, with the heads that its layer still holds; layers that hold none are
+    left out. Raises as `trace` does.
     """
     tokens = checked_tokens(model, tokens)
     cache, start = linear_cache.empty(model.hf), 0
-    sites = architectures.sites(model.hf)
     for position in recurrence.checked_positions(positions, tokens.shape[-1]):
         places = torch.arange(start, position, device=tokens.device)[None]
         _read(model, tokens[:, start:position], past_key_values=cache, use_cache=True, position_ids=places)
-        for layer, site in enumerate(sites):
+        for layer, site in _holding(model):
             state = site.recipe.oriented(cache.get_recurrent_state(site.index, state_idx=0)).clone()
             yield layer, position, _checked_state(model, layer, position, state)
         start = position
@@ -103,7 +103,7 @@ def gates_of(
             kept[layer][..., heads] = gate.cpu()
 
     with contextlib.ExitStack() as hooks:
-        for layer, site in enumerate(architectures.sites(model.hf)):
+        for layer, site in _holding(model):
             hook = functools.partial(keep, layer, site)
             hooks.enter_context(site.mixer.register_forward_pre_hook(hook, with_kwargs=True))
         yield g, beta
@@ -115,7 +115,12 @@ def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "
 
 
 def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> recipe.Inputs:
-    """q, k, v, g, beta that the recurrence of one layer (counted along axis L) reads, for `recurrence`."""
+    """q, k, v, g, beta that the recurrence of one layer (counted along axis L) reads, for `recurrence`.
+
+    Raises ValueError for a layer without heads and as `checked_tokens` does.
+    """
+    if not model.layers[layer].heads:
+        raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
     tokens, site = checked_tokens(model, tokens), architectures.sites(model.hf)[layer]
     function, captured = rebinding.meaning(site.mixer, site.recipe.chunk_tap), []
 
@@ -136,7 +141,7 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: Visit) -
     a position inside a chunk gets its state from a side branch that starts at the chunk.
     """
     with contextlib.ExitStack() as stack:
-        for layer, site in enumerate(architectures.sites(model.hf)):
+        for layer, site in _holding(model):
             name = site.recipe.chunk_tap
             hand_out = _checked_visit(model, layer, site.recipe, visit)
             feed = _Feed(rebinding.meaning(site.mixer, name), positions, site.recipe.chunk, hand_out)
@@ -211,9 +216,24 @@ class _Readings:
     def add(self, layer: int, position: int, state: Tensor) -> None:
         measured = self.measure(state).to("cpu", torch.float64)
         if self.values is None:
-            shape = (self.model.grid.L, len(state), len(self.column), self.model.grid.H, *measured.shape[2:])
-            self.values = torch.full(shape, torch.nan, dtype=torch.float64)
+            self.values = self._unread(measured)
         self.values[layer, :, self.column[position]][:, list(self.model.layers[layer].heads)] = measured
+
+    def of(self, B: int) -> Float64[Tensor, "L B C H *measured"]:
+        """The values of B sequences; a model without any head has none, so that a zero state tells their shape."""
+        if self.values is not None:
+            return self.values
+        return self._unread(self.measure(torch.zeros(B, 1, self.model.grid.K, self.model.grid.V)))
+
+    def _unread(self, measured: Tensor) -> Float64[Tensor, "L B C H *measured"]:
+        shape = (self.model.grid.L, len(measured), len(self.column), self.model.grid.H, *measured.shape[2:])
+        return torch.full(shape, torch.nan, dtype=torch.float64)
+
+
+def _holding(model: models.Model) -> list[tuple[int, architectures.Site]]:
+    """The linear layers that hold heads, with their places along axis L."""
+    sites = enumerate(architectures.sites(model.hf))
+    return [(layer, site) for layer, site in sites if model.layers[layer].heads]
 
 
 def _checked_visit(

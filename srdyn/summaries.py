@@ -1,48 +1,57 @@
 """Tables that the figures draw, made from head tables."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from srdyn import architectures, bounds, contexts, intervals, models, observations, spectra, states, strata, survey
+from srdyn import architectures, bounds, intervals, models, observations, spectra, states, strata, survey
 
 HALF_LIFE = 9.6
 """Tokens: the half-life above which a head of 128 dimensions saturates, ln 2 · 128 / ln(1/ε) at ε = 1e-4."""
 OF_A_MODEL = ["model", "kind", "seed", "source"]
 OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
+Known = tuple[Float64[Tensor, "B T H"], ...]
 
 
 def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank", seed: int = 0) -> pd.DataFrame:
     """Mean of `value` over samples (and over contexts that `by` does not name), with a bootstrap interval of the mean.
 
-    Columns: `by`, then `value`, low, high, n. Every group must hold equally many rows.
+    Drawn again are the documents of each context, as `observations.observe` does. Columns: `by`, then `value`, low,
+    high, n. Every group must hold the same samples of the same documents.
     Raises ValueError where groups differ in size.
     """
+    heads = observations.with_documents(heads)
     ordered = heads.sort_values([*by, "context", "sample"], kind="stable")
     sizes = ordered.groupby(by, sort=True, observed=True).size()
     if sizes.nunique() != 1:
         raise ValueError(f"groups hold between {sizes.min()} and {sizes.max()} rows; select contexts and sources alike")
+    first = ordered.head(int(sizes.iloc[0]))
+    documents = first["document"].to_numpy().reshape(first["context"].nunique(), -1).T
     values = ordered[value].to_numpy(np.float64).reshape(len(sizes), -1)
-    means, low, high = _mean_interval(values, seed)
+    low, high = _mean_interval(values, documents, seed)
     table = sizes.index.to_frame(index=False)
-    return table.assign(**{value: means, "low": low, "high": high, "n": values.shape[1]})
+    return table.assign(**{value: values.mean(1), "low": low, "high": high, "n": values.shape[1]})
 
 
-def _mean_interval(values: Float[np.ndarray, "rows n"], seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    n = values.shape[1]
+def _mean_interval(
+    values: Float[np.ndarray, "rows n"], documents: Shaped[np.ndarray, "samples contexts"], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the intervals of the rows' means, each context weighing alike; a row goes context by context."""
     generator = torch.Generator().manual_seed(seed)
-    draws = torch.randint(n, (observations.RESAMPLES, n), generator=generator).numpy()
-    weights = np.stack([np.bincount(draw, minlength=n) for draw in draws]) / n
+    times = intervals.times_drawn(documents, generator=generator, n=observations.RESAMPLES)
+    weights = (times / times.sum(-1, keepdims=True)).reshape(len(times), -1) / documents.shape[1]
     low, high = np.quantile(values @ weights.T, [0.025, 0.975], axis=1)
-    return values.mean(1), low, high
+    return low, high
 
 
 def final_ranks(text: pd.DataFrame, at: int) -> pd.DataFrame:
     """Every head after `at` tokens: mean rank with its interval, stratum, norm, log-decay, half-life in tokens."""
     last = text[text["position"] == at]
-    table = pd.concat([over_samples(part, OF_A_HEAD) for _, part in last.groupby("source", sort=False)])
+    table = pd.concat([over_samples(part, OF_A_HEAD) for _, part in _each(last)])
     extra = last.groupby(OF_A_HEAD, as_index=False)[["D", "nuclear_norm", "log_decay"]].mean()
     table = table.merge(extra, on=OF_A_HEAD).assign(position=at)
     table["half_life"] = np.log(2) / -table["log_decay"]
@@ -54,7 +63,7 @@ def trajectories(text: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
     layers = text.groupby("model")["layer"].unique().map(lambda found: np.sort(found)[len(found) // 2])
     chosen = text[(text["layer"] == text["model"].map(layers)) & text["source"].isin(sources) & (text["seed"] == 0)]
     by = [*OF_A_HEAD, "position", "D"]
-    table = pd.concat([over_samples(part, by) for _, part in chosen.groupby("source", sort=False)])
+    table = pd.concat([over_samples(part, by) for _, part in _each(chosen)])
     ends = table[table["position"] == table["position"].max()]
     settled = strata.stratify(ends, observations.LOW, observations.HIGH, by=OF_A_HEAD)[[*OF_A_HEAD, "stratum"]]
     return table.merge(settled, on=OF_A_HEAD)
@@ -84,7 +93,7 @@ def _share_row(table: pd.DataFrame, split: str, column: str) -> dict:
     row = dict(zip(OF_A_MODEL, table[OF_A_MODEL].iloc[0], strict=True)) | {"split": split, "n": len(data.values)}
     for stratum in strata.STRATA:
         share = lambda means, s=stratum: observations.stratum_share(means, data, at=at, stratum=s)  # noqa: E731
-        row[stratum], row[f"{stratum}_lo"], row[f"{stratum}_hi"] = observations.observe(data, share)
+        row[stratum], row[f"{stratum}_lo"], row[f"{stratum}_hi"] = observations.observe(data, share)[1]
     return row | strata.bimodality(data.values[..., 0].mean((0, 1)).ravel() / data.D).drop("n").to_dict()
 
 
@@ -107,12 +116,12 @@ def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
 
 def time_order(text: pd.DataFrame) -> pd.DataFrame:
     """Spearman ρ of a layer's mean ranks at t and at the last position, median over layers, for every t."""
-    positions = sorted(text["position"].unique())
+    *earlier, last = (int(t) for t in sorted(text["position"].unique()))
     tables = [
         observations.measure(
-            text, "order in time", observations.order_in_time, first=int(t), second=int(positions[-1])
+            text[text["position"].isin([t, last])], "order in time", observations.order_in_time, first=t, second=last
         ).assign(position=t)
-        for t in positions[:-1]
+        for t in earlier
     ]
     return pd.concat(tables, ignore_index=True).rename(columns={"estimate": "spearman"})
 
@@ -129,46 +138,57 @@ def under_attack(heads: pd.DataFrame, attacks: list[str], text: list[str], at: i
     return attacked.merge(reading.rename(columns={"rank": "text_rank"}), on=["model", "layer", "head"])
 
 
-def first_layer_bound(table: pd.DataFrame, name: str) -> pd.DataFrame:
-    """The table of `under_attack` with `bound`: p + 3 in the first layer of the model `name`, NaN elsewhere."""
-    model = models.load(survey.found(name))
-    width = model.hf.config.linear_conv_kernel_dim
+def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The table of `under_attack` with `bound`: p + 3 in the first layer of each model of `names`, NaN elsewhere."""
+    return pd.concat([_bounded(table, models.load(survey.found(name))) for name in names], ignore_index=True)
+
+
+def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
+    own, width = table[table["model"] == model.name], model.hf.config.linear_conv_kernel_dim
     longest = {
         attack: max(len(block) for block in survey.attack_blocks(attack, model.tokenizer))
-        for attack in table["context"].unique()
+        for attack in own["context"].unique()
     }
-    limit = table["context"].map({a: bounds.periodic_rank_bound(p, conv_width=width) for a, p in longest.items()})
-    return table.assign(bound=np.where(table["layer"] == table["layer"].min(), limit, np.nan))
+    limit = own["context"].map({a: bounds.periodic_rank_bound(p, conv_width=width) for a, p in longest.items()})
+    return own.assign(bound=np.where(own["layer"] == model.layers[0].index, limit, np.nan))
 
 
-def consecutive_cosines(name: str, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
+def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
     """Cosine of a layer's nuclear-norm vectors at t − 1 and t beside the bound of Eq. 13, for each t of `tokens_at`.
 
-    B comes from gates and writes (`bounds.step_bound`), before the step is measured. Rows: model, kind, seed, layer,
-    sample, position, cosine, bound.
+    B comes from gates and writes (`bounds.step_bound`), before the step is measured. The text is that of the reading's
+    domains, the first `n` samples of each. Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
     """
     model = models.load(survey.found(name))
-    generator = torch.Generator().manual_seed(0)
-    domain = contexts.domains()[0]
-    tokens = contexts.domain(domain, model.tokenizer, n=n, length=max(tokens_at), generator=generator)
+    tokens = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.domains]
+    rows = {
+        "context": np.repeat(reading.domains, [len(part) for part in tokens]),
+        "sample": np.concatenate([np.arange(len(part)) for part in tokens]),
+    }
+    tokens = torch.cat(tokens)
     positions = sorted({p for t in tokens_at for p in (t - 1, t)})
     norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
     names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0}
     tables = []
     for place, layer in enumerate(model.layers):
-        inputs = states.inputs(model, tokens, place)
+        known = _known(states.inputs(model, tokens, place))
         for t in tokens_at:
             before, now = (norms[place, :, positions.index(p)] for p in (t - 1, t))
-            columns = {"cosine": _cosine(before, now), "bound": _promised(inputs, t, before), "sample": range(n)}
-            tables.append(pd.DataFrame({**names, "layer": layer.index, "position": t, **columns}))
+            columns = {"cosine": _cosine(before, now), "bound": _promised(known, t, before)}
+            tables.append(pd.DataFrame({**names, **rows, "layer": layer.index, "position": t, **columns}))
     return pd.concat(tables, ignore_index=True)
 
 
-def _promised(inputs: architectures.recipe.Inputs, t: int, before: Float64[Tensor, "B H"]) -> Float64[np.ndarray, " B"]:
-    """The bound of Eq. 13 on the step to token t, from the norms before it and from gates and writes."""
-    g, beta, written = (x[:, :t].double() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
-    radius = bounds.frobenius_bound(g, beta, written)[:, t - 2]
-    step = bounds.step_bound(g[:, t - 1], beta[:, t - 1], written[:, t - 1], before, radius)
+def _known(inputs: architectures.recipe.Inputs) -> Known:
+    """What Eq. 13 may use of a layer: decays, write strengths, lengths of what is written, the bound on the state."""
+    g, beta, written = (x.double() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
+    return g, beta, written, bounds.frobenius_bound(g, beta, written)
+
+
+def _promised(known: Known, t: int, before: Float64[Tensor, "B H"]) -> Float64[np.ndarray, " B"]:
+    """The bound of Eq. 13 on the step to token t, from the norms before it and from what is known."""
+    *writes, radius = known
+    step = bounds.step_bound(*(x[:, t - 1] for x in writes), before, radius[:, t - 2])
     return bounds.cosine_lower_bound(step / before.norm(dim=-1)).numpy()
 
 
@@ -181,11 +201,17 @@ def _nuclear_norm(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H 1"]:
 
 
 def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
-    """Share of (layer, token) whose cosine is at least its bound, per model, with an interval over samples (Eq. 13)."""
+    """Share of (layer, token) whose cosine is at least its bound, per model, with an interval over samples (Eq. 13).
+
+    `why` says in how many steps the bound is above 0, below which no cosine of positive vectors lies, and its slack.
+    """
     rows = []
     for (model, kind, seed), part in table.groupby(["model", "kind", "seed"], sort=False):
-        holds = (part["cosine"] >= part["bound"]).groupby(part["sample"]).mean().to_numpy()
+        holds = (part["cosine"] >= part["bound"]).groupby([part["context"], part["sample"]]).mean().to_numpy()
         share = intervals.bootstrap(holds, np.mean, generator=torch.Generator().manual_seed(0))
+        says = part["bound"] > 0
+        slack = (part["cosine"] - part["bound"])[says].median()
+        why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")
         names = {"measure": "within bound", "model": model, "kind": kind, "seed": seed}
-        rows.append({**names, **share._asdict(), "n": len(holds), "over": "samples"})
+        rows.append({**names, **share._asdict(), "n": len(holds), "over": "samples of all domains", "why": why})
     return pd.DataFrame(rows)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import logging
 import zlib
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 import transformers
-from jaxtyping import Float, Int
+from jaxtyping import Float, Float64, Int
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -21,11 +22,14 @@ from srdyn import contexts, evals, models, nulls, reference, spectra, states, st
 log = logging.getLogger(__name__)
 
 MODEL = "model"
-NULLS = ("untrained", "mechanism", "permuted decays", "common decay")
+COMMON = "common decay"
+NULLS = ("untrained", "mechanism", "permuted decays", COMMON)
 RARE_CHARACTERS = "ßøþ¶§ðœæ¿¤"
 COMMON_NUMBERS = "1234567890"
 SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
 """Thresholds that the rank is also taken at, in the columns `rank 1e-02` …"""
+
+Gates = tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,21 +54,40 @@ class Reading:
 
     def tokens(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "B T"]:
         """The samples of one context. Raises ValueError for a name that is not in this reading."""
+        return self.samples(name, tokenizer).tokens
+
+    def samples(self, name: str, tokenizer: PreTrainedTokenizerBase) -> contexts.Windows:
+        """The samples of one context, those of a domain from as many documents as there are, with their documents.
+
+        Samples of a task or an attack count as documents of their own; so do, and this is logged, the windows of a
+        domain that is a single document. Raises ValueError for a name that is not in this reading.
+        """
         if name in self.domains:
-            generator = torch.Generator().manual_seed(self.seed)
-            return contexts.domain(name, tokenizer, n=self.n, length=self.length, generator=generator)
+            return self._windows(name, tokenizer)
         if name in self.tasks:
             text = evals.held_out_text(tokenizer, "trace")
             rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
             write = functools.partial(evals.task_rows, name, tokenizer=tokenizer, text=text, n=1, length=self.length)
-            return torch.stack([write(rng=rng)[0][0] for _ in range(self.n)])
+            return _apart(torch.stack([write(rng=rng)[0][0] for _ in range(self.n)]))
         if name in self.attacks:
             repeat = functools.partial(contexts.repeated, tokenizer=tokenizer, length=self.length)
             blocks = attack_blocks(name, tokenizer)
             if self.n > len(blocks):
                 raise ValueError(f"{name} has {len(blocks)} variants, fewer than n = {self.n}; ask for fewer samples")
-            return torch.cat([repeat(block.tolist()) for block in blocks[: self.n]])
+            return _apart(torch.cat([repeat(block.tolist()) for block in blocks[: self.n]]))
         raise ValueError(f"{name!r} is not in this reading, which has {', '.join(self.names())}")
+
+    def _windows(self, name: str, tokenizer: PreTrainedTokenizerBase) -> contexts.Windows:
+        generator = torch.Generator().manual_seed(self.seed)
+        found = contexts.spread(name, tokenizer, n=self.n, length=self.length, generator=generator)
+        if found.document.unique().numel() > 1:
+            return found
+        log.warning("%s has one document: intervals speak of windows of it, which are not independent", name)
+        return _apart(found.tokens)
+
+
+def _apart(tokens: Int[Tensor, "B T"]) -> contexts.Windows:
+    return contexts.Windows(tokens, torch.arange(len(tokens)))
 
 
 def attack_blocks(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Tensor, " P"]]:
@@ -79,26 +102,27 @@ def attack_blocks(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Ten
     return [encode(character)[0] for character in variants[name]]
 
 
-def heads(
-    names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS, null_n: int = 2
-) -> pd.DataFrame:
+def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> pd.DataFrame:
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
     model's own decays and write strengths (`mechanism`); the same with heads exchanged at random over the model, alike
-    in every context (`permuted decays`); the same with one decay for all heads, the mean over the context
-    (`common decay`). Nulls are made for models of seed 0 alone, `null_n` samples each; a model that is no reference
-    model has no `untrained` null, which is logged. Finished contexts are kept in build/survey, so that a second call
-    only reads them.
-    Columns: those of `strata.head_table`, kind, source, log_decay (mean g over the context), `rank 1e-02` ….
+    in every context (`permuted decays`); the same with one decay and one write strength for all heads, tokens and
+    contexts, those of the median head (`common decay`). A null has as many samples as its model, since agreement grows
+    with their number. Nulls are made for models of seed 0 alone; a model that is no reference model has no `untrained`
+    null, which is logged. Finished contexts are kept in build/survey, so that a second call only reads them.
+    Columns: those of `strata.head_table`, document, kind, source, log_decay and write_strength (means over the
+    context), `rank 1e-02` ….
     """
     tables = []
     for name in tqdm(names, desc="models"):
         name = found(name)
         model = models.load(name)
-        finished = _Finished(model, name, reading, null_n)
-        for context in tqdm(reading.names(), desc=model.name, leave=False):
-            tables += [finished.table(source, context) for source in _sources(model, sources)]
+        finished = _Finished(model, name, reading)
+        pairs = list(itertools.product(reading.names(), _sources(model, sources)))
+        # The common decay comes last: it needs what the model did in every context.
+        for context, source in tqdm(sorted(pairs, key=lambda pair: pair[1] == COMMON), desc=model.name, leave=False):
+            tables.append(finished.table(source, context))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -118,14 +142,15 @@ def _is_reference(model: models.Model) -> bool:
 class _Finished:
     """The tables of one model, made when asked for the first time."""
 
-    def __init__(self, model: models.Model, name: str | Path, reading: Reading, null_n: int) -> None:
-        self.model, self.reading, self.null_n = model, reading, null_n
-        made_by = dataclasses.asdict(reading) | {"weights": _identity(model, name), "null_n": null_n}
+    def __init__(self, model: models.Model, name: str | Path, reading: Reading) -> None:
+        self.model, self.reading = model, reading
+        made_by = dataclasses.asdict(reading) | {"weights": identity(model, name)}
         made_by["code"] = store.content_hash(Path(__file__).parent)
         made_by["contexts"] = store.content_hash(store.data_dir() / "contexts")
         made_by |= {"torch": torch.__version__, "transformers": transformers.__version__}
         self.kept = store.RunStore(kept_in(), made_by=made_by)
-        self._gates = functools.lru_cache(maxsize=1)(self._measure_gates)
+        self._samples = functools.lru_cache(maxsize=1)(lambda name: reading.samples(name, model.tokenizer))
+        self._last: tuple[str, Gates] | None = None
 
     def table(self, source: str, context: str) -> pd.DataFrame:
         key = f"{source}--{context}"
@@ -139,37 +164,48 @@ class _Finished:
             "untrained": self._untrained,
             "mechanism": self._mechanism,
             "permuted decays": self._permuted,
-            "common decay": self._common,
+            COMMON: self._common,
         }
         if source not in make:
             raise ValueError(f"no source is called {source!r}; there are {', '.join(make)}")
         return make[source](context).assign(source=source, kind=kind(self.model))
 
-    def _tokens(self, context: str) -> Int[Tensor, "B T"]:
-        return self.reading.tokens(context, self.model.tokenizer)
-
-    def _measure_gates(self, context: str) -> tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]:
-        return states.gates(self.model, self._tokens(context)[: self.null_n])
-
     def _model(self, context: str) -> pd.DataFrame:
-        return self._read(self.model, context, self._tokens(context))
+        sigma, gates = self._read(self.model, context)
+        self._last = context, gates
+        return self._tidy(sigma, context, gates)
 
     def _untrained(self, context: str) -> pd.DataFrame:
-        return self._read(untrained(self.model), context, self._tokens(context)[: self.null_n])
+        sigma, gates = self._read(untrained(self.model), context)
+        return self._tidy(sigma, context, gates)
 
-    def _read(self, model: models.Model, context: str, tokens: Int[Tensor, "B T"]) -> pd.DataFrame:
-        with states.gates_of(model, *tokens.shape) as (g, _):
-            sigma = states.trace(model, tokens, self.reading.positions)
-        return self._tidy(sigma, context, g)
+    def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
+        tokens = self._samples(context).tokens
+        with states.gates_of(model, *tokens.shape) as gates:
+            return states.trace(model, tokens, self.reading.positions), gates
+
+    def _gates(self, context: str) -> Gates:
+        """The model's gates: those of the context that it read last are at hand."""
+        if self._last and self._last[0] == context:
+            return self._last[1]
+        return states.gates(self.model, self._samples(context).tokens)
 
     def _mechanism(self, context: str) -> pd.DataFrame:
-        g, beta = self._gates(context)
-        return self._tidy(self._null(g, beta, context), context, g)
+        return self._null(self._gates(context), context)
 
     def _common(self, context: str) -> pd.DataFrame:
-        g, beta = self._gates(context)
-        g = nulls.common_decay(g)
-        return self._tidy(self._null(g, beta, context), context, g)
+        shape = self.model.grid.L, len(self._samples(context).tokens), self.reading.length, self.model.grid.H
+        g, beta = (x[:, None, None].expand(shape) for x in self._median_gates)
+        return self._null((g, beta), context)
+
+    @functools.cached_property
+    def _median_gates(self) -> tuple[Float64[Tensor, "L H"], Float64[Tensor, "L H"]]:
+        """Log-decay and write strength of the median head over the reading; heads that were pruned away stay NaN."""
+        own = pd.concat([self.table(MODEL, context) for context in self.reading.names()])
+        means = own.groupby(["layer", "head"])[["log_decay", "write_strength"]].mean()
+        common = means.where(means.isna(), means.median(), axis=1).to_numpy()
+        g, beta = torch.tensor(common).T.reshape(2, self.model.grid.L, self.model.grid.H)
+        return g, beta
 
     def _permuted(self, context: str) -> pd.DataFrame:
         """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
@@ -180,15 +216,16 @@ class _Finished:
         place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
         return table.assign(layer=layers[place // grid.H], head=place % grid.H)
 
-    def _null(self, g: Float[Tensor, "L B T H"], beta: Float[Tensor, "L B T H"], context: str) -> Tensor:
-        K, V = self.model.grid.K, self.model.grid.V
+    def _null(self, gates: Gates, context: str) -> pd.DataFrame:
+        (g, beta), (K, V) = gates, (self.model.grid.K, self.model.grid.V)
         generator = self._generator(context)
-        return nulls.decay_only(g, K, V, self.reading.positions, beta=beta, generator=generator)
+        sigma = nulls.decay_only(g, K, V, self.reading.positions, beta=beta, generator=generator)
+        return self._tidy(sigma, context, gates)
 
     def _generator(self, context: str) -> torch.Generator:
         return torch.Generator().manual_seed((self.reading.seed + zlib.crc32(context.encode())) % 2**32)
 
-    def _tidy(self, sigma: Tensor, context: str, g: Float[Tensor, "L B T H"]) -> pd.DataFrame:
+    def _tidy(self, sigma: Float64[Tensor, "L B C H D"], context: str, gates: Gates) -> pd.DataFrame:
         layers = [layer.index for layer in self.model.layers]
         reading = self.reading
         table = strata.head_table(
@@ -203,8 +240,9 @@ class _Finished:
         for eps in SWEEP:
             table[f"rank {eps:.0e}"] = spectra.effective_rank(sigma, eps).numpy().ravel()
         L, B, C, H, _ = sigma.shape
-        table["log_decay"] = g.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()
-        return table
+        for name, gate in zip(("log_decay", "write_strength"), gates, strict=True):
+            table[name] = gate.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()
+        return table.assign(document=self._samples(context).document.numpy()[table["sample"]])
 
 
 def found(name: str | Path) -> str | Path:
@@ -213,7 +251,7 @@ def found(name: str | Path) -> str | Path:
     return inside if not Path(name).exists() and inside.is_dir() else name
 
 
-def _identity(model: models.Model, name: str | Path) -> str:
+def identity(model: models.Model, name: str | Path) -> str:
     """What tells these weights from others: the folder's content, or the hub's commit."""
     return store.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
 

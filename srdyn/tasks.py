@@ -79,13 +79,20 @@ class Passage:
 
 
 class Text:
-    """Real text by domain, as one token array each, from which snippets are cut."""
+    """Real text by domain, as one token array each, from which snippets are cut.
 
-    def __init__(self, ids: dict[str, np.ndarray]) -> None:
+    `weights` says how often a domain is drawn, against 1 for a domain that it does not name.
+    """
+
+    def __init__(self, ids: dict[str, np.ndarray], *, weights: dict[str, float] | None = None) -> None:
         if not ids:
             raise ValueError("a Text needs at least one domain")
+        if unknown := sorted(set(weights or {}) - set(ids)):
+            raise ValueError(f"weights name domains {unknown} that the text lacks; it has {sorted(ids)}")
         self.ids = ids
         self.domains = sorted(ids)
+        drawn = np.array([(weights or {}).get(name, 1.0) for name in self.domains])
+        self.chances = drawn / drawn.sum()
 
     def snippet(self, n: int, *, rng: np.random.Generator, domain: str | None = None) -> np.ndarray:
         """`n` consecutive tokens from a random place of `domain`, or of a random domain.
@@ -93,7 +100,7 @@ class Text:
         Raises:
             ValueError: the domain holds fewer than `n` tokens.
         """
-        source = self.ids[domain or self.domains[rng.integers(len(self.domains))]]
+        source = self.ids[domain or self.domains[rng.choice(len(self.domains), p=self.chances)]]
         if n > len(source):
             raise ValueError(f"a snippet of {n} tokens was asked for, the text has {len(source)}")
         start = rng.integers(0, len(source) - n + 1)

@@ -15,7 +15,7 @@ RUN = "02_consistency"
 
 
 def stated(claim_id, notebook=RUN, measures=MEASURES):
-    rule = {"quantity": "cosine", "unit": "cosine", "rule": {"at_least": 0.9}}
+    rule = {"quantity": "cosine", "unit": "cosine", "rule": {"at_least": 0.9}, "taken": "t = 8"}
     return {
         "id": claim_id,
         "statement": f"Statement of {claim_id} | with a bar.",
@@ -25,7 +25,8 @@ def stated(claim_id, notebook=RUN, measures=MEASURES):
     }
 
 
-CLAIMS = [stated("C1", "01_stratification"), stated("C4"), stated("C5"), stated("C6", measures=())]
+UNTESTED = {"untested": "needs a pair of models"}
+CLAIMS = [stated("C1", "01_stratification"), stated("C4"), stated("C5"), stated("C6", measures=()) | UNTESTED]
 README = "# Title\r\nlead\n<!-- scorecard:begin -->\nold\n<!-- scorecard:end -->\ntail\n"
 
 
@@ -136,7 +137,7 @@ def test_nulls_that_pass_are_named(clone):
     assert judged["verdict"] == "reproduced (null passes too: mechanism, untrained)"
     assert judged["nulls"] == "mechanism, untrained"
     judged = verdict(rows(FAIL, FAIL), null)
-    assert (judged["verdict"], judged["nulls"]) == ("not reproduced", "mechanism, untrained")
+    assert judged["verdict"] == "not reproduced (null passes: mechanism, untrained)"
     judged = verdict(rows(PASS, kind="uniform"), rows(PASS, kind="uniform", source="mechanism"))
     assert judged["verdict"] == "control (one seed): passes (null passes too: mechanism)"
 
@@ -239,22 +240,26 @@ def test_rows_of_a_claim_that_changed_its_measures_are_not_judged(clone):
 
 def test_the_ledger_drops_nothing(clone):
     null = rows(("pass", "fail"), source="mechanism", n=2)
-    claims.record("C4", pd.concat([rows(PASS, FAIL), rows(PASS, kind="uniform")]), null=null, run=RUN)
+    measured = pd.concat(
+        [rows(PASS, FAIL).assign(why=["1 of 3 pairs undefined", "", "", ""]), rows(PASS, kind="uniform")]
+    )
+    claims.record("C4", measured, null=null, run=RUN)
     book = claims.ledger()
     assert book[["claim", "kind", "verdict", "why"]].to_numpy().tolist() == [
         ["C1", "", "not measured yet", "01_stratification has not run"],
-        ["C4", "hybrid", "inconclusive", "seeds disagree on ranks"],
+        ["C4", "hybrid", "inconclusive", "seeds disagree on ranks: 1 of 3 pairs undefined"],
         ["C4", "uniform", "control (one seed): passes", ""],
         ["C5", "", "not measured yet", "02_consistency ran without it"],
-        ["C6", "", "not testable here", "no measure is defined"],
+        ["C6", "", "not testable here", "needs a pair of models"],
     ]
     line = book.iloc[1]
     assert line["ours"].splitlines() == [
-        "ranks ≥ 0.9: 0.960 [0.930, 0.980] ✓, 0.500 [0.400, 0.600] ✗",
+        "ranks ≥ 0.9: 0.960 [0.930, 0.980] ✓ (1 of 3 pairs undefined), 0.500 [0.400, 0.600] ✗",
         "norms ≥ 0.9: 0.960 [0.930, 0.980] ✓, 0.500 [0.400, 0.600] ✗",
     ]
     assert line["nulls"].splitlines() == ["ranks: mechanism 0.960", "norms: mechanism 0.500"]
-    assert line["over"].splitlines() == ["samples, n = 8", "nulls: samples, n = 2"]
+    assert line["over"].splitlines() == ["samples, n = 8", "nulls: samples, n = 2", "ranks: t = 8", "norms: t = 8"]
+    assert book.iloc[2]["over"].splitlines()[0] == "samples, n = 8"
     assert line["leading"] == "ranks 0.960 / 0.500 (≥ 0.9)"
     assert (line["paper"], line["notebook"]) == ("> 0.9 (appendix; grade B)", RUN)
 

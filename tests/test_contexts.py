@@ -4,6 +4,7 @@ import itertools
 import json
 import lzma
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -46,6 +47,22 @@ def test_windows_do_not_overlap():
     drawn = draw("math", n=available, length=500)
     expected = [tuple(t[at : at + 500]) for t in encoded for at in range(0, len(t) - 499, 500)]
     assert sorted(map(tuple, drawn.tolist())) == sorted(expected)
+
+
+@pytest.mark.parametrize("name", ["prose", "technical"])
+def test_documents_take_turns(name):
+    documents = contexts.held_out_documents(name, part="trace")
+    windows = [len(TOKENIZER(text)["input_ids"]) // 2048 for text in documents]
+    for n in (len(documents), sum(windows) - 1):
+        found = contexts.spread(name, TOKENIZER, n=n, length=2048, generator=generator())
+        assert all(TOKENIZER.decode(row) in documents[at] for row, at in zip(found.tokens, found.document, strict=True))
+        assert len({tuple(row) for row in found.tokens.tolist()}) == n
+        turns = np.bincount(found.document, minlength=len(documents))
+        assert max(turns) <= 1 + min(t for t, most in zip(turns, windows, strict=True) if t < most)
+    some = contexts.spread(name, TOKENIZER, n=3, length=2048, generator=generator())
+    assert torch.equal(some.tokens, found.tokens[:3])
+    with pytest.raises(ValueError, match="9999 windows of 2048 tokens asked for"):
+        contexts.spread(name, TOKENIZER, n=9999, length=2048, generator=generator())
 
 
 @pytest.mark.parametrize("name", ["code", "math", "prose", "technical"])

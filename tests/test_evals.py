@@ -110,6 +110,29 @@ def test_chains_and_sums_are_answered_by_their_results(tokenizer, text):
         assert answer.split("=")[-1] == str(int(a) + int(b))
 
 
+@pytest.mark.parametrize("steps", evals.CHAIN_STEPS)
+def test_chains_by_number_of_steps(steps, tokenizer, text):
+    _, items = rows_of(f"chain{steps}", tokenizer, text, n=12)
+    assert {int((row == item).sum()) for row in items for item in row.unique() if item > 0} == {steps}
+
+
+@pytest.mark.parametrize("length", [64, 300])
+@pytest.mark.parametrize(("name", "depth"), evals.NEEDLES_AT.items())
+def test_one_needle_lies_at_its_depth_and_is_asked_at_the_end(name, depth, length, tokenizer, text):
+    tokens, items = rows_of(name, tokenizer, text, n=4, length=length)
+    assert (items.sum(1) == 1).all()
+    assert (items[:, -3] == 1).all()  # the full stop and the line break follow
+    sentence = tasks.Writer(tasks.Alphabet.of(tokenizer), text, np.random.default_rng(0)).sentence_length()
+    start = round(depth * (length - 2 * sentence))
+    for row in tokens:
+        assert torch.equal(row[start : start + sentence], row[-sentence:])
+
+
+def test_depths_are_refused_where_a_needle_does_not_fit(tokenizer, text):
+    with pytest.raises(ValueError, match="a needle does not fit into 16 tokens"):
+        rows_of("needle at 50 %", tokenizer, text, length=16)
+
+
 def test_arithmetic_lies_in_text(tokenizer, text):
     _, items = rows_of("sum", tokenizer, text, n=12)
     gaps = np.diff((items[0] > 0).nonzero()[:, 0].numpy())
@@ -145,7 +168,7 @@ def test_an_item_is_right_when_all_its_answers_are(tiny_hybrid, tokenizer, text)
     unasked = int((items[0] == 0).nonzero()[5, 0])
     foretell(tiny_hybrid, tokens, wrong=[(row, at), (0, unasked)])
     frame = evals.outcomes(tiny_hybrid, tokens, items, batch=2)
-    assert list(frame.columns) == ["row", "item", "right"]
+    assert list(frame.columns) == ["row", "item", "right", "bits", "tokens"]
     assert len(frame) == int(items.amax(1).sum())
     wrong = frame[~frame["right"]]
     assert wrong[["row", "item"]].to_numpy().tolist() == [[row, 2]]
@@ -159,11 +182,24 @@ def test_outcomes_are_those_of_the_model_itself(untrained, tokenizer, text):
     with torch.no_grad():
         best = untrained.hf(tokens, use_cache=False).logits.argmax(-1)
     expected = [
-        (row, int(items[row, at]), bool(best[row, at - 1] == tokens[row, at]))
+        (row, int(items[row, at]), bool(best[row, at - 1] == tokens[row, at]), 1)
         for row, at in (items > 0).nonzero().tolist()
         if at > 0
     ]
-    assert [tuple(line) for line in frame.itertuples(index=False)] == sorted(expected)
+    lines = frame[["row", "item", "right", "tokens"]].itertuples(index=False)
+    assert [tuple(line) for line in lines] == sorted(expected)
+
+
+def test_bits_of_an_item_are_those_of_all_its_answers(untrained, tokenizer, text):
+    tokens, items = rows_of("sum", tokenizer, text, n=6, length=128)
+    frame = evals.outcomes(untrained, tokens, items, batch=1)
+    with torch.no_grad():
+        logs = untrained.hf(tokens, use_cache=False).logits.double().log_softmax(-1)
+    for line in frame.itertuples():
+        at = (items[line.row] == line.item).nonzero()[:, 0]
+        bits = -logs[line.row, at - 1, tokens[line.row, at]].sum() / np.log(2)
+        assert line.tokens == len(at)
+        assert line.bits == pytest.approx(float(bits), rel=1e-5)  # float32 logits of another batch
 
 
 def test_accuracy_has_an_interval_over_items_and_one_over_rows():

@@ -398,6 +398,10 @@ def test_the_cosine_figure_shows_turn_and_bound_and_counts_what_it_cannot(drawn)
     np.testing.assert_allclose(bound.get_ydata(), [3 / t**0.8 for t in POSITIONS[1:]])
     table.loc[[0, 5], "cosine"] = [1.0, 1 + 1e-16]
     assert any(f"2 of {len(table)} values are 0" in text for text in texts(draw("cosine_bound", table)))
+    again = pd.concat([table.assign(context=context, bound=bound) for context, bound in (("a", -1), ("b", 0.5))])
+    [foot] = [text for text in texts(draw("cosine_bound", again)) if "Eq. 13 allows" in text]
+    assert "n = 4 samples" in foot
+    assert "in 50% of steps" in foot.replace("\n", " ")
 
 
 def test_time_order_breaks_at_nan_and_names_the_undefined(drawn):
@@ -464,3 +468,172 @@ def test_another_process_writes_the_same_bytes(clone, drawn):
 def test_a_stem_is_a_plain_name(clone, drawn, stem):
     with pytest.raises(ValueError, match="plain name"):
         figures.save(drawn["shares"], stem)
+
+
+def mechanism_table():
+    """A row for every head of every model; the null lies above, and in another stratum for head 3."""
+    table = settled().query("seed == 0 and source == 'model'").drop(columns="source").reset_index(drop=True)
+    stratum = np.select([table["rank"] <= 0.25 * D, table["rank"] < 0.9 * D], ["low", "middle"], "high")
+    null = np.minimum(table["rank"] + np.where(table["head"] == 1, 9, 0), D)
+    others = {"low": "middle", "middle": "high", "high": "middle"}
+    residual = table["rank"] - null
+    return table.assign(
+        stratum=stratum,
+        mechanism=null,
+        mechanism_stratum=[others[s] if h == 3 else s for s, h in zip(stratum, table["head"], strict=True)],
+        half_life=np.log(2) * table["rank"] / np.log(1e4),
+        residual=residual,
+        residual_low=residual - 0.5,
+        residual_high=residual + 0.5,
+    )
+
+
+def explained_table():
+    rows = []
+    for model, predictor in itertools.product(LAYERS, ["closed form", "monotone fit", "untrained"]):
+        for quantity, estimate in {"R² between heads": 0.9, "R² within heads": 0.4, "Spearman ρ": 0.95}.items():
+            value = -1.25 if predictor == "untrained" and "between" in quantity else estimate
+            spread = {"R² between heads": (0.97, 0.99), "R² within heads": (0.03, 0.8)}.get(quantity, (np.nan, np.nan))
+            ends = {"low": value - 0.1, "high": value + 0.04, "n": 8, "variance": spread[0], "reproducible": spread[1]}
+            rows.append({"model": model, "predictor": predictor, "quantity": quantity, "estimate": value} | ends)
+    return pd.DataFrame(rows)
+
+
+def rounded_table():
+    exact = settled().query("seed == 0 and source == 'model'").drop(columns="source")
+    lifts = {"float64": 0, "float16": 1, "bfloat16": 12}
+    parts = [
+        exact.assign(precision=name, exact=exact["rank"], rank=np.minimum(exact["rank"] + lift, D))
+        for name, lift in lifts.items()
+    ]
+    table = pd.concat(parts, ignore_index=True)
+    strata = [np.digitize(table[name] / D, [0.25 + 1e-9, 0.9]) for name in ("rank", "exact")]
+    return table.assign(moved=strata[0] != strata[1], low=table["rank"] - 1, high=table["rank"] + 1)
+
+
+def fork_table():
+    rows = itertools.product(LAYERS, ["float64", "float16", "bfloat16"], ["smaller group", "middle"])
+    table = pd.DataFrame(rows, columns=["model", "precision", "measure"])
+    return table.assign(moved=(table["precision"] == "bfloat16") & (table["model"] != "pure"))
+
+
+def sweep_table():
+    rows = []
+    for model, source, power in itertools.product(LAYERS, ["model", "mechanism", "closed form"], range(2, 7)):
+        low, high = 0.7 - 0.05 * power, 0.05 * power
+        ends = {"low_lo": low - 0.03, "low_hi": low + 0.03, "high_lo": high - 0.03, "high_hi": high + 0.03}
+        rows.append({"model": model, "ranks_of": source, "eps": 10.0**-power, "low": low, "high": high, "n": 8} | ends)
+    return pd.DataFrame(rows)
+
+
+def splits_table():
+    table = shares_table().query("seed == 0").drop(columns=["kind", "seed"])
+    kappa = np.where(table["split"] == "1e-04", 1.0, 0.7)
+    return table.assign(kappa=kappa, kappa_lo=kappa - (kappa < 1) * 0.1, kappa_hi=kappa + (kappa < 1) * 0.05)
+
+
+MECHANISM = {
+    "rank_against_decay": (mechanism_table, "model layer head rank low high D half_life stratum mechanism"),
+    "explained_variance": (explained_table, "model predictor quantity estimate low high variance reproducible"),
+    "residual_map": (
+        mechanism_table,
+        "model layer head residual residual_low residual_high n stratum mechanism_stratum",
+    ),
+    "rounded_ranks": (rounded_table, "model layer head precision rank low high D exact moved"),
+    "threshold_sweep": (sweep_table, "model ranks_of eps low low_lo low_hi high high_lo high_hi"),
+    "head_splits": (
+        splits_table,
+        "model split kappa kappa_lo kappa_hi low low_lo low_hi middle middle_lo middle_hi high high_lo high_hi",
+    ),
+}
+
+
+def draw_mechanism(name, table):
+    return getattr(figures, name)(*([table, fork_table()] if name == "rounded_ranks" else [table]))
+
+
+@pytest.fixture(scope="module")
+def of_mechanism():
+    return {name: draw_mechanism(name, make()) for name, (make, _) in MECHANISM.items()}
+
+
+@pytest.mark.parametrize("name", MECHANISM)
+def test_figures_of_the_mechanism_fit_and_say_n(of_mechanism, name):
+    figure = of_mechanism[name]
+    assert figure.get_figwidth() == style.WIDE
+    assert any("n = " in text for text in texts(figure))
+    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    assert min(box.x0, box.y0) >= -0.01
+    assert box.x1 <= figure.get_figwidth() + 0.01
+    assert box.y1 <= figure.get_figheight() + 0.01
+
+
+@pytest.mark.parametrize("name", MECHANISM)
+def test_figures_of_the_mechanism_refuse_a_table_that_does_not_fit(name):
+    make, columns = MECHANISM[name]
+    table = make()
+    for column in columns.split():
+        with pytest.raises(ValueError, match=rf"lacks the columns {column}\b"):
+            draw_mechanism(name, table.drop(columns=column))
+    with pytest.raises(ValueError, match="no rows"):
+        draw_mechanism(name, table.iloc[:0])
+    with pytest.raises(ValueError, match="one row for every"):
+        draw_mechanism(name, pd.concat([table, table]))
+
+
+def test_the_closed_form_is_drawn_through_heads_that_follow_it(of_mechanism):
+    for axes in of_mechanism["rank_against_decay"].axes:
+        (curve,) = [line for line in axes.lines if len(line.get_xdata()) == 200]
+        heads = mechanism_table().query(f"model == '{axes.get_title()}'")
+        np.testing.assert_allclose(
+            np.interp(heads["half_life"], *curve.get_data()), heads["rank"], atol=0.7
+        )  # between 200 points, on a curve that bends once
+        assert curve.get_ydata().max() == D
+
+
+def test_an_r2_beyond_the_panel_is_written_at_its_edge(of_mechanism):
+    axes = panels(of_mechanism["explained_variance"])["pure"]
+    assert [text.get_text() for text in axes.texts] == [" ◂ −1.25"]
+    assert any("between heads 97.0 %, within heads 3.0 %" in t for t in texts(of_mechanism["explained_variance"]))
+
+
+def test_the_residual_map_blanks_what_is_within_chance_and_frames_strata(of_mechanism):
+    figure = of_mechanism["residual_map"]
+    for model in LAYERS:
+        axes, table = panels(figure)[model], mechanism_table().query("model == @model")
+        shown = axes.collections[0].get_array().reshape(len(LAYERS[model]), H)
+        expected = table.pivot(index="layer", columns="head", values="residual").to_numpy()
+        np.testing.assert_allclose(shown, np.where(np.abs(expected) > 0.5, expected, 0))
+        assert (shown != 0).any()
+        framed = [p for p in axes.patches if isinstance(p, mpl.patches.Rectangle)]
+        assert [int(p.get_x()) for p in framed] == [3] * len(LAYERS[model])
+    with pytest.raises(ValueError, match="no rows"):
+        figures.residual_map(mechanism_table().assign(residual=np.nan))
+
+
+def test_the_precision_figure_counts_heads_and_measures(of_mechanism):
+    figure, table = of_mechanism["rounded_ranks"], rounded_table()
+    assert not any("float64" in title for title in panels(figure))
+    for model in LAYERS:
+        rows = table.query("model == @model and precision == 'bfloat16'")
+        told = [text.get_text() for text in panels(figure)[f"{model}: bfloat16"].texts]
+        assert told == [f"{rows['moved'].sum()} of {len(rows)} move"]
+    (note,) = [text for text in texts(figure) if "measures" in text]
+    assert "0 of 6 (float16), 4 of 6 (bfloat16)" in note.replace("\n", " ")
+
+
+def test_the_sweep_runs_from_large_to_small_thresholds(of_mechanism):
+    axes = panels(of_mechanism["threshold_sweep"])["pure"]
+    assert axes.get_xlim()[0] > axes.get_xlim()[1]
+    drawn_lines = lines(axes, style.STRATA["high"].colour)
+    assert len(drawn_lines) == 3
+    for line in drawn_lines:
+        np.testing.assert_allclose(sorted(line.get_ydata()), [0.1, 0.15, 0.2, 0.25, 0.3])
+
+
+def test_the_splits_stack_to_one_and_tell_kappa_where_it_says_something(of_mechanism):
+    axes = panels(of_mechanism["head_splits"])["hybrid"]
+    bars = [p for p in axes.patches if isinstance(p, mpl.patches.Rectangle)]
+    for row in range(6):
+        assert sum(bar.get_width() for bar in bars if round(bar.get_y() + 0.31) == row) == pytest.approx(1)
+    assert [text.get_text() for text in axes.texts if "κ" in text.get_text()] == ["κ .70\n(.60–.75)"] * 5

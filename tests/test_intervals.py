@@ -51,16 +51,34 @@ def test_undefined_resamples_are_left_out_and_too_many_leave_no_interval():
     assert np.isnan(never).all()
 
 
-def test_pairs_of_contexts_never_pair_a_context_with_itself():
-    matrix = np.full((5, 5), 0.2) + 0.8 * np.eye(5)
-    assert intervals.bootstrap_pairs(matrix, generator=seeded(), n=100) == pytest.approx((0.2, 0.2, 0.2))
-    matrix[0, 1:] = matrix[1:, 0] = 0.7
-    interval = intervals.bootstrap_pairs(matrix, generator=seeded())
-    assert interval.estimate == pytest.approx((4 * 0.7 + 6 * 0.2) / 10)
-    assert interval.low == pytest.approx(0.2)
-    assert interval.estimate < interval.high < 0.71  # 0 with one other context, each drawn twice or more
-    matrix[0, 1:] = matrix[1:, 0] = np.nan
-    assert intervals.bootstrap_pairs(matrix, generator=seeded(), n=100) == pytest.approx((0.2, 0.2, 0.2))
+def test_a_moved_interval_stays_within_the_limits():
+    resampled = np.linspace(0.5, 0.9, 101)
+    moved = intervals.of_resamples(0.95, resampled, centred=True)
+    assert moved == pytest.approx((0.95, 0.76, 1.14))
+    assert intervals.of_resamples(0.95, resampled, centred=True, limits=(0.0, 1.0)) == pytest.approx((0.95, 0.76, 1.0))
+    undefined = intervals.of_resamples(0.95, np.full(9, np.nan), centred=True, limits=(0.0, 1.0))
+    assert np.isnan(undefined[1:]).all()
+
+
+def test_samples_of_a_cluster_are_drawn_together():
+    clusters = np.array([[0, 7], [0, 8], [3, 9], [5, 7]])
+    times = intervals.times_drawn(clusters, generator=seeded(), n=3000)
+    assert times.shape == (3000, 2, 4)
+    np.testing.assert_array_equal(times[:, 0, 0], times[:, 0, 1])
+    np.testing.assert_array_equal(times[:, 1, 0], times[:, 1, 3])
+    assert set(times[:, 0, [0, 2, 3]].sum(-1)) == set(times[:, 1, :3].sum(-1)) == {3.0}
+    # Each is drawn once on average, with the binomial's variance 3 · 1/3 · 2/3; the groups are drawn apart.
+    np.testing.assert_allclose(times.mean(0), 1, atol=0.06)
+    np.testing.assert_allclose(times.var(0), 2 / 3, atol=0.08)
+    assert abs(np.corrcoef(times[:, 0, 0], times[:, 1, 0])[0, 1]) < 0.08
+
+
+def test_a_mean_over_clusters_has_the_error_of_as_many_values():
+    cluster = np.repeat(np.arange(6), 4)[:, None]
+    values = np.random.default_rng(0).normal(size=6)[cluster[:, 0]]
+    times = intervals.times_drawn(cluster, generator=seeded(), n=4000)[:, 0]
+    means = (times @ values) / times.sum(1)
+    assert means.std() == pytest.approx(values.std() / np.sqrt(6), rel=0.05)
 
 
 def test_wilson_against_published_values():
@@ -83,6 +101,8 @@ def test_wilson_solves_the_score_equation(data, n):
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="two contexts"):
         intervals.bootstrap(np.ones(1), np.mean, generator=seeded())
+    with pytest.raises(ValueError, match="two clusters"):
+        intervals.times_drawn(np.array([[0, 1], [1, 1]]), generator=seeded())
     with pytest.raises(ValueError, match="level"):
         intervals.bootstrap(np.ones(3), np.mean, generator=seeded(), level=95.0)
     for successes, n in ((1, 0), (4, 3), (-1, 3)):

@@ -136,7 +136,7 @@ def test_the_card_names_misses_weak_tasks_and_extrapolation():
 def test_the_longest_trained_length_follows_the_mixture():
     assert modelcard.longest_trained(400 * mixture.TOKENS_PER_BATCH) == 256
     assert modelcard.longest_trained(2_200_000) == 512
-    assert modelcard.longest_trained(4_000_000) == 2048
+    assert modelcard.longest_trained(5_000_000) == 2048
 
 
 def test_a_folder_without_models_and_another_table_are_refused(tmp_path):

@@ -1,4 +1,5 @@
 import copy
+import json
 import subprocess
 import sys
 import textwrap
@@ -11,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from srdyn import architectures, linear_cache, models
+from srdyn import architectures, linear_cache, models, pruning
 
 
 @pytest.fixture
@@ -86,6 +87,33 @@ def test_missing_weights_are_an_error_not_a_random_start(folder):
     del weights["model.layers.0.linear_attn.A_log"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks weights.*layers\.0\.linear_attn\.A_log"):
+        models.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"),
+    [
+        ({"2": [0]}, r"kept in the layers 0, 1, 3 of this model, not in \['2'\]"),
+        ({"3": [0, 4]}, r"decoder layer 3 holds the heads \[0, 1, 2, 3\].*got \[0, 4\]"),
+        ({"3": [1, 0]}, r"in increasing order, got \[1, 0\]"),
+        ({"3": [0, 0, 1]}, r"in increasing order, got \[0, 0, 1\]"),
+    ],
+)
+def test_a_map_of_kept_heads_that_does_not_fit_the_model_is_refused(folder, kept, message):
+    config = folder / "config.json"
+    config.write_text(json.dumps(json.loads(config.read_text()) | {"srdyn_kept": kept}))
+    with pytest.raises(ValueError, match=message):
+        models.load(folder)
+
+
+def test_a_pruned_model_of_missing_weights_is_refused_too(tiny_hybrid, tmp_path):
+    keep = torch.tensor([[True, False, True, True], [False] * 4, [True] * 4])
+    folder = pruning.save(pruning.prune_heads(tiny_hybrid, keep), tmp_path / "pruned")
+    weights = load_file(folder / "model.safetensors")
+    assert not any(".layers.1.linear_attn." in name for name in weights)
+    del weights["model.layers.0.linear_attn.conv1d.weight"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"lacks weights.*layers\.0\.linear_attn\.conv1d"):
         models.load(folder)
 
 

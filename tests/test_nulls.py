@@ -84,23 +84,3 @@ def test_bad_gates_are_refused(bad):
         nulls.decay_only(gates(1, 10, 2)[0], 4, 4, [5], beta=2.5, generator=seeded())
     with pytest.raises(ValueError, match="at most 10"):
         nulls.decay_only(gates(1, 10, 2)[0], 4, 4, [11], beta=0.5, generator=seeded())
-
-
-def test_heads_are_shuffled_in_their_layer_or_over_the_model():
-    L, B, T, H = 5, 2, 3, 8
-    identity = torch.arange(L * H, dtype=torch.float32).reshape(L, 1, 1, H).expand(L, B, T, H)
-    for across in ("layer", "model"):
-        order = nulls.head_order(identity, across=across, generator=seeded())
-        moved = nulls.reorder_heads(identity, order)
-        assert moved.shape == (L, B, T, H)
-        assert (moved == moved[:, :1, :1]).all()
-        assert torch.equal(moved[:, 0, 0].long(), order)
-        assert torch.equal(moved[:, 0, 0].flatten().sort().values, identity[:, 0, 0].flatten())
-        stayed = (order // H == torch.arange(L)[:, None]).all()
-        assert stayed == (across == "layer")
-        assert not torch.equal(moved, identity)
-
-
-def test_common_decay_is_the_mean_over_the_heads_that_are_there():
-    g = torch.tensor([[[-1.0, -2.0, torch.nan], [-3.0, -6.0, torch.nan]]])
-    assert nulls.common_decay(g).nan_to_num(9).tolist() == [[[-3, -3, 9], [-3, -3, 9]]]

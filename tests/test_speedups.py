@@ -45,3 +45,10 @@ def test_other_models_are_untouched(model):
     speedups.use(copy.deepcopy(model.hf))
     after = {name: getattr(module, "forward", None) for name, module in model.hf.named_modules()}
     assert before == after
+
+
+def test_only_a_dense_qwen3_next_in_float32_on_a_cpu_fits(model, tiny_qwen35, tiny_pure):
+    assert speedups.fit(model.hf)
+    assert not speedups.fit(copy.deepcopy(model.hf).half())
+    assert not speedups.fit(tiny_qwen35.hf)
+    assert not speedups.fit(tiny_pure.hf)  # its heads are 12 wide

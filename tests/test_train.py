@@ -154,6 +154,13 @@ def test_another_training_in_the_same_folder_is_refused(tmp_path):
         train.Run(settings(steps=2), tmp_path, device="cpu").resume()
 
 
+def test_a_training_does_not_go_on_in_other_precision(tmp_path):
+    train.Run(settings(), tmp_path, device="cpu").save()
+    train.Run(settings(), tmp_path, device="cpu").resume()
+    with pytest.raises(ValueError, match="without products in bfloat16, unlike this call"):
+        train.Run(settings(), tmp_path, device="cpu", bfloat16=True).resume()
+
+
 def test_a_gradient_that_is_not_finite_stops_the_training(tmp_path):
     run = train.Run(settings(), tmp_path, device="cpu")
     run.model.hf.get_input_embeddings().weight.data[:] = float("nan")

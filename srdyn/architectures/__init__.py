@@ -1,9 +1,11 @@
 """Which recipe describes a recurrent layer, chosen by the layer's class."""
 
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
 from torch import nn
+from transformers import PreTrainedModel
 
 from srdyn.architectures import qwen, recipe
 
@@ -47,6 +49,22 @@ def sites(hf: nn.Module) -> list[Site]:
     found = ((module, adapter_for(module)) for module in hf.modules())
     known = [Site(adapter.index(mixer), mixer, adapter) for mixer, adapter in found if adapter is not None]
     return sorted(known, key=lambda site: site.index)
+
+
+def keep_heads(hf: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:
+    """Cut the recurrent layers down, in place, to the heads that `kept` lists under their places in the decoder.
+
+    Heads have the numbers they had before any pruning; layers that are not listed stay whole. `config.srdyn_kept` says
+    what was kept. Nothing runs before `Recipe.make_runnable`. Raises ValueError for a place without such a layer, and
+    as `Recipe.keep` does.
+    """
+    by_place = {str(site.index): site for site in sites(hf)}
+    unknown = sorted(kept.keys() - by_place.keys())
+    if unknown:
+        raise ValueError(f"heads are kept in the layers {', '.join(by_place)} of this model, not in {unknown}")
+    for place, heads in kept.items():
+        by_place[place].recipe.keep(by_place[place].mixer, heads)
+    hf.config.srdyn_kept = {place: list(heads) for place, heads in kept.items()}
 
 
 def register(adapter: recipe.Recipe) -> None:

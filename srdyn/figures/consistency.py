@@ -63,11 +63,11 @@ def _attack_panel(panel: Axes, table: pd.DataFrame) -> None:
 def cosine_bound(table: pd.DataFrame) -> Figure:
     """How far consecutive norm vectors turn, beside what Eq. 13 allows: 1 − cosine against t, a line for each layer.
 
-    Columns: model, layer, position, cosine, bound; with several samples of a layer and position, lines are their means
-    and bands reach from the smallest to the largest. A 1 − cosine of 0 or less (rounding) has no place on the log axis:
-    it is left out, and counted at the foot. Raises ValueError for missing columns.
+    Columns: model, layer, position, cosine, bound; with several samples (of several contexts) of a layer and position,
+    lines are their means and bands reach from the smallest to the largest. A 1 − cosine of 0 or less (rounding) has no
+    place on the log axis: it is left out, and counted at the foot. Raises ValueError for missing columns.
     """
-    samples = ["sample"] if "sample" in table else []
+    samples = [name for name in ("context", "sample") if name in table]
     key = ["model", "layer", *samples, "position"]
     style.require(table, ["model", "layer", "position", "cosine", "bound"], key=key)
     turns = table.assign(turn=1 - table["cosine"], allowed=1 - table["bound"])
@@ -79,8 +79,9 @@ def cosine_bound(table: pd.DataFrame) -> Figure:
     lost = int((turns["turn"] <= 0).sum())
     return style.finish(
         figure,
-        f"n = {table['sample'].nunique()} samples, mean and range" if samples else style.counted(table),
-        "dark to light: first to last layer; dashed: what Eq. 13 allows, with B from gates and writes",
+        f"n = {table.groupby(samples).ngroups} samples, mean and range" if samples else style.counted(table),
+        "dark to light: first to last layer; dashed: what Eq. 13 allows, with B from gates and writes; below 1, and so "
+        f"of use, in {(table['bound'] > 0).mean():.0%} of steps",
         f"{lost} of {len(table)} values are 0 within rounding, not shown" if lost else "",
     )
 

@@ -1,0 +1,269 @@
+"""Interventions that undo themselves.
+
+Which heads they act on is a mask over the model's head grid. The low, high, rank-only and norm-only sets are one
+function with different scores; the control sets take as many heads of every layer as the set that they stand beside.
+
+Austin, Balance diagnostics for comparing the distribution of baseline covariates between treatment groups in
+propensity-score matched samples, Stat. Med. 28, 2009 (the standardised difference).
+"""
+
+import contextlib
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from scipy import optimize
+from torch import Tensor, nn
+
+from srdyn import architectures, models, rebinding, recurrence
+
+Heads = Bool[Tensor, "L H"]
+
+
+@contextlib.contextmanager
+def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
+    """While this is open, the heads are out of the recurrence: they write nothing, their state is zero at all t.
+
+    It holds for whole passes, for passes over a cache and in `generate`; what a cache brings along is dropped. Layers
+    that lose no head are not touched. Blocks nest, also with `states.trace`, which then finds zero states, and with
+    `states.gates`, which still tells how strongly the heads would have written. Raises as `checked_heads` does.
+    """
+    with contextlib.ExitStack() as stack:
+        for site, chosen in _touched(model, heads):
+            taps = (site.recipe.chunk_tap, site.recipe.step_tap)
+            silent = {name: _silenced(rebinding.meaning(site.mixer, name), chosen) for name in taps}
+            stack.enter_context(rebinding.bound(site.mixer, silent))
+        yield
+
+
+@contextlib.contextmanager
+def truncate_states(model: models.Model, rank: int, heads: Heads, positions: recurrence.Positions) -> Iterator[None]:
+    """While this is open, a pass over a whole sequence cuts the heads' states to `rank` after each of the positions.
+
+    A state becomes its best approximation of that rank (float64 SVD, then back to its own dtype), and reading goes on
+    from there; rank 0 forgets all. Positions count tokens, as in `states.trace`, which cannot be called inside.
+    Raises ValueError for a negative rank, as `checked_heads` does, and when a pass goes on from a cache or is shorter
+    than a position.
+    """
+    if rank < 0:
+        raise ValueError(f"rank must be 0 or more, got {rank}")
+    with contextlib.ExitStack() as stack:
+        for site, chosen in _touched(model, heads):
+            function = rebinding.meaning(site.mixer, site.recipe.chunk_tap)
+            truncated = functools.partial(_truncated, function, rank, chosen, positions)
+            # A step always brings a state along, which `_truncated` refuses.
+            taps = {site.recipe.chunk_tap: truncated, site.recipe.step_tap: truncated}
+            stack.enter_context(rebinding.bound(site.mixer, taps))
+        yield
+
+
+@contextlib.contextmanager
+def attention_window(model: models.Model, window: int) -> Iterator[None]:
+    """While this is open, every softmax layer sees the last `window` tokens only, the present one included.
+
+    Raises ValueError for a model without softmax layers, a window below 1, an attention that takes no mask of ours
+    (other than sdpa and eager), and when a pass goes on from a cache.
+    """
+    attentions = _attentions(model.hf)
+    if not attentions:
+        raise ValueError(f"{model.name} has no softmax layers whose window could be cut")
+    if window < 1:
+        raise ValueError(f"window must be 1 token or more, got {window}")
+    kind = attentions[0].config._attn_implementation
+    if kind not in ("sdpa", "eager"):
+        raise ValueError(f'{model.name} attends with {kind}; call model.hf.set_attn_implementation("sdpa") first')
+    with contextlib.ExitStack() as hooks:
+        for attention in attentions:
+            hook = functools.partial(_narrow, window)
+            hooks.enter_context(attention.register_forward_pre_hook(hook, with_kwargs=True))
+        yield
+
+
+def checked_heads(model: models.Model, heads: Tensor) -> Heads:
+    """The heads, if they are a Bool [L, H] over the model's grid that names none which was pruned away.
+
+    Raises ValueError otherwise.
+    """
+    L, H, _, _ = model.grid
+    if heads.dtype != torch.bool or heads.shape != (L, H):
+        raise ValueError(
+            f"heads must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {heads.dtype} {list(heads.shape)}"
+        )
+    for layer, held in enumerate(model.layers):
+        gone = sorted(set(heads[layer].nonzero()[:, 0].tolist()) - set(held.heads))
+        if gone:
+            raise ValueError(
+                f"linear layer {layer} of {model.name} holds heads {list(held.heads)}, not {gone}, which were pruned "
+                "away; choose among those it holds"
+            )
+    return heads
+
+
+def fraction_per_layer(
+    score: Float[Tensor, "L H"], fraction: float, *, generator: torch.Generator, highest: bool = True
+) -> Heads:
+    """In every layer the `fraction` of its H heads with the highest (lowest) score, ties at random.
+
+    That is round(fraction·H) heads, and at least one unless the fraction is 0. NaN marks a head that was pruned away:
+    it counts in H and is never chosen. Raises ValueError unless 0 ≤ fraction ≤ 1, or where a layer has too few heads.
+    """
+    H = score.shape[1]
+    n = max(_share(fraction, H), int(fraction > 0))
+    return torch.stack([_extreme(row, n, generator=generator, highest=highest) for row in score])
+
+
+def fraction_overall(
+    score: Float[Tensor, "L H"], fraction: float, *, generator: torch.Generator, highest: bool = True
+) -> Heads:
+    """The `fraction` of all L·H heads with the highest (lowest) score, whatever their layer, ties at random.
+
+    The paper's cut: round(fraction·L·H) heads. NaN scores and errors as in `fraction_per_layer`.
+    """
+    n = _share(fraction, score.numel())
+    return _extreme(score.flatten(), n, generator=generator, highest=highest).view(score.shape)
+
+
+def matched_random(heads: Heads, *, generator: torch.Generator) -> Heads:
+    """As many heads of every layer as `heads` has, at random among all of the layer's, those in `heads` included."""
+    matched = torch.zeros_like(heads)
+    for layer, row in enumerate(heads):
+        matched[layer, torch.randperm(len(row), generator=generator)[: int(row.sum())]] = True
+    return matched
+
+
+def decay_matched(heads: Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> Heads:
+    """As many heads of every layer as `heads` has, taken from the others and as close to them in decay as can be.
+
+    Each of `heads` gets a partner in its layer such that the sum of |Δdecay| is least, ties at random. A layer with
+    fewer others than needed gives them all and keeps, to make up the number, those of `heads` that go unpartnered.
+    NaN marks a head that was pruned away. Raises ValueError where one of `heads` has no decay.
+    """
+    if decay[heads].isnan().any():
+        raise ValueError("every head that is to be matched needs a decay, got NaN: was it pruned away?")
+    matched = torch.zeros_like(heads)
+    for layer, row in enumerate(decay):
+        chosen = _shuffled(heads[layer], generator)
+        others = _shuffled(~heads[layer] & ~row.isnan(), generator)
+        distance = (row[chosen, None] - row[others]).abs()
+        partnered, partners = optimize.linear_sum_assignment(distance.numpy())
+        chosen[partnered] = others[partners]
+        matched[layer, chosen] = True
+    return matched
+
+
+def balance(heads: Heads, others: Heads, decay: Float[Tensor, "L H"]) -> float:
+    """Standardised difference of decay between two sets: mean of `heads` − mean of `others`, over their pooled s.d.
+
+    The pooled variance is the mean of the two sets' (Austin 2009, who calls a difference below 0.1 negligible). NaN
+    where all decays are equal. Raises ValueError for a set of fewer than two heads.
+    """
+    fewest = min(int(heads.sum()), int(others.sum()))
+    if fewest < 2:
+        raise ValueError(f"a spread needs at least two heads in either set, got {fewest}")
+    a, b = decay[heads].double(), decay[others].double()
+    return float((a.mean() - b.mean()) / ((a.var() + b.var()) / 2).sqrt())
+
+
+def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures.Site, Bool[Tensor, " held"]]]:
+    """The layers with a chosen head, each with the choice among the heads that it holds, in their order."""
+    checked_heads(model, heads)
+    for row, held, site in zip(heads, model.layers, architectures.sites(model.hf), strict=True):
+        if row.any():
+            yield site, row[list(held.heads)]
+
+
+def _silenced(function: Callable, chosen: Bool[Tensor, " held"]) -> Callable:
+    """The recurrence with a write strength and a first state of zero for the chosen heads."""
+
+    def call(*qkv: Tensor, beta: Tensor, initial_state: Tensor | None = None, **options):
+        out = chosen.to(beta.device)
+        if initial_state is not None:
+            initial_state = initial_state.masked_fill(out[:, None, None], 0)
+        return function(*qkv, beta=beta.masked_fill(out, 0), initial_state=initial_state, **options)
+
+    return call
+
+
+def _truncated(
+    function: Callable,
+    rank: int,
+    chosen: Bool[Tensor, " held"],
+    positions: recurrence.Positions,
+    *qkv: Tensor,
+    initial_state: Tensor | None = None,
+    output_final_state: bool = False,
+    **options,
+) -> tuple[Tensor, Tensor | None]:
+    """The recurrence, fed from position to position, the state cut in between."""
+    if initial_state is not None:
+        raise ValueError("states are truncated in whole sequences: call the model without past_key_values, trace none")
+    length, state, outputs = qkv[0].shape[1], None, []
+    listed = recurrence.checked_positions(positions, length)
+    for start, end in itertools.pairwise(sorted({0, *listed, length})):
+        timed = {name: options[name][:, start:end] for name in ("g", "beta")}
+        segment = [x[:, start:end] for x in qkv]
+        output, state = function(*segment, **options | timed, initial_state=state, output_final_state=True)
+        outputs.append(output)
+        if end in listed:
+            state = _of_rank(state, rank, chosen.to(state.device))
+    return torch.cat(outputs, dim=1), state if output_final_state else None
+
+
+def _of_rank(
+    state: Float[Tensor, "B held _ _"], rank: int, chosen: Bool[Tensor, " held"]
+) -> Float[Tensor, "B held _ _"]:
+    """The states with the chosen ones at their best approximation of this rank (Eckart & Young)."""
+    left, sigma, right = torch.linalg.svd(state[:, chosen].double(), full_matrices=False)
+    approximation = (left[..., :rank] * sigma[..., None, :rank]) @ right[..., :rank, :]
+    state = state.clone()
+    state[:, chosen] = approximation.to(state.dtype)
+    return state
+
+
+def _attentions(hf: nn.Module) -> list[nn.Module]:
+    """The softmax layers in decoder order."""
+    decoder, kinds = hf.get_decoder(), hf.config.get_text_config(decoder=True).layer_types
+    return [layer.self_attn for layer, kind in zip(decoder.layers, kinds, strict=True) if kind == "full_attention"]
+
+
+def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
+    """The arguments of one softmax layer with a mask that lets each token see itself and window − 1 before it."""
+    cache, mask, hidden = options.get("past_key_values"), options["attention_mask"], options["hidden_states"]
+    if cache is not None and cache.get_seq_length(attention.layer_idx):
+        raise ValueError("the window is cut in whole sequences: call the model without past_key_values")
+    place = torch.arange(hidden.shape[1], device=hidden.device)
+    age = place[:, None] - place
+    seen = ((age >= 0) & (age < window))[None, None]
+    if mask is None:
+        narrowed = seen
+    elif mask.dtype == torch.bool:
+        narrowed = mask & seen
+    else:
+        narrowed = mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+    return arguments, options | {"attention_mask": narrowed}
+
+
+def _share(fraction: float, n: int) -> int:
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
+    return round(fraction * n)
+
+
+def _extreme(
+    score: Float[Tensor, " heads"], n: int, *, generator: torch.Generator, highest: bool
+) -> Bool[Tensor, " heads"]:
+    scored = _shuffled(~score.isnan(), generator)
+    if len(scored) < n:
+        raise ValueError(f"{n} heads are to be chosen where only {len(scored)} have a score that is not NaN")
+    order = score[scored].sort(stable=True, descending=highest).indices
+    chosen = torch.zeros_like(score, dtype=torch.bool)
+    chosen[scored[order[:n]]] = True
+    return chosen
+
+
+def _shuffled(among: Bool[Tensor, " heads"], generator: torch.Generator) -> Int64[Tensor, " n"]:
+    """The places that are True, in random order."""
+    places = among.nonzero()[:, 0]
+    return places[torch.randperm(len(places), generator=generator)]

@@ -1,0 +1,190 @@
+"""A model in two states compared in pairs: the same rows, read with one set of heads and with another.
+
+Frames hold the answers of one probe (`battery.answers`), with a column `draw` where heads were drawn more than once:
+each draw on rows of its own (a fold of the battery), or all draws on every row. An estimate is Σ value / Σ weight.
+
+What is resampled, with replacement and `RESAMPLES` times, is the same for every function:
+
+- rows, where heads were not drawn: intervals speak of new rows;
+- draws with the rows that each answered, where they answered rows of their own: of new heads and new rows at once;
+- rows and, separately in every frame, draws, where all draws answered every row: of new heads and new rows.
+
+All frames of a contrast get the same rows. Rows within a draw are not resampled once more: the spread between draws
+holds that between their rows already, and counted twice it makes intervals too wide. Percentiles over ten draws are too
+narrow: where they say 95 %, they cover about 90 %. So an interval is the estimate ± t · the bootstrap's standard error,
+with m − 1 degrees of freedom and the factor √(m / (m − 1)) by which the spread of m resampled things falls short; m is
+the number of rows or of draws, whichever is smaller. An interval has no width where nothing varies, and the ends of
+that of a share may pass 0 or 1.
+
+References
+----------
+Davison & Hinkley, Bootstrap Methods and their Application, 1997, §3.8 (resampling hierarchical data).
+McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12, 1947.
+Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Int
+from scipy import stats
+
+from srdyn import intervals
+
+RESAMPLES = 1000
+LEVEL = 0.95
+
+
+def estimate(frame: pd.DataFrame, *, generator: torch.Generator) -> intervals.Interval:
+    """Σ value / Σ weight of a model in one state, with its 95 % interval.
+
+    This and the other functions raise ValueError for answers of several probes, for answers given twice, for frames
+    that do not answer the same items or share their rows among draws in different ways, and for fewer than two things
+    to resample.
+    """
+    return _interval(_contrast([frame], [1], generator))
+
+
+def difference(arm: pd.DataFrame, reference: pd.DataFrame, *, generator: torch.Generator) -> intervals.Interval:
+    """`estimate` of the arm minus that of the reference, paired by row."""
+    return _interval(_contrast([arm, reference], [1, -1], generator))
+
+
+def interaction(
+    a1: pd.DataFrame, a0: pd.DataFrame, b1: pd.DataFrame, b0: pd.DataFrame, *, generator: torch.Generator
+) -> intervals.Interval:
+    """(a1 − a0) − (b1 − b0), all four paired by row: how much more an arm does under a than under b."""
+    return _interval(_contrast([a1, a0, b1, b0], [1, -1, -1, 1], generator))
+
+
+def p_value(arm: pd.DataFrame, reference: pd.DataFrame, *, generator: torch.Generator) -> float:
+    """Two-sided p of no difference; with the same generator it is below 0.05 just where `difference` leaves 0 out.
+
+    From the t distribution, since a share of 1000 resamples is never small enough to survive Holm's correction of
+    hundreds. Where m rows or draws all differ by as much, 2^(1 − m): that m signs agree.
+    """
+    found = _contrast([arm, reference], [1, -1], generator)
+    if found.error <= 1e-12 * abs(found.estimate):  # nothing varies but for rounding
+        return 2.0 ** (1 - found.m) if found.estimate else 1.0
+    return float(2 * stats.t.sf(abs(found.estimate) / found.error, found.m - 1))
+
+
+def mcnemar(arm: pd.DataFrame, reference: pd.DataFrame) -> float:
+    """Exact two-sided p of McNemar's test that an item is as often right in one state alone as in the other alone.
+
+    It takes items for independent, although items of a row share their text. Raises ValueError unless both frames
+    answer the same items once each, with 0 or 1.
+    """
+    a, b = (frame.set_index(["row", "item"])["value"].sort_index() for frame in (arm, reference))
+    if not (a.index.is_unique and a.index.equals(b.index)):
+        raise ValueError("McNemar's test needs frames that answer the same items, each once; choose one draw, or folds")
+    if not (a.isin([0, 1]).all() and b.isin([0, 1]).all()):
+        raise ValueError("McNemar's test needs answers that are right or wrong, 1 or 0; use p_value for bits")
+    better, worse = int((a > b).sum()), int((a < b).sum())
+    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
+
+
+def holm(p: Sequence[float] | pd.Series | Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
+    """Holm's step-down adjustment: below 0.05 where the contrast holds with all n of them in view.
+
+    The i-th smallest p (from 0) is multiplied by n − i; no adjusted p is below one of a smaller p, or above 1. Raises
+    ValueError for a p outside 0 … 1, NaN included: leave out what was not tested.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    if not ((p >= 0) & (p <= 1)).all():
+        raise ValueError(f"p values lie between 0 and 1, got {p[~((p >= 0) & (p <= 1))].tolist()}")
+    order = np.argsort(p, kind="stable")
+    adjusted = np.empty_like(p)
+    adjusted[order] = np.minimum(np.maximum.accumulate(p[order] * np.arange(len(p), 0, -1)), 1)
+    return adjusted
+
+
+class _Contrast(NamedTuple):
+    """A signed sum of ratios, its standard error, and the number of things resampled, the fewer of rows and draws."""
+
+    estimate: float
+    error: float
+    m: int
+
+
+def _interval(found: _Contrast) -> intervals.Interval:
+    half = stats.t.ppf((1 + LEVEL) / 2, found.m - 1) * found.error
+    return intervals.Interval(found.estimate, float(found.estimate - half), float(found.estimate + half))
+
+
+def _contrast(frames: Sequence[pd.DataFrame], signs: Sequence[int], generator: torch.Generator) -> _Contrast:
+    cells = _cells(frames)
+    rows = cells[0].shape[1]
+    m = min([rows, *(len(cell) for cell in cells if len(cell) > 1)])
+    if m < 2:
+        raise ValueError("resampling needs at least two rows, or two draws that answered rows of their own; got one")
+    chosen = _counts(rows, generator)
+    estimate, resampled = 0.0, np.zeros(RESAMPLES)
+    for sign, cell in zip(signs, cells, strict=True):
+        value, weight = cell.sum((0, 1))
+        estimate += sign * value / weight
+        value, weight = np.einsum("nd,nr,drc->cn", _counts(len(cell), generator), chosen, cell, optimize=True)
+        resampled += sign * value / weight
+    return _Contrast(float(estimate), float(resampled.std(ddof=1) * np.sqrt(m / (m - 1))), m)
+
+
+def _counts(size: int, generator: torch.Generator) -> Float64[np.ndarray, "n size"]:
+    """How often each of `size` things is drawn in each resample."""
+    drawn = torch.randint(size, (RESAMPLES, size), generator=generator, device=generator.device).cpu().numpy()
+    places = drawn + size * np.arange(RESAMPLES)[:, None]
+    return np.bincount(places.ravel(), minlength=RESAMPLES * size).reshape(RESAMPLES, size).astype(np.float64)
+
+
+def _cells(frames: Sequence[pd.DataFrame]) -> list[Float64[np.ndarray, "draws rows 2"]]:
+    """Σ value and Σ weight of each frame by draw and row; rows of one fold are one row, and its draws are one draw."""
+    tables = [_answers(frame) for frame in frames]
+    if any(not np.array_equal(table.asked, tables[0].asked) for table in tables):
+        raise ValueError("only answers to the same items are compared in pairs; answer one battery, all of it, in each")
+    folds = [_folds(table) for table in tables]
+    shared = [fold for fold in folds if fold is not None]
+    if any(not np.array_equal(fold, shared[0]) for fold in shared):
+        raise ValueError("draws answered different rows in the frames compared; share rows among as many draws in each")
+    cells = []
+    for table, fold in zip(tables, folds, strict=True):
+        row = shared[0][table.row] if shared else table.row
+        draw = table.draw if fold is None else np.zeros_like(row)
+        cell = np.zeros((draw.max() + 1, row.max() + 1, 2))
+        np.add.at(cell, (draw, row), table.counts)
+        cells.append(cell)
+    return cells
+
+
+class _Answers(NamedTuple):
+    """The answers of a frame by row, item and draw: number of the row and draw, value and weight; the items asked."""
+
+    row: Int[np.ndarray, " n"]
+    draw: Int[np.ndarray, " n"]
+    counts: Float64[np.ndarray, "n 2"]
+    asked: Int[np.ndarray, "items 2"]
+
+
+def _answers(frame: pd.DataFrame) -> _Answers:
+    if (probes := frame["probe"].unique()).size != 1:
+        raise ValueError(f"an estimate is of one probe, the frame has answers of {list(probes)}; select one")
+    asked = frame[["row", "item"]].to_numpy()
+    draw = pd.factorize(frame["draw"])[0] if "draw" in frame else np.zeros(len(frame), dtype=int)
+    order = np.lexsort((draw, asked[:, 1], asked[:, 0]))
+    asked, draw, counts = asked[order], draw[order], frame[["value", "weight"]].to_numpy(np.float64)[order]
+    changes = np.diff(asked, axis=0, prepend=asked[:1] - 1) != 0
+    other = changes.any(1)
+    if (~other[1:] & (draw[1:] == draw[:-1])).any():
+        raise ValueError("some items are answered twice; select one model and one arm, and name its draws in `draw`")
+    return _Answers(np.cumsum(changes[:, 0]) - 1, draw, counts, asked[other])
+
+
+def _folds(answers: _Answers) -> Int[np.ndarray, " rows"] | None:
+    """The draw that answered each row, numbered as they first occur; None where all draws answered every row."""
+    if len(answers.draw) == (answers.draw.max() + 1) * len(answers.asked):
+        return None
+    first = answers.draw[np.unique(answers.row, return_index=True)[1]]
+    if (answers.draw != first[answers.row]).any():
+        raise ValueError("each draw answers either every row or rows that no other draw answers; some rows have others")
+    return pd.factorize(first)[0]

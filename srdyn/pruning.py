@@ -1,0 +1,110 @@
+"""From scores of the heads to a model that holds fewer of them."""
+
+import copy
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from srdyn import architectures, models
+
+
+def saturation_score(
+    rank: Float[Tensor, "L H"],
+    norm: Float[Tensor, "L H"],
+    d: int,
+    alpha: float = 0.5,
+    *,
+    per_layer_norm: bool = False,
+) -> Float[Tensor, "L H"]:
+    """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
+
+    `rank` and `norm` are means over a calibration set of the effective rank and the nuclear norm, `d` is the most that
+    a rank can be. The maximum is taken over the model, or with `per_layer_norm` over each layer; where all norms are 0
+    their share is 0. Heads that were pruned away are NaN, here and in the result.
+    Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
+    """
+    if rank.shape != norm.shape:
+        raise ValueError(f"rank and norm must be of the same heads, got {list(rank.shape)} and {list(norm.shape)}")
+    if not 0 <= alpha <= 1:
+        raise ValueError(f"alpha, the weight of the rank, must lie between 0 and 1, got {alpha}")
+    if (rank > d).any():
+        raise ValueError(
+            f"a rank is at most d = min(K, V), got a rank of {float(rank.nan_to_num().max())} with d = {d}"
+        )
+    known = norm.nan_to_num(nan=0.0)
+    largest = known.amax(dim=1, keepdim=True) if per_layer_norm else known.max()
+    return alpha * rank / d + (1 - alpha) * norm / torch.where(largest > 0, largest, 1)
+
+
+def select(
+    score: Float[Tensor, "L H"], fraction: float, *, per_layer: bool = False, generator: torch.Generator | None = None
+) -> Bool[Tensor, "L H"]:
+    """Which heads to keep when the `fraction` of them with the highest scores goes, overall or of each layer.
+
+    That is round(fraction·n) of the n heads that have a score. NaN marks a head that was pruned away: it is not among
+    the n, nor kept. Equal scores go at random with a generator, else the first layer and head first.
+    Raises ValueError unless 0 ≤ fraction ≤ 1.
+    """
+    if not 0 <= fraction <= 1:
+        raise ValueError(f"fraction, of the heads that go, must lie between 0 and 1, got {fraction}")
+    keep = ~score.isnan()
+    parts = zip(score, keep, strict=True) if per_layer else [(score.flatten(), keep.view(-1))]
+    for scores, kept in parts:
+        kept[_highest(scores, fraction, generator)] = False
+    return keep
+
+
+def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
+    """A new, smaller model with the heads that `keep` names and no trace of the others; the old one stays as it is.
+
+    Weights, states and convolution caches of the other heads are gone, keys that nobody reads with as well. Its logits
+    are those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads
+    adds nothing. What was bound to the old model's layers, an ablation for example, is not taken over.
+    Raises ValueError for a mask of another shape or type, and for one that keeps a head that was pruned away before.
+    """
+    L, H, _, _ = model.grid
+    if keep.dtype != torch.bool or keep.shape != (L, H):
+        raise ValueError(
+            f"keep must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {keep.dtype} {list(keep.shape)}"
+        )
+    kept = {str(layer.index): row.nonzero()[:, 0].tolist() for layer, row in zip(model.layers, keep, strict=True)}
+    hf = copy.deepcopy(model.hf)
+    architectures.keep_heads(hf, kept)
+    return models.from_hf(hf, model.tokenizer, name=model.name, seed=model.seed)
+
+
+def save(model: models.Model, folder: str | Path) -> Path:
+    """Write weights (safetensors), configuration and tokenizer, whole or not at all, for `models.load` to read back.
+
+    `srdyn_kept` in config.json lists the heads that each linear layer kept. A model that stands in the folder is
+    replaced. Raises FileExistsError for a folder that holds anything else.
+    """
+    target = Path(folder).expanduser()
+    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
+        raise FileExistsError(
+            f"{target} holds something else than a model: give an empty folder, or one that is not there"
+        )
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as partial:
+        written = Path(partial, "model")
+        model.hf.save_pretrained(written)
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(written)
+        shutil.rmtree(target, ignore_errors=True)
+        written.rename(target)
+    return target
+
+
+def _highest(
+    score: Float[Tensor, " heads"], fraction: float, generator: torch.Generator | None
+) -> Int64[Tensor, " going"]:
+    """Places of the highest scores."""
+    places = (~score.isnan()).nonzero()[:, 0]
+    if generator is not None:
+        places = places[torch.randperm(len(places), generator=generator)]
+    order = score[places].sort(descending=True, stable=True).indices
+    return places[order[: round(fraction * len(places))]]

@@ -1,0 +1,513 @@
+import copy
+import dataclasses
+import functools
+import itertools
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from srdyn import ablation, architectures, linear_cache, models, spectra, states
+
+HYBRID = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
+SOME = torch.tensor([[True, False, True, False], [False] * 4, [False, True, True, True]])
+NAN = float("nan")
+
+
+@functools.cache
+def shared():
+    """A hybrid for tests that draw many masks; whatever is done to it must undo itself."""
+    return models.from_hf(conftest.qwen3_next(HYBRID), name="shared")
+
+
+@functools.cache
+def some_tokens():
+    return torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(1))
+
+
+def generator(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def masks(model):
+    L, H, _, _ = model.grid
+    return st.lists(st.lists(st.booleans(), min_size=H, max_size=H), min_size=L, max_size=L).map(torch.tensor)
+
+
+def unread(model, heads):
+    """A copy of the model in which the readout of these heads is zero: what removing them must amount to."""
+    hf = copy.deepcopy(model.hf)
+    for site, row in zip(architectures.sites(hf), heads, strict=True):
+        for head in row.nonzero()[:, 0].tolist():
+            V = site.mixer.head_v_dim
+            site.mixer.out_proj.weight.data[:, head * V : (head + 1) * V] = 0
+    return hf
+
+
+def logits(hf, tokens, **options):
+    with torch.no_grad():
+        return hf(tokens, **options).logits
+
+
+def read_by_token(hf, tokens):
+    cache = linear_cache.empty(hf)
+    return torch.cat([logits(hf, tokens[:, t : t + 1], past_key_values=cache) for t in range(tokens.shape[1])], 1)
+
+
+def some_of(model):
+    return SOME[: model.grid.L]
+
+
+@settings(max_examples=15, deadline=None)
+@given(heads=masks(shared()))
+def test_an_ablated_head_is_one_that_nobody_reads(heads):
+    model, tokens = shared(), some_tokens()
+    before = logits(model.hf, tokens)
+    expected = logits(unread(model, heads), tokens)
+    with ablation.ablate_heads(model, heads):
+        torch.testing.assert_close(logits(model.hf, tokens), expected, rtol=0, atol=1e-5)
+    assert heads.any() == ((before - expected).abs().max() > 1e-3)
+    assert torch.equal(logits(model.hf, tokens), before)
+
+
+def test_ablation_holds_token_by_token(tiny, tokens):
+    heads, tokens = some_of(tiny), tokens[:, :12]
+    expected = read_by_token(unread(tiny, heads), tokens)
+    with ablation.ablate_heads(tiny, heads):
+        torch.testing.assert_close(read_by_token(tiny.hf, tokens), expected, rtol=0, atol=1e-5)
+
+
+def test_ablation_holds_while_the_model_generates(tiny, tokens):
+    heads, options = some_of(tiny), {"max_new_tokens": 8, "do_sample": False, "output_logits": True}
+    options["return_dict_in_generate"] = True
+    expected = unread(tiny, heads).generate(tokens[:, :20], **options)
+    intact = tiny.hf.generate(tokens[:, :20], **options)
+    with ablation.ablate_heads(tiny, heads):
+        found = tiny.hf.generate(tokens[:, :20], **options)
+    assert torch.equal(found.sequences, expected.sequences)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), rtol=0, atol=1e-5)
+    assert (torch.stack(found.logits) - torch.stack(intact.logits)).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("more", [1, 5])
+def test_what_a_cache_brings_along_is_dropped(tiny_pure, tokens, more):
+    cache = linear_cache.empty(tiny_pure.hf)
+    logits(tiny_pure.hf, tokens[:, :9], past_key_values=cache)
+    with ablation.ablate_heads(tiny_pure, SOME):
+        logits(tiny_pure.hf, tokens[:, 9 : 9 + more], past_key_values=cache)
+    for layer, row in enumerate(SOME):
+        largest = cache.get_recurrent_state(layer, state_idx=0).abs().amax((0, 2, 3))
+        assert torch.equal(largest == 0, row)
+
+
+@pytest.mark.parametrize("route", ["forward", "segments"])
+def test_a_trace_inside_finds_zero_states(tiny, tokens, route):
+    heads, positions = some_of(tiny), [1, 30, 64, 100]
+    with ablation.ablate_heads(tiny, heads):
+        sigma = states.trace(tiny, tokens, positions, route=route)
+    gone = heads[:, None, None].expand(sigma.shape[:-1])
+    assert torch.equal(spectra.effective_rank(sigma) == 0, gone)
+    assert (sigma[gone] == 0).all()
+
+
+def test_a_pass_that_is_tapped_already_can_be_ablated(tiny_hybrid, tokens):
+    zero = torch.zeros(3, 4, dtype=torch.bool)
+
+    def visit(layer, position, state):
+        zero[layer] = (state == 0).flatten(2).all(-1).all(0)
+
+    with states.tapped(tiny_hybrid, [77], visit), ablation.ablate_heads(tiny_hybrid, SOME):
+        logits(tiny_hybrid.hf, tokens)
+    assert torch.equal(zero, SOME)
+
+
+def test_gates_inside_are_those_of_the_first_layer_as_ever(tiny_hybrid, tokens):
+    g, beta = states.gates(tiny_hybrid, tokens)
+    with ablation.ablate_heads(tiny_hybrid, SOME):
+        inside = states.gates(tiny_hybrid, tokens)
+    assert torch.equal(inside[0][0], g[0])
+    assert torch.equal(inside[1][0], beta[0])
+    assert not torch.equal(inside[1][1], beta[1])
+
+
+@settings(max_examples=6, deadline=None)
+@given(outer=masks(shared()), inner=masks(shared()))
+def test_blocks_nest(outer, inner):
+    model, tokens = shared(), some_tokens()
+    with ablation.ablate_heads(model, outer | inner):
+        expected = logits(model.hf, tokens)
+    with ablation.ablate_heads(model, outer):
+        alone = logits(model.hf, tokens)
+        with ablation.ablate_heads(model, inner):
+            assert torch.equal(logits(model.hf, tokens), expected)
+        assert torch.equal(logits(model.hf, tokens), alone)
+
+
+def everything(model, tokens):
+    """What must be as before, bit for bit: weights, forwards, hooks, logits."""
+    parts = list(model.hf.modules())
+    weights = {name: tensor.clone() for name, tensor in model.hf.state_dict().items()}
+    forwards = [vars(part).get("forward") for part in parts]
+    hooks = [(list(part._forward_hooks), list(part._forward_pre_hooks)) for part in parts]
+    return weights, forwards, hooks, logits(model.hf, tokens)
+
+
+INTERVENTIONS = [
+    lambda model: ablation.ablate_heads(model, SOME),
+    lambda model: ablation.truncate_states(model, 1, SOME, [5, 64]),
+    lambda model: ablation.attention_window(model, 3),
+]
+
+
+@pytest.mark.parametrize("intervene", INTERVENTIONS)
+@pytest.mark.parametrize("error", [None, KeyError])
+def test_everything_is_restored(tiny_hybrid, tokens, intervene, error):
+    weights, forwards, hooks, before = everything(tiny_hybrid, tokens)
+    raised = None
+    try:
+        with intervene(tiny_hybrid):
+            assert (logits(tiny_hybrid.hf, tokens) - before).abs().max() > 1e-3
+            if error is not None:
+                raise error
+    except KeyError as caught:
+        raised = type(caught)
+    assert raised == error
+    now = everything(tiny_hybrid, tokens)
+    assert now[1:3] == (forwards, hooks)
+    assert torch.equal(now[3], before)
+    assert weights.keys() == now[0].keys()
+    assert all(torch.equal(weights[name], now[0][name]) for name in weights)
+
+
+@pytest.mark.parametrize("intervene", INTERVENTIONS[:2])
+def test_only_layers_with_a_chosen_head_are_touched(tiny_hybrid, intervene):
+    mixers = [site.mixer for site in architectures.sites(tiny_hybrid.hf)]
+    before = [vars(mixer)["forward"] for mixer in mixers]
+    with intervene(tiny_hybrid):
+        inside = [vars(mixer)["forward"] for mixer in mixers]
+    assert [a is b for a, b in zip(before, inside, strict=True)] == [False, True, False]
+
+
+def renumbered(model):
+    """The model as if its four heads a layer were what is left of six."""
+    layers = tuple(layer._replace(heads=(0, 2, 3, 5)) for layer in model.layers)
+    return dataclasses.replace(model, grid=model.grid._replace(H=6), layers=layers)
+
+
+def test_heads_keep_their_original_numbers(tiny_hybrid, tokens):
+    heads = torch.zeros(3, 6, dtype=torch.bool)
+    heads[:, [0, 5]] = True
+    columns = torch.tensor([[True, False, False, True]] * 3)
+    with ablation.ablate_heads(renumbered(tiny_hybrid), heads):
+        found = logits(tiny_hybrid.hf, tokens)
+    torch.testing.assert_close(found, logits(unread(tiny_hybrid, columns), tokens), rtol=0, atol=1e-5)
+
+
+def test_a_head_that_was_pruned_away_is_refused(tiny_hybrid):
+    heads = torch.zeros(3, 6, dtype=torch.bool)
+    heads[1, [2, 4]] = True
+    message = r"linear layer 1 of tiny-hybrid holds heads \[0, 2, 3, 5\], not \[4\]"
+    pruned = renumbered(tiny_hybrid)
+    with pytest.raises(ValueError, match=message), ablation.ablate_heads(pruned, heads):
+        pass
+    with pytest.raises(ValueError, match=message), ablation.truncate_states(pruned, 1, heads, [1]):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (torch.zeros(3, 4), r"\[3, 4\] for tiny-hybrid, got torch.float32 \[3, 4\]"),
+        (torch.zeros(4, 3, dtype=torch.bool), r"got torch.bool \[4, 3\]"),
+        (torch.zeros(12, dtype=torch.bool), r"got torch.bool \[12\]"),
+    ],
+)
+def test_heads_must_be_a_mask_over_the_grid(tiny_hybrid, wrong, message):
+    with pytest.raises(ValueError, match=message):
+        ablation.checked_heads(tiny_hybrid, wrong)
+
+
+def test_the_mask_is_checked_on_the_way_in(tiny_hybrid):
+    heads = torch.zeros(4, 3, dtype=torch.bool)
+    for block in (ablation.ablate_heads(tiny_hybrid, heads), ablation.truncate_states(tiny_hybrid, 1, heads, [1])):
+        with pytest.raises(ValueError, match="heads must be"), block:
+            pass
+
+
+@pytest.mark.parametrize("rank", [0, 1, 3])
+def test_truncation_is_what_rewriting_the_cache_does(tiny, tokens, rank):
+    heads, cache, outputs = some_of(tiny), linear_cache.empty(tiny.hf), []
+    cuts = [0, 11, 64, 90]
+    for start, end in itertools.pairwise([*cuts, tokens.shape[1]]):
+        outputs.append(logits(tiny.hf, tokens[:, start:end], past_key_values=cache))
+        for site, row in zip(architectures.sites(tiny.hf), heads, strict=True):
+            state = cache.get_recurrent_state(site.index, state_idx=0)
+            left, sigma, right = np.linalg.svd(state.double().numpy(), full_matrices=False)
+            sigma[..., rank:] = 0
+            state[:, row] = torch.from_numpy(left * sigma[..., None, :] @ right).float()[:, row]
+    with ablation.truncate_states(tiny, rank, heads, cuts[1:]):
+        found = logits(tiny.hf, tokens)
+    assert (found - logits(tiny.hf, tokens)).abs().max() > 1e-2
+    # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
+    torch.testing.assert_close(found, torch.cat(outputs, 1), rtol=0, atol=1e-4)
+
+
+def test_truncated_states_in_float64(tiny_hybrid, tokens):
+    """The first layer reads the same with and without truncation: a loop over its inputs tells its last state."""
+    _, k, v, g, beta = (x.double().numpy() for x in states.inputs(tiny_hybrid, tokens, 0))
+    k, state = np.repeat(k, 2, axis=2), np.zeros((2, 4, 8, 12))
+    for t in range(tokens.shape[1]):
+        state = state * np.exp(g[:, t])[..., None, None]
+        error = beta[:, t, :, None] * (v[:, t] - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
+        state = state + np.einsum("bhk,bhv->bhkv", k[:, t], error)
+        if t + 1 in (7, 120, 150):
+            left, sigma, right = np.linalg.svd(state, full_matrices=False)
+            state[:, [0, 2]] = (left[..., :2] * sigma[..., None, :2] @ right[..., :2, :])[:, [0, 2]]
+    cache = linear_cache.empty(tiny_hybrid.hf)
+    with ablation.truncate_states(tiny_hybrid, 2, SOME, [7, 120, 150]):
+        logits(tiny_hybrid.hf, tokens, past_key_values=cache)
+    found = cache.get_recurrent_state(0, state_idx=0)
+    torch.testing.assert_close(found.double(), torch.from_numpy(state), rtol=0, atol=1e-5)
+    rank = spectra.effective_rank(spectra.singular_values(found))
+    assert (rank[:, SOME[0]] == 2).all()
+    assert (rank[:, ~SOME[0]] > 2).all()
+
+
+def test_a_rank_that_no_state_exceeds_changes_nothing(tiny, tokens):
+    everywhere = torch.ones(tiny.grid.L, tiny.grid.H, dtype=torch.bool)
+    before = logits(tiny.hf, tokens)
+    for rank in (8, 100):
+        with ablation.truncate_states(tiny, rank, everywhere, [1, 50, 64, 149]):
+            torch.testing.assert_close(logits(tiny.hf, tokens), before, rtol=0, atol=1e-4)
+
+
+def test_truncation_at_the_last_token_leaves_the_logits_alone(tiny_hybrid, tokens):
+    with ablation.truncate_states(tiny_hybrid, 0, SOME, [150]):
+        cut = logits(tiny_hybrid.hf, tokens)
+    assert torch.equal(cut, logits(tiny_hybrid.hf, tokens))
+
+
+@pytest.mark.parametrize("more", [1, 5])
+def test_truncation_refuses_a_pass_that_goes_on_from_a_cache(tiny_pure, tokens, more):
+    cache = tiny_pure.hf(tokens[:, :9], use_cache=True).past_key_values
+    with (
+        ablation.truncate_states(tiny_pure, 1, SOME, [1]),
+        pytest.raises(ValueError, match="whole sequences: call the model without past_key_values"),
+    ):
+        tiny_pure.hf(tokens[:, 9 : 9 + more], past_key_values=cache)
+
+
+@pytest.mark.parametrize("positions", [[], [0, 3], [151], [5, 5], [7, 3]])
+def test_positions_must_increase_within_the_context(tiny_hybrid, tokens, positions):
+    with (
+        ablation.truncate_states(tiny_hybrid, 1, SOME, positions),
+        pytest.raises(ValueError, match="positions must"),
+    ):
+        tiny_hybrid.hf(tokens)
+
+
+def test_a_rank_is_not_negative(tiny_hybrid):
+    with (
+        pytest.raises(ValueError, match="rank must be 0 or more, got -1"),
+        ablation.truncate_states(tiny_hybrid, -1, SOME, [3]),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("window", [1, 4, 150])
+def test_a_window_shows_what_a_truncated_input_shows(tiny_hybrid, tokens, window, attention):
+    tiny_hybrid.hf.set_attn_implementation(attention)
+    softmax, seen = tiny_hybrid.hf.model.layers[2].self_attn, {}
+
+    def keep(module, arguments, options, output):
+        seen.update(options, output=output[0])
+
+    with softmax.register_forward_hook(keep, with_kwargs=True), ablation.attention_window(tiny_hybrid, window):
+        logits(tiny_hybrid.hf, tokens)
+    hidden, angles = seen["hidden_states"], seen["position_embeddings"]
+    for t in (0, 1, 5, 149):
+        part = slice(max(0, t + 1 - window), t + 1)
+        here = tuple(angle[:, part] for angle in angles)
+        triangle = torch.ones(t + 1, t + 1).tril().log()[part, part].clamp(min=torch.finfo().min)[None, None]
+        with torch.no_grad():
+            expected = softmax(hidden[:, part], position_embeddings=here, attention_mask=triangle)[0][:, -1]
+        torch.testing.assert_close(seen["output"][:, t], expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("family", ["tiny_hybrid", "tiny_qwen35"])
+def test_a_window_as_long_as_the_sequence_changes_nothing(request, tokens, family, attention):
+    model = request.getfixturevalue(family)
+    model.hf.set_attn_implementation(attention)
+    before = logits(model.hf, tokens)
+    with ablation.attention_window(model, 150):
+        torch.testing.assert_close(logits(model.hf, tokens), before, rtol=0, atol=1e-5)
+    with ablation.attention_window(model, 149):
+        changed = (logits(model.hf, tokens) - before).abs().amax((0, 2)) > 1e-5
+    # The last token alone no longer sees the first.
+    assert changed.nonzero()[:, 0].tolist() == [149]
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+def test_a_window_keeps_the_mask_of_the_padding(tiny_hybrid, tokens, attention):
+    tiny_hybrid.hf.set_attn_implementation(attention)
+    padding = torch.ones_like(tokens)
+    padding[1, :40] = 0
+    with ablation.attention_window(tiny_hybrid, 90):
+        padded = logits(tiny_hybrid.hf, tokens, attention_mask=padding)
+        alone = logits(tiny_hybrid.hf, tokens[1:, 40:])
+    torch.testing.assert_close(padded[1:, 40:], alone, rtol=0, atol=1e-4)
+
+
+def test_windows_nest_to_the_narrower(tiny_hybrid, tokens):
+    with ablation.attention_window(tiny_hybrid, 3):
+        expected = logits(tiny_hybrid.hf, tokens)
+    for first, second in ((3, 20), (20, 3)):
+        with ablation.attention_window(tiny_hybrid, first), ablation.attention_window(tiny_hybrid, second):
+            assert torch.equal(logits(tiny_hybrid.hf, tokens), expected)
+
+
+def test_a_window_refuses_a_pass_that_goes_on_from_a_cache(tiny_hybrid, tokens):
+    with ablation.attention_window(tiny_hybrid, 3):
+        cache = tiny_hybrid.hf(tokens[:, :9], use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="whole sequences: call the model without past_key_values"):
+            tiny_hybrid.hf(tokens[:, 9:12], past_key_values=cache)
+
+
+def test_a_window_needs_softmax_layers_that_take_a_mask(tiny_pure, tiny_hybrid):
+    with pytest.raises(ValueError, match="tiny-pure has no softmax layers"), ablation.attention_window(tiny_pure, 3):
+        pass
+    with pytest.raises(ValueError, match="1 token or more, got 0"), ablation.attention_window(tiny_hybrid, 0):
+        pass
+    tiny_hybrid.hf.config._attn_implementation = "flash_attention_2"
+    with pytest.raises(ValueError, match="attends with flash_attention_2"), ablation.attention_window(tiny_hybrid, 3):
+        pass
+
+
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    L=st.integers(1, 4),
+    H=st.integers(1, 9),
+    fraction=st.floats(0, 1),
+    highest=st.booleans(),
+)
+def test_a_fraction_takes_the_extreme_scores(seed, L, H, fraction, highest):
+    score = torch.rand(L, H, generator=generator(seed))
+    sign = 1 if highest else -1
+    per_layer = ablation.fraction_per_layer(score, fraction, generator=generator(), highest=highest)
+    n = max(round(fraction * H), 1 if fraction else 0)
+    for row, chosen in zip(score.tolist(), per_layer.tolist(), strict=True):
+        picked = [x for x, c in zip(row, chosen, strict=True) if c]
+        assert sorted(picked) == sorted(sorted(row, key=lambda x: -sign * x)[:n])
+    overall = ablation.fraction_overall(score, fraction, generator=generator(), highest=highest)
+    values = sorted(score.flatten().tolist(), key=lambda x: -sign * x)
+    assert sorted(score[overall].tolist()) == sorted(values[: round(fraction * L * H)])
+
+
+def test_the_papers_cut_takes_448_of_1152():
+    score = torch.rand(36, 32, generator=generator())
+    assert ablation.fraction_overall(score, 0.389, generator=generator()).sum() == 448
+
+
+def test_ties_are_broken_at_random():
+    score = torch.tensor([[1.0, 1, 1, 1, 0, 2], [5, 5, 5, 5, 5, 5]])
+    draws = torch.stack([ablation.fraction_per_layer(score, 0.5, generator=generator(i)) for i in range(600)])
+    expected = torch.tensor([[0.5, 0.5, 0.5, 0.5, 0, 1], [0.5] * 6])
+    # Four standard errors of a share over 600 draws are 0.08.
+    torch.testing.assert_close(draws.double().mean(0), expected.double(), rtol=0, atol=0.08)
+    overall = torch.stack([ablation.fraction_overall(score, 0.25, generator=generator(i)) for i in range(600)])
+    assert (overall[:, 0] == 0).all()
+    torch.testing.assert_close(overall[:, 1].double().mean(0), torch.full((6,), 0.5).double(), rtol=0, atol=0.08)
+
+
+@pytest.mark.parametrize("highest", [True, False])
+def test_heads_without_a_score_are_never_chosen(highest):
+    score = torch.tensor([[NAN, 1.0, NAN, -float("inf")], [2.0, NAN, 3.0, float("inf")]])
+    per_layer = ablation.fraction_per_layer(score, 0.5, generator=generator(), highest=highest)
+    assert per_layer[0].tolist() == [False, True, False, True]
+    overall = ablation.fraction_overall(score, 5 / 8, generator=generator(), highest=highest)
+    assert torch.equal(overall, ~score.isnan())
+    with pytest.raises(ValueError, match="3 heads are to be chosen where only 2 have a score"):
+        ablation.fraction_per_layer(score, 0.75, generator=generator(), highest=highest)
+    with pytest.raises(ValueError, match="8 heads are to be chosen where only 5"):
+        ablation.fraction_overall(score, 1.0, generator=generator(), highest=highest)
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1, NAN])
+def test_a_fraction_lies_between_0_and_1(fraction):
+    for take in (ablation.fraction_per_layer, ablation.fraction_overall):
+        with pytest.raises(ValueError, match="fraction must lie between 0 and 1"):
+            take(torch.zeros(2, 3), fraction, generator=generator())
+
+
+def test_matched_random_draws_as_many_of_every_layer():
+    heads = torch.tensor([[True, True, False, False, False], [True] * 5, [False] * 5])
+    draws = torch.stack([ablation.matched_random(heads, generator=generator(i)) for i in range(600)])
+    assert (draws.sum(-1) == heads.sum(-1)).all()
+    torch.testing.assert_close(draws[:, 0].double().mean(0), torch.full((5,), 0.4).double(), rtol=0, atol=0.08)
+    assert torch.equal(
+        ablation.matched_random(heads, generator=generator(3)), ablation.matched_random(heads, generator=generator(3))
+    )
+
+
+@settings(max_examples=60, deadline=None)
+@given(seed=st.integers(0, 10**6), H=st.integers(2, 7), data=st.data())
+def test_decay_matched_is_the_best_of_all_assignments(seed, H, data):
+    heads = torch.tensor([data.draw(st.lists(st.booleans(), min_size=H, max_size=H))])
+    decay = -torch.rand(1, H, generator=generator(seed)).double()
+    matched = ablation.decay_matched(heads, decay, generator=generator())
+    assert matched.sum() == heads.sum()
+    (chosen, others) = (row.nonzero()[:, 0].tolist() for row in (heads[0], ~heads[0]))
+    spare = max(0, len(chosen) - len(others))
+    assert (matched & heads).sum() == spare
+
+    def distance(partners, partnered):
+        return min(
+            sum(abs(decay[0, a] - decay[0, b]) for a, b in zip(partnered, order, strict=True))
+            for order in itertools.permutations(partners)
+        )
+
+    n = len(chosen) - spare
+    best = min(
+        distance(partners, partnered)
+        for partners in itertools.combinations(others, n)
+        for partnered in itertools.combinations(chosen, n)
+    )
+    partners = (matched & ~heads)[0].nonzero()[:, 0].tolist()
+    kept = (matched & heads)[0].nonzero()[:, 0].tolist()
+    assert distance(partners, [head for head in chosen if head not in kept]) == pytest.approx(float(best), abs=1e-12)
+
+
+def test_decay_matched_stays_within_the_layer_and_off_pruned_heads():
+    heads = torch.tensor([[True, False, False, False], [False, False, False, True]])
+    decay = torch.tensor([[-1.0, NAN, -5, -4], [-1.0, -3, NAN, -2.5]])
+    matched = ablation.decay_matched(heads, decay, generator=generator())
+    assert matched.tolist() == [[False, False, False, True], [False, True, False, False]]
+    with pytest.raises(ValueError, match="needs a decay, got NaN"):
+        ablation.decay_matched(~heads, decay, generator=generator())
+
+
+def test_decay_matched_breaks_ties_at_random():
+    heads = torch.tensor([[True, False, False, False, False]])
+    decay = torch.tensor([[-1.0, -2, -2, 0, -7]])
+    draws = torch.stack([ablation.decay_matched(heads, decay, generator=generator(i)) for i in range(600)])
+    expected = torch.tensor([0, 1 / 3, 1 / 3, 1 / 3, 0], dtype=torch.float64)
+    torch.testing.assert_close(draws[:, 0].double().mean(0), expected, rtol=0, atol=0.08)
+
+
+def test_balance_is_the_difference_in_pooled_standard_deviations():
+    decay = torch.tensor([[-1.0, -2, -4, -8], [-0.5, -3, -1, -9]])
+    heads = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    others = torch.tensor([[False, False, True, False], [False, True, True, False]])
+    a, b = np.array([-1.0, -2, -0.5]), np.array([-4.0, -3, -1])
+    expected = (a.mean() - b.mean()) / np.sqrt((a.var(ddof=1) + b.var(ddof=1)) / 2)
+    assert ablation.balance(heads, others, decay) == pytest.approx(expected)
+    assert ablation.balance(heads, heads, decay) == 0
+    assert np.isnan(ablation.balance(heads, others, torch.ones(2, 4)))
+    with pytest.raises(ValueError, match="at least two heads in either set, got 1"):
+        ablation.balance(heads, others & (decay == -4), decay)

@@ -1,0 +1,391 @@
+import copy
+import functools
+import json
+
+import conftest
+import numpy as np
+import pytest
+import torch
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from transformers import AutoTokenizer
+
+from srdyn import ablation, architectures, linear_cache, models, pruning, recurrence, states, store
+from srdyn.architectures import recipe
+
+LINEAR, SOFTMAX = "linear_attention", "full_attention"
+FAMILIES = {
+    "hybrid": (conftest.qwen3_next, [LINEAR, LINEAR, SOFTMAX, LINEAR], {}),
+    "pure": (conftest.qwen3_next, [LINEAR, LINEAR], {}),
+    "three values a key": (conftest.qwen3_next, [LINEAR, SOFTMAX], {"linear_num_value_heads": 6}),
+    "a key each": (conftest.qwen3_next, [LINEAR, LINEAR], {"linear_num_key_heads": 4}),
+    "qwen35": (conftest.qwen35, [LINEAR, SOFTMAX, LINEAR], {}),
+    "qwen35, three values a key": (conftest.qwen35, [LINEAR, LINEAR], {"linear_num_value_heads": 6}),
+}
+TOKENS = torch.randint(0, conftest.SIZES["vocab_size"], (2, 70), generator=torch.Generator().manual_seed(2))
+
+
+@functools.cache
+def model(family):
+    build, kinds, sizes = FAMILIES[family]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, size in sizes.items():
+            patch.setitem(conftest.SIZES, name, size)
+        return models.from_hf(build(kinds), name=family, seed=3)
+
+
+@st.composite
+def masks(draw, family):
+    """Of every layer all heads, none, or any."""
+    L, H, _, _ = model(family).grid
+    layer = st.sampled_from(([True] * H, [False] * H)) | st.lists(st.booleans(), min_size=H, max_size=H)
+    return torch.tensor(draw(st.lists(layer, min_size=L, max_size=L)))
+
+
+def masked(whole, keep):
+    """A stock copy in which nothing comes out of the heads that go."""
+    hf = copy.deepcopy(whole.hf)
+    for row, site in zip(keep, architectures.sites(hf), strict=True):
+        columns = site.mixer.out_proj.weight.data.unflatten(1, (whole.grid.H, whole.grid.V))
+        columns[:, ~row] = 0
+    return models.from_hf(hf, name="masked")
+
+
+def mask(family, *rows):
+    """Keep these heads of each layer."""
+    keep = torch.zeros(model(family).grid[:2], dtype=torch.bool)
+    for layer, heads in enumerate(rows):
+        keep[layer, heads] = True
+    return keep
+
+
+def fed(hf, lengths):
+    """Logits and cache after reading TOKENS in pieces of these lengths."""
+    cache, start, logits = linear_cache.empty(hf), 0, []
+    for length in lengths:
+        places = torch.arange(start, start + length)[None]
+        piece = hf(TOKENS[:, start : start + length], past_key_values=cache, use_cache=True, position_ids=places)
+        logits.append(piece.logits)
+        start += length
+    return torch.cat(logits, 1), cache
+
+
+def held_bytes(cache):
+    """What a real cache of two sequences holds for each, as (recurrent states, everything)."""
+    recurrent = other = 0
+    for layer in cache.layers:
+        if hasattr(layer, "recurrent_states"):
+            recurrent += sum(x.nbytes for x in layer.recurrent_states.values() if x is not None)
+            other += sum(x.nbytes for x in layer.conv_states.values() if x is not None)
+        else:
+            other += layer.keys.nbytes + layer.values.nbytes
+    return recurrent // 2, (recurrent + other) // 2
+
+
+def parameters(hf):
+    return sum(parameter.numel() for parameter in hf.parameters())
+
+
+def weights_of(whole, heads):
+    """How many numbers a layer needs for these heads."""
+    (_, H, K, V), M = whole.grid, whole.hf.config.hidden_size
+    keys = len({head // (H // whole.hf.config.linear_num_key_heads) for head in heads})
+    channels = 2 * K * keys + V * len(heads)
+    inputs, gates, outputs = channels + V * len(heads), 2 * len(heads), V * len(heads)
+    return M * (inputs + gates + outputs) + 4 * channels + gates + V if heads else 0
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_smaller_model_computes_what_the_masked_one_does_from_less(family):
+    whole = model(family)
+    everything = tuple(range(whole.grid.H))
+
+    @settings(max_examples=8, deadline=None)
+    @given(masks(family))
+    @example(torch.zeros(whole.grid[:2], dtype=torch.bool))
+    def check(keep):
+        pruned = pruning.prune_heads(whole, keep)
+        expected = masked(whole, keep).hf(TOKENS).logits
+        bounds = {"rtol": 0, "atol": 1e-4}
+        torch.testing.assert_close(pruned.hf(TOKENS, use_cache=False).logits, expected, **bounds)
+        in_pieces, _ = fed(pruned.hf, [33, 1, 36])
+        torch.testing.assert_close(in_pieces, expected, **bounds)
+        stepped, cache = fed(pruned.hf, [1] * 9)
+        torch.testing.assert_close(stepped, expected[:, :9], **bounds)
+        assert held_bytes(cache) == (models.state_bytes(pruned), models.cache_bytes(pruned, 9))
+        assert pruned.grid == whole.grid
+        assert [layer.index for layer in pruned.layers] == [layer.index for layer in whole.layers]
+        assert [list(layer.heads) for layer in pruned.layers] == [row.nonzero()[:, 0].tolist() for row in keep]
+        saved = sum(weights_of(whole, everything) - weights_of(whole, layer.heads) for layer in pruned.layers)
+        assert parameters(pruned.hf) == parameters(whole.hf) - saved
+
+    check()
+
+
+@pytest.mark.parametrize("family", ["hybrid", "qwen35, three values a key"])
+def test_pruning_twice_is_pruning_once(family):
+    @settings(max_examples=8, deadline=None)
+    @given(masks(family), masks(family))
+    def check(first, second):
+        once = pruning.prune_heads(model(family), first & second)
+        twice = pruning.prune_heads(pruning.prune_heads(model(family), first), first & second)
+        assert twice.layers == once.layers
+        assert twice.hf.config.to_dict() == once.hf.config.to_dict()
+        weights, again = once.hf.state_dict(), twice.hf.state_dict()
+        assert weights.keys() == again.keys()
+        assert all(torch.equal(weight, again[name]) for name, weight in weights.items())
+        assert torch.equal(once.hf(TOKENS).logits, twice.hf(TOKENS).logits)
+
+    check()
+
+
+@pytest.mark.parametrize("family", ["hybrid", "pure", "qwen35, three values a key"])
+def test_a_saved_model_loads_bit_for_bit(family, tmp_path):
+    @settings(max_examples=5, deadline=None)
+    @given(masks(family))
+    @example(torch.zeros(model(family).grid[:2], dtype=torch.bool))
+    def check(keep):
+        pruned = pruning.prune_heads(model(family), keep)
+        loaded = models.load(pruning.save(pruned, tmp_path / "parent" / "pruned"), device="cpu")
+        assert (loaded.grid, loaded.layers, loaded.name) == (pruned.grid, pruned.layers, "pruned")
+        assert type(loaded.hf) is type(pruned.hf)
+        assert torch.equal(loaded.hf(TOKENS).logits, pruned.hf(TOKENS).logits)
+        assert torch.equal(fed(loaded.hf, [5, 1, 7])[0], fed(pruned.hf, [5, 1, 7])[0])
+        assert [path.name for path in (tmp_path / "parent").iterdir()] == ["pruned"]
+
+    check()
+
+
+def test_loaded_weights_lie_where_computed_ones_do(tmp_path):
+    """As views of the mapped file they would not, so that products may differ in their last bits."""
+    family = "qwen35, three values a key"
+    pruned = pruning.prune_heads(model(family), mask(family, [], [2]))
+    loaded = models.load(pruning.save(pruned, tmp_path / "pruned"), device="cpu")
+    for one in (pruned, loaded):
+        assert {parameter.data_ptr() % 64 for parameter in one.hf.parameters()} == {0}
+
+
+def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+    whole = models.from_hf(copy.deepcopy(model("hybrid").hf), tokenizer, name="whole")
+    whole.hf.config.srdyn_seed = 3
+    folder = pruning.save(pruning.prune_heads(whole, mask("hybrid", [0, 3], [], [1, 2, 3])), tmp_path / "pruned")
+    assert json.loads((folder / "config.json").read_text())["srdyn_kept"] == {"0": [0, 3], "1": [], "3": [1, 2, 3]}
+    loaded = models.load(folder)
+    assert loaded.seed == 3
+    assert loaded.tokenizer("a line of text") == tokenizer("a line of text")
+    less = mask("hybrid", [3], [], [1, 3])
+    assert torch.equal(
+        pruning.prune_heads(loaded, less).hf(TOKENS).logits, pruning.prune_heads(whole, less).hf(TOKENS).logits
+    )
+
+
+def test_saving_replaces_a_model_and_nothing_else(tmp_path):
+    (tmp_path / "notes").mkdir()
+    (tmp_path / "notes" / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match="something else than a model"):
+        pruning.save(model("pure"), tmp_path / "notes")
+    assert (tmp_path / "notes" / "thesis.txt").read_text() == "precious"
+    (tmp_path / "model").mkdir()
+    pruning.save(model("pure"), tmp_path / "model")
+    assert models.load(tmp_path / "model").layers == model("pure").layers
+
+
+def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
+    folder = pruning.save(model("pure"), tmp_path / "model")
+    before = store.content_hash(folder)
+    broken = copy.deepcopy(model("pure"))
+
+    def fail(path):
+        path.mkdir()
+        raise OSError("disk full")
+
+    broken.hf.save_pretrained = fail
+    with pytest.raises(OSError, match="disk full"):
+        pruning.save(broken, folder)
+    assert store.content_hash(folder) == before
+    assert list(tmp_path.iterdir()) == [folder]
+
+
+def test_the_old_model_is_untouched_and_shares_nothing():
+    whole = model("hybrid")
+    before = {name: weight.clone() for name, weight in whole.hf.state_dict().items()}
+    logits = whole.hf(TOKENS).logits
+    pruned = pruning.prune_heads(whole, mask("hybrid", [0, 1, 3], [], [0, 1, 2, 3]))
+    with torch.no_grad():
+        for parameter in pruned.hf.parameters():
+            parameter.fill_(0.1)
+    after = whole.hf.state_dict()
+    assert before.keys() == after.keys()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items())
+    assert torch.equal(whole.hf(TOKENS).logits, logits)
+    assert not hasattr(whole.hf.config, "srdyn_kept")
+
+
+@pytest.mark.parametrize("route", ["forward", "segments"])
+@pytest.mark.parametrize("rows", [([0, 2, 3], [1], []), ([], [0, 1, 2, 3], [3]), ([], [], [])])
+def test_a_trace_finds_the_kept_heads_at_their_old_places_and_nan_elsewhere(rows, route):
+    keep = mask("hybrid", *rows)
+    pruned, reference = pruning.prune_heads(model("hybrid"), keep), masked(model("hybrid"), keep)
+    read = functools.partial(states.trace, tokens=TOKENS, positions=[3, 64, 70], measure=lambda state: state.flatten(2))
+    found, expected = read(pruned, route=route), read(reference)
+    expected[~keep[:, None, None].expand(expected.shape[:-1])] = torch.nan
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, equal_nan=True)
+    for ours, theirs in zip(states.gates(pruned, TOKENS), states.gates(reference, TOKENS), strict=True):
+        theirs[~keep[:, None, None].expand(theirs.shape)] = torch.nan
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5, equal_nan=True)
+
+
+@pytest.mark.parametrize("family", ["hybrid", "qwen35, three values a key"])
+def test_the_inputs_of_a_ragged_layer_feed_the_reference_rule(family):
+    pruned = pruning.prune_heads(model(family), mask(family, [0, 1, 3], []))
+    _, expected = recurrence.gated_delta_rule(*states.inputs(pruned, TOKENS, 0), positions=[9, 70])
+    found = states.trace(pruned, TOKENS, [9, 70], measure=lambda state: state.flatten(2))[0][:, :, [0, 1, 3]]
+    torch.testing.assert_close(found, expected.flatten(3).double(), rtol=0, atol=1e-5)
+    with pytest.raises(ValueError, match=r"linear layer 1 of .* holds no heads"):
+        states.inputs(pruned, TOKENS, 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "rows"),
+    [
+        ("hybrid", ([], [0, 1, 2], [3])),
+        ("hybrid", ([], [], [])),
+        ("pure", ([], [0, 1, 3])),
+        ("pure", ([1], [])),
+        ("pure", ([], [])),
+        ("qwen35", ([1, 2, 3], [])),
+    ],
+)
+def test_generation_with_a_cache_equals_generation_without(family, rows):
+    hf, prompt = pruning.prune_heads(model(family), mask(family, *rows)).hf, TOKENS[:, :9]
+    for options in ({}, {"num_beams": 3}):
+        generate = functools.partial(hf.generate, prompt, max_new_tokens=5, do_sample=False, **options)
+        assert torch.equal(generate(), generate(use_cache=False))
+
+
+def test_an_ablation_inside_a_pruned_model_is_a_further_pruning():
+    pruned = pruning.prune_heads(model("hybrid"), mask("hybrid", [0, 1, 3], [], [2, 3]))
+    less = mask("hybrid", [0, 3], [], [2])
+    for ablated in (pruned, models.from_hf(copy.deepcopy(pruned.hf), name="twin")):
+        with ablation.ablate_heads(ablated, mask("hybrid", [1], [], [3])):
+            logits = ablated.hf(TOKENS).logits
+        torch.testing.assert_close(logits, pruning.prune_heads(pruned, less).hf(TOKENS).logits, rtol=0, atol=1e-4)
+
+
+def test_an_ablation_of_the_old_model_is_not_taken_over():
+    everything = torch.ones(3, 4, dtype=torch.bool)
+    keep = mask("hybrid", [0, 1, 3], [0, 1, 2, 3], [])
+    with ablation.ablate_heads(model("hybrid"), everything):
+        pruned = pruning.prune_heads(model("hybrid"), keep)
+    assert torch.equal(pruned.hf(TOKENS).logits, pruning.prune_heads(model("hybrid"), keep).hf(TOKENS).logits)
+
+
+def test_a_copy_is_independent():
+    pruned = pruning.prune_heads(model("hybrid"), mask("hybrid", [0, 1, 3], [], [1]))
+    twin, logits = copy.deepcopy(pruned.hf), pruned.hf(TOKENS).logits
+    assert torch.equal(twin(TOKENS).logits, logits)
+    for site in architectures.sites(twin):
+        for parameter in site.mixer.parameters():
+            parameter.data.zero_()
+    assert not torch.equal(twin(TOKENS).logits, logits)
+    assert torch.equal(pruned.hf(TOKENS).logits, logits)
+
+
+@pytest.mark.parametrize("family", ["hybrid", "qwen35"])
+def test_wrapping_twice_shares_keys_once_on_any_device(family, monkeypatch):
+    pruned = pruning.prune_heads(model(family), mask(family, [0, 1, 3], [1, 2, 3]))
+    logits = pruned.hf(TOKENS).logits
+    assert torch.equal(models.from_hf(pruned.hf, name="again").hf(TOKENS).logits, logits)
+    monkeypatch.setattr(recipe, "_by_device", lambda on_cpu, elsewhere: elsewhere)
+    assert torch.equal(models.from_hf(pruned.hf, name="elsewhere").hf(TOKENS).logits, logits)
+
+
+def test_a_mask_of_another_shape_or_type_is_refused():
+    with pytest.raises(ValueError, match=r"keep must be a bool tensor \[L, H\] = \[3, 4\] for hybrid, got .*\[4, 3\]"):
+        pruning.prune_heads(model("hybrid"), torch.ones(4, 3, dtype=torch.bool))
+    with pytest.raises(ValueError, match=r"keep must be a bool tensor .* got torch.int64"):
+        pruning.prune_heads.__wrapped__(model("hybrid"), torch.ones(3, 4, dtype=torch.int64))
+
+
+def test_a_head_that_is_gone_cannot_be_kept():
+    pruned = pruning.prune_heads(model("hybrid"), mask("hybrid", [0], [0, 2], [0]))
+    with pytest.raises(ValueError, match=r"decoder layer 1 holds the heads \[0, 2\].*got \[0, 1, 2\]"):
+        pruning.prune_heads(pruned, mask("hybrid", [0], [0, 1, 2], [0]))
+
+
+@pytest.mark.parametrize("per_layer_norm", [False, True])
+def test_the_saturation_score_is_equation_14(per_layer_norm):
+    generator = torch.Generator().manual_seed(4)
+    rank, norm = (torch.rand(3, 5, generator=generator, dtype=torch.float64) * scale for scale in (8, 100))
+    rank[1, 2] = norm[1, 2] = torch.nan
+    score = pruning.saturation_score(rank, norm, 8, alpha=0.3, per_layer_norm=per_layer_norm)
+    for layer, head in np.ndindex(3, 5):
+        over = norm[layer] if per_layer_norm else norm.flatten()
+        largest = max(float(n) for n in over if not n.isnan())
+        expected = 0.3 * float(rank[layer, head]) / 8 + 0.7 * float(norm[layer, head]) / largest
+        assert float(score[layer, head]) == pytest.approx(expected, rel=1e-12, nan_ok=True)
+
+
+def test_states_at_zero_have_no_saturation():
+    zero = torch.zeros(2, 3)
+    assert torch.equal(pruning.saturation_score(zero, zero, 8), zero)
+    assert pruning.saturation_score(zero * torch.nan, zero * torch.nan, 8).isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("rank", "norm", "alpha", "message"),
+    [
+        (torch.ones(2, 3), torch.ones(2, 3), 1.5, "alpha, the weight of the rank"),
+        (torch.full((2, 3), 9.0), torch.ones(2, 3), 0.5, "got a rank of 9.0 with d = 8"),
+    ],
+)
+def test_scores_that_mean_nothing_are_refused(rank, norm, alpha, message):
+    with pytest.raises(ValueError, match=message):
+        pruning.saturation_score(rank, norm, 8, alpha)
+
+
+def test_rank_and_norm_are_of_the_same_heads():
+    with pytest.raises(ValueError, match=r"same heads, got \[2, 3\] and \[3, 2\]"):
+        pruning.saturation_score.__wrapped__(torch.ones(2, 3), torch.ones(3, 2), 8)
+
+
+def test_the_highest_scores_go():
+    score = torch.tensor([[0.9, 0.1, 0.8, 0.2], [0.7, 0.3, 0.6, 0.4], [torch.nan, 0.5, torch.nan, 0.0]])
+    low = score < 0.55
+    assert torch.equal(pruning.select(score, 0.4), low)
+    per_layer = [[False, True, False, True], [False, True, False, True], [False, False, False, True]]
+    assert torch.equal(pruning.select(score, 0.5, per_layer=True), torch.tensor(per_layer))
+    assert torch.equal(pruning.select(score, 0.0), ~score.isnan())
+    assert not pruning.select(score, 1.0).any()
+
+
+def test_the_paper_cuts_448_of_1152():
+    score = torch.rand(36, 32, generator=torch.Generator().manual_seed(0))
+    keep = pruning.select(score, 0.389)
+    assert int((~keep).sum()) == 448
+    assert score[~keep].min() > score[keep].max()
+
+
+@pytest.mark.parametrize("per_layer", [False, True])
+def test_ties_go_in_order_or_at_random(per_layer):
+    score = torch.zeros(3, 8)
+    score[1] = -1.0
+    in_order = pruning.select(score, 0.25, per_layer=per_layer)
+    gone = [[0, 1], [0, 1], [0, 1]] if per_layer else [[0, 1, 2, 3, 4, 5], [], []]
+    assert [(~row).nonzero()[:, 0].tolist() for row in in_order] == gone
+    generator = torch.Generator().manual_seed(0)
+    draws = torch.stack([pruning.select(score, 0.25, per_layer=per_layer, generator=generator) for _ in range(400)])
+    assert ((~draws).sum((1, 2)) == 6).all()
+    share = (~draws).double().mean(0)
+    expected = torch.full((3, 8), 0.25) if per_layer else torch.tensor([[0.375], [0.0], [0.375]]).expand(3, 8)
+    # Four standard deviations of a share of 400 draws.
+    torch.testing.assert_close(share, expected.double(), rtol=0, atol=0.1)
+    again = pruning.select(score, 0.25, per_layer=per_layer, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(again, draws[0])
+
+
+@pytest.mark.parametrize("fraction", [-0.1, 1.1])
+def test_a_fraction_lies_between_0_and_1(fraction):
+    with pytest.raises(ValueError, match="fraction, of the heads that go"):
+        pruning.select(torch.zeros(1, 2), fraction)

@@ -1,0 +1,110 @@
+"""What heads score: means over sequences against loops over single ones, the oracle against a planted head."""
+
+import pytest
+import torch
+
+from srdyn import ablation, battery, evals, models, reference, scores, spectra, states
+
+
+@pytest.fixture(scope="module")
+def tokens(trained):
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(len(trained.tokenizer), (3, 40), generator=generator)
+
+
+@pytest.fixture(scope="module")
+def found(trained, tokens):
+    return scores.profile(trained, tokens, batch=2)
+
+
+def test_ranks_and_norms_are_means_over_sequences(trained, tokens, found):
+    sigma = torch.stack([states.trace(trained, row[None], [10, 20, 30, 40])[:, 0] for row in tokens], 1)
+    rank = spectra.effective_rank(sigma)
+    torch.testing.assert_close(found.rank, rank[:, :, -1].mean(1))
+    torch.testing.assert_close(found.rank_in_time, rank.mean((1, 2)))
+    torch.testing.assert_close(found.norm, spectra.nuclear_norm(sigma)[:, :, -1].mean(1), rtol=1e-5, atol=1e-8)
+    assert found.D == 16
+
+
+def test_decay_is_the_mean_gate(trained, tokens, found):
+    g = states.decays(trained, tokens).double()
+    torch.testing.assert_close(found.decay, g.mean((1, 2)), rtol=1e-6, atol=1e-9)
+
+
+def test_output_is_what_the_layer_loses_without_the_head(trained, tokens, found):
+    """A head's part of the layer's output, by leaving the head out, against the norm from its own columns."""
+    mixer = trained.hf.model.layers[trained.layers[0].index].linear_attn
+    written = []
+    hook = mixer.register_forward_hook(lambda module, given, output: written.append(output))
+    heads = torch.zeros(trained.grid.L, trained.grid.H, dtype=torch.bool)
+    heads[0, 3] = True
+    with torch.inference_mode():
+        trained.hf(tokens, use_cache=False)
+        with ablation.ablate_heads(trained, heads):
+            trained.hf(tokens, use_cache=False)
+    hook.remove()
+    part = (written[0] - written[1]).double().norm(dim=-1).mean()
+    torch.testing.assert_close(found.output[0, 3], part, rtol=1e-3, atol=1e-7)
+
+
+def test_every_rule_scores_every_head(found):
+    for name, rule in scores.RULES.items():
+        score = rule(found, torch.Generator().manual_seed(0))
+        assert score.shape == found.rank.shape, name
+        assert score.isfinite().all(), name
+
+
+def test_rules_put_first_what_they_say(found):
+    score = {name: rule(found, torch.Generator().manual_seed(0)) for name, rule in scores.RULES.items()}
+    assert score["rank"].argmax() == found.rank.argmax()
+    assert score["norm"].argmax() == found.norm.argmax()
+    assert score["fast decay"].argmax() == found.decay.argmin()
+    assert score["small output"].argmax() == found.output.argmin()
+    torch.testing.assert_close(score["joint, α = 0.5"], 0.5 * (score["rank"] + score["norm"]))
+
+
+def test_an_alpha_has_its_rule():
+    assert [scores.joint_rule(alpha) for alpha in (0.0, 0.5, 1.0)] == ["norm", "joint, α = 0.5", "rank"]
+    with pytest.raises(ValueError, match=r"no rule has α = 0\.3"):
+        scores.joint_rule(0.3)
+
+
+def test_the_oracle_spares_the_head_that_does_the_work(trained):
+    """One head writes a thousand times more than all others: leaving it out must hurt most."""
+    asked = battery.Battery(("recall4",), (), length=64, items=20, copies=0, part="calibration")
+    sheet = battery.sheet(asked, trained.tokenizer)
+    sheet["recall4"] = sheet["recall4"].at(torch.arange(2))
+    V = trained.grid.V
+    with torch.no_grad():
+        weight = trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj.weight
+        before = weight.clone()
+        weight[:, 2 * V : 3 * V] *= 1000
+    try:
+        damages = scores.damage(trained, sheet)
+    finally:
+        with torch.no_grad():
+            weight.copy_(before)
+    assert len(damages) == trained.grid.L * trained.grid.H
+    largest = damages.loc[damages["damage"].abs().idxmax()]
+    assert (largest["axis"], largest["head"]) == (1, 2)
+    score = scores.oracle(damages.assign(damage=damages["damage"].abs()), trained)
+    assert score.argmin() == 1 * trained.grid.H + 2
+
+
+def test_calibration_text_is_of_every_domain_and_not_that_of_the_evaluation(trained):
+    found = scores.calibration(trained, domains=("code", "prose"), n=2, length=64)
+    assert found.shape == (4, 64)
+    evaluated = evals.windows("code", trained.tokenizer, length=64).tokens
+    assert not any((row[:-1] == window[1:]).all() for row in found[:2] for window in evaluated)
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """An untrained reference model small enough for tests, with the project's tokenizer."""
+    from transformers import AutoTokenizer
+
+    from srdyn import store
+
+    tokenizer = AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+    hf = reference.initialise("pure", seed=0, layers=2, hidden=32, head=16)
+    return models.from_hf(hf, tokenizer, name="tiny", seed=0)
