@@ -154,6 +154,22 @@ def test_the_licence_is_there_in_full():
     assert "END OF TERMS AND CONDITIONS" in text
 
 
+VERDICT = r"\b(C\d+|Thm 3\.1|Eq\. 13)\b[^.|\n]*\b(reproduced|inconclusive|not testable|pass(es)?|fails?|holds?)\b"
+
+
+def typed_verdicts(text: str) -> list[str]:
+    """Verdicts on named claims outside the generated block."""
+    outside = re.sub(r"<!-- scorecard:begin -->.*<!-- scorecard:end -->", "", text, flags=re.DOTALL)
+    return [match[0] for match in re.finditer(VERDICT, outside)]
+
+
+def test_no_verdict_is_typed_by_hand():
+    texts = {path.name: path.read_text() for path in [*NOTEBOOKS, ROOT / "README.md"]}
+    assert {name: found for name, text in texts.items() if (found := typed_verdicts(text))} == {}
+    assert typed_verdicts("So C1 is not reproduced in the hybrid.") == ["C1 is not reproduced"]
+    assert typed_verdicts("<!-- scorecard:begin -->\nC1 fails\n<!-- scorecard:end -->") == []
+
+
 def test_every_committed_table_has_the_side_file_of_its_bytes():
     for path in sorted(p for s in ("csv", "parquet") for p in (ROOT / "data/tables").glob(f"[0-9]*.{s}")):
         side = json.loads(path.with_suffix(".json").read_bytes())
