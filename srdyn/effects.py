@@ -101,7 +101,8 @@ def adjusted(differences: pd.DataFrame, *, share: float) -> pd.DataFrame:
 
     Primary (claims.yaml): `share` of the heads of highest rank against random ones, needle retrieval, in the hybrid.
     """
-    named = {"arm": "high", "versus": "random", "probe": "needle", "kind": "hybrid", "share": share, "layers": "all"}
+    named = {"arm": "high", "versus": "random", "probe": "needle", "kind": "hybrid", "share": share}
+    named |= {"layers": "all", "cut": "per layer"}
     primary = (differences[list(named)] == pd.Series(named)).all(axis=1)
     table = differences.assign(adjusted=differences["p"], primary=primary)
     table.loc[~primary, "adjusted"] = contrasts.holm(table.loc[~primary, "p"])
@@ -190,7 +191,7 @@ def _with_testable(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     intact = _only(answers, trials.INTACT)
     accuracy = intact[_is_task(intact)].groupby(["model", "probe"])["value"].mean().rename("intact")
     table = table.merge(accuracy, on=["model", "probe"], how="left")
-    return table.assign(testable=~(table["intact"] < SOLVED))
+    return table.assign(testable=(table["intact"] >= SOLVED) | ~_is_task(table))
 
 
 def _within(values: pd.Series, layer: pd.Series) -> Float[np.ndarray, " heads"]:

@@ -10,6 +10,7 @@ import dataclasses
 import functools
 import multiprocessing
 import os
+import signal
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
@@ -278,5 +279,6 @@ def _pool() -> ProcessPoolExecutor:
 
 
 def _one_thread() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook stops asking; its workers end with it
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)

@@ -68,6 +68,13 @@ def test_only_a_task_that_the_intact_model_solves_is_testable(experiment):
     assert found["why"].str.contains("intact model is right in .*% of the items only").all()
 
 
+def test_a_task_that_the_intact_model_was_not_asked_is_not_testable(experiment):
+    alone = effects.with_text(experiment[experiment["arm"] != "intact"])
+    table = effects.differences(alone, versus="random")
+    assert not table.query("probe in ['needle', 'hard']")["testable"].any()
+    assert table.query("probe not in ['needle', 'hard']")["testable"].all()
+
+
 def test_differences_are_taken_at_the_same_share(experiment):
     table = effects.differences(experiment, versus="random")
     assert set(table["share"]) == {0.25}

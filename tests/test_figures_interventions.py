@@ -72,6 +72,12 @@ def test_coefficients_lie_beside_their_predictor():
     assert len(figure.axes[0].collections) == 4
 
 
+def test_more_probes_than_looks_are_refused():
+    table = grid(model=MODELS, probe=tuple("abcde"), predictor=("rank",)).rename(columns={"estimate": "coefficient"})
+    with pytest.raises(ValueError, match="at most 4 probes can be told apart, got a, b, c, d, e"):
+        figures.coefficients(table)
+
+
 def test_windows_are_in_order_of_their_size():
     table = grid(probe=PROBES, arm=("high", "low"), window=(64, 16)).rename(columns={"estimate": "interaction"})
     figure = figures.windows(table)

@@ -131,13 +131,16 @@ def single_heads(table: pd.DataFrame) -> Figure:
 def coefficients(table: pd.DataFrame) -> Figure:
     """Standardised regression coefficients of single-head damage: predictors down, a panel a model, probes by marker.
 
-    Columns: model, probe, predictor, coefficient, low, high. Raises ValueError for missing columns or repeated rows.
+    Columns: model, probe, predictor, coefficient, low, high. Raises ValueError for missing columns, repeated rows or
+    more than four probes.
     """
     key = ["model", "probe", "predictor"]
     style.require(table, [*key, "coefficient", "low", "high"], key=key)
     predictors, probes = list(table["predictor"].unique()), list(table["probe"].unique())
     figure, axes = style.panels(table["model"], height=0.3 * len(predictors) + 0.3, sharex=True, sharey=True)
     looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
+    if len(looks) < len(probes):
+        raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
     places = dict(zip(probes, np.linspace(-0.2, 0.2, len(probes)) if len(probes) > 1 else [0.0], strict=True))
     for model, panel in axes.items():
         panel.axvline(0, zorder=1, **style.BOUND)
