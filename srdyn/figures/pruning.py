@@ -2,52 +2,46 @@
 
 from __future__ import annotations
 
-from itertools import cycle
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from srdyn.figures import style
 
 MAIN, RANDOM = "joint, α = 0.5", "random"
-COLOURS = ("#004488", "#C99000", "#BB5566", "#5BA3CF", "#8DBE8A", "#C28BC0", "#7F5F3F", "#44AA99")
-MARKERS = ("o", "^", "s", "v", "P", "X", "*", "d")
-PAPER_SHARE = 0.389
 KEPT = 0.95
 """Share of the intact accuracy from which it counts as kept (claim C9)."""
 
 
 @style.style()
 def rules(table: pd.DataFrame) -> Figure:
-    """What is kept against the state that is left: quantities down, models across, a line for each rule.
+    """What is kept by each rule (down): models across, quantities below each other, dark to light by the state left.
 
     Columns: model, rule, state (share of the state's bytes left), panel, estimate, low, high. Raises ValueError for
     missing columns or repeated rows.
     """
     key = ["model", "panel", "rule", "state"]
     style.require(table, [*key, "estimate", "low", "high"], key=key)
-    models, rows = list(table["model"].unique()), list(table["panel"].unique())
-    looks = _looks(table["rule"])
-    figure, axes = style.grid(len(rows), len(models), height=1.9, sharex=True, sharey="row")
+    models, rows, names = (list(table[name].unique()) for name in ("model", "panel", "rule"))
+    figure, axes = style.grid(len(rows), len(models), height=0.15 * len(names) + 0.35, sharex="row", sharey=True)
     for (row, column), panel in np.ndenumerate(axes):
         part = table[(table["panel"] == rows[row]) & (table["model"] == models[column])]
-        panel.axvline(1 - PAPER_SHARE, color="0.7", linestyle=":", linewidth=0.8, zorder=0)
         for rule, line in part.groupby("rule", sort=False):
-            _line(panel, line.sort_values("state"), "state", looks[rule], main=rule in (MAIN, RANDOM))
-        if row == 0:
-            panel.set_title(models[column])
-    axes[0, 0].invert_xaxis()
-    for row, panel in zip(rows, axes[:, 0], strict=True):
-        panel.set_ylabel(row)
-    for panel in axes[-1]:
-        panel.set_xlabel("share of state bytes left")
-    style.legend(figure, _handles(looks))
-    return style.finish(
-        figure, "bars: 95 % interval over rows and draws", f"dotted: {PAPER_SHARE:.1%} of the state removed"
-    )
+            shades = np.linspace(0, 0.6, len(line)).round(2)
+            for shade, measured in zip(shades, line.sort_values("state").itertuples(), strict=True):
+                place = names.index(rule) + 0.25 * shade
+                colour = "#BB5566" if rule in (MAIN, RANDOM) else str(shade)
+                panel.hlines(place, measured.low, measured.high, color=colour, linewidth=0.9)
+                panel.plot(measured.estimate, place, "o", color=colour)
+        panel.set_title(models[column])
+        panel.set_xlabel(rows[row])
+        panel.set_yticks(range(len(names)), names)
+        panel.set_ylim(len(names) - 0.5, -0.5)
+        panel.tick_params(axis="y", length=0)
+    left = table["state"]
+    note = f"{left.min():.1%} to {left.max():.1%} of the state's bytes left; red: the paper's rule and random heads"
+    return style.finish(figure, "bars: 95 % interval over rows and draws", note)
 
 
 @style.style()
@@ -101,13 +95,3 @@ def _line(panel: Axes, line: pd.DataFrame, x: str, look: style.Look, *, main: bo
         line[x], line["estimate"], look.marker, color=look.colour, linestyle="-", linewidth=width, zorder=front,
         markersize=3.5 if main else 2.5,
     )  # fmt: skip
-
-
-def _looks(rules: pd.Series) -> dict[str, style.Look]:
-    fixed = {MAIN: style.Look("#111111", "o"), RANDOM: style.Look("#8C8C8C", "D")}
-    free = cycle(zip(COLOURS, MARKERS, strict=True))
-    return {rule: fixed[rule] if rule in fixed else style.Look(*next(free)) for rule in rules.unique()}
-
-
-def _handles(looks: dict[str, style.Look]) -> list[Line2D]:
-    return [Line2D([], [], color=look.colour, marker=look.marker, label=rule) for rule, look in looks.items()]
