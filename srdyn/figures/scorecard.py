@@ -67,7 +67,7 @@ def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
     look = OUTCOMES[outcome(row.verdict)]
     face = "white" if "null passes too" in row.verdict else look.colour
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=6)
-    text = textwrap.fill(row.leading or row.why, 44)
+    text = textwrap.fill(row.leading or row.why, 32)
     panel.text(x - 0.04, y, text, size=6, va="center", color="0.25")
 
 
