@@ -18,6 +18,7 @@ from scipy import optimize
 from torch import Tensor, nn
 
 from srdyn import architectures, models, rebinding, recurrence
+from srdyn.architectures import recipe
 
 Heads = Bool[Tensor, "L H"]
 
@@ -33,7 +34,7 @@ def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
             taps = (site.recipe.chunk_tap, site.recipe.step_tap)
-            silent = {name: _silenced(rebinding.meaning(site.mixer, name), chosen) for name in taps}
+            silent = {name: _silenced(rebinding.meaning(site.mixer, name), site.recipe, chosen) for name in taps}
             stack.enter_context(rebinding.bound(site.mixer, silent))
         yield
 
@@ -51,10 +52,12 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
         raise ValueError(f"rank must be 0 or more, got {rank}")
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
-            function = rebinding.meaning(site.mixer, site.recipe.chunk_tap)
-            truncated = functools.partial(_truncated, function, rank, chosen, positions)
+            cut = functools.partial(_of_rank, rank=rank, chosen=chosen)
             # A step always brings a state along, which `_truncated` refuses.
-            taps = {site.recipe.chunk_tap: truncated, site.recipe.step_tap: truncated}
+            taps = {
+                name: functools.partial(_truncated, rebinding.meaning(site.mixer, name), site.recipe, positions, cut)
+                for name in (site.recipe.chunk_tap, site.recipe.step_tap)
+            }
             stack.enter_context(rebinding.bound(site.mixer, taps))
         yield
 
@@ -174,47 +177,44 @@ def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures
             yield site, row[list(held.heads)]
 
 
-def _silenced(function: Callable, chosen: Bool[Tensor, " held"]) -> Callable:
-    """The recurrence with a write strength and a first state of zero for the chosen heads."""
+def _silenced(function: Callable, adapter: recipe.Recipe, chosen: Bool[Tensor, " held"]) -> Callable:
+    """The recurrence without the chosen heads."""
 
-    def call(*qkv: Tensor, beta: Tensor, initial_state: Tensor | None = None, **options):
-        out = chosen.to(beta.device)
-        if initial_state is not None:
-            initial_state = initial_state.masked_fill(out[:, None, None], 0)
-        return function(*qkv, beta=beta.masked_fill(out, 0), initial_state=initial_state, **options)
+    def call(*arguments, **options):
+        silent = adapter.silenced(adapter.taken_apart(arguments, options), chosen)
+        outputs, state = adapter.run(function, silent)
+        return outputs, state if options.get(adapter.wants_state) else None
 
     return call
 
 
 def _truncated(
     function: Callable,
-    rank: int,
-    chosen: Bool[Tensor, " held"],
+    adapter: recipe.Recipe,
     positions: recurrence.Positions,
-    *qkv: Tensor,
-    initial_state: Tensor | None = None,
-    output_final_state: bool = False,
+    cut: Callable[[Tensor], Tensor],
+    *arguments,
     **options,
 ) -> tuple[Tensor, Tensor | None]:
     """The recurrence, fed from position to position, the state cut in between."""
-    if initial_state is not None:
+    call = adapter.taken_apart(arguments, options)
+    if call.state is not None:
         raise ValueError("states are truncated in whole sequences: call the model without past_key_values, trace none")
-    length, state, outputs = qkv[0].shape[1], None, []
-    listed = recurrence.checked_positions(positions, length)
-    for start, end in itertools.pairwise(sorted({0, *listed, length})):
-        timed = {name: options[name][:, start:end] for name in ("g", "beta")}
-        segment = [x[:, start:end] for x in qkv]
-        output, state = function(*segment, **options | timed, initial_state=state, output_final_state=True)
+    state, outputs = None, []
+    listed = recurrence.checked_positions(positions, call.tokens)
+    for start, end in itertools.pairwise(sorted({0, *listed, call.tokens})):
+        output, state = adapter.run(function, call.between(start, end, state))
         outputs.append(output)
         if end in listed:
-            state = _of_rank(state, rank, chosen.to(state.device))
-    return torch.cat(outputs, dim=1), state if output_final_state else None
+            state = cut(state)
+    return torch.cat(outputs, dim=1), state if options.get(adapter.wants_state) else None
 
 
 def _of_rank(
-    state: Float[Tensor, "B held _ _"], rank: int, chosen: Bool[Tensor, " held"]
+    state: Float[Tensor, "B held _ _"], *, rank: int, chosen: Bool[Tensor, " held"]
 ) -> Float[Tensor, "B held _ _"]:
     """The states with the chosen ones at their best approximation of this rank (Eckart & Young)."""
+    chosen = chosen.to(state.device)
     left, sigma, right = torch.linalg.svd(state[:, chosen].double(), full_matrices=False)
     approximation = (left[..., :rank] * sigma[..., None, :rank]) @ right[..., :rank, :]
     state = state.clone()

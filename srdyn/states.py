@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from srdyn import architectures, linear_cache, models, rebinding, recurrence, spectra
+from srdyn import architectures, models, rebinding, recurrence, spectra
 from srdyn.architectures import recipe
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
@@ -66,12 +66,14 @@ def snapshots(
     left out. Raises as `trace` does.
     """
     tokens = checked_tokens(model, tokens)
-    cache, start = linear_cache.empty(model.hf), 0
+    family = architectures.sites(model.hf)[0].recipe
+    cache, start = family.empty_cache(model.hf), 0
     for position in recurrence.checked_positions(positions, tokens.shape[-1]):
         places = torch.arange(start, position, device=tokens.device)[None]
-        _read(model, tokens[:, start:position], past_key_values=cache, use_cache=True, position_ids=places)
+        options = {family.cache_argument: cache, "use_cache": True, "position_ids": places}
+        _read(model, tokens[:, start:position], **options)
         for layer, site in _holding(model):
-            state = site.recipe.oriented(cache.get_recurrent_state(site.index, state_idx=0)).clone()
+            state = site.recipe.oriented(site.recipe.stored(cache, site.index)).clone()
             yield layer, position, _checked_state(model, layer, position, state)
         start = position
 
@@ -122,13 +124,17 @@ def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> recip
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
     tokens, site = checked_tokens(model, tokens), architectures.sites(model.hf)[layer]
-    function, captured = rebinding.meaning(site.mixer, site.recipe.chunk_tap), []
+    captured = []
 
-    def capture(query: Tensor, key: Tensor, value: Tensor, *, g: Tensor, beta: Tensor, **options):
-        captured.append(site.recipe.inputs(query, key, value, g=g, beta=beta))
-        return function(query, key, value, g=g, beta=beta, **options)
+    def capturing(function: Callable) -> Callable:
+        def call(*arguments, **options):
+            captured.append(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
+            return function(*arguments, **options)
 
-    with rebinding.bound(site.mixer, {site.recipe.chunk_tap: capture}):
+        return call
+
+    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
+    with rebinding.bound(site.mixer, taps):
         _read(model, tokens)
     return captured[0]
 
@@ -142,10 +148,12 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: Visit) -
     """
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):
-            name = site.recipe.chunk_tap
             hand_out = _checked_visit(model, layer, site.recipe, visit)
-            feed = _Feed(rebinding.meaning(site.mixer, name), positions, site.recipe.chunk, hand_out)
-            stack.enter_context(rebinding.bound(site.mixer, {name: feed}))
+            feeds = {
+                name: _Feed(rebinding.meaning(site.mixer, name), site.recipe, positions, hand_out)
+                for name in site.recipe.readers
+            }
+            stack.enter_context(rebinding.bound(site.mixer, feeds))
         yield
 
 
@@ -169,40 +177,33 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
 class _Feed:
     """A recurrence that is fed in segments and hands out the state at the given positions."""
 
-    def __init__(self, function: Callable, positions: recurrence.Positions, chunk: int, hand_out: Callable):
-        self.function, self.chunk, self.hand_out = function, chunk, hand_out
+    def __init__(self, function: Callable, adapter: recipe.Recipe, positions: recurrence.Positions, hand_out: Callable):
+        self.function, self.adapter, self.hand_out = function, adapter, hand_out
         self.positions = [int(position) for position in positions]
 
-    def __call__(
-        self, *qkv: Tensor, initial_state: Tensor | None = None, output_final_state: bool = False, **options
-    ) -> tuple[Tensor, Tensor | None]:
-        if initial_state is not None:
+    def __call__(self, *arguments, **options) -> tuple[Tensor, Tensor | None]:
+        call = self.adapter.taken_apart(arguments, options)
+        if call.state is not None:
             raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
-        read = functools.partial(self._read, qkv, options)
-        length = qkv[0].shape[1]
-        recurrence.checked_positions(self.positions, length)
+        recurrence.checked_positions(self.positions, call.tokens)
         start, state, outputs = 0, None, []
-        for end in self._cuts(length):
+        for end in self._cuts(call.tokens):
             for position in self.positions:
                 if start < position < end:
-                    self.hand_out(position, read(start, position, state)[1])
-            output, state = read(start, end, state)
+                    self.hand_out(position, self._read(call, start, position, state)[1])
+            output, state = self._read(call, start, end, state)
             outputs.append(output)
             if end in self.positions:
                 self.hand_out(end, state)
             start = end
-        return torch.cat(outputs, dim=1), state if output_final_state else None
+        return torch.cat(outputs, dim=1), state if options.get(self.adapter.wants_state) else None
 
     def _cuts(self, length: int) -> list[int]:
-        return sorted({position // self.chunk * self.chunk for position in self.positions} - {0} | {length})
+        chunk = self.adapter.chunk
+        return sorted({position // chunk * chunk for position in self.positions} - {0} | {length})
 
-    def _read(
-        self, qkv: tuple[Tensor, ...], options: dict, start: int, end: int, state: Tensor | None
-    ) -> tuple[Tensor, Tensor]:
-        timed = {name: options[name][:, start:end] for name in ("g", "beta")}
-        return self.function(
-            *(x[:, start:end] for x in qkv), **{**options, **timed}, initial_state=state, output_final_state=True
-        )
+    def _read(self, call: recipe.Call, start: int, end: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
+        return self.adapter.run(self.function, call.between(start, end, state))
 
 
 class _Readings:

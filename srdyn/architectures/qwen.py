@@ -81,8 +81,8 @@ class GatedDeltaNet(recipe.Recipe):
         # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
         mixer.key_dim, mixer.value_dim = heads.K * len(value_heads), heads.V * len(value_heads)
 
-    def inputs(self, query: Tensor, key: Tensor, value: Tensor, *, g: Tensor, beta: Tensor) -> recipe.Inputs:
-        q, k, v, g, beta = (x.to(torch.float32) for x in (query, key, value, g, beta))
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, g, beta = (call.timed[name].to(torch.float32) for name in self.timed)
         return recipe.Inputs(recurrence.l2norm(q), recurrence.l2norm(k), v, g, beta)
 
 

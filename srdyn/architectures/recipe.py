@@ -1,6 +1,7 @@
 """What one family of recurrent layers has to say about itself."""
 
 import abc
+import dataclasses
 import functools
 import inspect
 import types
@@ -8,10 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
-from srdyn import rebinding
+from srdyn import linear_cache, rebinding, recurrence
 
 
 class Heads(NamedTuple):
@@ -26,21 +28,47 @@ class Heads(NamedTuple):
 class Inputs(NamedTuple):
     """What the recurrence of one layer read, in float32: the arguments of `recurrence.gated_delta_rule`, in its order.
 
-    Queries and keys are normalised; value head h reads with key head h // (H / Hk).
+    Queries and keys are normalised; value head h reads with key head h // (H / Hk). Where every key channel decays at
+    a rate of its own, g has an axis K more.
     """
 
     q: Float[Tensor, "B T Hk K"]
     k: Float[Tensor, "B T Hk K"]
     v: Float[Tensor, "B T H V"]
-    g: Float[Tensor, "B T H"]
+    g: Float[Tensor, "B T H *K"]
     beta: Float[Tensor, "B T H"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Call:
+    """One call of a layer's recurrence, taken apart.
+
+    `timed` holds by name the tensors whose axis 1 is time, `state` what reading starts from, `options` all the rest.
+    """
+
+    timed: dict[str, Tensor]
+    state: Tensor | None
+    options: dict[str, object]
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens the call reads."""
+        return next(iter(self.timed.values())).shape[1]
+
+    def between(self, start: int, end: int, state: Tensor | None) -> "Call":
+        """The same call for tokens start … end − 1, from this state on."""
+        timed = {name: x[:, start:end] for name, x in self.timed.items()}
+        return dataclasses.replace(self, timed=timed, state=state)
 
 
 class Recipe(abc.ABC):
     """A family whose layers call one function for many tokens, another for a single one, both looked up as globals.
 
-    `mixers` are full class names; `slicing` and `gating` name the rules for cutting heads out and for the decay;
-    `chunk_tap` and `step_tap` are the two functions; cuts at multiples of `chunk` tokens leave their results unchanged.
+    `mixers` are full class names; `slicing` and `gating` name the rules for cutting heads out and for the decay.
+    `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
+    first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
+    the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`.
+    `rule` is the same recurrence as `srdyn.recurrence` has it.
     """
 
     mixers: ClassVar[tuple[str, ...]]
@@ -51,6 +79,12 @@ class Recipe(abc.ABC):
     chunk: ClassVar[int] = 64
     chunk_tap: ClassVar[str]
     step_tap: ClassVar[str]
+    places: ClassVar[tuple[str, ...]] = ("query", "key", "value")
+    timed: ClassVar[tuple[str, ...]] = ("query", "key", "value", "g", "beta")
+    first_state: ClassVar[str] = "initial_state"
+    wants_state: ClassVar[str] = "output_final_state"
+    cache_argument: ClassVar[str] = "past_key_values"
+    rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
 
     @abc.abstractmethod
@@ -72,12 +106,46 @@ class Recipe(abc.ABC):
         """How many numbers the layer's short convolution keeps in the cache, per sequence."""
 
     @abc.abstractmethod
-    def inputs(self, query: Tensor, key: Tensor, value: Tensor, *, g: Tensor, beta: Tensor) -> Inputs:
-        """The chunk function's arguments as the update rule of `recurrence` takes them."""
+    def inputs(self, call: Call) -> Inputs:
+        """What the call reads, as `rule` takes it by place."""
 
     @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         """Leave the module, in place, the weights of these heads, named by their present places in it."""
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """The functions that may be given a sequence from its first token on."""
+        return (self.chunk_tap,)
+
+    def taken_apart(self, arguments: tuple, options: dict) -> Call:
+        """A call of `chunk_tap` or `step_tap` by its parts."""
+        named = dict(zip(self.places, arguments, strict=False)) | options
+        state = named.pop(self.first_state, None)
+        named.pop(self.wants_state, None)
+        timed = {name: named.pop(name) for name in self.timed if named.get(name) is not None}
+        return Call(timed, state, named)
+
+    def run(self, function: Callable, call: Call) -> tuple[Tensor, Tensor]:
+        """Outputs and last state of the function so called."""
+        named = call.options | call.timed | {self.first_state: call.state, self.wants_state: True}
+        arguments = [named.pop(name) for name in self.places]
+        return function(*arguments, **named)
+
+    def silenced(self, call: Call, chosen: Bool[Tensor, " held"]) -> Call:
+        """The call with a write strength and a first state of zero for the chosen among the heads that are held."""
+        out = chosen.to(call.timed["beta"].device)
+        timed = call.timed | {"beta": call.timed["beta"].masked_fill(out, 0)}
+        state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
+        return dataclasses.replace(call, timed=timed, state=state)
+
+    def empty_cache(self, hf: PreTrainedModel) -> object:
+        """A cache for the model, before its first token, to be handed over as `cache_argument`."""
+        return linear_cache.empty(hf)
+
+    def stored(self, cache: object, index: int) -> Tensor:
+        """The state of the decoder's layer `index` in a cache, axes as the family has them."""
+        return cache.get_recurrent_state(index, state_idx=0)
 
     def is_pruned(self, mixer: nn.Module) -> bool:
         """Whether heads were taken out of the module."""
