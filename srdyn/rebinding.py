@@ -18,8 +18,8 @@ def bind(module: nn.Module, functions: Mapping[str, Callable]) -> None:
     unused = [name for name in functions if name not in innermost.__code__.co_names]
     if unused:
         raise RuntimeError(
-            f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23; "
-            "check the installed version"
+            f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23 and "
+            "flash-linear-attention 0.6; check the installed version"
         )
     copied = types.FunctionType(
         innermost.__code__,
@@ -50,6 +50,11 @@ def bound(module: nn.Module, functions: Mapping[str, Callable]) -> Iterator[None
 def meaning(module: nn.Module, name: str) -> Callable:
     """The function that the module's forward calls by this global name at present."""
     return _chain(module)[-1].__globals__[name]
+
+
+def names(module: nn.Module) -> tuple[str, ...]:
+    """The global names, among others, that the module's forward uses."""
+    return _chain(module)[-1].__code__.co_names
 
 
 def _chain(module: nn.Module) -> list[types.FunctionType]:
