@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import qwen, recipe
+from srdyn.architectures import mamba, qwen, recipe
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -77,3 +77,6 @@ def register(adapter: recipe.Recipe) -> None:
 
 register(qwen.Qwen3Next())
 register(qwen.Qwen35())
+register(mamba.StateSpaceDual())
+register(mamba.Mamba2())
+register(mamba.FalconH1())
