@@ -112,6 +112,34 @@ def linear_attention(
     return _scan(q, k, v, initial_state=initial_state, positions=positions)
 
 
+def gated_delta_product(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T n Hk K"],
+    v: Float[Tensor, "B T n H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T n H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """n writes of the delta rule for each token, one decay before them, one reading after: S ← exp(g)·S, then n times
+    S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
+
+    Siems et al., DeltaProduct, NeurIPS 2025, https://arxiv.org/abs/2502.10297.
+    """
+    q = _per_value_head(q * q.shape[-1] ** -0.5, v[:, :, 0])
+    keys = [_per_value_head(k[:, :, i], v[:, :, i]) for i in range(k.shape[2])]
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        state = g[:, t, :, None, None].exp() * state
+        for i, key in enumerate(keys):
+            write = beta[:, t, i, :, None] * (v[:, t, i] - _read(state, key[:, t]))
+            state = state + _outer(key[:, t], write)
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, keys[0], v[:, :, 0], initial_state, positions)
+
+
 def comba(
     q: Float[Tensor, "B T Hk K"],
     k: Float[Tensor, "B T Hk K"],

@@ -47,7 +47,7 @@ def adapter_for(module: nn.Module) -> recipe.Recipe | None:
 def sites(hf: nn.Module) -> list[Site]:
     """The recurrent layers of a model in decoder order; empty where there is none that srdyn knows."""
     found = ((module, adapter_for(module)) for module in hf.modules())
-    known = [Site(adapter.index(mixer), mixer, adapter) for mixer, adapter in found if adapter is not None]
+    known = [Site(adapter.index(mixer), mixer, adapter.of(mixer)) for mixer, adapter in found if adapter is not None]
     return sorted(known, key=lambda site: site.index)
 
 
