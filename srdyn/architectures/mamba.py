@@ -11,12 +11,11 @@ from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from srdyn import rebinding, recurrence
-from srdyn.architectures import recipe, weights
+from srdyn.architectures import recipe, slicing
 
 STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 
@@ -128,37 +127,38 @@ class StateSpaceDual(recipe.Recipe):
         if len(set(counts.values())) > 1:
             numbers = ", ".join(f"{counts[group]} of group {group}" for group in sorted(counts))
             raise ValueError(
-                f"decoder layer {self.index(mixer)} must keep equally many heads in each of its "
-                f"{self.unpruned(mixer).key_heads} groups, which share B, C and a norm, or none of a group; got {numbers}"
+                f"decoder layer {self.index(mixer)} must keep equally many heads of each of its "
+                f"{self.unpruned(mixer).key_heads} groups, which share B, C and a norm, or none of a group: "
+                f"got {numbers}"
             )
         super().keep(mixer, heads)
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         H, groups, N, P = self.heads(mixer)
-        x, keys = weights.places(value_heads, P), weights.places(key_heads, N)
+        x, keys = slicing.blocks(value_heads, P), slicing.blocks(key_heads, N)
         channels = torch.cat([x, H * P + keys, H * P + groups * N + keys])
-        dt = 2 * (H * P + groups * N) + weights.places(value_heads)
+        dt = 2 * (H * P + groups * N) + slicing.blocks(value_heads)
         self.cut_projection(mixer, torch.cat([x, H * P + channels, dt]))
-        weights.cut_channels(mixer.conv1d, channels)
+        slicing.cut_channels(mixer.conv1d, channels)
         for name in ("A_log", "D", "dt_bias"):
-            setattr(mixer, name, weights.taken(getattr(mixer, name), weights.places(value_heads)))
+            setattr(mixer, name, slicing.taken(getattr(mixer, name), slicing.blocks(value_heads)))
         if value_heads:
             self.cut_norm(mixer, x, len(key_heads), (H / groups) / (len(value_heads) / len(key_heads)))
-        weights.cut_inputs(mixer.out_proj, x)
+        slicing.cut_inputs(mixer.out_proj, x)
         mixer.num_heads, mixer.n_groups = len(value_heads), len(key_heads)
         mixer.intermediate_size, mixer.conv_dim = len(x), len(channels)
 
-    def cut_projection(self, mixer: nn.Module, rows: weights.Places) -> None:
+    def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
         """Leave the input projection these rows."""
-        weights.cut_outputs(mixer.in_proj, rows)
+        slicing.cut_outputs(mixer.in_proj, rows)
 
-    def cut_norm(self, mixer: nn.Module, channels: weights.Places, groups: int, narrower: float) -> None:
+    def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
         """Leave the norm these channels in this many groups, each narrower by this factor.
 
         What is gone was 0, so a group's mean square is that much larger than before, and ε is made so as well; the
         weights take the root of the factor back.
         """
-        mixer.norm.weight = weights.taken(mixer.norm.weight, channels)
+        mixer.norm.weight = slicing.taken(mixer.norm.weight, channels)
         mixer.norm.weight.data *= narrower**0.5
         mixer.norm.variance_epsilon *= narrower
         mixer.norm.group_size = len(channels) // groups
@@ -184,13 +184,13 @@ class FalconH1(StateSpaceDual):
     def projected(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T rows"]:
         return mixer.in_proj(hidden * mixer.ssm_in_multiplier) * mixer.mup_vector
 
-    def cut_projection(self, mixer: nn.Module, rows: weights.Places) -> None:
+    def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
         super().cut_projection(mixer, rows)
         multipliers = mixer.mup_vector.index_select(-1, rows.to(mixer.mup_vector.device))
         # Saved with the weights: transformers would fill a buffer that is not with the multipliers of all heads.
         mixer.register_buffer("mup_vector", multipliers, persistent=True)
 
-    def cut_norm(self, mixer: nn.Module, channels: weights.Places, groups: int, narrower: float) -> None:
+    def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
         if mixer.mamba_rms_norm:
             super().cut_norm(mixer, channels, groups, narrower)
             mixer.norm.n_groups = groups

@@ -28,8 +28,8 @@ class Heads(NamedTuple):
 class Inputs(NamedTuple):
     """What the recurrence of one layer read, in float32: the arguments of the recipe's `rule`, in its order.
 
-    Queries and keys are normalised where the family does so; value head h reads with key head h // (H / Hk). Where every key channel decays at
-    a rate of its own, g has an axis K more.
+    Queries and keys are normalised where the family does so; value head h reads with key head h // (H / Hk). Where
+    every key channel decays at a rate of its own, g has an axis K more.
     """
 
     q: Float[Tensor, "B T Hk K"]
