@@ -1,6 +1,7 @@
 """One view of every model that is studied."""
 
 import dataclasses
+import importlib.util
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -8,6 +9,7 @@ from typing import NamedTuple
 import torch
 import transformers
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
@@ -136,7 +138,7 @@ def cache_bytes(model: Model, tokens: int) -> int:
     """Bytes of the whole cache of one sequence after `tokens` tokens: states, short convolutions, keys and values."""
     config = model.hf.config.get_text_config(decoder=True)
     convolutions = sum(site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf))
-    attending = sum(kind in memory.ATTENDING for kind in config.layer_types)
+    attending = sum(kind in memory.ATTENDING for kind in getattr(config, "layer_types", ()))
     keys_and_values = attending * memory.key_values(config) * tokens if attending else 0
     return state_bytes(model) + (convolutions + keys_and_values) * model.hf.dtype.itemsize
 
@@ -152,6 +154,10 @@ def _configuration(source: str) -> PreTrainedConfig:
     Importing flash-linear-attention registers classes of its own for some of them, mamba2 for one. Raises ValueError
     for a checkpoint that was written by such a class.
     """
+    kind = PreTrainedConfig.get_config_dict(source)[0].get("model_type")
+    if kind not in CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
+        # It makes its model types known to transformers when it is imported.
+        importlib.import_module("fla")
     config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     own = getattr(transformers, CONFIG_MAPPING_NAMES.get(config.model_type, ""), None)
     if own is None:

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import mamba, qwen, recipe
+from srdyn.architectures import fla_delta, fla_linear, mamba, qwen, recipe
 from srdyn.architectures import refused as _refused
 
 _RECIPES: dict[str, recipe.Recipe] = {}
@@ -95,3 +95,12 @@ register(qwen.Qwen35())
 register(mamba.StateSpaceDual())
 register(mamba.Mamba2())
 register(mamba.FalconH1())
+register(fla_delta.GatedDeltaNet())
+register(fla_delta.KimiDeltaAttention())
+register(fla_delta.DeltaNet())
+register(fla_delta.GatedDeltaProduct())
+register(fla_delta.Comba())
+register(fla_linear.GatedLinearAttention())
+register(fla_linear.SimpleGatedLinearAttention())
+register(fla_linear.Retention())
+register(fla_linear.HGRN2())

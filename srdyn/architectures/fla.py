@@ -123,8 +123,9 @@ class Layer(recipe.Recipe):
         for module in hf.modules():
             if type(module).__module__.startswith("fla."):
                 _make_module_runnable(module, activations)
-        # A loss that keeps logits small is there for a GPU; the option that changes it stays with fla's own.
-        if getattr(hf, "criterion", 0) is None and not getattr(hf.config, "use_l2warp", False):
+        # Training that penalises large logits within the loss stays with flash-linear-attention's own.
+        penalised = all(getattr(hf.config, name, False) for name in ("fuse_linear_cross_entropy", "use_l2warp"))
+        if getattr(hf, "criterion", 0) is None and not penalised:
             hf.criterion = fla_ops.CrossEntropy()
 
     @staticmethod
@@ -181,8 +182,12 @@ def _cut(owner: nn.Module, name: str, rows: Int64[Tensor, " rows"], copies: int)
     elif isinstance(part, nn.Conv1d):
         slicing.cut_channels(part, rows)
         part.hidden_size = len(rows)
-    else:
+    elif isinstance(part, nn.Linear):
         slicing.cut_outputs(part, rows)
+    else:
+        for vector, kept in list(part.named_parameters(recurse=False)):
+            setattr(part, vector, slicing.taken(kept, rows))
+        part.hidden_size = len(rows)
 
 
 def _make_module_runnable(module: nn.Module, activations: dict[Callable, Callable]) -> None:

@@ -171,12 +171,12 @@ class GatedDeltaProduct(fla.Layer):
         return Products(recurrence.l2norm(q), recurrence.l2norm(k), v, g, beta)
 
     def heads(self, mixer: nn.Module) -> recipe.Heads:
-        return super().heads(mixer)._replace(key_heads=mixer.q_proj.out_features // mixer.head_k_dim)
+        return super().heads(mixer)._replace(key_heads=getattr(mixer, "srdyn_key_heads", mixer.num_heads))
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         super().cut(mixer, value_heads, key_heads)
         # The layer would copy keys as if they served equally many heads.
-        mixer.num_heads = mixer.num_v_heads
+        mixer.num_heads, mixer.srdyn_key_heads = mixer.num_v_heads, len(key_heads)
 
     def copies(self, mixer: nn.Module, path: str) -> int:
         return mixer.num_householder if path in self.repeated else 1

@@ -156,7 +156,7 @@ class HGRN2(fla.Layer):
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         narrower = mixer.num_heads / max(len(value_heads), 1)
         super().cut(mixer, value_heads, key_heads)
-        mixer.g_norm.weight.data *= narrower**-0.5
+        mixer.g_norm.weight.data *= narrower**0.5
         mixer.forget_dim, mixer.input_dim = mixer.key_dim, mixer.value_dim
 
 

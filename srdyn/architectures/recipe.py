@@ -106,8 +106,9 @@ class Recipe(abc.ABC):
         """How many numbers the layer's short convolution keeps in the cache, per sequence."""
 
     @abc.abstractmethod
-    def inputs(self, call: Call) -> Inputs:
-        """What the call reads, as `rule` takes it by place."""
+    def inputs(self, call: Call) -> tuple[Tensor, ...]:
+        """What the call reads, as `rule` takes it by place, with q, k, v, g and beta by name: `Inputs` for most rules.
+        """
 
     @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
