@@ -109,7 +109,7 @@ def from_hf(
 
     Only these module instances change (`Recipe.make_runnable`, and `linear_cache.attach` in a model of linear layers
     alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer, or one
-    that `architectures.refused` lists.
+    that `architectures.refused.table` lists.
     """
     sites, refusal = architectures.sites(hf), architectures.refusal(hf)
     if refusal is not None:

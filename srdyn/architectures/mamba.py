@@ -7,6 +7,7 @@ ICML 2024, https://arxiv.org/abs/2405.21060.
 import collections
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Sequence
 
 import torch
@@ -113,15 +114,20 @@ class StateSpaceDual(recipe.Recipe):
         return functions | {self.chunk_tap: _chunk_by_chunk(functions[self.chunk_tap])}
 
     def make_runnable(self, mixer: nn.Module) -> None:
-        """As for any layer; besides, training without a cache takes no fused short cut around the recurrence."""
+        """As for any layer; besides, training without a cache takes no fused short cut around the recurrence.
+
+        A module that lost all its heads returns what it would add to their zeros, its last bias.
+        """
         super().make_runnable(mixer)
         if self.kept(mixer):
             rebinding.bind(mixer, {self.fused: _not_fused})
+        elif hasattr(mixer, "out_proj"):
+            mixer.forward = types.MethodType(_bias, mixer)
 
     def keep(self, mixer: nn.Module, heads: Sequence[int]) -> None:
         """As for any layer, but every group of heads with one B and C keeps equally many heads, or none.
 
-        Raises ValueError otherwise.
+        Without heads the last projection stays, of no inputs, where it has a bias. Raises ValueError for other heads.
         """
         counts = collections.Counter(self._keys(mixer, heads))
         if len(set(counts.values())) > 1:
@@ -131,7 +137,10 @@ class StateSpaceDual(recipe.Recipe):
                 f"{self.unpruned(mixer).key_heads} groups, which share B, C and a norm, or none of a group: "
                 f"got {numbers}"
             )
+        last = getattr(mixer, "out_proj", None)
         super().keep(mixer, heads)
+        if last is not None and last.bias is not None:
+            mixer.out_proj = last
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         H, groups, N, P = self.heads(mixer)
@@ -224,6 +233,10 @@ def _chunk_by_chunk(function: Callable) -> Callable:
         return (output, state) if wanted else output
 
     return call
+
+
+def _bias(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
+    return mixer.out_proj(hidden_states[..., :0])
 
 
 def _not_fused(*_arguments, **_options) -> None:
