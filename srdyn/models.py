@@ -9,8 +9,10 @@ import torch
 import transformers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
@@ -166,14 +168,19 @@ def _configuration(source: str) -> PreTrainedConfig:
 
 
 def _builder(config: PreTrainedConfig) -> type:
-    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read."""
+    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read.
+
+    That is a causal language model, of a family that also sees (Qwen3.5) its text part; GLM-5 has none without eyes.
+    """
+    sees = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     kept = getattr(config, "srdyn_kept", None)
     if kept is None:
-        return AutoModelForCausalLM
-    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    stock = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
 
-    def build(hf: PreTrainedModel, *arguments, **options) -> None:
-        stock.__init__(hf, *arguments, **options)
+    def build(hf: PreTrainedModel, config: PreTrainedConfig, *arguments, **options) -> None:
+        own = config if isinstance(config, stock.config_class) else config.get_text_config(decoder=True)
+        stock.__init__(hf, own, *arguments, **options)
         architectures.keep_heads(hf, kept)
         hf.__class__ = stock
 

@@ -69,7 +69,7 @@ def snapshots(
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
     for position in recurrence.checked_positions(positions, tokens.shape[-1]):
-        places = torch.arange(start, position, device=tokens.device)[None]
+        places = torch.arange(start, position, device=tokens.device).expand(len(tokens), -1)
         options = {family.cache_argument: cache, "use_cache": True, "position_ids": places}
         _read(model, tokens[:, start:position], **options)
         for layer, site in _holding(model):

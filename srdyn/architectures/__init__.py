@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import mamba, qwen, recipe, refused
+from srdyn.architectures import kimi, mamba, olmo, qwen, recipe, refused
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -86,6 +86,10 @@ def register(adapter: recipe.Recipe) -> None:
 
 register(qwen.Qwen3Next())
 register(qwen.Qwen35())
+register(olmo.OlmoHybrid())
+register(kimi.KimiDeltaAttention())
+register(kimi.BoundedKimiDeltaAttention())
+register(kimi.BailingDeltaAttention())
 register(mamba.StateSpaceDual())
 register(mamba.Mamba2())
 register(mamba.FalconH1())
