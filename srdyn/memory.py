@@ -122,11 +122,11 @@ def geometry(config: PreTrainedConfig) -> Geometry:
     attention = sum(kind in ATTENDING for kind in decoder.layer_types)
     H, keys, K, V, width = (getattr(decoder, name) for name in fields)
     conv = recurrent * (2 * keys * K + H * V) * width
-    per_token = attention * _key_values(decoder) if attention else 0
+    per_token = attention * key_values(decoder) if attention else 0
     return Geometry(recurrent, attention, H, K, V, conv, per_token)
 
 
-def _key_values(config: PreTrainedConfig) -> int:
+def key_values(config: PreTrainedConfig) -> int:
     """Values that an attention layer keeps of a token: keys and values, or what both are expanded from (MLA)."""
     if hasattr(config, "kv_lora_rank"):
         return config.kv_lora_rank + config.qk_rope_head_dim

@@ -6,17 +6,21 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import transformers
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from srdyn import architectures, linear_cache
+from srdyn import architectures, linear_cache, memory
 
 FLOAT32_BYTES = 4
 
@@ -78,7 +82,7 @@ def load(
         raise ValueError(f"offload must be None, got {offload!r}: models larger than one device are not supported yet")
     source, place = _source(name_or_path), resolve_device(device)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = _configuration(source)
         precision = _precision(config.dtype, place) if dtype is None else dtype
         hf, report = _builder(config).from_pretrained(
             source,
@@ -106,14 +110,17 @@ def from_hf(
     """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
 
     Only these module instances change (`Recipe.make_runnable`, and `linear_cache.attach` in a model of linear layers
-    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer.
+    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer, or one
+    that `architectures.refused.table` lists.
     """
-    sites = architectures.sites(hf)
+    sites, refusal = architectures.sites(hf), architectures.refusal(hf)
+    if refusal is not None:
+        raise ValueError(f"{name} cannot be studied: {refusal}")
     if not sites:
         raise ValueError(f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows")
     for site in sites:
         site.recipe.make_runnable(site.mixer)
-    if linear_cache.is_needed(hf):
+    if sites[0].recipe.cache_argument == "past_key_values" and linear_cache.is_needed(hf):
         linear_cache.attach(hf)
     layers = tuple(_layer(site) for site in sites)
     unpruned = [site.recipe.unpruned(site.mixer).H for site in sites]
@@ -130,8 +137,8 @@ def cache_bytes(model: Model, tokens: int) -> int:
     """Bytes of the whole cache of one sequence after `tokens` tokens: states, short convolutions, keys and values."""
     config = model.hf.config.get_text_config(decoder=True)
     convolutions = sum(site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf))
-    attending = sum(kind == "full_attention" for kind in config.layer_types)
-    keys_and_values = attending * 2 * config.num_key_value_heads * config.head_dim * tokens
+    attending = sum(kind in memory.ATTENDING for kind in config.layer_types)
+    keys_and_values = attending * memory.key_values(config) * tokens if attending else 0
     return state_bytes(model) + (convolutions + keys_and_values) * model.hf.dtype.itemsize
 
 
@@ -140,15 +147,40 @@ def _layer(site: architectures.Site) -> Layer:
     return Layer(site.index, site.recipe.kept(site.mixer), heads.K, heads.V)
 
 
+def _configuration(source: str) -> PreTrainedConfig:
+    """The configuration, of transformers' own class where there is one for the model type.
+
+    Importing flash-linear-attention registers classes of its own for some of them, mamba2 for one. Raises ValueError
+    for a checkpoint that was written by such a class.
+    """
+    config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+    own = getattr(transformers, CONFIG_MAPPING_NAMES.get(config.model_type, ""), None)
+    if own is None:
+        return config
+    if not isinstance(config, own):
+        config = own.from_pretrained(source)
+    if hasattr(config, "fuse_norm"):
+        raise ValueError(
+            f"{source} is a {config.model_type} model of flash-linear-attention, whose weights the {config.model_type} "
+            "of transformers, which srdyn studies, cannot be trusted to read"
+        )
+    return config
+
+
 def _builder(config: PreTrainedConfig) -> type:
-    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read."""
+    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read.
+
+    That is a causal language model, of a family that also sees (Qwen3.5) its text part; GLM-5 has none without eyes.
+    """
+    sees = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     kept = getattr(config, "srdyn_kept", None)
     if kept is None:
-        return AutoModelForCausalLM
-    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    stock = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
 
-    def build(hf: PreTrainedModel, *arguments, **options) -> None:
-        stock.__init__(hf, *arguments, **options)
+    def build(hf: PreTrainedModel, config: PreTrainedConfig, *arguments, **options) -> None:
+        own = config if isinstance(config, stock.config_class) else config.get_text_config(decoder=True)
+        stock.__init__(hf, own, *arguments, **options)
         architectures.keep_heads(hf, kept)
         hf.__class__ = stock
 
