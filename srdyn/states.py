@@ -81,7 +81,10 @@ def snapshots(
 def gates(
     model: models.Model, tokens: Int[Tensor, "B T"]
 ) -> tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]:
-    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away."""
+    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
+
+    Where key channels decay apart, g is the mean over those of a head.
+    """
     tokens = checked_tokens(model, tokens)
     with gates_of(model, *tokens.shape) as (g, beta):
         _read(model, tokens)

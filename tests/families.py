@@ -97,7 +97,8 @@ class Family:
 
     `build` returns a model on the CPU, in evaluation mode, its vocabulary at least 64; L ≠ H and K ≠ V where that can
     be. `last_state` is the family's recurrence in float64 numpy, from `states.inputs` by place to the last state.
-    `tolerance` is for states, relative to the largest number in the state. `keep` draws heads that may be kept alone.
+    `tolerance` is for states, relative to the largest number in them: float32, summed in another order. `keep` draws
+    heads that may be kept alone. `needs_fla` says that the model itself is flash-linear-attention's.
     """
 
     id: str
