@@ -95,7 +95,8 @@ def plan(tasks: Sequence[str], domains: Sequence[str], *, items: int, windows: i
     Single heads are left out on fewer questions, of the calibration part: two retrieval tasks, a third of the windows.
     """
     seed = options.get("seed", 0)
-    questions = battery.Battery(tuple(tasks), tuple(domains), items=items, windows=windows, seed=seed)
+    few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
+    questions = battery.Battery(tuple(tasks), tuple(domains), items=items, windows=windows, **few, seed=seed)
     fewer = {"items": max(1, items // 20), "rows": max(2, items // 20), "windows": max(1, windows // 3)}
     calibrates = battery.Battery(
         ("needle", "recall8"), tuple(domains), **fewer, copies=0, part="calibration", seed=seed

@@ -1,0 +1,68 @@
+"""The main figure of every notebook, with a caption that its tables wrote."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn import claims, markdown, store
+
+COLUMNS = 2
+
+
+def captions() -> pd.DataFrame:
+    """One row for every notebook with a figure of its own name: notebook, title (its heading), caption.
+
+    The caption says what the ledger of the run at work has for the notebook's claims; it is empty where it decides none.
+    """
+    ledger, rows = claims.ledger(), []
+    for path in sorted((store.root() / "notebooks").glob("[0-9]*.ipynb")):
+        if (store.figure_dir() / f"{path.stem}.png").exists():
+            decided = ledger[(ledger["notebook"] == path.stem) & (ledger["kind"] != "")]
+            rows.append({"notebook": path.stem, "title": _title(path), "caption": _sentence(decided)})
+    return pd.DataFrame(rows, columns=["notebook", "title", "caption"])
+
+
+def page() -> str:
+    """The figures in Markdown, two in a row, each above its title and caption."""
+    cells = [
+        f"![{row.title}](figures/{row.notebook}.png)<br>[{row.title}](notebooks/{row.notebook}.ipynb) {row.caption}"
+        for row in captions().itertuples()
+    ]
+    rows = [
+        cells[i : i + COLUMNS] + [""] * (COLUMNS - len(cells[i : i + COLUMNS])) for i in range(0, len(cells), COLUMNS)
+    ]
+    return markdown.table([""] * COLUMNS, rows) + "\n"
+
+
+def publish() -> None:
+    """The reference run puts `page` between the README's markers `<!-- gallery:begin -->` and `<!-- gallery:end -->`.
+
+    Any other run leaves it alone. Raises ValueError where the README lacks the markers.
+    """
+    if store.run_name() != store.REFERENCE:
+        return
+    readme = store.root() / "README.md"
+    before = readme.read_bytes().decode()
+    after = markdown.replace_block(before, "gallery", page())
+    if after != before:
+        store.write_bytes(readme, after.encode())
+
+
+def _title(notebook: Path) -> str:
+    """The heading of a notebook. Raises ValueError where the first cell begins with none."""
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"][0].strip()
+    if not first.startswith("# "):
+        raise ValueError(f"{notebook} begins with {first!r}, not with a heading")
+    return first.removeprefix("# ")
+
+
+def _sentence(ledger: pd.DataFrame) -> str:
+    """`C8: not reproduced in hybrid (high against random −0.4 …); …` for the claims of one notebook."""
+    found = [
+        f"{claim}: " + ", ".join(f"{row.verdict.split(' (null')[0]} in {row.kind}" for row in rows.itertuples())
+        for claim, rows in ledger.groupby("claim", sort=False)
+    ]
+    return "; ".join(found) + "." if found else ""
