@@ -15,7 +15,7 @@ COLUMNS = 2
 def captions() -> pd.DataFrame:
     """One row for every notebook with a figure of its own name: notebook, title (its heading), caption.
 
-    The caption says what the ledger of the run at work has for the notebook's claims; it is empty where it decides none.
+    The caption says what the ledger of the run at work has for the notebook's claims, empty where it decides none.
     """
     ledger, rows = claims.ledger(), []
     for path in sorted((store.root() / "notebooks").glob("[0-9]*.ipynb")):
@@ -31,9 +31,8 @@ def page() -> str:
         f"![{row.title}](figures/{row.notebook}.png)<br>[{row.title}](notebooks/{row.notebook}.ipynb) {row.caption}"
         for row in captions().itertuples()
     ]
-    rows = [
-        cells[i : i + COLUMNS] + [""] * (COLUMNS - len(cells[i : i + COLUMNS])) for i in range(0, len(cells), COLUMNS)
-    ]
+    cells += [""] * (-len(cells) % COLUMNS)
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
     return markdown.table([""] * COLUMNS, rows) + "\n"
 
 
@@ -60,9 +59,10 @@ def _title(notebook: Path) -> str:
 
 
 def _sentence(ledger: pd.DataFrame) -> str:
-    """`C8: not reproduced in hybrid (high against random −0.4 …); …` for the claims of one notebook."""
-    found = [
-        f"{claim}: " + ", ".join(f"{row.verdict.split(' (null')[0]} in {row.kind}" for row in rows.itertuples())
-        for claim, rows in ledger.groupby("claim", sort=False)
-    ]
+    """`C8: not reproduced in hybrid, inconclusive in pure; …` for the claims of one notebook, controls left out."""
+    found = []
+    for claim, rows in ledger[~ledger["kind"].isin(claims.CONTROLS)].groupby("claim", sort=False):
+        plain = rows["verdict"].str.split(" (null", regex=False).str[0]
+        kinds = rows["kind"].groupby(plain, sort=False).agg(" and ".join)
+        found.append(f"{claim}: " + ", ".join(f"{verdict} in {names}" for verdict, names in kinds.items()))
     return "; ".join(found) + "." if found else ""
