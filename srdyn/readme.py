@@ -1,4 +1,4 @@
-"""The main figure of every notebook, with a caption that its tables wrote."""
+"""What the README shows that code and runs write: the figures with their captions, the layers that srdyn knows."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from srdyn import claims, markdown, store
+from srdyn import architectures, claims, markdown, store
 
 COLUMNS = 2
 
@@ -25,7 +25,7 @@ def captions() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["notebook", "title", "caption"])
 
 
-def page() -> str:
+def gallery() -> str:
     """The figures in Markdown, two in a row, each above its title and caption."""
     cells = [
         f"![{row.title}](figures/{row.notebook}.png)<br>[{row.title}](notebooks/{row.notebook}.ipynb) {row.caption}"
@@ -36,18 +36,26 @@ def page() -> str:
     return markdown.table([""] * COLUMNS, rows) + "\n"
 
 
-def publish() -> None:
-    """The reference run puts `page` between the README's markers `<!-- gallery:begin -->` and `<!-- gallery:end -->`.
+def families() -> str:
+    """`architectures.supported()` in Markdown."""
+    table = architectures.supported()
+    return markdown.table(list(table.columns), table.astype(str).to_numpy().tolist()) + "\n"
 
-    Any other run leaves it alone. Raises ValueError where the README lacks the markers.
+
+def publish() -> None:
+    """The reference run puts `gallery` and `families` between the README's markers of these names.
+
+    A marker looks like `<!-- gallery:begin -->`. Any other run leaves the README alone. Raises ValueError where it lacks
+    a marker.
     """
     if store.run_name() != store.REFERENCE:
         return
-    readme = store.root() / "README.md"
-    before = readme.read_bytes().decode()
-    after = markdown.replace_block(before, "gallery", page())
-    if after != before:
-        store.write_bytes(readme, after.encode())
+    path = store.root() / "README.md"
+    before = page = path.read_bytes().decode()
+    for name, block in (("gallery", gallery()), ("families", families())):
+        page = markdown.replace_block(page, name, block)
+    if page != before:
+        store.write_bytes(path, page.encode())
 
 
 def _title(notebook: Path) -> str:
