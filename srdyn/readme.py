@@ -45,8 +45,8 @@ def families() -> str:
 def publish() -> None:
     """The reference run puts `gallery` and `families` between the README's markers of these names.
 
-    A marker looks like `<!-- gallery:begin -->`. Any other run leaves the README alone. Raises ValueError where it lacks
-    a marker.
+    A marker looks like `<!-- gallery:begin -->`. Any other run leaves the README alone. Raises ValueError where one is
+    missing.
     """
     if store.run_name() != store.REFERENCE:
         return
