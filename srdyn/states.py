@@ -171,7 +171,7 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
             f"tokens must lie in 0 … {vocabulary - 1}, the vocabulary of {model.name}; got {low} … {high}: "
             "were they made by another tokenizer?"
         )
-    return tokens.to(model.hf.device)
+    return tokens.to(model.device)
 
 
 class _Feed:
