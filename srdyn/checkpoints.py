@@ -46,6 +46,8 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
     """
     try:
         stated, _ = PreTrainedConfig.get_config_dict(where)
+        if "model_type" not in stated:
+            raise OSError("there is no config.json that names a type of model")
         known = stated.get("model_type") in transformers.CONFIG_MAPPING
         if not known and not trust_remote_code and importlib.util.find_spec("fla"):
             # flash-linear-attention's own types of models become known by its import.

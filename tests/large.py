@@ -69,10 +69,13 @@ def _drawn(name: str, shape: torch.Size, generator: torch.Generator) -> torch.Te
 def trace(folder: Path) -> torch.Tensor:
     """Singular values of two sequences, the weights read from disk."""
     model = models.load(folder, device="cpu", offload="disk")
-    tokens = torch.randint(
-        0, model.hf.config.vocab_size, (2, POSITIONS[-1]), generator=torch.Generator().manual_seed(1)
-    )
-    return states.trace(model, tokens, POSITIONS)
+    return states.trace(model, tokens(model), POSITIONS)
+
+
+def tokens(model: models.Model) -> torch.Tensor:
+    """What is read."""
+    generator = torch.Generator().manual_seed(1)
+    return torch.randint(0, model.hf.config.vocab_size, (2, POSITIONS[-1]), generator=generator)
 
 
 def peak() -> int:
