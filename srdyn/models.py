@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from srdyn import architectures, checkpoints, linear_cache, memory, placement, plan, streaming
+from srdyn import architectures, checkpoints, linear_cache, memory, placement, report, streaming
 
 log = logging.getLogger(__name__)
 
@@ -65,12 +65,12 @@ def check(
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
-    lengths: Sequence[int] = plan.LENGTHS,
+    lengths: Sequence[int] = report.LENGTHS,
     trust_remote_code: bool = False,
-) -> plan.Report:
-    """What `load` would make of a checkpoint, from its configuration alone: see `plan.check`."""
+) -> report.Report:
+    """What `load` would make of a checkpoint, from its configuration alone: see `report.check`."""
     options = {"device": device, "dtype": dtype, "max_memory": max_memory, "trust_remote_code": trust_remote_code}
-    return plan.check(name_or_path, lengths=lengths, **options)
+    return report.check(name_or_path, lengths=lengths, **options)
 
 
 def load(
@@ -96,21 +96,21 @@ def load(
     or with weights missing. Except for files of the hub, all this is found before weights are read.
     """
     options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
-    outline = plan.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
+    outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
     config, where, place = outline.config, outline.where, outline.placement
     if place.offload and offload == "auto":
         log.warning("%s: %s", outline.name, place)
     try:
-        hf, report = _read(outline, trust_remote_code)
+        hf, told = _read(outline, trust_remote_code)
     except (OSError, SafetensorError) as error:
         raise checkpoints.unreachable(where, error) from error
-    if report["missing_keys"]:
-        raise ValueError(f"{where} lacks weights of the model it describes: {sorted(report['missing_keys'])}")
+    if told["missing_keys"]:
+        raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
     seed = getattr(config, "srdyn_seed", None)
     return from_hf(hf, _tokenizer(where), name=outline.name, seed=seed)
 
 
-def _read(outline: plan.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict]:
+def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict]:
     """The model with its weights where they belong, and transformers' report about them."""
     place, build = outline.placement, checkpoints.builder(outline.config)
     options = {"config": outline.config, "dtype": outline.dtype, "use_safetensors": True}
@@ -121,14 +121,14 @@ def _read(outline: plan.Outline, trust_remote_code: bool) -> tuple[PreTrainedMod
     if place.shards:
         options |= {"device_map": "balanced", "max_memory": outline.rooms}
     options |= {"trust_remote_code": trust_remote_code, "output_loading_info": True}
-    hf, report = build.from_pretrained(outline.where, **options)
+    hf, told = build.from_pretrained(outline.where, **options)
     if place.shards:
-        return hf, report
+        return hf, told
     _own_storage(hf)
     if place.offload == "cpu":
         streaming.attach(hf, hf.state_dict(), place.device)
-        return hf, report
-    return hf.to(place.device), report
+        return hf, told
+    return hf.to(place.device), told
 
 
 def from_hf(

@@ -1,7 +1,4 @@
-"""What would come of loading a checkpoint, told from its configuration before any weight is read.
-
-`python -m srdyn.plan NAME …` prints it for folders, hub names, and presets in notebooks/presets.
-"""
+"""What would come of loading a checkpoint, told from its configuration before any weight is read."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -133,10 +130,10 @@ def check(
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
         return _without_model(Path(where).name, config, precision, str(error), lengths)
-    return report(hf, name=Path(where).name, rooms=rooms, device=device, lengths=lengths)
+    return about(hf, name=Path(where).name, rooms=rooms, device=device, lengths=lengths)
 
 
-def report(
+def about(
     hf: PreTrainedModel,
     *,
     name: str,
