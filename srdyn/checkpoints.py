@@ -14,8 +14,10 @@ import transformers
 from huggingface_hub import errors
 from transformers import (
     MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     PreTrainedConfig,
     PreTrainedModel,
 )
@@ -160,14 +162,19 @@ def require_space(where: str, weights: int) -> None:
 
 
 def builder(config: PreTrainedConfig) -> type:
-    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read."""
+    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read.
+
+    That is a causal language model, of a family that also sees (Qwen3.5) its text part; GLM-5 has none without eyes.
+    """
+    sees = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
     kept = getattr(config, "srdyn_kept", None)
     if kept is None:
-        return AutoModelForCausalLM
-    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
+        return AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    stock = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
 
-    def build(hf: PreTrainedModel, *arguments, **options) -> None:
-        stock.__init__(hf, *arguments, **options)
+    def build(hf: PreTrainedModel, config: PreTrainedConfig, *arguments, **options) -> None:
+        own = config if isinstance(config, stock.config_class) else config.get_text_config(decoder=True)
+        stock.__init__(hf, own, *arguments, **options)
         architectures.keep_heads(hf, kept)
         hf.__class__ = stock
 
@@ -180,11 +187,11 @@ def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: 
 
     Raises ValueError for a configuration that no causal language model belongs to.
     """
-    known, remote = type(config) in MODEL_FOR_CAUSAL_LM_MAPPING, getattr(config, "auto_map", None) or {}
+    build, remote = builder(config), getattr(config, "auto_map", None) or {}
+    known = any(type(config) in known for known in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
-    build = builder(config)
     with torch.device("meta"):
-        if build is not AutoModelForCausalLM:
+        if issubclass(build, PreTrainedModel):
             return build._from_config(config, dtype=dtype)
         return build.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)

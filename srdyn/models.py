@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from srdyn import architectures, checkpoints, linear_cache, memory, placement, report, streaming
 
@@ -115,7 +115,7 @@ def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedM
     place, build = outline.placement, checkpoints.builder(outline.config)
     options = {"config": outline.config, "dtype": outline.dtype, "use_safetensors": True}
     if place.offload == "disk":
-        stock = type(outline.hf) if build is AutoModelForCausalLM else build
+        stock = build if issubclass(build, PreTrainedModel) else type(outline.hf)
         options["config"] = outline.hf.config
         return streaming.from_pretrained(stock, outline.where, place.device, **options)
     if place.shards:

@@ -37,6 +37,23 @@ def gated_delta_rule(
     return _scan(q, k, v, decay=g.exp()[..., None], beta=beta, initial_state=initial_state, positions=positions)
 
 
+def kimi_delta_rule(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H K"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """The gated delta rule with a decay for each key channel: S ← diag(exp(g))·S; S ← S + k (β (v − Sᵀk))ᵀ.
+
+    Kimi Team, Kimi Linear, 2025, https://arxiv.org/abs/2510.26692.
+    """
+    return _scan(q, k, v, decay=g.exp(), beta=beta, initial_state=initial_state, positions=positions)
+
+
 def delta_rule(
     q: Float[Tensor, "B T Hk K"],
     k: Float[Tensor, "B T Hk K"],

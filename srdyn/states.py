@@ -69,7 +69,7 @@ def snapshots(
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
     for position in recurrence.checked_positions(positions, tokens.shape[-1]):
-        places = torch.arange(start, position, device=tokens.device)[None]
+        places = torch.arange(start, position, device=tokens.device).expand(len(tokens), -1)
         options = {family.cache_argument: cache, "use_cache": True, "position_ids": places}
         _read(model, tokens[:, start:position], **options)
         for layer, site in _holding(model):
@@ -81,7 +81,10 @@ def snapshots(
 def gates(
     model: models.Model, tokens: Int[Tensor, "B T"]
 ) -> tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]:
-    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away."""
+    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
+
+    Where key channels decay apart, g is the mean over those of a head.
+    """
     tokens = checked_tokens(model, tokens)
     with gates_of(model, *tokens.shape) as (g, beta):
         _read(model, tokens)

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import qwen, recipe
+from srdyn.architectures import kimi, olmo, qwen, recipe
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -77,3 +77,7 @@ def register(adapter: recipe.Recipe) -> None:
 
 register(qwen.Qwen3Next())
 register(qwen.Qwen35())
+register(olmo.OlmoHybrid())
+register(kimi.KimiDeltaAttention())
+register(kimi.BoundedKimiDeltaAttention())
+register(kimi.BailingDeltaAttention())

@@ -1,0 +1,174 @@
+"""One tiny random model of every family, for `test_families`: a new family is a new row of `FAMILIES`."""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+
+import conftest
+import numpy as np
+import torch
+import transformers
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from srdyn import models
+
+LINEAR, SOFTMAX = "linear_attention", "full_attention"
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8,
+}
+LATENT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+"""Softmax layers that keep keys and values in a latent space."""
+Array = np.ndarray
+
+
+def delta(
+    q: Float[Array, "B T Hk K"],
+    k: Float[Array, "B T Hk K"],
+    v: Float[Array, "B T H V"],
+    g: Float[Array, "B T H *K"],
+    beta: Float[Array, "B T H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of the delta rule, decay per head or per key channel."""
+    B, T, H, V = v.shape
+    K, share = k.shape[3], H // k.shape[2]
+    last = np.zeros((B, H, K, V))
+    for b, h in np.ndindex(B, H):
+        for t in range(T):
+            key, S = k[b, t, h // share], np.broadcast_to(np.exp(g[b, t, h]), (K,))[:, None] * last[b, h]
+            last[b, h] = S + np.outer(key, beta[b, t, h] * (v[b, t, h] - S.T @ key))
+    return last
+
+
+def any_heads(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
+    """Some heads of every layer, but of one layer none."""
+    keep = torch.rand(L, H, generator=generator) < 0.6
+    keep[:, int(torch.randint(H, (), generator=generator))] = True
+    keep[int(torch.randint(L, (), generator=generator))] = False
+    return keep
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What `test_families` has to know about a family.
+
+    `build` returns a model on the CPU, in evaluation mode, its vocabulary at least 64; L ≠ H and K ≠ V where that can
+    be. `last_state` is the family's recurrence in float64 numpy, from `states.inputs` by place to the last state.
+    `tolerance` is for states, relative to the largest number in them: float32, summed in another order. `keep` draws
+    heads that may be kept alone. `needs_fla` says that the model itself is flash-linear-attention's.
+    """
+
+    id: str
+    build: Callable[[], transformers.PreTrainedModel]
+    last_state: Callable[..., Float[Array, "B H K V"]] = delta
+    tolerance: float = 1e-5
+    keep: Callable[[int, int, torch.Generator], Bool[Tensor, "L H"]] = any_heads
+    needs_fla: bool = False
+
+    def __str__(self) -> str:
+        return self.id
+
+
+@functools.cache
+def model(family: Family) -> models.Model:
+    """The model, made once; tests leave it as it is."""
+    return models.from_hf(family.build(), name=family.id)
+
+
+def held_by_convolutions(cache: object) -> int:
+    """How many numbers the recurrent layers' short convolutions keep in a cache.
+
+    They come first; Qwen4-Exp keeps those of its n-gram embeddings beside them.
+    """
+    first = (getattr(layer, "conv_states", {}).get(0) for layer in cache.layers)
+    return sum(held.numel() for held in first if held is not None)
+
+
+def qwen35_moe(kinds: list[str]) -> transformers.PreTrainedModel:
+    config = transformers.Qwen3_5MoeTextConfig(**conftest.SIZES, **EXPERTS, **layers(kinds))
+    return random(transformers.Qwen3_5MoeForCausalLM, config)
+
+
+def qwen4_exp() -> transformers.PreTrainedModel:
+    """With hyper-connections, an index for the attention, and n-gram embeddings in its second layer.
+
+    Enough index heads that no two blocks of tokens score 0: which of equals attention sees depends on the cuts.
+    """
+    config = transformers.Qwen4ExpTextConfig(
+        **conftest.SIZES | {"pad_token_id": 0}, **EXPERTS, **layers([LINEAR, LINEAR, SOFTMAX]),
+        hc_count=2, hc_lowrank=4,
+        indexer_n_heads=8, indexer_kv_heads=1, indexer_head_dim=16, indexer_budget=16, indexer_compress_ratio=4,
+        ple_layer_ids=[2], ngram_vocab_size_base=16, heads_per_ngram=2, split_ngram_parts=2, eos_token_id=0,
+    )  # fmt: skip
+    return random(transformers.Qwen4ExpForCausalLM, config)
+
+
+def olmo_hybrid() -> transformers.PreTrainedModel:
+    config = transformers.OlmoHybridConfig(**conftest.SIZES, **layers([LINEAR, SOFTMAX, LINEAR]), eos_token_id=None)
+    return random(transformers.OlmoHybridForCausalLM, config)
+
+
+def kimi_linear() -> transformers.PreTrainedModel:
+    config = transformers.KimiLinearConfig(
+        **LATENT, **layers([LINEAR, SOFTMAX, LINEAR]), linear_num_heads=4, linear_head_dim=8, num_local_experts=4
+    )
+    return random(transformers.KimiLinearForCausalLM, config)
+
+
+def bailing_hybrid() -> transformers.PreTrainedModel:
+    config = transformers.BailingHybridConfig(
+        **LATENT | {"num_attention_heads": 4, "num_key_value_heads": 4}, **layers([LINEAR, SOFTMAX, LINEAR]),
+        head_dim=8, num_local_experts=4, n_group=2, topk_group=1, first_k_dense_replace=1,
+    )  # fmt: skip
+    return random(transformers.BailingHybridForCausalLM, config)
+
+
+def glm5_next() -> transformers.PreTrainedModel:
+    text = transformers.Glm5NextTextConfig(
+        **LATENT | {"qk_rope_head_dim": 0, "q_lora_rank": 8}, **layers([LINEAR, SOFTMAX, LINEAR]),
+        linear_num_heads=4, linear_head_dim=8, n_routed_experts=4, hc_mult=2,
+        index_topk=32, index_kpool=4, index_head_dim=8, index_n_heads=8, mlp_layer_types=["dense", "sparse", "sparse"],
+    )  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
+    config = transformers.Glm5NextConfig(text_config=text.to_dict(), vision_config=vision)
+    return random(transformers.Glm5NextForConditionalGeneration, config)
+
+
+def layers(kinds: list[str]) -> dict[str, object]:
+    return {"num_hidden_layers": len(kinds), "layer_types": kinds}
+
+
+def random(build: type, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    return conftest.with_slow_decays(build(config))
+
+
+FAMILIES = [
+    Family("qwen3_next", lambda: conftest.qwen3_next([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen3_next, pure", lambda: conftest.qwen3_next([LINEAR, LINEAR])),
+    Family("qwen3_5", lambda: conftest.qwen35([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen3_5_moe", lambda: qwen35_moe([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen4_exp", qwen4_exp),
+    Family("olmo_hybrid", olmo_hybrid),
+    Family("kimi_linear", kimi_linear),
+    Family("bailing_hybrid", bailing_hybrid),
+    Family("glm5_next", glm5_next),
+]
