@@ -1,6 +1,6 @@
 """What a checkpoint says of itself before any weight is read: where it is, its configuration, its files."""
 
-import importlib
+import importlib.util
 import json
 import re
 import shutil
@@ -13,6 +13,7 @@ import torch
 import transformers
 from huggingface_hub import errors
 from transformers import (
+    CONFIG_MAPPING,
     MODEL_FOR_CAUSAL_LM_MAPPING,
     MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
     AutoConfig,
@@ -21,6 +22,7 @@ from transformers import (
     PreTrainedConfig,
     PreTrainedModel,
 )
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures
 
@@ -44,21 +46,32 @@ def source(name_or_path: str | Path) -> str:
 def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration in a folder, in the local cache, or on the hub; its code runs only where it is trusted.
 
-    Raises OSError where it is out of reach, ValueError for a type of model that is not known or needs code of its own.
+    It is of transformers' own class where there is one for the model type: importing flash-linear-attention registers
+    classes of its own for some of them, mamba2 for one. Raises OSError where it is out of reach, ValueError for a type
+    of model that is not known, needs code of its own, or is written by such a class.
     """
     try:
         stated, _ = PreTrainedConfig.get_config_dict(where)
-        if "model_type" not in stated:
+        kind = stated.get("model_type")
+        if kind is None:
             raise OSError("there is no config.json that names a type of model")
-        known = stated.get("model_type") in transformers.CONFIG_MAPPING
-        if not known and not trust_remote_code and importlib.util.find_spec("fla"):
-            # flash-linear-attention's own types of models become known by its import.
+        if kind not in CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
+            # It makes its model types known to transformers when it is imported.
             importlib.import_module("fla")
-            known = stated.get("model_type") in transformers.CONFIG_MAPPING
-        _require_known(where, stated, known or trust_remote_code)
-        return AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+        _require_known(where, stated, kind in CONFIG_MAPPING or trust_remote_code)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+        own = getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None)
+        if own is None or trust_remote_code:
+            return config
+        config = config if isinstance(config, own) else own.from_pretrained(where)
     except OSError as error:
         raise unreachable(where, error) from error
+    if hasattr(config, "fuse_norm"):
+        raise ValueError(
+            f"{where} is a {kind} model of flash-linear-attention, whose weights the {kind} of transformers, which "
+            "srdyn studies, cannot be trusted to read"
+        )
+    return config
 
 
 def _require_known(where: str, stated: dict, known: bool) -> None:

@@ -168,7 +168,7 @@ def _per_token(decoder: PreTrainedConfig) -> int:
     if unknown:
         raise ValueError(f"{decoder.model_type} has {', '.join(sorted(unknown))} layers, whose cache is not known here")
     attention = _counted(decoder, ATTENDING)
-    return attention * _key_values(decoder) if attention else 0
+    return attention * key_values(decoder) if attention else 0
 
 
 def _fla_attention_values(decoder: PreTrainedConfig, tokens: int) -> int:
@@ -182,7 +182,7 @@ def _fla_attention_values(decoder: PreTrainedConfig, tokens: int) -> int:
     return len(decoder.attn["layers"]) * per_token * min(tokens, window or tokens)
 
 
-def _key_values(config: PreTrainedConfig) -> int:
+def key_values(config: PreTrainedConfig) -> int:
     """Values that an attention layer keeps of a token: keys and values, or what both are expanded from (MLA)."""
     if hasattr(config, "kv_lora_rank"):
         return config.kv_lora_rank + config.qk_rope_head_dim

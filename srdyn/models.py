@@ -137,14 +137,17 @@ def from_hf(
     """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
 
     Only these module instances change (`Recipe.make_runnable`, and `linear_cache.attach` in a model of linear layers
-    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer.
+    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer, or one
+    that `architectures.refused.table` lists.
     """
-    sites = architectures.sites(hf)
+    sites, refusal = architectures.sites(hf), architectures.refusal(hf)
+    if refusal is not None:
+        raise ValueError(f"{name} cannot be studied: {refusal}")
     if not sites:
         raise ValueError(f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows")
     for site in sites:
         site.recipe.make_runnable(site.mixer)
-    if linear_cache.is_needed(hf):
+    if sites[0].recipe.cache_argument == "past_key_values" and linear_cache.is_needed(hf):
         linear_cache.attach(hf)
     layers = tuple(_layer(site) for site in sites)
     unpruned = [site.recipe.unpruned(site.mixer).H for site in sites]

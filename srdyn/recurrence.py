@@ -4,9 +4,11 @@ They are the oracle that faster forms must meet, so they are written to be read.
 flash-linear-attention (https://github.com/fla-org/flash-linear-attention): q, k `[B, T, H, K]`, v `[B, T, H, V]`, and
 g is the log of the decay (≤ 0). Every function returns the outputs `[B, T, H, V]` with the states `[B, C, H, K, V]`
 after the tokens named by `positions` (1 to T; the last alone by default), computes in the dtype it is given, and lets
-several value heads share one key head: value head h uses key head h // (H / Hk). Queries are scaled by K^-1/2.
+several value heads share one key head: value head h uses key head h // (H / Hk). Queries are scaled by K^-1/2,
+except in `state_space_dual`.
 
 Yang, Kautz & Hatamizadeh, Gated Delta Networks, ICLR 2025, https://arxiv.org/abs/2412.06464.
+Dao & Gu, Transformers are SSMs, ICML 2024, https://arxiv.org/abs/2405.21060.
 """
 
 import itertools
@@ -94,6 +96,24 @@ def retention(
     RetNet's g is log(1 − 2^(−5−h)); it is an argument because a pruned model no longer numbers its heads from 0.
     """
     decay = g.exp()[:, None].expand(*v.shape[:3], 1)
+    return _scan(q, k, v, decay=decay, initial_state=initial_state, positions=positions)
+
+
+def state_space_dual(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """Decay of each head without erasure: S ← exp(g)·S + k (β v)ᵀ; o = Sᵀq, without a scale.
+
+    Mamba-2: q is its C, k its B, v its x, β its step size dt and g = A·dt. Its skip D·x is no part of this.
+    """
+    decay, q, v = g.exp()[..., None], q * q.shape[-1] ** 0.5, beta[..., None] * v
     return _scan(q, k, v, decay=decay, initial_state=initial_state, positions=positions)
 
 

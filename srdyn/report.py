@@ -205,6 +205,9 @@ def unsupported_in(hf: PreTrainedModel, name: str) -> tuple[str, ...]:
     sites = architectures.sites(hf)
     kinds = getattr(hf.config.get_text_config(decoder=True), "layer_types", None) or []
     linear = sum(kind in memory.RECURRENT for kind in kinds)
+    refusal = architectures.refusal(hf)
+    if refusal is not None:
+        return (f"{name} cannot be studied: {refusal}",)
     if not sites:
         return (f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows",)
     if len(sites) < linear:

@@ -184,13 +184,13 @@ class _Feed:
         self.function, self.adapter, self.hand_out = function, adapter, hand_out
         self.positions = [int(position) for position in positions]
 
-    def __call__(self, *arguments, **options) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, *arguments, **options) -> object:
         call = self.adapter.taken_apart(arguments, options)
         if call.state is not None:
             raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
         recurrence.checked_positions(self.positions, call.tokens)
         start, state, outputs = 0, None, []
-        for end in self._cuts(call.tokens):
+        for end in self._cuts(call):
             for position in self.positions:
                 if start < position < end:
                     self.hand_out(position, self._read(call, start, position, state)[1])
@@ -199,11 +199,11 @@ class _Feed:
             if end in self.positions:
                 self.hand_out(end, state)
             start = end
-        return torch.cat(outputs, dim=1), state if options.get(self.adapter.wants_state) else None
+        return self.adapter.returned(torch.cat(outputs, dim=1), state, options)
 
-    def _cuts(self, length: int) -> list[int]:
-        chunk = self.adapter.chunk
-        return sorted({position // chunk * chunk for position in self.positions} - {0} | {length})
+    def _cuts(self, call: recipe.Call) -> list[int]:
+        chunk = self.adapter.chunk_of(call)
+        return sorted({position // chunk * chunk for position in self.positions} - {0} | {call.tokens})
 
     def _read(self, call: recipe.Call, start: int, end: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.adapter.run(self.function, call.between(start, end, state))

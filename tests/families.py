@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import importlib
 from collections.abc import Callable
 
 import conftest
@@ -64,6 +65,30 @@ def any_heads(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]
     keep[:, int(torch.randint(H, (), generator=generator))] = True
     keep[int(torch.randint(L, (), generator=generator))] = False
     return keep
+
+
+def dual(
+    q: Float[Array, "B T G K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T H V"],
+    g: Float[Array, "B T H"],
+    beta: Float[Array, "B T H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of Mamba-2: the writes, each decayed by all that came after it."""
+    after = g.sum(1, keepdims=True) - g.cumsum(1)
+    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
+    return np.einsum("bthk,bth,bthv->bhkv", k, np.exp(after) * beta, v)
+
+
+def even_heads(groups: int, L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
+    """In every layer equally many heads of each group, or none of a group but the first; of one layer none."""
+    keep, size = torch.zeros(L, groups, H // groups, dtype=torch.bool), H // groups
+    for layer in keep:
+        n = int(torch.randint(1, size, (), generator=generator))
+        for group in layer[: int(torch.randint(1, groups + 1, (), generator=generator))]:
+            group[torch.randperm(size, generator=generator)[:n]] = True
+    keep[int(torch.randint(L, (), generator=generator))] = False
+    return keep.flatten(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,6 +186,78 @@ def random(build: type, config: transformers.PreTrainedConfig) -> transformers.P
     return conftest.with_slow_decays(build(config))
 
 
+MODULES = {
+    "Mamba2": "mamba2",
+    "Bamba": "bamba",
+    "GraniteMoeHybrid": "granitemoehybrid",
+    "NemotronH": "nemotron_h",
+    "FalconH1": "falcon_h1",
+    "Zamba2": "zamba2",
+}
+SSM = {"vocab_size": 64, "hidden_size": 32, "initializer_range": 0.1, "tie_word_embeddings": True}
+SSM |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+SSM_ATTENTION = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
+BAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 12, "mamba_chunk_size": 16, "num_hidden_layers": 3}
+NO_LIMIT = {"time_step_min": 1e-30}
+"""A step size below the limit is read otherwise one token at a time, see `test_mamba`."""
+
+
+def state_spaces(stem: str, sizes: dict) -> transformers.PreTrainedModel:
+    """A model of a Mamba-2 family with 8 heads, whose classes bear this name."""
+    torch.manual_seed(0)
+    # Not by the automatic classes, which flash-linear-attention changes.
+    module = importlib.import_module(f"transformers.models.{MODULES[stem]}")
+    config = getattr(module, f"{stem}Config")(**SSM | sizes)
+    return conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
+
+
+def mamba2(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    sizes = {"num_heads": 8, "head_dim": 8, "state_size": 12, "n_groups": groups, "chunk_size": 16} | sizes
+    return state_spaces("Mamba2", {"num_hidden_layers": 3} | sizes)
+
+
+def bamba(groups: int = 1, **sizes) -> transformers.PreTrainedModel:
+    sizes = SSM_ATTENTION | BAMBA | {"mamba_n_groups": groups, "attn_layer_indices": [1]} | sizes
+    return state_spaces("Bamba", sizes)
+
+
+def granite(groups: int = 2) -> transformers.PreTrainedModel:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 16}
+    kinds = {"layer_types": [LINEAR, SOFTMAX, LINEAR], "mamba_n_groups": groups}
+    return state_spaces("GraniteMoeHybrid", SSM_ATTENTION | BAMBA | experts | kinds)
+
+
+def nemotron_h(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    experts = {"n_routed_experts": 4, "moe_intermediate_size": 16, "moe_shared_expert_intermediate_size": 16}
+    mixer = {"mamba_num_heads": 8, "mamba_head_dim": 6, "ssm_state_size": 12, "n_groups": groups, "chunk_size": 16}
+    kinds = {"layers_block_type": [LINEAR, "moe", SOFTMAX, LINEAR, "mlp"], "head_dim": 16}
+    return state_spaces("NemotronH", SSM_ATTENTION | experts | mixer | kinds | NO_LIMIT | sizes)
+
+
+def falcon_h1(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    multipliers = {"ssm_in_multiplier": 0.7, "ssm_multipliers": [0.5, 1.6, 1.7, 1.8, 0.9]}
+    mixer = BAMBA | {"mamba_n_groups": groups, "mamba_d_ssm": 64, "head_dim": 16}
+    return state_spaces("FalconH1", SSM_ATTENTION | mixer | multipliers | sizes)
+
+
+def zamba2(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    # Larger weights make its attention so sharp that an input changed by 1e-6 changes the logits by 2e-3.
+    sizes = {"initializer_range": 0.02} | sizes
+    mixer = {
+        "n_mamba_heads": 8,
+        "mamba_d_state": 12,
+        "mamba_ngroups": groups,
+        "chunk_size": 16,
+        "add_bias_linear": True,
+    }
+    kinds = {"num_hidden_layers": 4, "layers_block_type": [LINEAR, "hybrid", LINEAR, "hybrid"]}
+    return state_spaces("Zamba2", SSM_ATTENTION | mixer | kinds | NO_LIMIT | sizes)
+
+
+def dual_family(id: str, build: Callable[[], transformers.PreTrainedModel], groups: int) -> Family:
+    return Family(id, build, last_state=dual, keep=functools.partial(even_heads, groups))
+
+
 FAMILIES = [
     Family("qwen3_next", lambda: conftest.qwen3_next([LINEAR, SOFTMAX, LINEAR])),
     Family("qwen3_next, pure", lambda: conftest.qwen3_next([LINEAR, LINEAR])),
@@ -171,4 +268,11 @@ FAMILIES = [
     Family("kimi_linear", kimi_linear),
     Family("bailing_hybrid", bailing_hybrid),
     Family("glm5_next", glm5_next),
+    dual_family("mamba2", mamba2, 2),
+    dual_family("bamba", bamba, 1),
+    dual_family("granitemoehybrid", granite, 2),
+    dual_family("nemotron_h", nemotron_h, 2),
+    dual_family("falcon_h1", falcon_h1, 2),
+    dual_family("falcon_h1, norm", functools.partial(falcon_h1, mamba_rms_norm=True), 2),
+    dual_family("zamba2", zamba2, 2),
 ]

@@ -67,6 +67,8 @@ def test_special_cases_against_a_loop(inputs):
     assert_same(recurrence.kimi_delta_rule(q, k, v, channels, beta, **options), expected)
     expected = loop(q, k, v, g=heads.expand(B, T, H), initial=initial)
     assert_same(recurrence.retention(q, k, v, heads, **options), expected)
+    written, expected = beta[..., None] * v, recurrence.state_space_dual(q, k, v, g, beta, **options)
+    assert_same((expected[0] / K**0.5, expected[1]), loop(q, k, written, g=g, initial=initial))
 
 
 def test_special_cases_follow_from_the_general_rule(inputs):

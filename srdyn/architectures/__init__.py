@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import kimi, olmo, qwen, recipe
+from srdyn.architectures import kimi, mamba, olmo, qwen, recipe, refused
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -33,6 +33,15 @@ def supported() -> pd.DataFrame:
         for name, known in _RECIPES.items()
     ]
     return pd.DataFrame(rows)
+
+
+def refusal(hf: nn.Module) -> str | None:
+    """Why the model cannot be studied, where it has recurrent layers of a refused class; else None.
+
+    A class with a recipe is not refused, whoever registered it.
+    """
+    reasons = (refused.reason(module) for module in hf.modules() if adapter_for(module) is None)
+    return next((reason for reason in reasons if reason is not None), None)
 
 
 def adapter_for(module: nn.Module) -> recipe.Recipe | None:
@@ -81,3 +90,6 @@ register(olmo.OlmoHybrid())
 register(kimi.KimiDeltaAttention())
 register(kimi.BoundedKimiDeltaAttention())
 register(kimi.BailingDeltaAttention())
+register(mamba.StateSpaceDual())
+register(mamba.Mamba2())
+register(mamba.FalconH1())

@@ -32,6 +32,8 @@ def taken(parameter: nn.Parameter, places: Int64[Tensor, " kept"], *, axis: int 
 def cut_outputs(projection: nn.Linear, rows: Int64[Tensor, " rows"]) -> None:
     """Leave a projection, in place, these of its outputs."""
     projection.weight, projection.out_features = taken(projection.weight, rows), len(rows)
+    if projection.bias is not None:
+        projection.bias = taken(projection.bias, rows)
 
 
 def cut_inputs(projection: nn.Linear, columns: Int64[Tensor, " columns"]) -> None:
@@ -42,4 +44,6 @@ def cut_inputs(projection: nn.Linear, columns: Int64[Tensor, " columns"]) -> Non
 def cut_channels(convolution: nn.Conv1d, kept: Int64[Tensor, " channels"]) -> None:
     """Leave a convolution of single channels, in place, these of them."""
     convolution.weight = taken(convolution.weight, kept)
+    if convolution.bias is not None:
+        convolution.bias = taken(convolution.bias, kept)
     convolution.in_channels = convolution.out_channels = convolution.groups = len(kept)

@@ -26,10 +26,10 @@ class Heads(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What the recurrence of one layer read, in float32: the arguments of `recurrence.gated_delta_rule`, in its order.
+    """What the recurrence of one layer read, in float32: the arguments of the recipe's `rule`, in its order.
 
-    Queries and keys are normalised; value head h reads with key head h // (H / Hk). Where every key channel decays at
-    a rate of its own, g has an axis K more.
+    Queries and keys are normalised where the family does so; value head h reads with key head h // (H / Hk). Where
+    every key channel decays at a rate of its own, g has an axis K more.
     """
 
     q: Float[Tensor, "B T Hk K"]
@@ -131,6 +131,14 @@ class Recipe(abc.ABC):
         named = call.options | call.timed | {self.first_state: call.state, self.wants_state: True}
         arguments = [named.pop(name) for name in self.places]
         return function(*arguments, **named)
+
+    def chunk_of(self, call: Call) -> int:
+        """How many tokens a chunk of this call has."""
+        return self.chunk
+
+    def returned(self, outputs: Tensor, state: Tensor, options: dict) -> object:
+        """What the layer expects back from a function that it called with these options."""
+        return outputs, state if options.get(self.wants_state) else None
 
     def silenced(self, call: Call, chosen: Bool[Tensor, " held"]) -> Call:
         """The call with a write strength and a first state of zero for the chosen among the heads that are held."""
