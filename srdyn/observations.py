@@ -149,9 +149,11 @@ def share_within(means: Means, cube: Cube, *, before_d: bool = False) -> Pooled:
 
 
 def shares(means: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "... 3"]:
-    """Shares of heads that are low-rank, in the middle, high-rank."""
-    low, high = means <= LOW * d, means >= HIGH * d
-    return np.stack([low.mean(-1), (~low & ~high).mean(-1), high.mean(-1)], -1)
+    """Shares of heads that are low-rank, in the middle, high-rank, among those with a value; NaN where none has one."""
+    known, low, high = ~np.isnan(means), means <= LOW * d, means >= HIGH * d
+    counts = np.stack([low.sum(-1), (known & ~low & ~high).sum(-1), high.sum(-1)], -1)
+    of = np.broadcast_to(known.sum(-1)[..., None], counts.shape)
+    return np.divide(counts, of, out=np.full(counts.shape, np.nan), where=of > 0)
 
 
 def smaller_group(means: Means, cube: Cube, *, at: int) -> Pooled:
