@@ -110,7 +110,7 @@ def measure(
         data = cube(table, value)
         found, interval = observe(data, lambda means, data=data: statistic(means, data, **options))
         names = {"measure": name, "model": model, "kind": kind, "seed": seed, "source": source}
-        remarks = {"n": len(data.values), "over": _drawn(data.documents), "why": found.remark}
+        remarks = {"n": len(data.values), "over": documents_drawn(data), "why": found.remark}
         rows.append({**names, **interval._asdict(), **remarks})
     return pd.DataFrame(rows)
 
@@ -130,8 +130,9 @@ def observe(
     return found, intervals.of_resamples(found.value, np.array(resampled), centred=True, limits=found.limits)
 
 
-def _drawn(documents: Shaped[np.ndarray, "samples contexts"]) -> str:
-    counts = [len(np.unique(column)) for column in documents.T]
+def documents_drawn(data: Cube) -> str:
+    """What `observe` draws again, in words."""
+    counts = [len(np.unique(column)) for column in data.documents.T]
     span = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
     return f"{span} documents of each context"
 

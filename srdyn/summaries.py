@@ -131,7 +131,7 @@ def time_order(text: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).rename(columns={"estimate": "spearman"})
 
 
-def under_attack(heads: pd.DataFrame, attacks: list[str], text: list[str], at: int) -> pd.DataFrame:
+def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str], at: int) -> pd.DataFrame:
     """Every head's mean rank under each attack beside its mean rank in text, for seed 0 of each model.
 
     `bound` is the bound on the exact rank in the first layer, for the longest block among the attack's variants.
