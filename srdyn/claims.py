@@ -240,9 +240,10 @@ def _entries(claim: statements.Claim, table: pd.DataFrame | None) -> Iterator[di
     line = {"claim": claim.id, "statement": claim.statement, "paper": claim.paper, "notebook": claim.notebook}
     blank = dict.fromkeys(("kind", "leading", "ours", "nulls", "over"), "")
     found = None if table is None else table[table["claim"] == claim.id]
-    if not claim.measures:
+    unmeasured = found is None or found.empty
+    if not claim.measures or (claim.untested and unmeasured):
         yield line | blank | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
-    elif found is None or found.empty:
+    elif unmeasured:
         why = f"{claim.notebook} {'has not run' if found is None else 'ran without it'}"
         yield line | blank | {"verdict": "not measured yet", "why": why}
     else:

@@ -15,7 +15,7 @@ from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from srdyn import architectures, models, rebinding, recurrence, spectra
+from srdyn import architectures, models, processes, rebinding, recurrence, spectra
 from srdyn.architectures import recipe
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
@@ -42,7 +42,8 @@ def trace(
     if route not in ("forward", "segments"):
         raise ValueError(f'route must be "forward" or "segments", got {route!r}')
     readings = _Readings(model, listed, measure)
-    with tqdm(total=len(_holding(model)) * len(listed), desc="states", delay=10, leave=False) as bar:
+    steps, silent = len(_holding(model)) * len(listed), not processes.is_first()
+    with tqdm(total=steps, desc="states", delay=10, leave=False, disable=silent) as bar:
 
         def visit(layer: int, position: int, state: Tensor) -> None:
             readings.add(layer, position, state)
