@@ -147,6 +147,7 @@ def from_hf(
         raise ValueError(f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows")
     for site in sites:
         site.recipe.make_runnable(site.mixer)
+    sites[0].recipe.make_model_runnable(hf)
     if sites[0].recipe.cache_argument == "past_key_values" and linear_cache.is_needed(hf):
         linear_cache.attach(hf)
     layers = tuple(_layer(site) for site in sites)

@@ -19,8 +19,8 @@ def bind(module: nn.Module, functions: Mapping[str, Callable]) -> None:
     unused = [name for name in functions if name not in innermost.__code__.co_names]
     if unused:
         raise RuntimeError(
-            f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23; "
-            "check the installed version"
+            f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23 and "
+            "flash-linear-attention 0.6; check the installed version"
         )
     copied = types.FunctionType(
         innermost.__code__,
@@ -57,6 +57,11 @@ def meaning(module: nn.Module, name: str) -> Callable:
 def _place(module: nn.Module) -> str:
     """Where the forward is: accelerate's hooks put it aside and call it from there."""
     return "_old_forward" if "_old_forward" in vars(module) else "forward"
+
+
+def names(module: nn.Module) -> tuple[str, ...]:
+    """The global names, among others, that the module's forward uses."""
+    return _chain(module)[-1].__code__.co_names
 
 
 def _chain(module: nn.Module) -> list[types.FunctionType]:
