@@ -8,7 +8,7 @@ between. The second reads the weights once. Sequences of a batch are equally lon
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int
@@ -20,6 +20,7 @@ from srdyn.architectures import recipe
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
 Visit = Callable[[int, int, Tensor], None]
+Taken = TypeVar("Taken")
 
 
 def trace(
@@ -120,29 +121,33 @@ def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "
     return gates(model, tokens)[0]
 
 
-def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple[Tensor, ...]:
-    """What the recurrence of one layer (counted along axis L) reads, by place for the recipe's `rule`.
-
-    Most families' are `recipe.Inputs`; all have q, k, v, g and beta by name.
+def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> recipe.Inputs:
+    """q, k, v, g, beta that the recurrence of one layer (counted along axis L) reads, for `recurrence`.
 
     Raises ValueError for a layer without heads and as `checked_tokens` does.
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    tokens, site = checked_tokens(model, tokens), architectures.sites(model.hf)[layer]
-    captured = []
-
-    def capturing(function: Callable) -> Callable:
-        def call(*arguments, **options):
-            captured.append(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
-            return function(*arguments, **options)
-
-        return call
-
-    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
-    with rebinding.bound(site.mixer, taps):
+    tokens, captured = checked_tokens(model, tokens), []
+    with _captured(architectures.sites(model.hf)[layer], captured.append):
         _read(model, tokens)
     return captured[0]
+
+
+def from_inputs(
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken]
+) -> list[Taken | None]:
+    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
+    tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
+
+    def keep(layer: int, read: recipe.Inputs) -> None:
+        taken[layer] = take(read)
+
+    with contextlib.ExitStack() as stack:
+        for layer, site in _holding(model):
+            stack.enter_context(_captured(site, functools.partial(keep, layer)))
+        _read(model, tokens)
+    return taken
 
 
 @contextlib.contextmanager
@@ -178,6 +183,20 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
             "were they made by another tokenizer?"
         )
     return tokens.to(model.device)
+
+
+def _captured(site: architectures.Site, keep: Callable[[recipe.Inputs], None]) -> contextlib.AbstractContextManager:
+    """While this is open, `keep` is called with what the layer's recurrence reads of every whole sequence."""
+
+    def capturing(function: Callable) -> Callable:
+        def call(*arguments, **options):
+            keep(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
+            return function(*arguments, **options)
+
+        return call
+
+    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
+    return rebinding.bound(site.mixer, taps)
 
 
 class _Feed:
