@@ -103,7 +103,7 @@ $(OUT)/report/index.html: $(STAMPS)
 	  $(foreach stem,$(STEMS),echo '<li><a href="$(stem).html">$(stem)</a></li>';) echo '</ol>'; } > $@
 	@echo 'report: $@'
 
-test: $(ENV)  ## run the tests (ARGS="-k store" for some of them)
+test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)
 	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 STRIP = --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(STEMS:%=notebooks/%.ipynb)

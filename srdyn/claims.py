@@ -248,9 +248,10 @@ def _entries(claim: statements.Claim) -> Iterator[dict[str, str]]:
     line = {"claim": claim.id, "statement": claim.statement, "paper": claim.paper, "notebook": claim.notebook}
     blank = dict.fromkeys(("kind", "leading", "ours", "nulls", "over", "beside"), "")
     found, smaller = _found(claim)
-    if not claim.measures:
+    unmeasured = found is None or found.empty
+    if not claim.measures or (claim.untested and unmeasured):
         yield line | blank | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
-    elif found is None or found.empty:
+    elif unmeasured:
         why = f"{claim.notebook} {'has not run' if found is None else 'ran without it'}"
         yield line | blank | {"verdict": "not measured yet", "why": why}
     else:

@@ -12,7 +12,7 @@ Dao & Gu, Transformers are SSMs, ICML 2024, https://arxiv.org/abs/2405.21060.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -129,6 +129,105 @@ def linear_attention(
     return _scan(q, k, v, initial_state=initial_state, positions=positions)
 
 
+def gated_delta_product(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T n Hk K"],
+    v: Float[Tensor, "B T n H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T n H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """n writes of the delta rule for each token, one decay before them, one reading after: S ← exp(g)·S, then n times
+    S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
+
+    Siems et al., DeltaProduct, NeurIPS 2025, https://arxiv.org/abs/2502.10297.
+    """
+    q = _per_value_head(q * q.shape[-1] ** -0.5, v[:, :, 0])
+    keys = [_per_value_head(k[:, :, i], v[:, :, i]) for i in range(k.shape[2])]
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        state = g[:, t, :, None, None].exp() * state
+        for i, key in enumerate(keys):
+            write = beta[:, t, i, :, None] * (v[:, t, i] - _read(state, key[:, t]))
+            state = state + _outer(key[:, t], write)
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, keys[0], v[:, :, 0], initial_state, positions)
+
+
+def comba(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    p: Float[Tensor, "B T Hk K"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """The gated delta rule that asks with another key, p, and before the decay: S ← exp(g)·S + k (β (v − Sᵀp))ᵀ.
+
+    Hu et al., Improving Bilinear RNNs with Closed-loop Control, 2025, https://arxiv.org/abs/2506.02475.
+    """
+    q, k, p = (_per_value_head(x, v) for x in (q * q.shape[-1] ** -0.5, k, p))
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        write = beta[:, t, :, None] * (v[:, t] - _read(state, p[:, t]))
+        state = g[:, t, :, None, None].exp() * state + _outer(k[:, t], write)
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, k, v, initial_state, positions)
+
+
+def rwkv6(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H K"],
+    bonus: Float[Tensor, "H K"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """Read before the write, with a bonus for the token itself: o = (S + diag(bonus)·k vᵀ)ᵀq; S ← diag(exp(g))·S + k vᵀ.
+
+    Queries are not scaled. Peng et al., Eagle and Finch, COLM 2024, https://arxiv.org/abs/2404.05892.
+    """
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        output = _read(state + _outer(bonus * k[:, t], v[:, t]), q[:, t])
+        return g[:, t, :, :, None].exp() * state + _outer(k[:, t], v[:, t]), output
+
+    return _stepped(step, k, v, initial_state, positions)
+
+
+def rwkv7(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H K"],
+    a: Float[Tensor, "B T H K"],
+    b: Float[Tensor, "B T H K"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """A transition that is diagonal plus rank one: S ← (diag(exp(g)) + b aᵀ)·S + k vᵀ; o = Sᵀq, without a scale.
+
+    Peng et al., RWKV-7 "Goose" with Expressive Dynamic State Evolution, 2025, https://arxiv.org/abs/2503.14456.
+    """
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        moved = _outer(b[:, t], _read(state, a[:, t]))
+        state = g[:, t, :, :, None].exp() * state + moved + _outer(k[:, t], v[:, t])
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, k, v, initial_state, positions)
+
+
 def l2norm(x: Float[Tensor, "*batch K"], *, eps: float = 1e-6) -> Float[Tensor, "*batch K"]:
     """x / √(Σx² + eps), the normalisation that transformers gives queries and keys; the result is at most 1 long."""
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
@@ -171,6 +270,29 @@ def _scan(
         if t + 1 in captured:
             states.append(state)
     return torch.stack(outputs, 1), torch.stack(states, 1)
+
+
+def _stepped(
+    step: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    initial_state: Float[Tensor, "B H K V"] | None,
+    positions: Positions | None,
+) -> Result:
+    """Outputs and states of a rule that is given as its step: from state and token's number to state and output."""
+    captured = set(checked_positions(positions, v.shape[1]))
+    state = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if initial_state is None else initial_state
+    outputs, states = [], []
+    for t in range(v.shape[1]):
+        state, output = step(state, t)
+        outputs.append(output)
+        if t + 1 in captured:
+            states.append(state)
+    return torch.stack(outputs, 1), torch.stack(states, 1)
+
+
+def _outer(key: Float[Tensor, "B H K"], value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H K V"]:
+    return key[..., :, None] * value[..., None, :]
 
 
 def _read(state: Float[Tensor, "B H K V"], query: Float[Tensor, "B H K"]) -> Float[Tensor, "B H V"]:

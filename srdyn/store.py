@@ -15,6 +15,7 @@ import platform
 import re
 import subprocess
 import urllib.parse
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -85,7 +86,7 @@ def figure_dir(run: str | None = None) -> Path:
 def write_bytes(path: Path, content: bytes) -> None:
     """Put `content` at `path` whole or not at all, whatever happens meanwhile; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # machines may share folder and process id
     with partial.open("wb") as file:
         file.write(content)
         file.flush()

@@ -80,6 +80,48 @@ def dual(
     return np.einsum("bthk,bth,bthv->bhkv", k, np.exp(after) * beta, v)
 
 
+def written(
+    q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], v: Float[Array, "B T H V"], g: Float[Array, "B T H K"]
+) -> Float[Array, "B H K V"]:
+    """The last state of what only decays and writes, by key channel: the writes, each decayed by all after it."""
+    after = g.sum(1, keepdims=True) - g.cumsum(1)
+    return np.einsum("bthk,bthv->bhkv", np.exp(after) * k, v)
+
+
+def products(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T n H K"],
+    v: Float[Array, "B T n H V"],
+    g: Float[Array, "B T H"],
+    beta: Float[Array, "B T n H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of several delta-rule writes a token: `delta` for all of them in turn, the first one decaying."""
+    B, T, n, H, _ = k.shape
+    decay = np.zeros((B, T, n, H))
+    decay[:, :, 0] = g
+    k, v, decay, beta = (x.reshape(B, T * n, *x.shape[3:]) for x in (k, v, decay, beta))
+    return delta(k, k, v, decay, beta)
+
+
+def asked(
+    q: Float[Array, "B T Hk K"],
+    k: Float[Array, "B T Hk K"],
+    v: Float[Array, "B T H V"],
+    p: Float[Array, "B T Hk K"],
+    g: Float[Array, "B T H"],
+    beta: Float[Array, "B T H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of Comba, by its transition matrix: S ← (exp(g) − β k pᵀ) S + β k vᵀ."""
+    B, T, H, V = v.shape
+    K, share = k.shape[3], H // k.shape[2]
+    last = np.zeros((B, H, K, V))
+    for b, t, h in np.ndindex(B, T, H):
+        key, asks = k[b, t, h // share], p[b, t, h // share]
+        moved = np.exp(g[b, t, h]) * np.eye(K) - beta[b, t, h] * np.outer(key, asks)
+        last[b, h] = moved @ last[b, h] + beta[b, t, h] * np.outer(key, v[b, t, h])
+    return last
+
+
 def even_heads(groups: int, L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
     """In every layer equally many heads of each group, or none of a group but the first; of one layer none."""
     keep, size = torch.zeros(L, groups, H // groups, dtype=torch.bool), H // groups
@@ -123,8 +165,12 @@ def held_by_convolutions(cache: object) -> int:
 
     They come first; Qwen4-Exp keeps those of its n-gram embeddings beside them.
     """
-    first = (getattr(layer, "conv_states", {}).get(0) for layer in cache.layers)
-    return sum(held.numel() for held in first if held is not None)
+    held = [getattr(layer, "conv_states", {}).get(0) for layer in cache.layers]
+    for layer in cache.layers:
+        state = getattr(layer, "state", None) or {}
+        for kept in (state.get("conv_state"), state.get("ffn_state")):
+            held += kept if isinstance(kept, tuple) else [kept]
+    return sum(x.numel() for x in held if x is not None)
 
 
 def qwen35_moe(kinds: list[str]) -> transformers.PreTrainedModel:
@@ -258,6 +304,23 @@ def dual_family(id: str, build: Callable[[], transformers.PreTrainedModel], grou
     return Family(id, build, last_state=dual, keep=functools.partial(even_heads, groups))
 
 
+FLA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "initializer_range": 0.1}
+FLA |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "tie_word_embeddings": True}
+SHARED_KEYS = {"num_heads": 2, "num_v_heads": 4, "head_dim": 8, "expand_v": 1.5}
+
+
+def fla(stem: str, kind: str, **sizes) -> transformers.PreTrainedModel:
+    """A model of flash-linear-attention whose classes bear this name."""
+    torch.manual_seed(0)
+    module = importlib.import_module(f"fla.models.{kind}")
+    config = getattr(module, f"{stem}Config")(**FLA | sizes)
+    return conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
+
+
+def fla_family(stem: str, kind: str, last_state: Callable = delta, id: str | None = None, **sizes) -> Family:
+    return Family(f"fla {id or kind}", functools.partial(fla, stem, kind, **sizes), last_state, needs_fla=True)
+
+
 FAMILIES = [
     Family("qwen3_next", lambda: conftest.qwen3_next([LINEAR, SOFTMAX, LINEAR])),
     Family("qwen3_next, pure", lambda: conftest.qwen3_next([LINEAR, LINEAR])),
@@ -275,4 +338,21 @@ FAMILIES = [
     dual_family("falcon_h1", falcon_h1, 2),
     dual_family("falcon_h1, norm", functools.partial(falcon_h1, mamba_rms_norm=True), 2),
     dual_family("zamba2", zamba2, 2),
+    fla_family("GatedDeltaNet", "gated_deltanet", **SHARED_KEYS),
+    fla_family("KDA", "kda", **SHARED_KEYS),
+    fla_family("DeltaNet", "delta_net", num_heads=4, expand_v=1.5),
+    fla_family("GLA", "gla", written, num_heads=4, num_kv_heads=2),
+    fla_family("RetNet", "retnet", written, num_heads=4, num_kv_heads=2, intermediate_size=48),
+    fla_family(
+        "GatedDeltaProduct",
+        "gated_deltaproduct",
+        products,
+        num_heads=4,
+        head_dim=8,
+        expand_v=1.5,
+        num_householder=2,
+        use_forget_gate=True,
+    ),
+    fla_family("Comba", "comba", asked, **SHARED_KEYS),
+    fla_family("HGRN2", "hgrn2", written, expand_ratio=8),
 ]

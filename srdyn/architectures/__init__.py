@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import kimi, mamba, olmo, qwen, recipe, refused
+from srdyn.architectures import fla_delta, fla_linear, kimi, mamba, olmo, qwen, recipe, refused
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -56,7 +56,7 @@ def adapter_for(module: nn.Module) -> recipe.Recipe | None:
 def sites(hf: nn.Module) -> list[Site]:
     """The recurrent layers of a model in decoder order; empty where there is none that srdyn knows."""
     found = ((module, adapter_for(module)) for module in hf.modules())
-    known = [Site(adapter.index(mixer), mixer, adapter) for mixer, adapter in found if adapter is not None]
+    known = [Site(adapter.index(mixer), mixer, adapter.of(mixer)) for mixer, adapter in found if adapter is not None]
     return sorted(known, key=lambda site: site.index)
 
 
@@ -93,3 +93,12 @@ register(kimi.BailingDeltaAttention())
 register(mamba.StateSpaceDual())
 register(mamba.Mamba2())
 register(mamba.FalconH1())
+register(fla_delta.GatedDeltaNet())
+register(fla_delta.KimiDeltaAttention())
+register(fla_delta.DeltaNet())
+register(fla_delta.GatedDeltaProduct())
+register(fla_delta.Comba())
+register(fla_linear.GatedLinearAttention())
+register(fla_linear.SimpleGatedLinearAttention())
+register(fla_linear.Retention())
+register(fla_linear.HGRN2())

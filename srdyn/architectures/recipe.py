@@ -68,7 +68,9 @@ class Recipe(abc.ABC):
     `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
     first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
     the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`.
-    `rule` is the same recurrence as `srdyn.recurrence` has it.
+    `rule` is the same recurrence as `srdyn.recurrence` has it. `has_decay` says that `gates` returns a log-decay of
+    each head (a mean over channels where every channel has its own), `gated_delta` that the states follow the gated
+    delta rule with one decay and one write strength a head: the nulls of decay and the bound of Eq. 13 assume it.
     """
 
     mixers: ClassVar[tuple[str, ...]]
@@ -85,6 +87,8 @@ class Recipe(abc.ABC):
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
     rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)
+    has_decay: ClassVar[bool] = True
+    gated_delta: ClassVar[bool] = True
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
 
     @abc.abstractmethod
@@ -106,12 +110,16 @@ class Recipe(abc.ABC):
         """How many numbers the layer's short convolution keeps in the cache, per sequence."""
 
     @abc.abstractmethod
-    def inputs(self, call: Call) -> Inputs:
-        """What the call reads, as `rule` takes it by place."""
+    def inputs(self, call: Call) -> tuple[Tensor, ...]:
+        """What the call reads, as `rule` takes it by place, with q, k, v, g and beta by name: `Inputs` for most rules."""
 
     @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         """Leave the module, in place, the weights of these heads, named by their present places in it."""
+
+    def of(self, mixer: nn.Module) -> "Recipe":
+        """The recipe for this one module: one that knows of it what a call of the recurrence does not tell."""
+        return self
 
     @property
     def readers(self) -> tuple[str, ...]:
@@ -154,6 +162,10 @@ class Recipe(abc.ABC):
     def stored(self, cache: object, index: int) -> Tensor:
         """The state of the decoder's layer `index` in a cache, axes as the family has them."""
         return cache.get_recurrent_state(index, state_idx=0)
+
+    def convolution_width(self, mixer: nn.Module) -> int | None:
+        """How many tokens a value that the layer writes depends on, 1 without a short convolution; None: not known."""
+        return max((part.kernel_size[0] for part in mixer.modules() if isinstance(part, nn.Conv1d)), default=1)
 
     def is_pruned(self, mixer: nn.Module) -> bool:
         """Whether heads were taken out of the module."""
@@ -216,6 +228,9 @@ class Recipe(abc.ABC):
         names = (self.chunk_tap, self.step_tap, *self.convolutions)
         return {name: inspect.unwrap(rebinding.meaning(mixer, name)) for name in names}
 
+    def make_model_runnable(self, hf: PreTrainedModel) -> None:
+        """Let the rest of this one model run on a CPU too, where it would not; once for a model, after its layers."""
+
     def make_runnable(self, mixer: nn.Module) -> None:
         """Let this one module call its `cpu_functions` where its tensors are on a CPU, the stock ones elsewhere.
 
@@ -226,14 +241,17 @@ class Recipe(abc.ABC):
             return
         functions = self.cpu_functions(mixer)
         rebinding.bind(
-            mixer, {name: _by_device(on_cpu, rebinding.meaning(mixer, name)) for name, on_cpu in functions.items()}
+            mixer, {name: by_device(on_cpu, rebinding.meaning(mixer, name)) for name, on_cpu in functions.items()}
         )
 
 
-def _by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:
+def by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:
+    """One function on a CPU, another elsewhere, by the first tensor that it is called with."""
+
     @functools.wraps(on_cpu)
-    def call(x: Tensor, *arguments, **options):
-        return (on_cpu if x.device.type == "cpu" else elsewhere)(x, *arguments, **options)
+    def call(*arguments, **options):
+        x = next(x for x in (*arguments, *options.values()) if isinstance(x, Tensor))
+        return (on_cpu if x.device.type == "cpu" else elsewhere)(*arguments, **options)
 
     return call
 
