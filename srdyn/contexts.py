@@ -1,11 +1,9 @@
-"""Token sequences for models to read: held-out text by domain, files of one's own, repetition attacks.
+"""Token sequences for models to read: held-out text by domain, text of one's own, repetition attacks.
 
 Windows of one part of a domain never share a document with those of another part, so that what is traced, what
 calibrates a pruning score and what evaluates it stay apart.
 """
 
-import json
-import lzma
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -15,12 +13,11 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from srdyn import store
+from srdyn import documents, store
 
 PARTS = ("trace", "calibration", "evaluation")
 ATTACKS = {"rare character": "ß", "common number": "1"}
 """What the two repetition attacks repeat (claim C7); the paper names neither character nor number."""
-SUFFIXES = (".txt", ".jsonl", ".jsonl.xz")
 
 
 class Windows(NamedTuple):
@@ -44,13 +41,14 @@ def domain(
     generator: torch.Generator,
     part: str = "trace",
 ) -> Int[Tensor, "B T"]:
-    """`n` windows of `length` tokens from one part of a held-out domain, or of a text file of one's own.
+    """`n` windows of `length` tokens from one part of a held-out domain, or of text of one's own.
 
-    `name` is one of `domains()` or the path of a .txt (one document) or .jsonl or .jsonl.xz (a document a line,
-    {"text": …}). Windows lie inside single documents, never overlap, and are drawn without replacement; no special
-    token is added. `part` is "trace", "calibration" or "evaluation": the domain's documents are dealt out to the three,
-    always alike. Raises `ValueError` for an unknown name or part, or where the part holds fewer windows;
-    `FileNotFoundError` for a missing file.
+    `name` is one of `domains()`, the path of a text or JSON-lines file or of a folder of them, or a data set on the
+    Hugging Face hub, hf:owner/name[:config[:split[:field]]]: see `documents.read`. Windows lie inside single documents,
+    never overlap, and are drawn without replacement; no special token is added. `part` is "trace", "calibration" or
+    "evaluation": the domain's documents are dealt out to the three, always alike, so that a single document lies in the
+    first alone. Raises `ValueError` for an unknown name or part, or where the part holds fewer windows, and as
+    `documents.read` does.
     """
     _require_positive(n=n, length=length)
     return _shuffled(name, tokenizer, n=n, length=length, generator=generator, part=part).tokens[:n]
@@ -123,7 +121,7 @@ def repeated(
 
 def training_documents(name: str) -> list[str]:
     """The documents of one domain that the reference models and their tokenizer were trained on."""
-    return _documents(_named(name, "corpus"))
+    return documents.read(_named(name, "corpus"))
 
 
 def held_out_documents(name: str | Path, *, part: str) -> list[str]:
@@ -132,13 +130,8 @@ def held_out_documents(name: str | Path, *, part: str) -> list[str]:
 
 
 def _held_out(name: str | Path) -> list[str]:
-    """The documents of a domain or of a file; a name with a folder or a known suffix is a path."""
-    path = Path(name)
-    if str(name).endswith(SUFFIXES) or len(path.parts) != 1:
-        if not path.is_file():
-            raise FileNotFoundError(f"{path.absolute()} is not there; give the path of a file in {', '.join(SUFFIXES)}")
-        return _documents(path)
-    return _documents(_named(str(name), "contexts"))
+    """The documents of a domain, or those at a place."""
+    return documents.read(name if documents.is_place(name) else _named(str(name), "contexts"))
 
 
 def _names(folder: str) -> list[str]:
@@ -154,29 +147,16 @@ def _names(folder: str) -> list[str]:
 
 def _named(name: str, folder: str) -> Path:
     if name not in (names := _names(folder)):
-        raise ValueError(f"no domain is called {name!r}; there are {', '.join(names)}, or give a path to a text file")
+        raise ValueError(f"no domain is called {name!r}; there are {', '.join(names)}, or give a path with a slash")
     return store.data_dir() / folder / f"{name}.jsonl.xz"
 
 
-def _documents(path: Path) -> list[str]:
-    if path.name.endswith(".txt"):
-        return [path.read_text(encoding="utf-8")]
-    if not path.name.endswith(SUFFIXES):
-        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}")
-    opened = lzma.open if path.suffix == ".xz" else open
-    with opened(path, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines if line.strip()]
-    if not all(isinstance(row, dict) and isinstance(row.get("text"), str) for row in rows):
-        raise ValueError(f'{path}: every line must be a JSON object with its document under "text"')
-    return [row["text"] for row in rows]
-
-
-def _part(documents: list[str], part: str) -> list[str]:
+def _part(whole: list[str], part: str) -> list[str]:
     """The documents dealt to one part: longest first, each to the part that is shortest so far."""
     if part not in PARTS:
         raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
     dealt = {name: [] for name in PARTS}
-    for document in sorted(documents, key=len, reverse=True):
+    for document in sorted(whole, key=len, reverse=True):
         dealt[min(PARTS, key=lambda name: sum(map(len, dealt[name])))].append(document)
     return dealt[part]
 
@@ -195,7 +175,7 @@ def _shuffled(
     tiles = [
         tokens.unfold(0, length, length) if len(tokens) >= length else tokens.new_empty(0, length) for tokens in encoded
     ]
-    document = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(tile) for tile in tiles]))
+    document = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(x) for x in tiles], dtype=torch.long))
     if n > len(document):
         raise ValueError(
             f"{name}: {n} windows of {length} tokens asked for, but the part {part!r} has {len(document)} of them; "

@@ -123,11 +123,11 @@ def precision(name: str | Path, reading: survey.Reading) -> pd.DataFrame:
     of the eigenvalues of a Gram matrix in float32. One row for every context, sample, layer, head and precision, with
     the columns that `observations.measure` asks for. Raises ValueError for a state beyond the largest float16.
     """
-    model, at = models.load(survey.found(name)), reading.positions[-1]
+    model, at = models.load(survey.found(name), offload="auto"), reading.positions[-1]
     names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0, "source": survey.MODEL}
     measure = functools.partial(_ranks_by_precision, eps=reading.eps)
     layers, tables = [layer.index for layer in model.layers], []
-    for domain in reading.domains:
+    for domain in reading.texts:
         tokens, document = reading.samples(domain, model.tokenizer)
         ranks = states.trace(model, tokens, [at], measure=measure)
         axes = {"layer": layers, "sample": range(len(tokens)), "position": [at], "head": range(model.grid.H)}
@@ -280,7 +280,8 @@ def _predicted(d: int, eps: float, *, column: int) -> Share:
 
 
 def _slow(means: Means) -> Float64[np.ndarray, " heads"]:
-    return (-means[..., 1].mean(0) * summaries.HALF_LIFE <= np.log(2)).astype(np.float64)
+    log_decay = means[..., 1].mean(0)
+    return np.where(np.isnan(log_decay), np.nan, -log_decay * summaries.HALF_LIFE <= np.log(2))
 
 
 def _share_columns(data: observations.Cube, share: Share) -> dict[str, float]:

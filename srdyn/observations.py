@@ -110,7 +110,7 @@ def measure(
         data = cube(table, value)
         found, interval = observe(data, lambda means, data=data: statistic(means, data, **options))
         names = {"measure": name, "model": model, "kind": kind, "seed": seed, "source": source}
-        remarks = {"n": len(data.values), "over": _drawn(data.documents), "why": found.remark}
+        remarks = {"n": len(data.values), "over": documents_drawn(data), "why": found.remark}
         rows.append({**names, **interval._asdict(), **remarks})
     return pd.DataFrame(rows)
 
@@ -130,8 +130,9 @@ def observe(
     return found, intervals.of_resamples(found.value, np.array(resampled), centred=True, limits=found.limits)
 
 
-def _drawn(documents: Shaped[np.ndarray, "samples contexts"]) -> str:
-    counts = [len(np.unique(column)) for column in documents.T]
+def documents_drawn(data: Cube) -> str:
+    """What `observe` draws again, in words."""
+    counts = [len(np.unique(column)) for column in data.documents.T]
     span = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
     return f"{span} documents of each context"
 
@@ -149,9 +150,11 @@ def share_within(means: Means, cube: Cube, *, before_d: bool = False) -> Pooled:
 
 
 def shares(means: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "... 3"]:
-    """Shares of heads that are low-rank, in the middle, high-rank."""
-    low, high = means <= LOW * d, means >= HIGH * d
-    return np.stack([low.mean(-1), (~low & ~high).mean(-1), high.mean(-1)], -1)
+    """Shares of heads that are low-rank, in the middle, high-rank, among those with a value; NaN where none has one."""
+    known, low, high = ~np.isnan(means), means <= LOW * d, means >= HIGH * d
+    counts = np.stack([low.sum(-1), (known & ~low & ~high).sum(-1), high.sum(-1)], -1)
+    of = np.broadcast_to(known.sum(-1)[..., None], counts.shape)
+    return np.divide(counts, of, out=np.full(counts.shape, np.nan), where=of > 0)
 
 
 def smaller_group(means: Means, cube: Cube, *, at: int) -> Pooled:
@@ -190,7 +193,12 @@ def drift(means: Means, cube: Cube) -> Pooled:
 
 
 def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Pooled:
-    """Spearman ρ of a layer's mean ranks at two positions, median over layers where it is defined (C3)."""
+    """Spearman ρ of a layer's mean ranks at two positions, median over layers where it is defined (C3).
+
+    NaN where one of them was not captured: 16 D may lie beyond what was read.
+    """
+    if not {first, second} <= set(cube.positions):
+        return _pooled(np.empty(0), np.median, f"positions {first} and {second} among those captured", CORRELATION)
     ranks = means.mean(0)
     found = spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)])
     return _pooled(found, np.nanmedian, "layers", CORRELATION)

@@ -8,18 +8,19 @@ between. The second reads the weights once. Sequences of a batch are equally lon
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from srdyn import architectures, models, rebinding, recurrence, spectra
+from srdyn import architectures, models, processes, rebinding, recurrence, spectra
 from srdyn.architectures import recipe
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
 Visit = Callable[[int, int, Tensor], None]
+Taken = TypeVar("Taken")
 
 
 def trace(
@@ -42,7 +43,8 @@ def trace(
     if route not in ("forward", "segments"):
         raise ValueError(f'route must be "forward" or "segments", got {route!r}')
     readings = _Readings(model, listed, measure)
-    with tqdm(total=len(_holding(model)) * len(listed), desc="states", delay=10, leave=False) as bar:
+    steps, silent = len(_holding(model)) * len(listed), not processes.is_first()
+    with tqdm(total=steps, desc="states", delay=10, leave=False, disable=silent) as bar:
 
         def visit(layer: int, position: int, state: Tensor) -> None:
             readings.add(layer, position, state)
@@ -69,7 +71,7 @@ def snapshots(
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
     for position in recurrence.checked_positions(positions, tokens.shape[-1]):
-        places = torch.arange(start, position, device=tokens.device)[None]
+        places = torch.arange(start, position, device=tokens.device).expand(len(tokens), -1)
         options = {family.cache_argument: cache, "use_cache": True, "position_ids": places}
         _read(model, tokens[:, start:position], **options)
         for layer, site in _holding(model):
@@ -81,7 +83,10 @@ def snapshots(
 def gates(
     model: models.Model, tokens: Int[Tensor, "B T"]
 ) -> tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]:
-    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away."""
+    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
+
+    Where key channels decay apart, g is the mean over those of a head.
+    """
     tokens = checked_tokens(model, tokens)
     with gates_of(model, *tokens.shape) as (g, beta):
         _read(model, tokens)
@@ -116,29 +121,33 @@ def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "
     return gates(model, tokens)[0]
 
 
-def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple[Tensor, ...]:
-    """What the recurrence of one layer (counted along axis L) reads, by place for the recipe's `rule`.
-
-    Most families' are `recipe.Inputs`; all have q, k, v, g and beta by name.
+def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> recipe.Inputs:
+    """q, k, v, g, beta that the recurrence of one layer (counted along axis L) reads, for `recurrence`.
 
     Raises ValueError for a layer without heads and as `checked_tokens` does.
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    tokens, site = checked_tokens(model, tokens), architectures.sites(model.hf)[layer]
-    captured = []
-
-    def capturing(function: Callable) -> Callable:
-        def call(*arguments, **options):
-            captured.append(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
-            return function(*arguments, **options)
-
-        return call
-
-    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
-    with rebinding.bound(site.mixer, taps):
+    tokens, captured = checked_tokens(model, tokens), []
+    with _captured(architectures.sites(model.hf)[layer], captured.append):
         _read(model, tokens)
     return captured[0]
+
+
+def from_inputs(
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken]
+) -> list[Taken | None]:
+    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
+    tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
+
+    def keep(layer: int, read: recipe.Inputs) -> None:
+        taken[layer] = take(read)
+
+    with contextlib.ExitStack() as stack:
+        for layer, site in _holding(model):
+            stack.enter_context(_captured(site, functools.partial(keep, layer)))
+        _read(model, tokens)
+    return taken
 
 
 @contextlib.contextmanager
@@ -173,7 +182,21 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
             f"tokens must lie in 0 … {vocabulary - 1}, the vocabulary of {model.name}; got {low} … {high}: "
             "were they made by another tokenizer?"
         )
-    return tokens.to(model.hf.device)
+    return tokens.to(model.device)
+
+
+def _captured(site: architectures.Site, keep: Callable[[recipe.Inputs], None]) -> contextlib.AbstractContextManager:
+    """While this is open, `keep` is called with what the layer's recurrence reads of every whole sequence."""
+
+    def capturing(function: Callable) -> Callable:
+        def call(*arguments, **options):
+            keep(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
+            return function(*arguments, **options)
+
+        return call
+
+    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
+    return rebinding.bound(site.mixer, taps)
 
 
 class _Feed:

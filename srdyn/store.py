@@ -2,6 +2,7 @@
 
 `SRDYN_RUN` names the run. Only the run `reference` (make sets it, for the committed defaults alone) writes to the
 committed `data/tables` and `figures`; any other writes to `build/<run>/`, and without it the run is `interactive`.
+The tables of the run `thorough` are committed as well, in `data/tables/thorough`.
 """
 
 import hashlib
@@ -14,6 +15,7 @@ import platform
 import re
 import subprocess
 import urllib.parse
+import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +25,7 @@ import pandas as pd
 from srdyn import comparison
 
 REFERENCE = "reference"
+THOROUGH = "thorough"
 INTERACTIVE = "interactive"
 CSV_ROWS = 2_000
 """A table of more rows is parquet: nobody reads its diff."""
@@ -68,9 +71,10 @@ def build_dir(run: str | None = None) -> Path:
 
 
 def table_dir(run: str | None = None) -> Path:
-    """Where the tables of `run` lie: `data/tables` for the reference run, `build/<run>/tables` for any other."""
+    """Where the tables of `run` lie: in `data/tables` those of the two committed runs, else in `build/<run>/tables`."""
     run = run or run_name()
-    return data_dir() / "tables" if run == REFERENCE else build_dir(run) / "tables"
+    committed = {REFERENCE: data_dir() / "tables", THOROUGH: data_dir() / "tables" / THOROUGH}
+    return committed.get(run) or build_dir(run) / "tables"
 
 
 def figure_dir(run: str | None = None) -> Path:
@@ -82,7 +86,7 @@ def figure_dir(run: str | None = None) -> Path:
 def write_bytes(path: Path, content: bytes) -> None:
     """Put `content` at `path` whole or not at all, whatever happens meanwhile; folders are made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # machines may share folder and process id
     with partial.open("wb") as file:
         file.write(content)
         file.flush()

@@ -1,5 +1,6 @@
 """Tables that the figures draw, made from head tables."""
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -8,12 +9,15 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from srdyn import architectures, bounds, intervals, models, observations, spectra, states, strata, survey
+from srdyn import architectures, bounds, intervals, models, observations, readings, spectra, states, strata, survey
+
+log = logging.getLogger(__name__)
 
 HALF_LIFE = 9.6
 """Tokens: the half-life above which a head of 128 dimensions saturates, ln 2 · 128 / ln(1/ε) at ε = 1e-4."""
 OF_A_MODEL = ["model", "kind", "seed", "source"]
 OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
+UNBOUNDED = "it needs the gated delta rule with one decay a head and write strengths of at most 1"
 Known = tuple[Float64[Tensor, "B T H"], ...]
 
 
@@ -72,14 +76,15 @@ def trajectories(text: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
 def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
     """Shares of low, middle and high heads by the threshold ε, and split at the half-life of a 128-dimensional head.
 
-    `eps` is the threshold that the column `rank` was taken at.
+    `eps` is the threshold that the column `rank` was taken at. Models without decays have no split at a half-life.
     """
     last = text[text["position"] == at]
     splits = {f"{eps:.0e}": "rank"} | {f"{e:.0e}": f"rank {e:.0e}" for e in survey.SWEEP}
     rows = [_share_row(table, split, column) for split, column in splits.items() for _, table in _each(last)]
     mean_decay = last.groupby(OF_A_HEAD, sort=False)["log_decay"].transform("mean")
     slow = last.assign(slow=np.where(-np.log(2) / mean_decay >= HALF_LIFE, last["D"], 0))
-    rows += [_share_row(table, f"half-life {HALF_LIFE}", "slow") for _, table in _each(slow)]
+    forgetting = slow[slow.groupby(OF_A_MODEL)["log_decay"].transform("count") > 0]
+    rows += [_share_row(table, f"half-life {HALF_LIFE}", "slow") for _, table in _each(forgetting)]
     return pd.DataFrame(rows)
 
 
@@ -126,7 +131,7 @@ def time_order(text: pd.DataFrame) -> pd.DataFrame:
     return pd.concat(tables, ignore_index=True).rename(columns={"estimate": "spearman"})
 
 
-def under_attack(heads: pd.DataFrame, attacks: list[str], text: list[str], at: int) -> pd.DataFrame:
+def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str], at: int) -> pd.DataFrame:
     """Every head's mean rank under each attack beside its mean rank in text, for seed 0 of each model.
 
     `bound` is the bound on the exact rank in the first layer, for the longest block among the attack's variants.
@@ -139,49 +144,70 @@ def under_attack(heads: pd.DataFrame, attacks: list[str], text: list[str], at: i
 
 
 def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The table of `under_attack` with `bound`: p + 3 in the first layer of each model of `names`, NaN elsewhere."""
-    return pd.concat([_bounded(table, models.load(survey.found(name))) for name in names], ignore_index=True)
+    """The table of `under_attack` with `bound`: p + 3 in the first layer of each model of `names`, NaN elsewhere.
+
+    The 3 is one less than the width of the layer's convolution. NaN also where a layer of another kind comes first.
+    """
+    # None of the weights is needed, so that none is read.
+    loaded = (models.load(survey.found(name), offload="disk") for name in names)
+    return pd.concat([_bounded(table, model) for model in loaded], ignore_index=True)
 
 
 def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
-    own, width = table[table["model"] == model.name], model.hf.config.linear_conv_kernel_dim
+    own, first = table[table["model"] == model.name], architectures.sites(model.hf)[0]
+    width = first.recipe.convolution_width(first.mixer)
+    if width is None or first.index > 0:
+        return own.assign(bound=np.nan)
     longest = {
-        attack: max(len(block) for block in survey.attack_blocks(attack, model.tokenizer))
+        attack: max(len(block) for block in readings.attack_blocks(attack, model.tokenizer))
         for attack in own["context"].unique()
     }
     limit = own["context"].map({a: bounds.periodic_rank_bound(p, conv_width=width) for a, p in longest.items()})
-    return own.assign(bound=np.where(own["layer"] == model.layers[0].index, limit, np.nan))
+    return own.assign(bound=np.where(own["layer"] == first.index, limit, np.nan))
 
 
 def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
     """Cosine of a layer's nuclear-norm vectors at t − 1 and t beside the bound of Eq. 13, for each t of `tokens_at`.
 
     B comes from gates and writes (`bounds.step_bound`), before the step is measured. The text is that of the reading's
-    domains, the first `n` samples of each. Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
+    domains, the first `n` samples of each. The bound is NaN, which is logged, in a model whose states do not follow the
+    gated delta rule, and in layers that write with a strength above 1: Eq. 13 says nothing of them.
+    Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
     """
-    model = models.load(survey.found(name))
-    tokens = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.domains]
+    model = models.load(survey.found(name), offload="auto")
+    tokens = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.texts]
     rows = {
-        "context": np.repeat(reading.domains, [len(part) for part in tokens]),
+        "context": np.repeat(reading.texts, [len(part) for part in tokens]),
         "sample": np.concatenate([np.arange(len(part)) for part in tokens]),
     }
     tokens = torch.cat(tokens)
     positions = sorted({p for t in tokens_at for p in (t - 1, t)})
     norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
     names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0}
+    known_of = states.from_inputs(model, tokens, _known) if survey.follows_gated_delta(model) else [None] * model.grid.L
     tables = []
-    for place, layer in enumerate(model.layers):
-        known = _known(states.inputs(model, tokens, place))
+    for place, (layer, known) in enumerate(zip(model.layers, known_of, strict=True)):
         for t in tokens_at:
             before, now = (norms[place, :, positions.index(p)] for p in (t - 1, t))
-            columns = {"cosine": _cosine(before, now), "bound": _promised(known, t, before)}
+            bound = _promised(known, t, before) if known else np.nan
+            columns = {"cosine": _cosine(before, now), "bound": bound}
             tables.append(pd.DataFrame({**names, **rows, "layer": layer.index, "position": t, **columns}))
-    return pd.concat(tables, ignore_index=True)
+    table = pd.concat(tables, ignore_index=True)
+    if unbounded := table.loc[table["bound"].isna(), "layer"].nunique():
+        log.warning(
+            "%s: no bound of Eq. 13 in %d of %d layers: %s", model.name, unbounded, len(model.layers), UNBOUNDED
+        )
+    return table
 
 
-def _known(inputs: architectures.recipe.Inputs) -> Known:
-    """What Eq. 13 may use of a layer: decays, write strengths, lengths of what is written, the bound on the state."""
-    g, beta, written = (x.double() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
+def _known(inputs: architectures.recipe.Inputs) -> Known | None:
+    """What Eq. 13 may use of a layer: decays, write strengths, lengths of what is written, the bound on the state.
+
+    None where the layer writes with a strength above 1, of which Eq. 13 says nothing.
+    """
+    if (inputs.beta > 1).any():
+        return None
+    g, beta, written = (x.double().cpu() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
     return g, beta, written, bounds.frobenius_bound(g, beta, written)
 
 
@@ -204,14 +230,20 @@ def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
     """Share of (layer, token) whose cosine is at least its bound, per model, with an interval over samples (Eq. 13).
 
     `why` says in how many steps the bound is above 0, below which no cosine of positive vectors lies, and its slack.
+    Steps without a bound are left out; a model that has no other gets NaN, which `why` explains.
     """
     rows = []
     for (model, kind, seed), part in table.groupby(["model", "kind", "seed"], sort=False):
-        holds = (part["cosine"] >= part["bound"]).groupby([part["context"], part["sample"]]).mean().to_numpy()
-        share = intervals.bootstrap(holds, np.mean, generator=torch.Generator().manual_seed(0))
-        says = part["bound"] > 0
-        slack = (part["cosine"] - part["bound"])[says].median()
-        why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")
         names = {"measure": "within bound", "model": model, "kind": kind, "seed": seed}
+        bounded = part[part["bound"].notna()]
+        holds = (bounded["cosine"] >= bounded["bound"]).groupby([bounded["context"], bounded["sample"]]).mean()
+        if holds.empty:
+            undefined = {"estimate": np.nan, "low": np.nan, "high": np.nan, "n": 0}
+            rows.append({**names, **undefined, "over": "samples of all domains", "why": UNBOUNDED})
+            continue
+        share = intervals.bootstrap(holds.to_numpy(), np.mean, generator=torch.Generator().manual_seed(0))
+        says = bounded["bound"] > 0
+        slack = (bounded["cosine"] - bounded["bound"])[says].median()
+        why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")
         rows.append({**names, **share._asdict(), "n": len(holds), "over": "samples of all domains", "why": why})
     return pd.DataFrame(rows)

@@ -1,105 +1,51 @@
 """Head tables of several models and their nulls over the same contexts."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
 import logging
+import sys
+import time
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
 import transformers
-from jaxtyping import Float, Float64, Int
+from jaxtyping import Float, Float64
 from torch import Tensor
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
-from srdyn import contexts, evals, models, nulls, reference, spectra, states, store, strata
+from srdyn import (
+    architectures,
+    documents,
+    models,
+    nulls,
+    parameters,
+    processes,
+    readings,
+    reference,
+    spectra,
+    states,
+    store,
+    strata,
+)
 
 log = logging.getLogger(__name__)
 
 MODEL = "model"
-COMMON = "common decay"
-NULLS = ("untrained", "mechanism", "permuted decays", COMMON)
-RARE_CHARACTERS = "ßøþ¶§ðœæ¿¤"
-COMMON_NUMBERS = "1234567890"
+UNTRAINED, MECHANISM, PERMUTED, COMMON = "untrained", "mechanism", "permuted decays", "common decay"
+NULLS = (UNTRAINED, MECHANISM, PERMUTED, COMMON)
+SETTLING = 120
+"""Seconds after which what another machine has written must be seen here: network file systems show it late."""
 SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
 """Thresholds that the rank is also taken at, in the columns `rank 1e-02` …"""
 
+Reading = readings.Reading
 Gates = tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reading:
-    """What every model reads: `n` samples of each context, `length` tokens each, spectra taken at `positions`.
-
-    `domains` are those of `contexts.domain`, `tasks` those of `evals.TASKS`, `attacks` those of `contexts.ATTACKS`.
-    """
-
-    domains: tuple[str, ...]
-    tasks: tuple[str, ...]
-    attacks: tuple[str, ...]
-    positions: tuple[int, ...]
-    length: int = 2048
-    n: int = 8
-    seed: int = 0
-    eps: float = spectra.EPS
-
-    def names(self) -> list[str]:
-        """The contexts in reading order: domains, tasks, attacks."""
-        return [*self.domains, *self.tasks, *self.attacks]
-
-    def tokens(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "B T"]:
-        """The samples of one context. Raises ValueError for a name that is not in this reading."""
-        return self.samples(name, tokenizer).tokens
-
-    def samples(self, name: str, tokenizer: PreTrainedTokenizerBase) -> contexts.Windows:
-        """The samples of one context, those of a domain from as many documents as there are, with their documents.
-
-        Samples of a task or an attack count as documents of their own; so do, and this is logged, the windows of a
-        domain that is a single document. Raises ValueError for a name that is not in this reading.
-        """
-        if name in self.domains:
-            return self._windows(name, tokenizer)
-        if name in self.tasks:
-            text = evals.held_out_text(tokenizer, "trace")
-            rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())])
-            write = functools.partial(evals.task_rows, name, tokenizer=tokenizer, text=text, n=1, length=self.length)
-            return _apart(torch.stack([write(rng=rng)[0][0] for _ in range(self.n)]))
-        if name in self.attacks:
-            repeat = functools.partial(contexts.repeated, tokenizer=tokenizer, length=self.length)
-            blocks = attack_blocks(name, tokenizer)
-            if self.n > len(blocks):
-                raise ValueError(f"{name} has {len(blocks)} variants, fewer than n = {self.n}; ask for fewer samples")
-            return _apart(torch.cat([repeat(block.tolist()) for block in blocks[: self.n]]))
-        raise ValueError(f"{name!r} is not in this reading, which has {', '.join(self.names())}")
-
-    def _windows(self, name: str, tokenizer: PreTrainedTokenizerBase) -> contexts.Windows:
-        generator = torch.Generator().manual_seed(self.seed)
-        found = contexts.spread(name, tokenizer, n=self.n, length=self.length, generator=generator)
-        if found.document.unique().numel() > 1:
-            return found
-        log.warning("%s has one document: intervals speak of windows of it, which are not independent", name)
-        return _apart(found.tokens)
-
-
-def _apart(tokens: Int[Tensor, "B T"]) -> contexts.Windows:
-    return contexts.Windows(tokens, torch.arange(len(tokens)))
-
-
-def attack_blocks(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Tensor, " P"]]:
-    """The token blocks that variants of an attack repeat: rare characters, or one-digit numbers.
-
-    Raises ValueError for an unknown attack.
-    """
-    variants = {"rare character": RARE_CHARACTERS, "common number": COMMON_NUMBERS}
-    if name not in variants:
-        raise ValueError(f"no attack is called {name!r}; there are {', '.join(variants)}")
-    encode = functools.partial(tokenizer.encode, add_special_tokens=False, return_tensors="pt")
-    return [encode(character)[0] for character in variants[name]]
 
 
 def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> pd.DataFrame:
@@ -109,29 +55,70 @@ def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[st
     model's own decays and write strengths (`mechanism`); the same with heads exchanged at random over the model, alike
     in every context (`permuted decays`); the same with one decay and one write strength for all heads, tokens and
     contexts, those of the median head (`common decay`). A null has as many samples as its model, since agreement grows
-    with their number. Nulls are made for models of seed 0 alone; a model that is no reference model has no `untrained`
-    null, which is logged. Finished contexts are kept in build/survey, so that a second call only reads them.
-    Columns: those of `strata.head_table`, document, kind, source, log_decay and write_strength (means over the
-    context), `rank 1e-02` ….
+    with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out, which is logged:
+    one that is no reference model has no `untrained` null, one whose states follow another rule none of the others.
+    Finished contexts are kept in build/survey, so that a second call only reads them; several processes
+    (`srdyn.processes`) share the work if they all make this call, or `fill`.
+    Columns: those of `strata.head_table`, document, kind, source, log_decay (NaN without decay) and write_strength
+    (means over the context), `rank 1e-02` ….
     """
-    tables = []
-    for name in tqdm(names, desc="models"):
+    finished = _finished(names, reading, sources)
+    return pd.concat((of_model.table(*item) for of_model, items in finished for item in items), ignore_index=True)
+
+
+def fill(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> None:
+    """Do this process's share of what `heads` would, and put nothing together."""
+    for _ in _finished(names, reading, sources):
+        pass
+
+
+def _finished(
+    names: Sequence[str | Path], reading: Reading, sources: Sequence[str]
+) -> Iterator[tuple["_Finished", list[tuple[str, str]]]]:
+    """Each model with its (source, context) pairs in the order of the table, when all processes have made them."""
+    made_by = _made_by(reading)
+    for name in tqdm(names, desc="models", disable=not processes.is_first()):
         name = found(name)
-        model = models.load(name)
-        finished = _Finished(model, name, reading)
-        pairs = list(itertools.product(reading.names(), _sources(model, sources)))
+        model = models.load(name, device=processes.device(), offload="auto")
+        finished = _Finished(model, reading, made_by | {"weights": identity(model, name)})
+        wanted = _sources(model, sources)
+        early = [source for source in wanted if source != COMMON]
+        late = [source for source in wanted if source == COMMON]
         # The common decay comes last: it needs what the model did in every context.
-        for context, source in tqdm(sorted(pairs, key=lambda pair: pair[1] == COMMON), desc=model.name, leave=False):
-            tables.append(finished.table(source, context))
-    return pd.concat(tables, ignore_index=True)
+        for together in filter(None, (early, late)):
+            finished.make(together)
+        items = itertools.chain(itertools.product(reading.names(), early), itertools.product(reading.names(), late))
+        yield finished, [(source, context) for context, source in items]
+
+
+def _made_by(reading: Reading) -> dict[str, object]:
+    """What the tables of any model depend on besides its weights. Raises where a domain is not there."""
+    return {
+        **dataclasses.asdict(reading),
+        "code": store.content_hash(Path(__file__).parent),
+        "contexts": store.content_hash(store.data_dir() / "contexts"),
+        "places": [documents.content_hash(name) for name in reading.domains if documents.is_place(name)],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
 
 
 def _sources(model: models.Model, sources: Sequence[str]) -> list[str]:
+    """The model and those of its nulls that it can have; a log line says which it cannot, and why."""
     if model.seed:
         return [MODEL]
-    if "untrained" in sources and not _is_reference(model):
-        log.warning("%s does not say what it was started from, so it is shown without its untrained null", model.name)
-        sources = [source for source in sources if source != "untrained"]
+    lacking = {}
+    if not _is_reference(model):
+        lacking["what it was started from is not known"] = [UNTRAINED]
+    if not follows_gated_delta(model):
+        lacking["its states do not follow the gated delta rule with one decay a head"] = [MECHANISM, PERMUTED, COMMON]
+    elif not forgets(model):
+        lacking["its heads do not forget"] = [PERMUTED, COMMON]
+    for why, nulls_of_it in lacking.items():
+        if out := [source for source in sources if source in nulls_of_it]:
+            which = f"{', '.join(out)} null{'s' if len(out) > 1 else ''}"
+            log.warning("%s is shown without its %s: %s", model.name, which, why)
+            sources = [source for source in sources if source not in out]
     return [MODEL, *sources]
 
 
@@ -142,28 +129,43 @@ def _is_reference(model: models.Model) -> bool:
 class _Finished:
     """The tables of one model, made when asked for the first time."""
 
-    def __init__(self, model: models.Model, name: str | Path, reading: Reading) -> None:
+    def __init__(self, model: models.Model, reading: Reading, made_by: dict[str, object]) -> None:
         self.model, self.reading = model, reading
-        made_by = dataclasses.asdict(reading) | {"weights": identity(model, name)}
-        made_by["code"] = store.content_hash(Path(__file__).parent)
-        made_by["contexts"] = store.content_hash(store.data_dir() / "contexts")
-        made_by |= {"torch": torch.__version__, "transformers": transformers.__version__}
         self.kept = store.RunStore(kept_in(), made_by=made_by)
         self._samples = functools.lru_cache(maxsize=1)(lambda name: reading.samples(name, model.tokenizer))
         self._last: tuple[str, Gates] | None = None
 
+    def make(self, sources: Sequence[str]) -> None:
+        """Finish these sources in all contexts, together with the other processes."""
+        left = [context for context in self.reading.names() if self._lacks(context, sources)]
+        bar = tqdm(processes.share(left), desc=self.model.name, leave=False, disable=not processes.is_first())
+        for context, source in itertools.product(bar, sources):
+            self.table(source, context)
+        processes.barrier()
+        deadline = time.monotonic() + SETTLING
+        while lost := [context for context in left if self._lacks(context, sources)]:
+            if time.monotonic() > deadline:
+                raise FileNotFoundError(
+                    f"{', '.join(lost)} were finished by other processes, but {self.kept.folder} does not hold them: "
+                    "build/ must lie in a folder that all machines share"
+                )
+            time.sleep(1)
+
     def table(self, source: str, context: str) -> pd.DataFrame:
-        key = f"{source}--{context}"
+        key = _key(source, context)
         if not self.kept.has(key):
             self.kept.put(key, self._make(source, context))
         return self.kept.get(key)
 
+    def _lacks(self, context: str, sources: Sequence[str]) -> bool:
+        return not all(self.kept.has(_key(source, context)) for source in sources)
+
     def _make(self, source: str, context: str) -> pd.DataFrame:
         make: dict[str, Callable] = {
             MODEL: self._model,
-            "untrained": self._untrained,
-            "mechanism": self._mechanism,
-            "permuted decays": self._permuted,
+            UNTRAINED: self._untrained,
+            MECHANISM: self._mechanism,
+            PERMUTED: self._permuted,
             COMMON: self._common,
         }
         if source not in make:
@@ -209,7 +211,7 @@ class _Finished:
 
     def _permuted(self, context: str) -> pd.DataFrame:
         """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
-        table = self.table("mechanism", context)
+        table = self.table(MECHANISM, context)
         grid = self.model.grid
         order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
         layers = np.array([layer.index for layer in self.model.layers])
@@ -242,7 +244,13 @@ class _Finished:
         L, B, C, H, _ = sigma.shape
         for name, gate in zip(("log_decay", "write_strength"), gates, strict=True):
             table[name] = gate.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()
+        if not forgets(self.model):
+            table["log_decay"] = np.nan
         return table.assign(document=self._samples(context).document.numpy()[table["sample"]])
+
+
+def _key(source: str, context: str) -> str:
+    return f"{source}--{context}"
 
 
 def found(name: str | Path) -> str | Path:
@@ -259,6 +267,16 @@ def identity(model: models.Model, name: str | Path) -> str:
 def kept_in() -> Path:
     """The ignored folder of finished contexts."""
     return store.root() / "build" / "survey"
+
+
+def follows_gated_delta(model: models.Model) -> bool:
+    """Whether the nulls of decay and Eq. 13 speak of this model (`Recipe.gated_delta`)."""
+    return all(site.recipe.gated_delta for site in architectures.sites(model.hf))
+
+
+def forgets(model: models.Model) -> bool:
+    """Whether the model's heads have decays (`Recipe.has_decay`)."""
+    return all(site.recipe.has_decay for site in architectures.sites(model.hf))
 
 
 def kind(model: models.Model) -> str:
@@ -283,3 +301,31 @@ def untrained(model: models.Model) -> models.Model:
         head=config.linear_key_head_dim,
     )
     return models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
+
+
+def main(arguments: Sequence[str]) -> None:
+    """Survey what notebooks 01, 02 and 05 will ask for: `[preset] [parameter=value …]`, as in `make reproduce`.
+
+    Every process that torchrun or accelerate launch started takes its share; the first one says what there is then.
+    """
+    first = processes.is_first()
+    if not first:
+        logging.getLogger("srdyn").setLevel(logging.ERROR)
+        transformers.utils.logging.disable_progress_bar()
+    overrides = [text for text in arguments if "=" in text]
+    preset = [text for text in arguments if "=" not in text] or [store.REFERENCE]
+    if len(preset) > 1:
+        raise ValueError(f"give one preset, then parameter=value …, not {' '.join(arguments)}")
+    with contextlib.chdir(store.root() / "notebooks"):  # where the paths among the parameters are seen from
+        given = parameters.of_run("01_stratification", preset[0], overrides)
+        axes = {name: tuple(given[name]) for name in ("domains", "tasks", "attacks", "positions")}
+        reading = Reading(**axes, length=axes["positions"][-1], n=given["n"], seed=given["seed"], eps=given["eps"])
+        if not first:
+            return fill(given["models"], reading)
+        table = heads(given["models"], reading)
+    for model, rows in table.groupby("model", sort=False):
+        print(f"{model}: {rows['context'].nunique()} contexts of {rows['source'].nunique()} sources, {len(rows)} rows")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

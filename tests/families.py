@@ -15,6 +15,29 @@ from torch import Tensor
 from srdyn import models
 
 LINEAR, SOFTMAX = "linear_attention", "full_attention"
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8,
+}
+LATENT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+"""Softmax layers that keep keys and values in a latent space."""
 Array = np.ndarray
 
 
@@ -133,7 +156,8 @@ class Family:
 
     `build` returns a model on the CPU, in evaluation mode, its vocabulary at least 64; L ≠ H and K ≠ V where that can
     be. `last_state` is the family's recurrence in float64 numpy, from `states.inputs` by place to the last state.
-    `tolerance` is for states, relative to the largest number in the state. `keep` draws heads that may be kept alone.
+    `tolerance` is for states, relative to the largest number in them: float32, summed in another order. `keep` draws
+    heads that may be kept alone. `needs_fla` says that the model itself is flash-linear-attention's.
     """
 
     id: str
@@ -154,8 +178,11 @@ def model(family: Family) -> models.Model:
 
 
 def held_by_convolutions(cache: object) -> int:
-    """How many numbers the short convolutions keep in a cache."""
-    held = [x for layer in cache.layers for x in getattr(layer, "conv_states", {}).values()]
+    """How many numbers the recurrent layers' short convolutions keep in a cache.
+
+    They come first; Qwen4-Exp keeps those of its n-gram embeddings beside them.
+    """
+    held = [getattr(layer, "conv_states", {}).get(0) for layer in cache.layers]
     for layer in cache.layers:
         state = getattr(layer, "state", None) or {}
         for kept in (state.get("conv_state"), state.get("ffn_state")):
@@ -164,17 +191,62 @@ def held_by_convolutions(cache: object) -> int:
 
 
 def qwen35_moe(kinds: list[str]) -> transformers.PreTrainedModel:
-    torch.manual_seed(0)
-    config = transformers.Qwen3_5MoeTextConfig(
-        **conftest.SIZES,
-        num_hidden_layers=len(kinds),
-        layer_types=kinds,
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
+    config = transformers.Qwen3_5MoeTextConfig(**conftest.SIZES, **EXPERTS, **layers(kinds))
+    return random(transformers.Qwen3_5MoeForCausalLM, config)
+
+
+def qwen4_exp() -> transformers.PreTrainedModel:
+    """With hyper-connections, an index for the attention, and n-gram embeddings in its second layer.
+
+    Enough index heads that no two blocks of tokens score 0: which of equals attention sees depends on the cuts.
+    """
+    config = transformers.Qwen4ExpTextConfig(
+        **conftest.SIZES | {"pad_token_id": 0}, **EXPERTS, **layers([LINEAR, LINEAR, SOFTMAX]),
+        hc_count=2, hc_lowrank=4,
+        indexer_n_heads=8, indexer_kv_heads=1, indexer_head_dim=16, indexer_budget=16, indexer_compress_ratio=4,
+        ple_layer_ids=[2], ngram_vocab_size_base=16, heads_per_ngram=2, split_ngram_parts=2, eos_token_id=0,
+    )  # fmt: skip
+    return random(transformers.Qwen4ExpForCausalLM, config)
+
+
+def olmo_hybrid() -> transformers.PreTrainedModel:
+    config = transformers.OlmoHybridConfig(**conftest.SIZES, **layers([LINEAR, SOFTMAX, LINEAR]), eos_token_id=None)
+    return random(transformers.OlmoHybridForCausalLM, config)
+
+
+def kimi_linear() -> transformers.PreTrainedModel:
+    config = transformers.KimiLinearConfig(
+        **LATENT, **layers([LINEAR, SOFTMAX, LINEAR]), linear_num_heads=4, linear_head_dim=8, num_local_experts=4
     )
-    return conftest.with_slow_decays(transformers.Qwen3_5MoeForCausalLM(config))
+    return random(transformers.KimiLinearForCausalLM, config)
+
+
+def bailing_hybrid() -> transformers.PreTrainedModel:
+    config = transformers.BailingHybridConfig(
+        **LATENT | {"num_attention_heads": 4, "num_key_value_heads": 4}, **layers([LINEAR, SOFTMAX, LINEAR]),
+        head_dim=8, num_local_experts=4, n_group=2, topk_group=1, first_k_dense_replace=1,
+    )  # fmt: skip
+    return random(transformers.BailingHybridForCausalLM, config)
+
+
+def glm5_next() -> transformers.PreTrainedModel:
+    text = transformers.Glm5NextTextConfig(
+        **LATENT | {"qk_rope_head_dim": 0, "q_lora_rank": 8}, **layers([LINEAR, SOFTMAX, LINEAR]),
+        linear_num_heads=4, linear_head_dim=8, n_routed_experts=4, hc_mult=2,
+        index_topk=32, index_kpool=4, index_head_dim=8, index_n_heads=8, mlp_layer_types=["dense", "sparse", "sparse"],
+    )  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
+    config = transformers.Glm5NextConfig(text_config=text.to_dict(), vision_config=vision)
+    return random(transformers.Glm5NextForConditionalGeneration, config)
+
+
+def layers(kinds: list[str]) -> dict[str, object]:
+    return {"num_hidden_layers": len(kinds), "layer_types": kinds}
+
+
+def random(build: type, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    return conftest.with_slow_decays(build(config))
 
 
 MODULES = {
@@ -283,6 +355,11 @@ FAMILIES = [
     Family("qwen3_next, pure", lambda: conftest.qwen3_next([LINEAR, LINEAR])),
     Family("qwen3_5", lambda: conftest.qwen35([LINEAR, SOFTMAX, LINEAR])),
     Family("qwen3_5_moe", lambda: qwen35_moe([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen4_exp", qwen4_exp),
+    Family("olmo_hybrid", olmo_hybrid),
+    Family("kimi_linear", kimi_linear),
+    Family("bailing_hybrid", bailing_hybrid),
+    Family("glm5_next", glm5_next),
     dual_family("mamba2", mamba2, 2),
     dual_family("bamba", bamba, 1),
     dual_family("granitemoehybrid", granite, 2),
@@ -295,8 +372,16 @@ FAMILIES = [
     fla_family("DeltaNet", "delta_net", num_heads=4, expand_v=1.5),
     fla_family("GLA", "gla", written, num_heads=4, num_kv_heads=2),
     fla_family("RetNet", "retnet", written, num_heads=4, num_kv_heads=2, intermediate_size=48),
-    fla_family("GatedDeltaProduct", "gated_deltaproduct", products, num_heads=4, head_dim=8, expand_v=1.5,
-               num_householder=2, use_forget_gate=True),
+    fla_family(
+        "GatedDeltaProduct",
+        "gated_deltaproduct",
+        products,
+        num_heads=4,
+        head_dim=8,
+        expand_v=1.5,
+        num_householder=2,
+        use_forget_gate=True,
+    ),
     fla_family("Comba", "comba", asked, **SHARED_KEYS),
     fla_family("HGRN2", "hgrn2", written, expand_ratio=8),
     fla_family("RWKV6", "rwkv6", lambda *read: written(*read[:4]), num_heads=4, proj_low_rank_dim=4,

@@ -264,6 +264,17 @@ def test_the_ledger_drops_nothing(clone):
     assert (line["paper"], line["notebook"]) == ("> 0.9 (appendix; grade B)", RUN)
 
 
+def test_a_claim_that_needs_more_is_not_testable_until_it_is_measured(clone):
+    state(clone, [*CLAIMS[:3], stated("C6") | UNTESTED])
+    line = claims.ledger().set_index("claim").loc["C6"]
+    assert (line["kind"], line["verdict"], line["why"]) == ("", "not testable here", "needs a pair of models")
+    claims.record("C4", rows(PASS, PASS), run=RUN)
+    assert claims.ledger().set_index("claim").at["C6", "verdict"] == "not testable here"
+    claims.record("C6", rows(PASS, kind="a / b"), null=rows(FAIL, kind="a / b", source="permuted heads"), run=RUN)
+    line = claims.ledger().set_index("claim").loc["C6"]
+    assert (line["kind"], line["verdict"]) == ("a / b", "one seed: passes")
+
+
 def test_another_run_sees_its_own_tables_alone(clone, monkeypatch):
     claims.record("C4", rows(PASS, PASS), run=RUN)
     monkeypatch.setenv("SRDYN_RUN", "smoke")

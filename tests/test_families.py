@@ -170,10 +170,13 @@ class TestEveryFamily:
             assert type(loaded.hf) is type(pruned.hf)
             assert torch.equal(logits(loaded), logits(pruned))
 
-    def test_a_pruned_model_generates_as_without_a_cache(self, family):
+    def test_a_pruned_model_generates_as_without_a_cache_and_as_the_ablated_one(self, family):
         for keep in masks(family, n=1):
             pruned = pruning.prune_heads(families.model(family), keep)
-            assert torch.equal(generated(pruned), generated(pruned, use_cache=False))
+            tokens = generated(pruned)
+            assert torch.equal(tokens, generated(pruned, use_cache=False))
+            with ablation.ablate_heads(families.model(family), ~keep):
+                assert torch.equal(tokens, generated(families.model(family)))
 
     def test_flash_linear_attention_makes_no_difference_on_a_cpu(self, family, without_fla):
         if family.needs_fla:

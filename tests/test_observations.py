@@ -204,3 +204,9 @@ def test_thresholds_are_those_of_the_claims():
 
     assert claims.paper().thresholds["low"] == observations.LOW
     assert claims.paper().thresholds["high"] == observations.HIGH
+
+
+def test_heads_without_a_value_are_in_no_stratum():
+    shares = observations.shares(np.array([[1.0, np.nan, D / 2, D], [np.nan] * 4]), D)
+    np.testing.assert_allclose(shares[0], [1 / 3, 1 / 3, 1 / 3])
+    assert np.isnan(shares[1]).all()

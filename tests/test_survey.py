@@ -7,7 +7,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from srdyn import claims, contexts, models, observations, reference, spectra, states, store, summaries, survey
+from srdyn import claims, contexts, models, observations, readings, reference, spectra, states, store, summaries, survey
+from srdyn.architectures import qwen
 
 POSITIONS = (1, 7, 16, 32, 64)
 
@@ -59,7 +60,7 @@ def test_samples_come_from_as_many_documents_as_there_are(heads, place, reading)
 def test_windows_of_one_document_stand_for_themselves(tmp_path, place, caplog):
     (tmp_path / "own.txt").write_text("All of this is one document. " * 200)
     name, tokenizer = str(tmp_path / "own.txt"), models.load(place).tokenizer
-    found = survey.Reading((name,), (), (), POSITIONS, length=64, n=3).samples(name, tokenizer)
+    found = survey.Reading((name,), (), (), POSITIONS, length=64, n=3).samples("own", tokenizer)
     assert found.document.tolist() == [0, 1, 2]
     assert "own.txt has one document" in caplog.text
 
@@ -112,9 +113,54 @@ def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path
     monkeypatch.setattr(survey, "_is_reference", lambda model: False)
     found = survey.heads([place], reading, sources=["untrained", "mechanism"])
     assert set(found["source"]) == {"model", "mechanism"}
-    assert "without its untrained null" in caplog.text
+    assert "tiny is shown without its untrained null: what it was started from is not known" in caplog.text
     with pytest.raises(ValueError, match="untrained"):
         survey.untrained(models.load(place))
+
+
+@pytest.mark.parametrize(
+    ("lacks", "left", "sentence"),
+    [
+        ("gated_delta", ["model"], "tiny is shown without its mechanism, common decay nulls: its states do not follow"),
+        ("has_decay", ["model", "mechanism"], "tiny is shown without its common decay null: its heads do not forget"),
+    ],
+)
+def test_a_family_of_another_rule_has_no_nulls_of_this_one(
+    lacks, left, sentence, place, reading, tmp_path, monkeypatch, caplog
+):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    monkeypatch.setattr(qwen.Qwen3Next, lacks, False)
+    found = survey.heads([place], reading, sources=["mechanism", "common decay"])
+    assert list(found["source"].unique()) == left
+    assert sentence in caplog.text
+    forgets = lacks != "has_decay"
+    assert found["log_decay"].notna().all() == forgets
+    text = found[found["context"].isin(reading.texts)]
+    assert summaries.final_ranks(text, 64)["half_life"].notna().all() == forgets
+    shares = summaries.shares(text, 64)
+    assert shares["split"].str.startswith("half-life").any() == forgets
+    assert summaries.trajectories(text, ["model", "mechanism"])["source"].unique().tolist() == left
+    measured = observations.measure(text, "smaller group", observations.smaller_group, at=64)
+    assert measured["source"].tolist() == left
+
+
+@pytest.mark.parametrize("lacks", ["gated_delta", "strengths of at most 1"])
+def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypatch, caplog):
+    bounded = summaries.consecutive_cosines(str(place), reading, [9], n=1)
+    if lacks == "gated_delta":
+        monkeypatch.setattr(qwen.Qwen3Next, lacks, False)
+    else:
+        read = states.inputs
+        monkeypatch.setattr(states, "inputs", lambda *of: read(*of)._replace(beta=2 * read(*of).beta + 1))
+    steps = summaries.consecutive_cosines(str(place), reading, [9], n=1)
+    assert "tiny: no bound of Eq. 13 in 3 of 3 layers" in caplog.text
+    assert steps["bound"].isna().all()
+    pd.testing.assert_frame_equal(steps.drop(columns="bound"), bounded.drop(columns="bound"))
+    [row] = summaries.within_cosine_bound(steps).to_dict("records")
+    assert np.isnan(row["estimate"])
+    assert row["why"] == summaries.UNBOUNDED
+    half = pd.concat([steps.assign(layer=9), bounded])
+    assert summaries.within_cosine_bound(half)["n"].item() == 2
 
 
 def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkeypatch):
@@ -122,7 +168,7 @@ def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkey
     with pytest.raises(ValueError, match="poetry"):
         reading.tokens("poetry", model.tokenizer)
     with pytest.raises(ValueError, match="no attack"):
-        survey.attack_blocks("poetry", model.tokenizer)
+        readings.attack_blocks("poetry", model.tokenizer)
     monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
     with pytest.raises(ValueError, match="astrology"):
         survey.heads([place], reading, sources=["astrology"])

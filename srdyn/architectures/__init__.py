@@ -7,8 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import fla_delta, fla_linear, fla_rwkv, mamba, qwen, recipe
-from srdyn.architectures import refused as _refused
+from srdyn.architectures import fla_delta, fla_linear, fla_rwkv, kimi, mamba, olmo, qwen, recipe, refused
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -36,17 +35,12 @@ def supported() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def refused() -> pd.DataFrame:
-    """One row per layer class that srdyn knows and does not study, with the reason."""
-    return pd.DataFrame(_refused.REASONS.items(), columns=["mixer", "reason"])
-
-
 def refusal(hf: nn.Module) -> str | None:
     """Why the model cannot be studied, where it has recurrent layers of a refused class; else None.
 
     A class with a recipe is not refused, whoever registered it.
     """
-    reasons = (_refused.reason(module) for module in hf.modules() if adapter_for(module) is None)
+    reasons = (refused.reason(module) for module in hf.modules() if adapter_for(module) is None)
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -92,6 +86,10 @@ def register(adapter: recipe.Recipe) -> None:
 
 register(qwen.Qwen3Next())
 register(qwen.Qwen35())
+register(olmo.OlmoHybrid())
+register(kimi.KimiDeltaAttention())
+register(kimi.BoundedKimiDeltaAttention())
+register(kimi.BailingDeltaAttention())
 register(mamba.StateSpaceDual())
 register(mamba.Mamba2())
 register(mamba.FalconH1())

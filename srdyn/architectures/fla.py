@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from srdyn import rebinding
-from srdyn.architectures import fla_ops, fla_rules, recipe, slicing
+from srdyn.architectures import cutting, fla_ops, fla_rules, recipe
 
 FUNCTIONS = fla_ops.FUNCTIONS | fla_rules.FUNCTIONS
 STATELESS = ("fused_chunk", "parallel")
@@ -137,15 +137,15 @@ class Layer(recipe.Recipe):
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         heads = self.heads(mixer)
-        units = {"head": slicing.blocks(value_heads), "key head": slicing.blocks(key_heads)}
-        units |= {"channel": slicing.blocks(value_heads, heads.K), "key": slicing.blocks(key_heads, heads.K)}
-        units |= {"value": slicing.blocks(value_heads, heads.V), "shared value": slicing.blocks(key_heads, heads.V)}
+        units = {"head": cutting.blocks(value_heads), "key head": cutting.blocks(key_heads)}
+        units |= {"channel": cutting.blocks(value_heads, heads.K), "key": cutting.blocks(key_heads, heads.K)}
+        units |= {"value": cutting.blocks(value_heads, heads.V), "shared value": cutting.blocks(key_heads, heads.V)}
         for path, unit in self.rows.items():
             owner, _, name = path.rpartition(".")
             owner = dict(mixer.named_modules()).get(owner)
             if getattr(owner, name, None) is not None:
                 _cut(owner, name, units[unit], self.copies(mixer, path))
-        slicing.cut_inputs(mixer.o_proj, units["value"])
+        cutting.cut_inputs(mixer.o_proj, units["value"])
         for count, kept in zip(self.counts, (value_heads, key_heads), strict=True):
             setattr(mixer, count, len(kept))
         mixer.key_dim, mixer.value_dim = len(units["key"]), len(units["value"])
@@ -179,15 +179,15 @@ def _cut(owner: nn.Module, name: str, rows: Int64[Tensor, " rows"], copies: int)
     weight = part if isinstance(part, nn.Parameter) else part.weight
     rows = torch.cat([rows + len(weight) // copies * n for n in range(copies)])
     if isinstance(part, nn.Parameter):
-        setattr(owner, name, slicing.taken(part, rows))
+        setattr(owner, name, cutting.taken(part, rows))
     elif isinstance(part, nn.Conv1d):
-        slicing.cut_channels(part, rows)
+        cutting.cut_channels(part, rows)
         part.hidden_size = len(rows)
     elif isinstance(part, nn.Linear):
-        slicing.cut_outputs(part, rows)
+        cutting.cut_outputs(part, rows)
     else:
         for vector, kept in list(part.named_parameters(recurse=False)):
-            setattr(part, vector, slicing.taken(kept, rows))
+            setattr(part, vector, cutting.taken(kept, rows))
         part.hidden_size = len(rows)
 
 

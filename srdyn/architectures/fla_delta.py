@@ -143,7 +143,9 @@ class GatedDeltaProduct(fla.Layer):
     def taken_apart(self, arguments: tuple, options: dict) -> fla.Call:
         """One row a token in every tensor, whether the call is chunked or fused, which has one for each write."""
         call = super().taken_apart(arguments, options)
-        timed = {name: x.unflatten(1, (-1, self.writes)) for name, x in call.timed.items() if name in ("k", "v", "beta")}
+        timed = {
+            name: x.unflatten(1, (-1, self.writes)) for name, x in call.timed.items() if name in ("k", "v", "beta")
+        }
         is_fused = "num_householder" not in call.options
         for name, place in (("q", -1), ("g", 0)):
             x = call.timed.get(name)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from srdyn import rebinding, recurrence
-from srdyn.architectures import fla, fla_rules, recipe, slicing
+from srdyn.architectures import cutting, fla, fla_rules, recipe
 
 Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
@@ -222,4 +222,4 @@ def _own_bound(mixer: nn.Module, arguments: tuple, options: dict) -> tuple[tuple
 
 
 def _channels(mixer: nn.Module, heads: Sequence[int]) -> Int64[Tensor, " channels"]:
-    return slicing.blocks(heads, mixer.head_f_dim)
+    return cutting.blocks(heads, mixer.head_f_dim)

@@ -288,5 +288,11 @@ FUNCTIONS = {
 }
 """The twins by the names that flash-linear-attention's modules call them by."""
 
-ACTIVATIONS = {"elu_p1": elu_p1, "logsigmoid": F.logsigmoid, "sigmoid": torch.sigmoid, "sqrelu": sqrelu, "swish": F.silu}
+ACTIVATIONS = {
+    "elu_p1": elu_p1,
+    "logsigmoid": F.logsigmoid,
+    "sigmoid": torch.sigmoid,
+    "sqrelu": sqrelu,
+    "swish": F.silu,
+}
 """The twins of activations that modules hold as attributes, by their names in `fla.modules.activations`."""

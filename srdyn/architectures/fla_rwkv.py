@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from srdyn import recurrence
-from srdyn.architectures import fla, fla_ops, recipe, slicing
+from srdyn.architectures import cutting, fla, fla_ops, recipe
 
 Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 DECAY_RATE = 0.6065306597126334
@@ -164,7 +164,7 @@ class Rwkv7(Rwkv):
                 mixer.register_forward_hook(_hand_on)
                 mixer.srdyn_own = None
             if hasattr(mixer, "srdyn_own"):
-                mixer.srdyn_own = slicing.blocks([first.index(head) for head in self.kept(mixer)], mixer.head_v_dim)
+                mixer.srdyn_own = cutting.blocks([first.index(head) for head in self.kept(mixer)], mixer.head_v_dim)
 
 
 def _take_own(mixer: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:

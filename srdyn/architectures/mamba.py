@@ -7,6 +7,7 @@ ICML 2024, https://arxiv.org/abs/2405.21060.
 import collections
 import dataclasses
 import functools
+import types
 from collections.abc import Callable, Sequence
 
 import torch
@@ -15,7 +16,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
 from srdyn import rebinding, recurrence
-from srdyn.architectures import recipe, slicing
+from srdyn.architectures import cutting, recipe
 
 STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 
@@ -113,15 +114,20 @@ class StateSpaceDual(recipe.Recipe):
         return functions | {self.chunk_tap: _chunk_by_chunk(functions[self.chunk_tap])}
 
     def make_runnable(self, mixer: nn.Module) -> None:
-        """As for any layer; besides, training without a cache takes no fused short cut around the recurrence."""
+        """As for any layer; besides, training without a cache takes no fused short cut around the recurrence.
+
+        A module that lost all its heads returns what it would add to their zeros, its last bias.
+        """
         super().make_runnable(mixer)
         if self.kept(mixer):
             rebinding.bind(mixer, {self.fused: _not_fused})
+        elif hasattr(mixer, "out_proj"):
+            mixer.forward = types.MethodType(_bias, mixer)
 
     def keep(self, mixer: nn.Module, heads: Sequence[int]) -> None:
         """As for any layer, but every group of heads with one B and C keeps equally many heads, or none.
 
-        Raises ValueError otherwise.
+        Without heads the last projection stays, of no inputs, where it has a bias. Raises ValueError for other heads.
         """
         counts = collections.Counter(self._keys(mixer, heads))
         if len(set(counts.values())) > 1:
@@ -131,26 +137,29 @@ class StateSpaceDual(recipe.Recipe):
                 f"{self.unpruned(mixer).key_heads} groups, which share B, C and a norm, or none of a group: "
                 f"got {numbers}"
             )
+        last = getattr(mixer, "out_proj", None)
         super().keep(mixer, heads)
+        if last is not None and last.bias is not None:
+            mixer.out_proj = last
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         H, groups, N, P = self.heads(mixer)
-        x, keys = slicing.blocks(value_heads, P), slicing.blocks(key_heads, N)
+        x, keys = cutting.blocks(value_heads, P), cutting.blocks(key_heads, N)
         channels = torch.cat([x, H * P + keys, H * P + groups * N + keys])
-        dt = 2 * (H * P + groups * N) + slicing.blocks(value_heads)
+        dt = 2 * (H * P + groups * N) + cutting.blocks(value_heads)
         self.cut_projection(mixer, torch.cat([x, H * P + channels, dt]))
-        slicing.cut_channels(mixer.conv1d, channels)
+        cutting.cut_channels(mixer.conv1d, channels)
         for name in ("A_log", "D", "dt_bias"):
-            setattr(mixer, name, slicing.taken(getattr(mixer, name), slicing.blocks(value_heads)))
+            setattr(mixer, name, cutting.taken(getattr(mixer, name), cutting.blocks(value_heads)))
         if value_heads:
             self.cut_norm(mixer, x, len(key_heads), (H / groups) / (len(value_heads) / len(key_heads)))
-        slicing.cut_inputs(mixer.out_proj, x)
+        cutting.cut_inputs(mixer.out_proj, x)
         mixer.num_heads, mixer.n_groups = len(value_heads), len(key_heads)
         mixer.intermediate_size, mixer.conv_dim = len(x), len(channels)
 
     def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
         """Leave the input projection these rows."""
-        slicing.cut_outputs(mixer.in_proj, rows)
+        cutting.cut_outputs(mixer.in_proj, rows)
 
     def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
         """Leave the norm these channels in this many groups, each narrower by this factor.
@@ -158,7 +167,7 @@ class StateSpaceDual(recipe.Recipe):
         What is gone was 0, so a group's mean square is that much larger than before, and ε is made so as well; the
         weights take the root of the factor back.
         """
-        mixer.norm.weight = slicing.taken(mixer.norm.weight, channels)
+        mixer.norm.weight = cutting.taken(mixer.norm.weight, channels)
         mixer.norm.weight.data *= narrower**0.5
         mixer.norm.variance_epsilon *= narrower
         mixer.norm.group_size = len(channels) // groups
@@ -224,6 +233,10 @@ def _chunk_by_chunk(function: Callable) -> Callable:
         return (output, state) if wanted else output
 
     return call
+
+
+def _bias(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
+    return mixer.out_proj(hidden_states[..., :0])
 
 
 def _not_fused(*_arguments, **_options) -> None:

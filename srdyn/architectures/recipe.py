@@ -69,7 +69,9 @@ class Recipe(abc.ABC):
     `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
     first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
     the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`.
-    `rule` is the same recurrence as `srdyn.recurrence` has it.
+    `rule` is the same recurrence as `srdyn.recurrence` has it. `has_decay` says that `gates` returns a log-decay of
+    each head (a mean over channels where every channel has its own), `gated_delta` that the states follow the gated
+    delta rule with one decay and one write strength a head: the nulls of decay and the bound of Eq. 13 assume it.
     """
 
     mixers: ClassVar[tuple[str, ...]]
@@ -86,6 +88,8 @@ class Recipe(abc.ABC):
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
     rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)
+    has_decay: ClassVar[bool] = True
+    gated_delta: ClassVar[bool] = True
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
 
     @abc.abstractmethod
@@ -108,8 +112,7 @@ class Recipe(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, call: Call) -> tuple[Tensor, ...]:
-        """What the call reads, as `rule` takes it by place, with q, k, v, g and beta by name: `Inputs` for most rules.
-        """
+        """What the call reads, as `rule` takes it by place, with q, k, v, g and beta by name: `Inputs` for most rules."""
 
     @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
@@ -167,6 +170,10 @@ class Recipe(abc.ABC):
     def stored(self, cache: object, index: int) -> Tensor:
         """The state of the decoder's layer `index` in a cache, axes as the family has them."""
         return cache.get_recurrent_state(index, state_idx=0)
+
+    def convolution_width(self, mixer: nn.Module) -> int | None:
+        """How many tokens a value that the layer writes depends on, 1 without a short convolution; None: not known."""
+        return max((part.kernel_size[0] for part in mixer.modules() if isinstance(part, nn.Conv1d)), default=1)
 
     def is_pruned(self, mixer: nn.Module) -> bool:
         """Whether heads were taken out of the module."""

@@ -1,5 +1,6 @@
 """Recurrent layers that srdyn does not study, each with the reason."""
 
+import pandas as pd
 from torch import nn
 
 MAMBA_1 = (
@@ -22,7 +23,7 @@ REASONS: dict[str, str] = {
         "its recurrence is written into the layer, so that it cannot be fed or silenced, and transformers 5.23 goes on "
         "from its cache with wrong logits after more than one token at a time"
     ),
-    "transformers.models.xlstm.modeling_xlstm.xLSTMLayer": (
+    "transformers.models.xlstm.modeling_xlstm.xLSTMBlock": (
         "its state is known only up to a factor that a stabiliser and a normaliser beside it carry, which srdyn does "
         "not read"
     ),
@@ -32,6 +33,11 @@ REASONS: dict[str, str] = {
     ),
 }
 """By full class name of the layer."""
+
+
+def table() -> pd.DataFrame:
+    """One row per refused layer class, with the reason."""
+    return pd.DataFrame(REASONS.items(), columns=["mixer", "reason"])
 
 
 def reason(module: nn.Module) -> str | None:

@@ -59,6 +59,7 @@ SOURCES = {
     "mechanism": Look("#5BA3CF", "D"),
     "permuted decays": Look("#C28BC0", "^"),
     "common decay": Look("#8DBE8A", "v"),
+    "permuted heads": Look("#E0905A", "P"),
 }
 
 
