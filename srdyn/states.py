@@ -121,8 +121,10 @@ def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "
     return gates(model, tokens)[0]
 
 
-def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> recipe.Inputs:
-    """q, k, v, g, beta that the recurrence of one layer (counted along axis L) reads, for `recurrence`.
+def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple[Tensor, ...]:
+    """What the recurrence of one layer (counted along axis L) reads, by place for the recipe's `rule`.
+
+    Of most families that is `recipe.Inputs`; of all it has q, k, v, g and beta by name.
 
     Raises ValueError for a layer without heads and as `checked_tokens` does.
     """

@@ -165,7 +165,8 @@ class GatedDeltaProduct(fla.Layer):
                 rows = x.new_zeros(*x.shape[:2], self.writes, *x.shape[2:])
                 rows[:, :, place] = x
                 timed[name] = rows.flatten(1, 2)
-        return function(**call.options, **timed, initial_state=call.state, output_final_state=True)
+        named = call.options | timed | {"initial_state": call.state, "output_final_state": True}
+        return function(**named)
 
     def inputs(self, call: recipe.Call) -> Products:
         q, k, v, beta = (call.timed[name].float() for name in ("q", "k", "v", "beta"))

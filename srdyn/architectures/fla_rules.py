@@ -16,7 +16,7 @@ from torch import Tensor
 from srdyn import recurrence, scan
 from srdyn.architectures import fla_ops
 
-Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"]]
+Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "N H K V"]]
 
 
 def _called(rule: Callable[..., Read]) -> Callable:

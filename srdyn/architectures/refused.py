@@ -8,6 +8,10 @@ MAMBA_1 = (
     "and transformers 5.23 goes on from its cache by one token at a time only"
 )
 VECTOR = "its recurrent state is a vector, a number for each channel, and has no rank"
+SLOTS = "each head holds two states, of keys and of values by slot, whose rank the paper does not define"
+PRECONDITIONED = "each head holds a preconditioner beside its state, which the rules of srdyn.recurrence do not have"
+GPU_ONLY = "its recurrence runs on a GPU only, where srdyn's reading of it has not been checked"
+NO_RULE = "its rule of update is not among those of srdyn.recurrence"
 
 REASONS: dict[str, str] = {
     "transformers.models.mamba.modeling_mamba.MambaMixer": MAMBA_1,
@@ -31,6 +35,27 @@ REASONS: dict[str, str] = {
         "flash-linear-attention's Mamba-2 goes on from a cache by one token at a time only; srdyn studies the Mamba-2 "
         "of transformers"
     ),
+    "fla.layers.mamba.Mamba": MAMBA_1,
+    "fla.layers.mamba3.Mamba3": GPU_ONLY,
+    "fla.layers.lightnet.LightNetAttention": GPU_ONLY,
+    "fla.layers.log_linear_mamba2.LogLinearMamba2": (
+        "each head holds a hierarchy of states, as many as the length of the text has binary digits"
+    ),
+    "fla.layers.hgrn.HGRNAttention": VECTOR,
+    "fla.layers.mom.MomAttention": (
+        "tokens are sent to several memories, which share a list of states, and flash-linear-attention 0.6 goes on from "
+        "its cache with wrong logits"
+    ),
+    "fla.layers.mesa_net.MesaNet": "each head holds two states, and its output solves an equation with both",
+    "fla.layers.abc.ABCAttention": SLOTS,
+    "fla.layers.gsa.GatedSlotAttention": SLOTS,
+    "fla.layers.raven.Raven": SLOTS,
+    "fla.layers.precond_gated_deltanet.PrecondGatedDeltaNet": PRECONDITIONED,
+    "fla.layers.precond_kda.PrecondKDA": PRECONDITIONED,
+    "fla.layers.linear_attn.LinearAttention": NO_RULE,
+    "fla.layers.rodimus.RodimusAttention": NO_RULE,
+    "fla.layers.yoco.YOCOGatedRetention": NO_RULE,
+    "fla.layers.cyfa.CyclicFlowAttention": NO_RULE,
 }
 """By full class name of the layer."""
 
