@@ -107,7 +107,7 @@ def load(
     if told["missing_keys"]:
         raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
     seed = getattr(config, "srdyn_seed", None)
-    return from_hf(hf, _tokenizer(where), name=outline.name, seed=seed)
+    return from_hf(hf, _tokenizer(where, trust_remote_code), name=outline.name, seed=seed)
 
 
 def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict]:
@@ -177,7 +177,7 @@ def _own_storage(hf: PreTrainedModel) -> None:
         parameter.data = parameter.data.clone()
 
 
-def _tokenizer(source: str) -> PreTrainedTokenizerBase | None:
-    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
+def _tokenizer(where: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    if Path(where).is_dir() and not any(Path(where).glob("tokenizer*")):
         return None
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)

@@ -7,7 +7,22 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from srdyn import claims, contexts, models, observations, readings, reference, spectra, states, store, summaries, survey
+from srdyn import (
+    claims,
+    contexts,
+    models,
+    observations,
+    placement,
+    readings,
+    reference,
+    report,
+    spectra,
+    states,
+    store,
+    summaries,
+    survey,
+    tasks,
+)
 from srdyn.architectures import qwen
 
 POSITIONS = (1, 7, 16, 32, 64)
@@ -150,8 +165,8 @@ def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypa
     if lacks == "gated_delta":
         monkeypatch.setattr(qwen.Qwen3Next, lacks, False)
     else:
-        read = states.inputs
-        monkeypatch.setattr(states, "inputs", lambda *of: read(*of)._replace(beta=2 * read(*of).beta + 1))
+        read = qwen.Qwen3Next.inputs
+        monkeypatch.setattr(qwen.Qwen3Next, "inputs", lambda *of: read(*of)._replace(beta=2 * read(*of).beta + 1))
     steps = summaries.consecutive_cosines(str(place), reading, [9], n=1)
     assert "tiny: no bound of Eq. 13 in 3 of 3 layers" in caplog.text
     assert steps["bound"].isna().all()
@@ -161,6 +176,31 @@ def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypa
     assert row["why"] == summaries.UNBOUNDED
     half = pd.concat([steps.assign(layer=9), bounded])
     assert summaries.within_cosine_bound(half)["n"].item() == 2
+
+
+def test_a_tokenizer_without_words_leaves_the_tasks_out(place, reading, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    monkeypatch.setattr(tasks, "_is_word", lambda token: False)
+    found = survey.heads([place], reading, sources=[])
+    assert list(found["context"].unique()) == ["code", "prose", "rare character"]
+    assert "tiny reads no tasks (recall4): the tasks need" in caplog.text
+
+
+def test_a_model_without_a_tokenizer_is_told_to_bring_one(place, reading, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(place, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ValueError, match=r"bare has no tokenizer beside its weights.*put its tokenizer files"):
+        survey.heads([bare], reading)
+
+
+def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    weights = report.about(models.load(place).hf, name="tiny", rooms={}).weight_bytes
+    monkeypatch.setattr(placement, "rooms", lambda *_: {"cpu": weights})
+    found = survey.heads([place], reading, sources=[])
+    assert "weights read from disk layer by layer" in caplog.text
+    own = heads[heads["source"] == survey.MODEL].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, own)
 
 
 def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkeypatch):
