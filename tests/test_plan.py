@@ -11,11 +11,13 @@ from srdyn import parameters, plan, scores, store
 FOLDER = store.root() / "notebooks"
 PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml"))
 STEMS = sorted(path.stem for path in FOLDER.glob("[0-9]*.ipynb"))
-HUB = [name for name in PRESETS if name not in ("reference", "smoke")]
 
 
 def values(preset):
     return yaml.safe_load((FOLDER / "presets" / f"{preset}.yaml").read_text(encoding="utf-8"))
+
+
+HUB = [name for name in PRESETS if any("../data" not in model for model in values(name).get("models", ["../data"]))]
 
 
 def known():
