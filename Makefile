@@ -32,6 +32,7 @@ unexport JUPYTER_PATH
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 	@printf '\nVariables: PRESET=name of notebooks/presets/*.yaml · P="parameter=value …" overrides it\n'
+	@printf '           ONLY="03_ablation …" runs some notebooks\n'
 	@printf '           ARGS="…" for pytest, srdyn.train, JupyterLab · PY=python for your own environment\n'
 
 env: $(ENV)  ## create the environment in .venv (the other targets do so when it is missing)
@@ -47,10 +48,12 @@ $(VENV)/installed.%:
 # data/tables and figures for `reference` alone, for any other to build/<run>.
 RUN := $(PRESET)$(if $(strip $(P)),-$(shell printf '%s' '$(strip $(P))' | tr -cs 'A-Za-z0-9.=' '-' | cut -c1-80))
 OUT := build/$(RUN)
-STEMS := $(sort $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb)))
+ONLY ?= $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb))
+STEMS := $(sort $(ONLY))
 
 # A notebook that reads the tables of others runs after them, and again when one of them changes.
 READS_08_scorecard := $(filter-out 08_scorecard,$(STEMS))
+ALSO_08_scorecard := $(if $(filter reference,$(PRESET)),$(wildcard data/tables/thorough/*_claims.csv))
 
 # Hashing the data takes a second, hence only where it is needed.
 ifneq (,$(filter reproduce,$(MAKECMDGOALS)))
@@ -65,8 +68,8 @@ $(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[
 COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).yaml -type f \
   -not -path 'data/tables/*' -not -name '*.md' -not -name '*.pyc' -not -name '*.tmp' -print0 \
   | LC_ALL=C sort -z | xargs -0 $(sha256) | $(hash))
-key = $(shell { cat $(1:%=notebooks/%.ipynb); echo '$(COMMON) $(P)'; } | $(hash))
-STAMPS := $(foreach stem,$(STEMS),$(OUT)/stamps/$(stem).$(call key,$(stem) $(READS_$(stem))))
+key = $(shell { cat $(1:%=notebooks/%.ipynb) $(2); echo '$(COMMON) $(P)'; } | $(hash))
+STAMPS := $(foreach stem,$(STEMS),$(OUT)/stamps/$(stem).$(call key,$(stem) $(READS_$(stem)),$(ALSO_$(stem))))
 endif
 
 reproduce: $(OUT)/report/index.html  ## run what is out of date among the notebooks: every table, figure, the scorecard
@@ -100,7 +103,7 @@ $(OUT)/report/index.html: $(STAMPS)
 	  $(foreach stem,$(STEMS),echo '<li><a href="$(stem).html">$(stem)</a></li>';) echo '</ol>'; } > $@
 	@echo 'report: $@'
 
-test: $(ENV)  ## run the tests (ARGS="-k store" for some of them)
+test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)
 	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 $(ARGS)
 
 STRIP = --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(STEMS:%=notebooks/%.ipynb)

@@ -182,8 +182,7 @@ def _silenced(function: Callable, adapter: recipe.Recipe, chosen: Bool[Tensor, "
 
     def call(*arguments, **options):
         silent = adapter.silenced(adapter.taken_apart(arguments, options), chosen)
-        outputs, state = adapter.run(function, silent)
-        return outputs, state if options.get(adapter.wants_state) else None
+        return adapter.returned(*adapter.run(function, silent), options)
 
     return call
 
@@ -195,7 +194,7 @@ def _truncated(
     cut: Callable[[Tensor], Tensor],
     *arguments,
     **options,
-) -> tuple[Tensor, Tensor | None]:
+) -> object:
     """The recurrence, fed from position to position, the state cut in between."""
     call = adapter.taken_apart(arguments, options)
     if call.state is not None:
@@ -207,7 +206,7 @@ def _truncated(
         outputs.append(output)
         if end in listed:
             state = cut(state)
-    return torch.cat(outputs, dim=1), state if options.get(adapter.wants_state) else None
+    return adapter.returned(torch.cat(outputs, dim=1), state, options)
 
 
 def _of_rank(

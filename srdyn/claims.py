@@ -83,13 +83,13 @@ def ledger() -> pd.DataFrame:
     """Every claim of the paper beside what the run at work found, one row for every claim and kind of model.
 
     Columns: claim, statement, paper, kind, verdict, why, leading (the value that decides), ours (all values), nulls
-    (theirs), over, notebook. A claim that was not measured has one row, with an empty kind, that says why.
+    (theirs), over, notebook, beside. A claim that was not measured has one row, with an empty kind, that says why.
+    The reference run leaves the verdict to the committed thorough run where that measured the claim; `beside` then
+    tells whether its own agrees.
     """
-    claims = paper().claims
-    tables = {notebook: _standing(notebook) for notebook in dict.fromkeys(claim.notebook for claim in claims)}
-    entries = [entry for claim in claims for entry in _entries(claim, tables[claim.notebook])]
+    entries = [entry for claim in paper().claims for entry in _entries(claim)]
     columns = ["claim", "statement", "paper", "kind", "verdict", "why", "leading", "ours", "nulls", "over", "notebook"]
-    return pd.DataFrame(entries, columns=columns)
+    return pd.DataFrame(entries, columns=[*columns, "beside"])
 
 
 def scorecard() -> str:
@@ -153,12 +153,20 @@ def _plain(frame: pd.DataFrame, claim: statements.Claim | None = None) -> pd.Dat
     return frame.assign(**texts)[COLUMNS]
 
 
-def _standing(run: str) -> pd.DataFrame | None:
-    """The saved rows of a notebook, None where it has not run."""
+def _standing(run: str, *, of: str | None = None) -> pd.DataFrame | None:
+    """The rows that a notebook saved in the run at work, or in the run `of`; None where it has not run."""
     try:
-        return _plain(store.load_table(f"{run}_claims"))
+        return _plain(store.load_table(f"{run}_claims", run=of))
     except FileNotFoundError:
         return None
+
+
+def _found(claim: statements.Claim) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """The rows that decide a claim, and those of the reference run where the thorough one decides instead."""
+    own = _standing(claim.notebook)
+    thorough = _standing(claim.notebook, of=store.THOROUGH) if store.run_name() == store.REFERENCE else None
+    own, thorough = (None if table is None else table[table["claim"] == claim.id] for table in (own, thorough))
+    return (own, None) if thorough is None or thorough.empty else (thorough, own)
 
 
 def _require_rows(claim: statements.Claim, rows: pd.DataFrame) -> None:
@@ -235,11 +243,11 @@ def _why(state: str, measure: str, outcomes: Collection[str]) -> str:
     return {"fails": f"{measure} fails", "undecided": f"{measure} is undecided"}.get(state, f"{measure} is undefined")
 
 
-def _entries(claim: statements.Claim, table: pd.DataFrame | None) -> Iterator[dict[str, str]]:
+def _entries(claim: statements.Claim) -> Iterator[dict[str, str]]:
     """The lines of the ledger for one claim."""
     line = {"claim": claim.id, "statement": claim.statement, "paper": claim.paper, "notebook": claim.notebook}
-    blank = dict.fromkeys(("kind", "leading", "ours", "nulls", "over"), "")
-    found = None if table is None else table[table["claim"] == claim.id]
+    blank = dict.fromkeys(("kind", "leading", "ours", "nulls", "over", "beside"), "")
+    found, smaller = _found(claim)
     unmeasured = found is None or found.empty
     if not claim.measures or (claim.untested and unmeasured):
         yield line | blank | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
@@ -250,7 +258,17 @@ def _entries(claim: statements.Claim, table: pd.DataFrame | None) -> Iterator[di
         for judged in judge(found).to_dict("records"):
             rows = _with_outcomes(found[found["kind"] == judged["kind"]])
             texts = _texts(claim, rows, judged["measure"])
-            yield line | {"kind": judged["kind"], "verdict": judged["verdict"], "why": judged["why"]} | texts
+            texts |= {"kind": judged["kind"], "verdict": judged["verdict"], "why": judged["why"]}
+            yield line | texts | {"beside": _beside(judged, smaller)}
+
+
+def _beside(judged: dict[str, str], smaller: pd.DataFrame | None) -> str:
+    """What the reference run says of a verdict that the thorough run gave; empty where it decided itself."""
+    if smaller is None:
+        return ""
+    others = judge(smaller).set_index("kind")["verdict"] if len(smaller) else {}
+    verdict = others.get(judged["kind"], "nothing")
+    return "thorough run; default run " + ("agrees" if verdict == judged["verdict"] else f"says: {verdict}")
 
 
 def _texts(claim: statements.Claim, rows: pd.DataFrame, deciding: str) -> dict[str, str]:
@@ -294,7 +312,8 @@ def _number(measure: statements.Measure, value: float) -> str:
 def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
     """A claim's line in the table of verdicts: one cell for each kind of model."""
     first = rows.iloc[0]
-    cells = {row.kind: f"**{row.verdict}**\n{row.leading}" for row in rows.itertuples()}
+    texts = ([f"**{row.verdict}**", row.leading, row.beside] for row in rows.itertuples())
+    cells = {kind: "\n".join(filter(None, text)) for kind, text in zip(rows["kind"], texts, strict=True)}
     verdicts = [cells.get(kind, cells.get("", "–")) for kind in kinds or [""]]
     return [f"**{first['claim']}** {first['statement']}", first["paper"], *verdicts]
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 from srdyn import contrasts, trials
 
-ARM = ["model", "kind", "seed", "arm", "share", "cut", "layers", "window"]
+ARM = ["model", "kind", "seed", "arm", "share", "cut", "layers", "window", "truncated"]
 HEAD = ["model", "kind", "seed", "layer", "axis", "head"]
 SOLVED = 0.9
 """Accuracy of the intact model from which a task decides anything."""
@@ -59,7 +59,7 @@ def estimates(answers: pd.DataFrame, *, value: str = "value") -> pd.DataFrame:
 
 
 def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> pd.DataFrame:
-    """One row for every model, arm and probe: the arm minus `versus`, paired, with the same share, cut, layers, window.
+    """One row for every model, arm and probe: the arm minus `versus`, paired, all else alike.
 
     `versus` is `intact` or another arm. Columns: difference, low, high, p, n, rows, draws, removed, intact (accuracy
     without ablation, of a task), testable. An arm without its counterpart is left out.
@@ -78,34 +78,37 @@ def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> 
     return _with_testable(pd.DataFrame(rows), answers)
 
 
-def interactions(answers: pd.DataFrame, *, value: str = "bits") -> pd.DataFrame:
-    """How much more an arm costs under a softmax window than under none, in nats per unit of the probe's weight.
+def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT, value: str = "bits") -> pd.DataFrame:
+    """How much more an arm costs than `versus` does under a softmax window than under none, in nats per unit of weight.
 
-    Columns: model, …, interaction, low, high, n. Positive: the missing heads are missed more when softmax cannot look
-    back.
+    Columns: model, …, versus, interaction, low, high, n. Positive: the missing heads are missed more when softmax
+    cannot look back; against `random` instead of the intact model: these heads more than any others.
     """
     frames = [(about, frame.assign(value=frame["value"] * np.log(2))) for about, frame in _frames(answers, value)]
     known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
     rows = []
     for about, frame in frames:
-        if about["arm"] == trials.INTACT or not about["window"]:
+        if about["arm"] in (trials.INTACT, versus) or not about["window"]:
             continue
-        four = [known[_key(about, arm, w)] for w in (about["window"], 0) for arm in (about["arm"], trials.INTACT)]
+        four = [known[_key(about, arm, w)] for w in (about["window"], 0) for arm in (about["arm"], versus)]
         found = contrasts.interaction(*four, generator=_generator())
-        rows.append({**about, "interaction": found.estimate, "low": found.low, "high": found.high, **_sizes(frame)})
+        ends = {"versus": versus, "interaction": found.estimate, "low": found.low, "high": found.high}
+        rows.append({**about, **ends, **_sizes(frame)})
     return pd.DataFrame(rows)
 
 
 def adjusted(differences: pd.DataFrame, *, share: float) -> pd.DataFrame:
-    """Holm's adjustment of p over all contrasts but the primary ones, which keep their own (column `adjusted`).
+    """Holm's adjustment of p over all testable contrasts but the primary ones, which keep theirs (column `adjusted`).
 
+    What is not testable has none.
     Primary (claims.yaml): `share` of the heads of highest rank against random ones, needle retrieval, in the hybrid.
     """
     named = {"arm": "high", "versus": "random", "probe": "needle", "kind": "hybrid", "share": share}
     named |= {"layers": "all", "cut": "per layer"}
     primary = (differences[list(named)] == pd.Series(named)).all(axis=1)
-    table = differences.assign(adjusted=differences["p"], primary=primary)
-    table.loc[~primary, "adjusted"] = contrasts.holm(table.loc[~primary, "p"])
+    table = differences.assign(adjusted=differences["p"].where(differences["testable"]), primary=primary)
+    others = ~primary & table["testable"]
+    table.loc[others, "adjusted"] = contrasts.holm(table.loc[others, "p"])
     return table
 
 
@@ -136,10 +139,47 @@ def with_state(table: pd.DataFrame, profiles: pd.DataFrame) -> pd.DataFrame:
     return table.assign(state=1 - table["removed"] / table["model"].map(heads))
 
 
+def truncated(estimates: pd.DataFrame) -> pd.DataFrame:
+    """Estimates of the arms whose states are cut: `heads` in words, `rank` (0: removed), `intact` without any cut."""
+    key = ["model", "probe"]
+    intact = estimates[estimates["arm"] == trials.INTACT].set_index(key)["estimate"].rename("intact")
+    cut = estimates[estimates["arm"] != trials.INTACT].drop(columns="intact").merge(intact, on=key)
+    some = cut["share"].map("{:.0%} of heads, ".format) + cut["arm"] + "est rank"
+    return cut.assign(heads=some.where(cut["share"] < 1, "all heads"), rank=cut["truncated"])
+
+
 def kept(differences: pd.DataFrame) -> pd.DataFrame:
     """Differences of `KEPT` to the intact model, whose own value is 1, as the share that is kept."""
     table = differences[differences["probe"] == KEPT]
     return table.assign(**{name: table[name] + 1 for name in ("difference", "low", "high")})
+
+
+def described(measured: pd.DataFrame, composition: pd.DataFrame, arm: str, *, share: float) -> pd.DataFrame:
+    """Rows of `measured` that also say, from `trials.compositions`, which strata the arm's heads are from."""
+    own = composition[(composition["arm"] == arm) & (composition["share"] == share)].set_index("model")
+    text = "{high:.0%} of the removed heads high-rank, {low:.0%} low-rank"
+    strata = {model: text.format(high=row["high"], low=row["low"]) for model, row in own.iterrows()}
+    why = measured["why"].where(measured["why"] != "", measured["model"].map(strata))
+    return measured.assign(why=why)
+
+
+def solved(answers: pd.DataFrame) -> pd.Series:
+    """By model the tasks that its intact form solves, in words: what `KEPT` is a mean over."""
+    intact = _only(answers, trials.INTACT)
+    accuracy = intact[_is_task(intact)].groupby(["model", "probe"], sort=False)["value"].mean()
+    told = accuracy[accuracy >= SOLVED].reset_index().groupby("model", sort=False)["probe"].agg(", ".join)
+    return told.reindex(answers["model"].unique(), fill_value="")
+
+
+def over_solved(measured: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Rows about `KEPT` with the tasks behind them named, and a row that says why for a model that solves none."""
+    tasks, about = solved(answers), answers[["model", "kind", "seed"]].drop_duplicates()
+    named = measured.assign(over=measured["over"] + "; " + measured["model"].map(tasks))
+    none = about[about["model"].map(tasks) == ""].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan)
+    if none.empty:
+        return named
+    none = none.assign(over="", why=f"the intact model solves no task at {SOLVED:.0%}")
+    return pd.concat([named, *(none.assign(measure=name) for name in measured["measure"].unique())], ignore_index=True)
 
 
 def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign: int = 1) -> pd.DataFrame:
@@ -149,7 +189,8 @@ def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign
     """
     ends = table[["low", "high"]].to_numpy() * sign
     testable = table["testable"].to_numpy()
-    rows = table[["model", "kind", "seed", "n"]].assign(measure=name, over="rows and draws of heads")
+    over = [f"{row.rows} rows in {row.draws} draws" for row in table.itertuples()]
+    rows = table[["model", "kind", "seed", "n"]].assign(measure=name, over=over)
     values = {"estimate": table[column] * sign, "low": ends.min(1), "high": ends.max(1)}
     for key, found in values.items():
         rows[key] = np.where(testable, found, np.nan)
@@ -164,7 +205,7 @@ def _frames(answers: pd.DataFrame, value: str) -> Iterator[tuple[dict, pd.DataFr
 
 def _key(about: dict, arm: str, window: int) -> tuple:
     """What finds an arm's counterpart; the intact model knows neither share nor cut nor layers."""
-    own = ["model", "probe"] + ([] if arm == trials.INTACT else ["share", "cut", "layers"])
+    own = ["model", "probe"] + ([] if arm == trials.INTACT else ["share", "cut", "layers", "truncated"])
     return arm, window, *(about[name] for name in own)
 
 

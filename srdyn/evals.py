@@ -172,7 +172,7 @@ def _ratio(counts: np.ndarray) -> float:
 def _predictions(model: models.Model, tokens: Int[Tensor, "B T"], *, batch: int):
     """For `batch` rows at a time: logits [b T-1 vocabulary], and the tokens [b T-1] that they should have foretold."""
     for rows in tokens.split(batch):
-        there = rows.to(model.hf.device)
+        there = rows.to(model.device)
         with torch.inference_mode():
             yield model.hf(there, use_cache=False).logits[:, :-1], there[:, 1:]
 

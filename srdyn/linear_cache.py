@@ -8,7 +8,7 @@ import types
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache, PreTrainedModel
+from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
 
@@ -34,10 +34,14 @@ def empty(hf: PreTrainedModel) -> DynamicCache:
     return (LinearCache if is_needed(hf) else DynamicCache)(config=_config(hf))
 
 
-def held_bytes(cache: DynamicCache) -> tuple[int, int]:
+def held_bytes(cache: Cache) -> tuple[int, int]:
     """Bytes of the recurrent states that a cache holds, and of all that it holds."""
     states, others = [], []
     for layer in cache.layers:
+        # flash-linear-attention's layers keep all they hold in one dictionary.
+        held = dict(getattr(layer, "state", None) or {})
+        states.append(held.pop("recurrent_state", None))
+        others += [x for kept in held.values() for x in (kept if isinstance(kept, tuple) else (kept,))]
         states += getattr(layer, "recurrent_states", {}).values()
         others += getattr(layer, "conv_states", {}).values()
         others += [getattr(layer, name, None) for name in ("keys", "values")]

@@ -123,7 +123,7 @@ def precision(name: str | Path, reading: survey.Reading) -> pd.DataFrame:
     of the eigenvalues of a Gram matrix in float32. One row for every context, sample, layer, head and precision, with
     the columns that `observations.measure` asks for. Raises ValueError for a state beyond the largest float16.
     """
-    model, at = models.load(survey.found(name)), reading.positions[-1]
+    model, at = models.load(survey.found(name), offload="auto"), reading.positions[-1]
     names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0, "source": survey.MODEL}
     measure = functools.partial(_ranks_by_precision, eps=reading.eps)
     layers, tables = [layer.index for layer in model.layers], []

@@ -1,4 +1,4 @@
-"""What the caches of linear-attention models cost, from their configurations alone."""
+"""What the caches of linear-attention models cost, from their configurations, or from models without weights."""
 
 import itertools
 from collections.abc import Mapping, Sequence
@@ -6,9 +6,10 @@ from typing import NamedTuple
 
 import pandas as pd
 import transformers
+from torch import nn
 from transformers import PreTrainedConfig
 
-from srdyn import store
+from srdyn import architectures, store
 
 FLOAT32_BYTES, BFLOAT16_BYTES = 4, 2
 PAPER_SHARE = 0.389
@@ -105,28 +106,83 @@ def reference_models() -> dict[str, PreTrainedConfig]:
     return {name: transformers.Qwen3NextConfig.from_pretrained(folder / name) for name in ("hybrid", "pure")}
 
 
+def state_bytes(hf: nn.Module) -> int:
+    """Bytes of recurrent state that one sequence costs a model, whatever its length (float32)."""
+    return sum(_state_values(site) for site in architectures.sites(hf)) * FLOAT32_BYTES
+
+
+def cache_bytes(hf: nn.Module, tokens: int) -> int:
+    """Bytes of the whole cache of one sequence: states as float32; convolutions, keys, values as the model's dtype.
+
+    Recurrent layers are counted as they stand in the model, pruned or not; none of its weights is looked at. Raises
+    ValueError as `attention_values` does.
+    """
+    convolutions = sum(site.recipe.conv_values(site.mixer) for site in architectures.sites(hf))
+    return state_bytes(hf) + (convolutions + attention_values(hf.config, tokens)) * hf.dtype.itemsize
+
+
+def attention_values(config: PreTrainedConfig, tokens: int) -> int:
+    """How many numbers the attention layers of a model keep after `tokens` tokens.
+
+    Raises ValueError for a configuration whose attention layers are not known here.
+    """
+    decoder = config.get_text_config(decoder=True)
+    if type(decoder).__module__.startswith("fla."):
+        return _fla_attention_values(decoder, tokens)
+    return tokens * _per_token(decoder)
+
+
 def geometry(config: PreTrainedConfig) -> Geometry:
     """The layers, heads and cache sizes that a configuration describes.
 
     Raises ValueError for a class that is not in `FAMILIES`, or layers whose cache does not grow by equal steps.
     """
     decoder = config.get_text_config(decoder=True)
+    H, keys, K, V, width = (getattr(decoder, name) for name in _fields(decoder))
+    recurrent, attention = _counted(decoder, RECURRENT), _counted(decoder, ATTENDING)
+    conv = recurrent * (2 * keys * K + H * V) * width
+    return Geometry(recurrent, attention, H, K, V, conv, _per_token(decoder))
+
+
+def _state_values(site: architectures.Site) -> int:
+    heads = site.recipe.heads(site.mixer)
+    return len(site.recipe.kept(site.mixer)) * heads.K * heads.V
+
+
+def _fields(decoder: PreTrainedConfig) -> Fields:
     fields = FAMILIES.get(type(decoder))
     if fields is None:
         known = ", ".join(sorted(family.__name__ for family in FAMILIES))
         raise ValueError(f"{type(decoder).__name__} has no entry in memory.FAMILIES; known are {known}")
+    return fields
+
+
+def _counted(decoder: PreTrainedConfig, kinds: set[str]) -> int:
+    return sum(kind in kinds for kind in decoder.layer_types)
+
+
+def _per_token(decoder: PreTrainedConfig) -> int:
+    """Values that all attention layers keep of one token."""
+    _fields(decoder)
     unknown = set(decoder.layer_types) - RECURRENT - ATTENDING - WITHOUT_CACHE
     if unknown:
         raise ValueError(f"{decoder.model_type} has {', '.join(sorted(unknown))} layers, whose cache is not known here")
-    recurrent = sum(kind in RECURRENT for kind in decoder.layer_types)
-    attention = sum(kind in ATTENDING for kind in decoder.layer_types)
-    H, keys, K, V, width = (getattr(decoder, name) for name in fields)
-    conv = recurrent * (2 * keys * K + H * V) * width
-    per_token = attention * _key_values(decoder) if attention else 0
-    return Geometry(recurrent, attention, H, K, V, conv, per_token)
+    attention = _counted(decoder, ATTENDING)
+    return attention * key_values(decoder) if attention else 0
 
 
-def _key_values(config: PreTrainedConfig) -> int:
+def _fla_attention_values(decoder: PreTrainedConfig, tokens: int) -> int:
+    """As `attention_values`, for a model of flash-linear-attention, whose `attn` describes the layers that attend."""
+    if not hasattr(decoder, "attn"):
+        raise ValueError(f"{type(decoder).__name__} does not say which of its layers attend, so its cache is not known")
+    if not decoder.attn:
+        return 0
+    heads, window = decoder.attn["num_heads"], decoder.attn.get("window_size")
+    per_token = 2 * (decoder.attn.get("num_kv_heads") or heads) * (decoder.hidden_size // heads)
+    return len(decoder.attn["layers"]) * per_token * min(tokens, window or tokens)
+
+
+def key_values(config: PreTrainedConfig) -> int:
     """Values that an attention layer keeps of a token: keys and values, or what both are expanded from (MLA)."""
     if hasattr(config, "kv_lora_rank"):
         return config.kv_lora_rank + config.qk_rope_head_dim

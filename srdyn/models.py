@@ -1,24 +1,18 @@
 """One view of every model that is studied."""
 
 import dataclasses
-import re
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from transformers import (
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    PreTrainedConfig,
-    PreTrainedModel,
-    PreTrainedTokenizerBase,
-)
+from safetensors import SafetensorError
+from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from srdyn import architectures, linear_cache
+from srdyn import architectures, checkpoints, linear_cache, memory, placement, report, streaming
 
-FLOAT32_BYTES = 4
+log = logging.getLogger(__name__)
 
 
 class HeadGrid(NamedTuple):
@@ -57,47 +51,84 @@ class Model:
     name: str
     seed: int | None = None
 
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes and wants its tokens, wherever the weights are kept."""
+        if streaming.is_attached(self.hf):
+            return torch.device(self.hf.get_input_embeddings()._hf_hook.execution_device)
+        return self.hf.device
+
+
+def check(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    lengths: Sequence[int] = report.LENGTHS,
+    trust_remote_code: bool = False,
+) -> report.Report:
+    """What `load` would make of a checkpoint, from its configuration alone: see `report.check`."""
+    options = {"device": device, "dtype": dtype, "max_memory": max_memory, "trust_remote_code": trust_remote_code}
+    return report.check(name_or_path, lengths=lengths, **options)
+
 
 def load(
     name_or_path: str | Path,
     *,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
-    offload: None = None,
+    offload: placement.Offload | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    trust_remote_code: bool = False,
 ) -> Model:
     """A checkpoint in safetensors format, from a local folder or by its name from the Hugging Face hub, pruned or not.
 
-    Runs on a CPU whether or not flash-linear-attention is installed. `device="auto"` takes a GPU where there is one.
-    `dtype=None` means float32, except for a checkpoint that is not float16 on a GPU, which keeps its own: float16 only
-    saves disk space. Code from a checkpoint is never executed. The network is used for a hub name only.
+    Runs on a CPU whether or not flash-linear-attention is installed. `device="auto"` takes a GPU where there is one,
+    all of them where the weights need it. `dtype=None` means float32, except for a checkpoint that is not float16 on a
+    GPU, which keeps its own: float16 only saves disk space. `offload` keeps weights on the "cpu" or on "disk", in the
+    checkpoint's own files, and brings them in layer by layer; "auto" does so if they do not fit otherwise, which is
+    logged. `max_memory` says how much of each GPU and of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint
+    runs only with `trust_remote_code`. The network is used for a hub name only.
 
-    Raises FileNotFoundError for a missing folder, OSError where the hub or a file is out of reach, ValueError for a
-    model without linear-attention layers or with weights missing.
+    Raises FileNotFoundError for a missing folder, OSError where the hub or a file is out of reach, broken or pickled or
+    the disk too small, MemoryError where the weights do not fit, ValueError for a model without linear-attention layers
+    or with weights missing. Except for files of the hub, all this is found before weights are read.
     """
-    if offload is not None:
-        raise ValueError(f"offload must be None, got {offload!r}: models larger than one device are not supported yet")
-    source, place = _source(name_or_path), resolve_device(device)
+    options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
+    outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
+    config, where, place = outline.config, outline.where, outline.placement
+    if place.offload and offload == "auto":
+        log.warning("%s: %s", outline.name, place)
     try:
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        precision = _precision(config.dtype, place) if dtype is None else dtype
-        hf, report = _builder(config).from_pretrained(
-            source,
-            config=config,
-            dtype=precision,
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except OSError as error:
-        raise OSError(
-            f"{source} cannot be loaded: give a folder with config.json and safetensors weights, or the name of a hub "
-            f"repository that has them while the hub can be reached (HF_HUB_OFFLINE unset). transformers says: {error}"
-        ) from error
-    if report["missing_keys"]:
-        raise ValueError(f"{source} lacks weights of the model it describes: {sorted(report['missing_keys'])}")
-    _own_storage(hf)
+        hf, told = _read(outline, trust_remote_code)
+    except (OSError, SafetensorError) as error:
+        raise checkpoints.unreachable(where, error) from error
+    if told["missing_keys"]:
+        raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
     seed = getattr(config, "srdyn_seed", None)
-    return from_hf(hf.to(place), _tokenizer(source), name=Path(source).name, seed=seed)
+    return from_hf(hf, _tokenizer(where), name=outline.name, seed=seed)
+
+
+def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict]:
+    """The model with its weights where they belong, and transformers' report about them."""
+    place, build = outline.placement, checkpoints.builder(outline.config)
+    options = {"config": outline.config, "dtype": outline.dtype, "use_safetensors": True}
+    if place.offload == "disk":
+        stock = build if issubclass(build, PreTrainedModel) else type(outline.hf)
+        options["config"] = outline.hf.config
+        return streaming.from_pretrained(stock, outline.where, place.device, **options)
+    if place.shards:
+        options |= {"device_map": "balanced", "max_memory": outline.rooms}
+    options |= {"trust_remote_code": trust_remote_code, "output_loading_info": True}
+    hf, told = build.from_pretrained(outline.where, **options)
+    if place.shards:
+        return hf, told
+    _own_storage(hf)
+    if place.offload == "cpu":
+        streaming.attach(hf, hf.state_dict(), place.device)
+        return hf, told
+    return hf.to(place.device), told
 
 
 def from_hf(
@@ -106,14 +137,18 @@ def from_hf(
     """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
 
     Only these module instances change (`Recipe.make_runnable`, and `linear_cache.attach` in a model of linear layers
-    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer.
+    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer, or one
+    that `architectures.refused.table` lists.
     """
-    sites = architectures.sites(hf)
+    sites, refusal = architectures.sites(hf), architectures.refusal(hf)
+    if refusal is not None:
+        raise ValueError(f"{name} cannot be studied: {refusal}")
     if not sites:
         raise ValueError(f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows")
     for site in sites:
         site.recipe.make_runnable(site.mixer)
-    if linear_cache.is_needed(hf):
+    sites[0].recipe.make_model_runnable(hf)
+    if sites[0].recipe.cache_argument == "past_key_values" and linear_cache.is_needed(hf):
         linear_cache.attach(hf)
     layers = tuple(_layer(site) for site in sites)
     unpruned = [site.recipe.unpruned(site.mixer).H for site in sites]
@@ -123,16 +158,12 @@ def from_hf(
 
 def state_bytes(model: Model) -> int:
     """Bytes of recurrent state that one sequence costs, whatever its length (float32)."""
-    return sum(len(layer.heads) * layer.K * layer.V * FLOAT32_BYTES for layer in model.layers)
+    return memory.state_bytes(model.hf)
 
 
 def cache_bytes(model: Model, tokens: int) -> int:
     """Bytes of the whole cache of one sequence after `tokens` tokens: states, short convolutions, keys and values."""
-    config = model.hf.config.get_text_config(decoder=True)
-    convolutions = sum(site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf))
-    attending = sum(kind == "full_attention" for kind in config.layer_types)
-    keys_and_values = attending * 2 * config.num_key_value_heads * config.head_dim * tokens
-    return state_bytes(model) + (convolutions + keys_and_values) * model.hf.dtype.itemsize
+    return memory.cache_bytes(model.hf, tokens)
 
 
 def _layer(site: architectures.Site) -> Layer:
@@ -140,51 +171,10 @@ def _layer(site: architectures.Site) -> Layer:
     return Layer(site.index, site.recipe.kept(site.mixer), heads.K, heads.V)
 
 
-def _builder(config: PreTrainedConfig) -> type:
-    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read."""
-    kept = getattr(config, "srdyn_kept", None)
-    if kept is None:
-        return AutoModelForCausalLM
-    stock = MODEL_FOR_CAUSAL_LM_MAPPING[type(config)]
-
-    def build(hf: PreTrainedModel, *arguments, **options) -> None:
-        stock.__init__(hf, *arguments, **options)
-        architectures.keep_heads(hf, kept)
-        hf.__class__ = stock
-
-    # transformers reads the class's name and its module's source.
-    return type(stock.__name__, (stock,), {"__init__": build, "__module__": stock.__module__})
-
-
 def _own_storage(hf: PreTrainedModel) -> None:
     """Copy the weights out of the mapped file: they lie at odd addresses there, and the last bits of products vary."""
     for parameter in hf.parameters():
         parameter.data = parameter.data.clone()
-
-
-def _source(name_or_path: str | Path) -> str:
-    path = Path(name_or_path).expanduser()
-    if path.is_dir():
-        return str(path)
-    is_hub_name = isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name_or_path)
-    if path.exists() or not is_hub_name:
-        raise FileNotFoundError(
-            f"{name_or_path} is not a folder (seen from {Path.cwd()}): give a folder with config.json and safetensors "
-            "weights, or the name of a hub repository"
-        )
-    return str(name_or_path)
-
-
-def resolve_device(device: str | torch.device) -> torch.device:
-    """The device named; "auto" is a GPU where there is one."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
-
-
-def _precision(stored: torch.dtype | None, device: torch.device) -> torch.dtype:
-    keeps_its_own = device.type != "cpu" and stored not in (None, torch.float16)
-    return stored if keeps_its_own else torch.float32
 
 
 def _tokenizer(source: str) -> PreTrainedTokenizerBase | None:

@@ -193,7 +193,12 @@ def drift(means: Means, cube: Cube) -> Pooled:
 
 
 def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Pooled:
-    """Spearman ρ of a layer's mean ranks at two positions, median over layers where it is defined (C3)."""
+    """Spearman ρ of a layer's mean ranks at two positions, median over layers where it is defined (C3).
+
+    NaN where one of them was not captured: 16 D may lie beyond what was read.
+    """
+    if not {first, second} <= set(cube.positions):
+        return _pooled(np.empty(0), np.median, f"positions {first} and {second} among those captured", CORRELATION)
     ranks = means.mean(0)
     found = spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)])
     return _pooled(found, np.nanmedian, "layers", CORRELATION)

@@ -5,11 +5,12 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import accelerate
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from srdyn import architectures, models
+from srdyn import architectures, models, streaming
 
 
 def saturation_score(
@@ -64,15 +65,21 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     Weights, states and convolution caches of the other heads are gone, keys that nobody reads with as well. Its logits
     are those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads
     adds nothing. What was bound to the old model's layers, an ablation for example, is not taken over.
-    Raises ValueError for a mask of another shape or type, and for one that keeps a head that was pruned away before.
+    Raises ValueError for a mask of another shape or type, for one that keeps a head that was pruned away before, and
+    for a model whose weights are on disk or on the CPU for a GPU.
     """
     L, H, _, _ = model.grid
+    if streaming.is_attached(model.hf):
+        raise ValueError(f"{model.name} holds no weights to cut, they come from elsewhere: load it without offload")
     if keep.dtype != torch.bool or keep.shape != (L, H):
         raise ValueError(
             f"keep must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {keep.dtype} {list(keep.shape)}"
         )
     kept = {str(layer.index): row.nonzero()[:, 0].tolist() for layer, row in zip(model.layers, keep, strict=True)}
     hf = copy.deepcopy(model.hf)
+    for site in architectures.sites(hf):
+        # On several GPUs the decoder's layer moves what its mixer reads; a hook of the mixer's own would hide the cut.
+        accelerate.hooks.remove_hook_from_module(site.mixer)
     architectures.keep_heads(hf, kept)
     return models.from_hf(hf, model.tokenizer, name=model.name, seed=model.seed)
 

@@ -12,14 +12,15 @@ def bind(module: nn.Module, functions: Mapping[str, Callable]) -> None:
 
     The forward is a copy of the present one with a globals dictionary of its own: the modelling file, the class and
     every other instance stay as they are, and two threads with two models do not meet. `copy.deepcopy` carries it over.
+    What accelerate does before and after the forward, it goes on doing.
     Raises RuntimeError where the forward does not use a name, as a changed modelling file would make it.
     """
     innermost = _chain(module)[-1]
     unused = [name for name in functions if name not in innermost.__code__.co_names]
     if unused:
         raise RuntimeError(
-            f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23; "
-            "check the installed version"
+            f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23 and "
+            "flash-linear-attention 0.6; check the installed version"
         )
     copied = types.FunctionType(
         innermost.__code__,
@@ -31,20 +32,21 @@ def bind(module: nn.Module, functions: Mapping[str, Callable]) -> None:
     copied.__kwdefaults__ = innermost.__kwdefaults__
     for wrapper in reversed(_chain(module)[:-1]):
         copied = _rewrapped(wrapper, copied)
-    module.forward = types.MethodType(copied, module)
+    setattr(module, _place(module), types.MethodType(copied, module))
 
 
 @contextlib.contextmanager
 def bound(module: nn.Module, functions: Mapping[str, Callable]) -> Iterator[None]:
     """`bind` for the length of a with block; the forward that stood before comes back whatever happens inside."""
-    before = vars(module).get("forward")
+    place = _place(module)
+    before = vars(module).get(place)
     bind(module, functions)
     try:
         yield
     finally:
-        del module.forward
+        delattr(module, place)
         if before is not None:
-            module.forward = before
+            setattr(module, place, before)
 
 
 def meaning(module: nn.Module, name: str) -> Callable:
@@ -52,9 +54,19 @@ def meaning(module: nn.Module, name: str) -> Callable:
     return _chain(module)[-1].__globals__[name]
 
 
+def _place(module: nn.Module) -> str:
+    """Where the forward is: accelerate's hooks put it aside and call it from there."""
+    return "_old_forward" if "_old_forward" in vars(module) else "forward"
+
+
+def names(module: nn.Module) -> tuple[str, ...]:
+    """The global names, among others, that the module's forward uses."""
+    return _chain(module)[-1].__code__.co_names
+
+
 def _chain(module: nn.Module) -> list[types.FunctionType]:
     """The forward and, from the outside in, what its decorators wrap."""
-    chain = [module.forward.__func__]
+    chain = [getattr(module, _place(module)).__func__]
     while hasattr(chain[-1], "__wrapped__"):
         chain.append(chain[-1].__wrapped__)
     return chain

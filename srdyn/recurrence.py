@@ -4,13 +4,15 @@ They are the oracle that faster forms must meet, so they are written to be read.
 flash-linear-attention (https://github.com/fla-org/flash-linear-attention): q, k `[B, T, H, K]`, v `[B, T, H, V]`, and
 g is the log of the decay (≤ 0). Every function returns the outputs `[B, T, H, V]` with the states `[B, C, H, K, V]`
 after the tokens named by `positions` (1 to T; the last alone by default), computes in the dtype it is given, and lets
-several value heads share one key head: value head h uses key head h // (H / Hk). Queries are scaled by K^-1/2.
+several value heads share one key head: value head h uses key head h // (H / Hk). Queries are scaled by K^-1/2,
+except in `state_space_dual`.
 
 Yang, Kautz & Hatamizadeh, Gated Delta Networks, ICLR 2025, https://arxiv.org/abs/2412.06464.
+Dao & Gu, Transformers are SSMs, ICML 2024, https://arxiv.org/abs/2405.21060.
 """
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from jaxtyping import Float, Int
@@ -35,6 +37,23 @@ def gated_delta_rule(
     Queries and keys are taken as they come; `l2norm` them first where the model does.
     """
     return _scan(q, k, v, decay=g.exp()[..., None], beta=beta, initial_state=initial_state, positions=positions)
+
+
+def kimi_delta_rule(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H K"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """The gated delta rule with a decay for each key channel: S ← diag(exp(g))·S; S ← S + k (β (v − Sᵀk))ᵀ.
+
+    Kimi Team, Kimi Linear, 2025, https://arxiv.org/abs/2510.26692.
+    """
+    return _scan(q, k, v, decay=g.exp(), beta=beta, initial_state=initial_state, positions=positions)
 
 
 def delta_rule(
@@ -80,6 +99,24 @@ def retention(
     return _scan(q, k, v, decay=decay, initial_state=initial_state, positions=positions)
 
 
+def state_space_dual(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """Decay of each head without erasure: S ← exp(g)·S + k (β v)ᵀ; o = Sᵀq, without a scale.
+
+    Mamba-2: q is its C, k its B, v its x, β its step size dt and g = A·dt. Its skip D·x is no part of this.
+    """
+    decay, q, v = g.exp()[..., None], q * q.shape[-1] ** 0.5, beta[..., None] * v
+    return _scan(q, k, v, decay=decay, initial_state=initial_state, positions=positions)
+
+
 def linear_attention(
     q: Float[Tensor, "B T Hk K"],
     k: Float[Tensor, "B T Hk K"],
@@ -90,6 +127,105 @@ def linear_attention(
 ) -> Result:
     """Neither decay nor erasure, and no normaliser: S ← S + k vᵀ."""
     return _scan(q, k, v, initial_state=initial_state, positions=positions)
+
+
+def gated_delta_product(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T n Hk K"],
+    v: Float[Tensor, "B T n H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T n H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """n writes of the delta rule for each token, one decay before them, one reading after: S ← exp(g)·S, then n times
+    S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
+
+    Siems et al., DeltaProduct, NeurIPS 2025, https://arxiv.org/abs/2502.10297.
+    """
+    q = _per_value_head(q * q.shape[-1] ** -0.5, v[:, :, 0])
+    keys = [_per_value_head(k[:, :, i], v[:, :, i]) for i in range(k.shape[2])]
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        state = g[:, t, :, None, None].exp() * state
+        for i, key in enumerate(keys):
+            write = beta[:, t, i, :, None] * (v[:, t, i] - _read(state, key[:, t]))
+            state = state + _outer(key[:, t], write)
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, keys[0], v[:, :, 0], initial_state, positions)
+
+
+def comba(
+    q: Float[Tensor, "B T Hk K"],
+    k: Float[Tensor, "B T Hk K"],
+    v: Float[Tensor, "B T H V"],
+    p: Float[Tensor, "B T Hk K"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """The gated delta rule that asks with another key, p, and before the decay: S ← exp(g)·S + k (β (v − Sᵀp))ᵀ.
+
+    Hu et al., Improving Bilinear RNNs with Closed-loop Control, 2025, https://arxiv.org/abs/2506.02475.
+    """
+    q, k, p = (_per_value_head(x, v) for x in (q * q.shape[-1] ** -0.5, k, p))
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        write = beta[:, t, :, None] * (v[:, t] - _read(state, p[:, t]))
+        state = g[:, t, :, None, None].exp() * state + _outer(k[:, t], write)
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, k, v, initial_state, positions)
+
+
+def rwkv6(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H K"],
+    bonus: Float[Tensor, "H K"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """Read before the write, with a bonus for the token itself: o = (S + diag(bonus)·k vᵀ)ᵀq; S ← diag(exp(g))·S + k vᵀ.
+
+    Queries are not scaled. Peng et al., Eagle and Finch, COLM 2024, https://arxiv.org/abs/2404.05892.
+    """
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        output = _read(state + _outer(bonus * k[:, t], v[:, t]), q[:, t])
+        return g[:, t, :, :, None].exp() * state + _outer(k[:, t], v[:, t]), output
+
+    return _stepped(step, k, v, initial_state, positions)
+
+
+def rwkv7(
+    q: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H K"],
+    a: Float[Tensor, "B T H K"],
+    b: Float[Tensor, "B T H K"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    positions: Positions | None = None,
+) -> Result:
+    """A transition that is diagonal plus rank one: S ← (diag(exp(g)) + b aᵀ)·S + k vᵀ; o = Sᵀq, without a scale.
+
+    Peng et al., RWKV-7 "Goose" with Expressive Dynamic State Evolution, 2025, https://arxiv.org/abs/2503.14456.
+    """
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        moved = _outer(b[:, t], _read(state, a[:, t]))
+        state = g[:, t, :, :, None].exp() * state + moved + _outer(k[:, t], v[:, t])
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, k, v, initial_state, positions)
 
 
 def l2norm(x: Float[Tensor, "*batch K"], *, eps: float = 1e-6) -> Float[Tensor, "*batch K"]:
@@ -134,6 +270,29 @@ def _scan(
         if t + 1 in captured:
             states.append(state)
     return torch.stack(outputs, 1), torch.stack(states, 1)
+
+
+def _stepped(
+    step: Callable[[Tensor, int], tuple[Tensor, Tensor]],
+    k: Float[Tensor, "B T H K"],
+    v: Float[Tensor, "B T H V"],
+    initial_state: Float[Tensor, "B H K V"] | None,
+    positions: Positions | None,
+) -> Result:
+    """Outputs and states of a rule that is given as its step: from state and token's number to state and output."""
+    captured = set(checked_positions(positions, v.shape[1]))
+    state = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if initial_state is None else initial_state
+    outputs, states = [], []
+    for t in range(v.shape[1]):
+        state, output = step(state, t)
+        outputs.append(output)
+        if t + 1 in captured:
+            states.append(state)
+    return torch.stack(outputs, 1), torch.stack(states, 1)
+
+
+def _outer(key: Float[Tensor, "B H K"], value: Float[Tensor, "B H V"]) -> Float[Tensor, "B H K V"]:
+    return key[..., :, None] * value[..., None, :]
 
 
 def _read(state: Float[Tensor, "B H K V"], query: Float[Tensor, "B H K"]) -> Float[Tensor, "B H V"]:

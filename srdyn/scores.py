@@ -121,8 +121,11 @@ def damage(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.DataFrame
 
 
 def oracle(damages: pd.DataFrame, model: models.Model) -> Scores:
-    """Minus the mean over probes of the damage in units of the intact bits, as scores: the least needed head first."""
-    relative = damages.assign(score=-damages["damage"] / damages["intact"])
+    """Minus the mean over probes of the head's place by damage, as scores: the least needed head first.
+
+    Places, since the damage to a task that is solved exceeds that to text by orders, in whatever unit.
+    """
+    relative = damages.assign(score=-damages.groupby("probe")["damage"].rank())
     scores = torch.full((model.grid.L, model.grid.H), torch.nan, dtype=torch.float64)
     for (layer, head), score in relative.groupby(["axis", "head"])["score"].mean().items():
         scores[layer, head] = score

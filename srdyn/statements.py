@@ -22,7 +22,7 @@ GRADES = {
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity of a claim, in `unit`, with the rule that it must satisfy: at least or at most `threshold`.
+    """One quantity of a claim, in `unit`, with the rule that it must satisfy: at least, at most or below `threshold`.
 
     `taken` says where it is measured: after how many tokens, in which contexts, and what its interval is over.
     """
@@ -33,14 +33,17 @@ class Measure:
     at_least: bool
     threshold: float
     taken: str = ""
+    strict: bool = False
 
     @property
     def rule(self) -> str:
         """The rule as text."""
-        return f"{'≥' if self.at_least else '≤'} {self.threshold:g}"
+        return f"{'≥' if self.at_least else '<' if self.strict else '≤'} {self.threshold:g}"
 
     def satisfied(self, value: float) -> bool:
         """Whether one value satisfies the rule."""
+        if self.strict and value == self.threshold:
+            return False
         return value >= self.threshold if self.at_least else value <= self.threshold
 
     def outcome(self, estimate: float, low: float, high: float) -> str:
@@ -143,13 +146,13 @@ def _claim(entry: Mapping[str, object]) -> Claim:
 def _measure(entry: Mapping[str, object], where: str) -> Measure:
     _require_keys(entry, ("name", "quantity", "unit", "rule"), f"{where}: a measure", optional=["taken"])
     rule, where = entry["rule"], f"{where}: {entry['name']}"
-    if not isinstance(rule, dict) or len(rule) != 1 or not set(rule) <= {"at_least", "at_most"}:
-        raise ValueError(f"{where}: a rule is exactly one of at_least and at_most, not {rule!r}")
+    if not isinstance(rule, dict) or len(rule) != 1 or not set(rule) <= {"at_least", "at_most", "below"}:
+        raise ValueError(f"{where}: a rule is exactly one of at_least, at_most and below, not {rule!r}")
     [(bound, threshold)] = rule.items()
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise ValueError(f"{where}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
     named = entry["name"], entry["quantity"], entry["unit"]
-    return Measure(*named, bound == "at_least", float(threshold), entry.get("taken", ""))
+    return Measure(*named, bound == "at_least", float(threshold), entry.get("taken", ""), strict=bound == "below")
 
 
 def _require_keys(entry: object, keys: Sequence[str], where: str, *, optional: Sequence[str] = ()) -> None:

@@ -8,7 +8,7 @@ between. The second reads the weights once. Sequences of a batch are equally lon
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int
@@ -20,6 +20,7 @@ from srdyn.architectures import recipe
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
 Visit = Callable[[int, int, Tensor], None]
+Taken = TypeVar("Taken")
 
 
 def trace(
@@ -70,7 +71,7 @@ def snapshots(
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
     for position in recurrence.checked_positions(positions, tokens.shape[-1]):
-        places = torch.arange(start, position, device=tokens.device)[None]
+        places = torch.arange(start, position, device=tokens.device).expand(len(tokens), -1)
         options = {family.cache_argument: cache, "use_cache": True, "position_ids": places}
         _read(model, tokens[:, start:position], **options)
         for layer, site in _holding(model):
@@ -82,7 +83,10 @@ def snapshots(
 def gates(
     model: models.Model, tokens: Int[Tensor, "B T"]
 ) -> tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]:
-    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away."""
+    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
+
+    Where key channels decay apart, g is the mean over those of a head.
+    """
     tokens = checked_tokens(model, tokens)
     with gates_of(model, *tokens.shape) as (g, beta):
         _read(model, tokens)
@@ -124,20 +128,26 @@ def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> recip
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    tokens, site = checked_tokens(model, tokens), architectures.sites(model.hf)[layer]
-    captured = []
-
-    def capturing(function: Callable) -> Callable:
-        def call(*arguments, **options):
-            captured.append(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
-            return function(*arguments, **options)
-
-        return call
-
-    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
-    with rebinding.bound(site.mixer, taps):
+    tokens, captured = checked_tokens(model, tokens), []
+    with _captured(architectures.sites(model.hf)[layer], captured.append):
         _read(model, tokens)
     return captured[0]
+
+
+def from_inputs(
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken]
+) -> list[Taken | None]:
+    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
+    tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
+
+    def keep(layer: int, read: recipe.Inputs) -> None:
+        taken[layer] = take(read)
+
+    with contextlib.ExitStack() as stack:
+        for layer, site in _holding(model):
+            stack.enter_context(_captured(site, functools.partial(keep, layer)))
+        _read(model, tokens)
+    return taken
 
 
 @contextlib.contextmanager
@@ -172,7 +182,21 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
             f"tokens must lie in 0 … {vocabulary - 1}, the vocabulary of {model.name}; got {low} … {high}: "
             "were they made by another tokenizer?"
         )
-    return tokens.to(model.hf.device)
+    return tokens.to(model.device)
+
+
+def _captured(site: architectures.Site, keep: Callable[[recipe.Inputs], None]) -> contextlib.AbstractContextManager:
+    """While this is open, `keep` is called with what the layer's recurrence reads of every whole sequence."""
+
+    def capturing(function: Callable) -> Callable:
+        def call(*arguments, **options):
+            keep(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
+            return function(*arguments, **options)
+
+        return call
+
+    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
+    return rebinding.bound(site.mixer, taps)
 
 
 class _Feed:
@@ -182,13 +206,13 @@ class _Feed:
         self.function, self.adapter, self.hand_out = function, adapter, hand_out
         self.positions = [int(position) for position in positions]
 
-    def __call__(self, *arguments, **options) -> tuple[Tensor, Tensor | None]:
+    def __call__(self, *arguments, **options) -> object:
         call = self.adapter.taken_apart(arguments, options)
         if call.state is not None:
             raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
         recurrence.checked_positions(self.positions, call.tokens)
         start, state, outputs = 0, None, []
-        for end in self._cuts(call.tokens):
+        for end in self._cuts(call):
             for position in self.positions:
                 if start < position < end:
                     self.hand_out(position, self._read(call, start, position, state)[1])
@@ -197,11 +221,11 @@ class _Feed:
             if end in self.positions:
                 self.hand_out(end, state)
             start = end
-        return torch.cat(outputs, dim=1), state if options.get(self.adapter.wants_state) else None
+        return self.adapter.returned(torch.cat(outputs, dim=1), state, options)
 
-    def _cuts(self, length: int) -> list[int]:
-        chunk = self.adapter.chunk
-        return sorted({position // chunk * chunk for position in self.positions} - {0} | {length})
+    def _cuts(self, call: recipe.Call) -> list[int]:
+        chunk = self.adapter.chunk_of(call)
+        return sorted({position // chunk * chunk for position in self.positions} - {0} | {call.tokens})
 
     def _read(self, call: recipe.Call, start: int, end: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.adapter.run(self.function, call.between(start, end, state))

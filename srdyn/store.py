@@ -2,6 +2,7 @@
 
 `SRDYN_RUN` names the run. Only the run `reference` (make sets it, for the committed defaults alone) writes to the
 committed `data/tables` and `figures`; any other writes to `build/<run>/`, and without it the run is `interactive`.
+The tables of the run `thorough` are committed as well, in `data/tables/thorough`.
 """
 
 import hashlib
@@ -24,6 +25,7 @@ import pandas as pd
 from srdyn import comparison
 
 REFERENCE = "reference"
+THOROUGH = "thorough"
 INTERACTIVE = "interactive"
 CSV_ROWS = 2_000
 """A table of more rows is parquet: nobody reads its diff."""
@@ -69,9 +71,10 @@ def build_dir(run: str | None = None) -> Path:
 
 
 def table_dir(run: str | None = None) -> Path:
-    """Where the tables of `run` lie: `data/tables` for the reference run, `build/<run>/tables` for any other."""
+    """Where the tables of `run` lie: in `data/tables` those of the two committed runs, else in `build/<run>/tables`."""
     run = run or run_name()
-    return data_dir() / "tables" if run == REFERENCE else build_dir(run) / "tables"
+    committed = {REFERENCE: data_dir() / "tables", THOROUGH: data_dir() / "tables" / THOROUGH}
+    return committed.get(run) or build_dir(run) / "tables"
 
 
 def figure_dir(run: str | None = None) -> Path:

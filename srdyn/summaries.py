@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64, Int, Shaped
+from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
 from srdyn import architectures, bounds, intervals, models, observations, readings, spectra, states, strata, survey
@@ -148,7 +148,9 @@ def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
 
     The 3 is one less than the width of the layer's convolution. NaN also where a layer of another kind comes first.
     """
-    return pd.concat([_bounded(table, models.load(survey.found(name))) for name in names], ignore_index=True)
+    # None of the weights is needed, so that none is read.
+    loaded = (models.load(survey.found(name), offload="disk") for name in names)
+    return pd.concat([_bounded(table, model) for model in loaded], ignore_index=True)
 
 
 def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
@@ -172,7 +174,7 @@ def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int]
     gated delta rule, and in layers that write with a strength above 1: Eq. 13 says nothing of them.
     Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
     """
-    model = models.load(survey.found(name))
+    model = models.load(survey.found(name), offload="auto")
     tokens = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.texts]
     rows = {
         "context": np.repeat(reading.texts, [len(part) for part in tokens]),
@@ -182,9 +184,9 @@ def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int]
     positions = sorted({p for t in tokens_at for p in (t - 1, t)})
     norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
     names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0}
+    known_of = states.from_inputs(model, tokens, _known) if survey.follows_gated_delta(model) else [None] * model.grid.L
     tables = []
-    for place, layer in enumerate(model.layers):
-        known = _known(model, tokens, place)
+    for place, (layer, known) in enumerate(zip(model.layers, known_of, strict=True)):
         for t in tokens_at:
             before, now = (norms[place, :, positions.index(p)] for p in (t - 1, t))
             bound = _promised(known, t, before) if known else np.nan
@@ -198,17 +200,14 @@ def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int]
     return table
 
 
-def _known(model: models.Model, tokens: Int[Tensor, "B T"], place: int) -> Known | None:
+def _known(inputs: architectures.recipe.Inputs) -> Known | None:
     """What Eq. 13 may use of a layer: decays, write strengths, lengths of what is written, the bound on the state.
 
-    None where it says nothing of the layer.
+    None where the layer writes with a strength above 1, of which Eq. 13 says nothing.
     """
-    if not survey.follows_gated_delta(model):
-        return None
-    inputs = states.inputs(model, tokens, place)
     if (inputs.beta > 1).any():
         return None
-    g, beta, written = (x.double() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
+    g, beta, written = (x.double().cpu() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
     return g, beta, written, bounds.frobenius_bound(g, beta, written)
 
 

@@ -79,7 +79,7 @@ def _finished(
     made_by = _made_by(reading)
     for name in tqdm(names, desc="models", disable=not processes.is_first()):
         name = found(name)
-        model = models.load(name, device=processes.device())
+        model = models.load(name, device=processes.device(), offload="auto")
         finished = _Finished(model, reading, made_by | {"weights": identity(model, name)})
         wanted = _sources(model, sources)
         early = [source for source in wanted if source != COMMON]

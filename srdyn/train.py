@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from srdyn import contexts, mixture, models, products, reference, speedups, states, store, strata, tasks
+from srdyn import contexts, mixture, models, placement, products, reference, speedups, states, store, strata, tasks
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,7 @@ class Run:
         hf = reference.initialise(settings.kind, seed=settings.seed, **settings.options)
         hf.config.use_cache = False
         hf.config.srdyn_seed, hf.config.srdyn_kind = settings.seed, settings.kind
-        hf = hf.to(models.resolve_device(device))
+        hf = hf.to(placement.resolve_device(device))
         self.model = models.from_hf(hf, self.tokenizer, name=settings.name, seed=settings.seed)
         self.bfloat16 = bfloat16 and hf.device.type == "cpu"
         if hf.device.type == "cpu":

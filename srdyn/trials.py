@@ -8,14 +8,17 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import hashlib
 import multiprocessing
 import os
 import signal
+import zlib
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import pandas as pd
 import torch
 import transformers
@@ -23,18 +26,34 @@ from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from srdyn import ablation, battery, linear_cache, models, pruning, scores, spectra, speedups, store, survey
+from srdyn import (
+    ablation,
+    battery,
+    linear_cache,
+    models,
+    observations,
+    pruning,
+    scores,
+    spectra,
+    speedups,
+    store,
+    survey,
+)
 
-INTACT, ORACLE = "intact", "oracle"
+INTACT, ORACLE, MATCHED = "intact", "oracle", "matched, "
+TRUNCATED_EVERY = 64
+"""Tokens between two truncations of a state."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
     """Heads removed by a rule up to a share of all heads: in every layer alike, or over the whole model.
 
-    `name` is `intact`, `high` or `low` (effective rank), `random`, `decay-matched` (random heads with the decays of
-    `high`) or one of `scores.RULES` or `oracle` (its highest scores). `layers` restricts the choice to these decoder
-    layers; `window` lets softmax attention see that many tokens only (0: all).
+    `name` is `intact`, `high` or `low` (effective rank), `tied high` or `tied low` (the same, ranks within a stratum
+    counting as equal), `random`, `decay-matched` (random heads with the decays of `high`), one of `scores.RULES` or
+    `oracle` (its highest scores), or `matched, ` before any of these: at random as many heads of every layer as it
+    takes. `layers` restricts the choice to these decoder layers; `window` lets softmax attention see that many tokens
+    only (0: all). With `truncated` the heads stay, their states cut to this rank every `TRUNCATED_EVERY` tokens.
     """
 
     name: str
@@ -42,12 +61,13 @@ class Arm:
     cut: Literal["per layer", "overall"] = "per layer"
     layers: tuple[int, ...] = ()
     window: int = 0
+    truncated: int = 0
 
     @property
     def key(self) -> str:
         """The arm as the name of a file."""
         layers = "-".join(map(str, self.layers)) or "all"
-        return f"{self.name}--{self.share:.4f}--{self.cut}--{layers}--{self.window}"
+        return f"{self.name}--{self.share:.4f}--{self.cut}--{layers}--{self.window}--{self.truncated}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,7 +95,8 @@ def plan(tasks: Sequence[str], domains: Sequence[str], *, items: int, windows: i
     Single heads are left out on fewer questions, of the calibration part: two retrieval tasks, a third of the windows.
     """
     seed = options.get("seed", 0)
-    questions = battery.Battery(tuple(tasks), tuple(domains), items=items, windows=windows, seed=seed)
+    few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
+    questions = battery.Battery(tuple(tasks), tuple(domains), items=items, windows=windows, **few, seed=seed)
     fewer = {"items": max(1, items // 20), "rows": max(2, items // 20), "windows": max(1, windows // 3)}
     calibrates = battery.Battery(
         ("needle", "recall8"), tuple(domains), **fewer, copies=0, part="calibration", seed=seed
@@ -86,8 +107,8 @@ def plan(tasks: Sequence[str], domains: Sequence[str], *, items: int, windows: i
 def answers(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
     """Every answer of every model under every arm, kept in build/trials.
 
-    Columns: model, kind, seed, arm, share, cut, layers, window, draw, removed (heads), then those of
-    `battery.answers`. Models and arms are dealt out to all cores, one thread each.
+    Columns: model, kind, seed, arm, share, cut, layers, window, truncated, draw, removed (heads, or those truncated),
+    then those of `battery.answers`. Models and arms are dealt out to all cores, one thread each.
     """
     profiles(names, plan)
     if any(arm.name == ORACLE for arm in arms):
@@ -121,6 +142,16 @@ def overlaps(names: Sequence[str | Path], arm: Arm, plan: Plan, others: dict[str
     return _everywhere("overlap", work)
 
 
+def compositions(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
+    """What the heads of each arm are like, averaged over draws.
+
+    Columns: model, kind, seed, arm, share, cut, heads (removed), rank, decay (their means), high and low (shares with a
+    rank of at least 0.9 D and at most 0.25 D), distance (standardised difference of their decays to those of `high` at
+    the same share, `ablation.balance`: below 0.1 counts as matched), chosen (the first draw's heads, as a short hash).
+    """
+    return _everywhere("composition", [(name, plan, arm) for name in map(survey.found, names) for arm in arms])
+
+
 def audits(names: Sequence[str | Path], arm: Arm, plan: Plan, *, tokens: int = 256) -> pd.DataFrame:
     """What physically removing the heads of an arm's first draw changes, measured on one text of `tokens` tokens.
 
@@ -132,8 +163,8 @@ def audits(names: Sequence[str | Path], arm: Arm, plan: Plan, *, tokens: int = 2
 
 
 def known() -> list[str]:
-    """The names that an arm can have."""
-    return [INTACT, "high", "low", "decay-matched", ORACLE, *scores.RULES]
+    """The names that an arm can have, apart from those that begin with `MATCHED`."""
+    return [INTACT, "high", "low", "tied high", "tied low", "decay-matched", ORACLE, *scores.RULES]
 
 
 class Subject:
@@ -171,6 +202,20 @@ class Subject:
         row = {"variant": variant, "overlap": sum(shared) / len(shared), "chance": float(pairs[0][0].sum()) / held}
         return pd.DataFrame([row]).assign(**self._about())
 
+    def composition(self, arm: Arm) -> pd.DataFrame:
+        """One row of `compositions`."""
+        found, rows = self._found(), []
+        for draw in range(self.plan.draws):
+            chosen, high = self.heads(arm, draw), self.heads(dataclasses.replace(arm, name="high"), draw)
+            rank = found.rank[chosen]
+            row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(found.decay[chosen].mean())}
+            row |= {"high": float((rank >= observations.HIGH * found.D).double().mean())}
+            row |= {"low": float((rank <= observations.LOW * found.D).double().mean())}
+            rows.append(row | {"distance": ablation.balance(chosen, high, found.decay)})
+        means = pd.DataFrame(rows).mean().to_frame().T
+        chosen = hashlib.sha256(self.heads(arm, 0).numpy().tobytes()).hexdigest()[:8]
+        return means.assign(arm=arm.name, share=arm.share, cut=arm.cut, chosen=chosen, **self._about())
+
     def audit(self, arm: Arm, tokens: int) -> pd.DataFrame:
         """One row of `audits`."""
         heads, model = self.heads(arm, 0), models.load(self.name)
@@ -193,7 +238,9 @@ class Subject:
         """The heads that one draw of an arm removes. Raises ValueError for an arm that is not known."""
         if arm.layers and arm.cut != "per layer":
             raise ValueError(f"{arm.name}: an arm within some layers takes its heads per layer, not {arm.cut}")
-        generator = torch.Generator().manual_seed(self.plan.seed * 1000 + draw)
+        # Models differ in their draws: the same places removed in each would look like agreement between them.
+        drawn = [self.plan.seed, draw, zlib.crc32(self.model.name.encode())]
+        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(drawn).generate_state(1)[0]))
         chosen = self._chosen(arm, generator)
         if arm.layers:
             chosen[[i for i, layer in enumerate(self.model.layers) if layer.index not in arm.layers]] = False
@@ -205,17 +252,26 @@ class Subject:
         choose = functools.partial(take, fraction=arm.share, generator=generator)
         if arm.name == INTACT:
             return torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
-        if arm.name == "low":
-            return choose(-found.rank)
-        if arm.name == "high":
-            return choose(found.rank)
+        if arm.name.startswith(MATCHED):
+            like = self._chosen(dataclasses.replace(arm, name=arm.name.removeprefix(MATCHED)), generator)
+            return ablation.matched_random(like, generator=generator)
         if arm.name == "decay-matched":
             return ablation.decay_matched(choose(found.rank), found.decay, generator=generator)
-        if arm.name == ORACLE:
-            return choose(scores.oracle(self.damage(), self.model))
-        if arm.name not in scores.RULES:
-            raise ValueError(f"no arm is called {arm.name!r}; there are {', '.join(known())}")
-        return choose(scores.RULES[arm.name](found, generator))
+        return choose(self._score(arm.name, found, generator))
+
+    def _score(self, name: str, found: scores.Profile, generator: torch.Generator) -> scores.Scores:
+        """What an arm takes the highest of."""
+        if name == ORACLE:
+            return scores.oracle(self.damage(), self.model)
+        by_rank = {
+            "high": found.rank,
+            "low": -found.rank,
+            "tied high": found.rank.clamp(max=observations.HIGH * found.D),
+            "tied low": -found.rank.clamp(min=observations.LOW * found.D),
+        }
+        if name not in by_rank | scores.RULES:
+            raise ValueError(f"no arm is called {name!r}; there are {', '.join(known())}")
+        return by_rank[name] if name in by_rank else scores.RULES[name](found, generator)
 
     def _answers(self, arm: Arm) -> pd.DataFrame:
         plan, tables = self.plan, []
@@ -224,13 +280,19 @@ class Subject:
             heads = self.heads(arm, draw)
             fold = None if plan.every_row or draws == 1 else (draw, draws)
             with contextlib.ExitStack() as stack:
-                stack.enter_context(ablation.ablate_heads(self.model, heads))
+                stack.enter_context(self._intervention(arm, heads))
                 if arm.window:
                     stack.enter_context(ablation.attention_window(self.model, arm.window))
                 given = battery.answers(self.model, self._sheet(plan.questions), fold=fold)
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
-        about = {"arm": arm.name, "share": arm.share, "cut": arm.cut, "window": arm.window}
+        about = {"arm": arm.name, "share": arm.share, "cut": arm.cut, "window": arm.window, "truncated": arm.truncated}
         return pd.concat(tables, ignore_index=True).assign(**about, layers="-".join(map(str, arm.layers)) or "all")
+
+    def _intervention(self, arm: Arm, heads: Bool[Tensor, "L H"]) -> contextlib.AbstractContextManager[None]:
+        if not arm.truncated:
+            return ablation.ablate_heads(self.model, heads)
+        positions = range(TRUNCATED_EVERY, self.plan.questions.length, TRUNCATED_EVERY)
+        return ablation.truncate_states(self.model, arm.truncated, heads, positions)
 
     def _profile(self) -> pd.DataFrame:
         plan = self.plan

@@ -109,6 +109,8 @@ def test_bounds_refuse_what_they_do_not_cover():
         bounds.frobenius_bound(-one, 1.5 * one, one)
     with pytest.raises(ValueError, match="at most 0"):
         bounds.step_bound(one, one, one, one, one)
+    with pytest.raises(ValueError, match=r"one decay per head, got g \[2, 3, 4\] beside beta \[2, 3\]"):
+        bounds.frobenius_bound.__wrapped__(-one[..., None].expand(2, 3, 4), one, one)
     for arguments in ((0,), (3, -1), (3, 0, 0)):
         with pytest.raises(ValueError, match="period ≥ 1"):
             bounds.periodic_rank_bound(*arguments)

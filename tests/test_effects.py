@@ -7,7 +7,7 @@ import pytest
 from srdyn import effects, trials
 
 ROWS, ITEMS, DRAWS = 20, 4, 10
-INTACT = {"arm": trials.INTACT, "share": 0.0, "cut": "per layer", "layers": "all", "window": 0}
+INTACT = {"arm": trials.INTACT, "share": 0.0, "cut": "per layer", "layers": "all", "window": 0, "truncated": 0}
 RIGHT = {"needle": 0.96, "hard": 0.5}
 
 
@@ -134,8 +134,10 @@ def test_the_primary_contrast_keeps_its_p_and_the_others_pay(experiment):
     assert primary["adjusted"] == primary["p"]
     others = found[~found["primary"]]
     assert len(others) == len(found) - 1
-    assert (others["adjusted"] >= others["p"]).all()
-    assert others["adjusted"].min() == pytest.approx(min(1, others["p"].min() * len(others)))
+    assert others["adjusted"].notna().equals(others["testable"])
+    tested = others[others["testable"]]
+    assert (tested["adjusted"] >= tested["p"]).all()
+    assert tested["adjusted"].min() == pytest.approx(min(1, tested["p"].min() * len(tested)))
 
 
 def test_an_interaction_is_a_difference_of_differences_in_nats(experiment):
@@ -175,3 +177,36 @@ def test_the_state_that_is_left_counts_the_heads_of_the_model(experiment):
     profiles = pd.DataFrame({"model": ["hybrid"] * 48, "rank": 1.0})
     table = effects.with_state(effects.estimates(experiment), profiles)
     assert row(table, arm="high", share=0.25, probe="needle")["state"] == pytest.approx(36 / 48)
+
+
+def test_solved_tasks_are_named_and_a_model_without_any_is_not_testable(experiment):
+    hopeless = pd.concat([answers(model="pure", lost=0.9), answers(arm("high"), model="pure", lost=0.9, draws=DRAWS)])
+    both = effects.with_kept(pd.concat([experiment, hopeless], ignore_index=True))
+    intact = effects.differences(both, versus="intact").query("arm == 'high' and share == 0.25")
+    found = effects.over_solved(effects.measured(effects.kept(intact), "accuracy kept"), both).set_index("model")
+    assert found.loc["hybrid", "over"].endswith("; needle")
+    assert np.isnan(found.loc["pure", "estimate"])
+    assert "solves no task" in found.loc["pure", "why"]
+
+
+def test_a_measure_says_which_strata_were_removed(experiment):
+    found = effects.measured(effects.differences(experiment, versus="random").query("probe == 'needle'"), "x")
+    about = {"model": ["hybrid"], "arm": ["high"], "share": [0.25], "high": [0.75], "low": [0.0]}
+    described = effects.described(found, pd.DataFrame(about), "high", share=0.25)
+    assert described["why"].tolist() == ["75% of the removed heads high-rank, 0% low-rank"]
+
+
+def test_an_interaction_against_random_heads_leaves_out_what_they_lose_too(experiment):
+    narrow = [answers(INTACT | {"window": 8}), answers(arm("high", window=8), draws=DRAWS, more_bits=3.0)]
+    narrow += [answers(arm("random", window=8), draws=DRAWS, more_bits=1.2)]
+    table = effects.interactions(pd.concat([experiment, *narrow], ignore_index=True), versus="random")
+    found = row(table, probe="bits code", arm="high")
+    assert found["interaction"] == pytest.approx(((3.0 - 1.2) - (1.0 - 0.2)) * np.log(2), abs=0.1)
+
+
+def test_truncated_states_stand_beside_what_nothing_cut_gives(experiment):
+    cut = answers(arm("high", 1.0, truncated=4), lost=0.3)
+    table = effects.truncated(effects.estimates(pd.concat([answers(), cut], ignore_index=True)))
+    found = row(table, probe="needle")
+    assert (found["rank"], found["heads"]) == (4, "all heads")
+    assert found["intact"] > found["estimate"]

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from srdyn import architectures, linear_cache, models, pruning
+from srdyn import architectures, linear_cache, models, placement, pruning
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_precision_and_device_can_be_chosen(folder):
     ],
 )
 def test_float16_saves_space_only_and_bfloat16_stays_on_a_gpu(stored, device, loaded):
-    assert models._precision(stored, torch.device(device)) == loaded
+    assert placement.precision(stored, torch.device(device)) == loaded
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "data/models/nowhere", "/nowhere", "~/nowhere"])
@@ -115,11 +115,6 @@ def test_a_pruned_model_of_missing_weights_is_refused_too(tiny_hybrid, tmp_path)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks weights.*layers\.0\.linear_attn\.conv1d"):
         models.load(folder)
-
-
-def test_offloading_is_refused_clearly(folder):
-    with pytest.raises(ValueError, match="offload must be None"):
-        models.load.__wrapped__(folder, offload="cpu")
 
 
 def test_a_model_without_linear_layers_is_refused():

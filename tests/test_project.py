@@ -159,7 +159,7 @@ VERDICT = r"\b(C\d+|Thm 3\.1|Eq\. 13)\b[^.|\n]*\b(reproduced|inconclusive|not te
 
 def typed_verdicts(text: str) -> list[str]:
     """Verdicts on named claims outside the generated block."""
-    outside = re.sub(r"<!-- scorecard:begin -->.*<!-- scorecard:end -->", "", text, flags=re.DOTALL)
+    outside = re.sub(r"<!-- (scorecard|gallery|families):begin -->.*?<!-- \1:end -->", "", text, flags=re.DOTALL)
     return [match[0] for match in re.finditer(VERDICT, outside)]
 
 

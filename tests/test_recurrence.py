@@ -3,6 +3,7 @@ import inspect
 import numpy as np
 import pytest
 import torch
+from transformers.models.kimi_linear import modeling_kimi_linear
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from srdyn import recurrence
@@ -62,13 +63,19 @@ def test_special_cases_against_a_loop(inputs):
     assert_same(recurrence.linear_attention(q, k, v, **options), loop(q, k, v, initial=initial))
     expected = loop(q, k, v, g=channels, initial=initial)
     assert_same(recurrence.gated_linear_attention(q, k, v, channels, **options), expected)
+    expected = loop(q, k, v, g=channels, beta=beta, initial=initial)
+    assert_same(recurrence.kimi_delta_rule(q, k, v, channels, beta, **options), expected)
     expected = loop(q, k, v, g=heads.expand(B, T, H), initial=initial)
     assert_same(recurrence.retention(q, k, v, heads, **options), expected)
+    written, expected = beta[..., None] * v, recurrence.state_space_dual(q, k, v, g, beta, **options)
+    assert_same((expected[0] / K**0.5, expected[1]), loop(q, k, written, g=g, initial=initial))
 
 
 def test_special_cases_follow_from_the_general_rule(inputs):
     q, k, v, g, beta, _ = inputs
     plain = recurrence.delta_rule(q, k, v, beta)
+    common = recurrence.kimi_delta_rule(q, k, v, g[..., None].expand(*g.shape, K), beta)
+    torch.testing.assert_close(common, recurrence.gated_delta_rule(q, k, v, g, beta))
     torch.testing.assert_close(plain, recurrence.gated_delta_rule(q, k, v, torch.zeros_like(g), beta))
     summed = torch.einsum("bthk,bthv->bhkv", k.repeat_interleave(H // Hk, 2), v)
     torch.testing.assert_close(recurrence.linear_attention(q, k, v)[1][:, 0], summed)
@@ -80,6 +87,19 @@ def test_gated_delta_rule_against_transformers(inputs, name):
     reference = inspect.unwrap(getattr(modeling_qwen3_next, name))
     outputs, state = reference(q, k, v, g, beta, initial_state=initial, output_final_state=True)
     ours = recurrence.gated_delta_rule(q, k, v, g, beta, initial_state=initial)
+    # transformers computes in float32.
+    torch.testing.assert_close(outputs.double(), ours[0], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(state.double(), ours[1][:, 0], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["recurrent_kimi_delta_attention", "chunk_kimi_delta_attention"])
+def test_kimi_delta_rule_against_transformers(inputs, name):
+    q, k, v, g, beta, initial = inputs
+    q, k = (x.repeat_interleave(H // Hk, dim=2) for x in (q, k))
+    channels = g[..., None] * torch.linspace(0.1, 2, K, dtype=torch.float64)
+    reference = inspect.unwrap(getattr(modeling_kimi_linear, name))
+    outputs, state = reference(q, k, v, channels, beta, initial_state=initial, output_final_state=True)
+    ours = recurrence.kimi_delta_rule(q, k, v, channels, beta, initial_state=initial)
     # transformers computes in float32.
     torch.testing.assert_close(outputs.double(), ours[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state.double(), ours[1][:, 0], rtol=1e-5, atol=1e-5)

@@ -2,6 +2,7 @@
 
 import dataclasses
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -58,6 +59,30 @@ def test_high_and_low_are_the_ends_of_the_ranks(subject):
 def test_the_decay_matched_heads_are_others(subject):
     high, matched = (subject.heads(trials.Arm(name, 0.25), 1) for name in ("high", "decay-matched"))
     assert not (high & matched).any()
+
+
+def test_matched_heads_are_as_many_in_every_layer_wherever_a_cut_over_the_model_falls(subject):
+    arm = trials.Arm("rank", 0.389, "overall")
+    matched = dataclasses.replace(arm, name=trials.MATCHED + "rank")
+    assert subject.heads(matched, 0).sum(1).tolist() == subject.heads(arm, 0).sum(1).tolist()
+    assert any(not torch.equal(subject.heads(matched, draw), subject.heads(arm, draw)) for draw in range(4))
+
+
+def test_ranks_within_a_stratum_are_ties(subject, monkeypatch):
+    table = subject.profile().assign(rank=lambda t: np.where(t["head"] < 4, 0.95 * t["D"] + t["head"] * 1e-3, 1.0))
+    monkeypatch.setattr(subject, "profile", lambda: table)
+    chosen = torch.stack([subject.heads(trials.Arm("tied high", 0.25), draw) for draw in range(40)])
+    assert not chosen[..., 4:].any()
+    assert chosen[..., :4].any(0).all()
+
+
+def test_a_truncated_state_is_neither_whole_nor_gone(subject, monkeypatch):
+    monkeypatch.setattr(trials, "TRUNCATED_EVERY", 16)
+    whole = subject.answers(trials.Arm(trials.INTACT))
+    cut = subject.answers(dataclasses.replace(trials.Arm("high", 1.0), truncated=1))
+    gone = subject.answers(trials.Arm("high", 1.0))
+    assert (cut["truncated"] == 1).all()
+    assert not any(np.allclose(cut["bits"].sum(), other["bits"].sum()) for other in (whole, gone))
 
 
 def test_draws_differ_where_chance_decides_and_repeat_with_their_number(subject):

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import qwen, recipe
+from srdyn.architectures import fla_delta, fla_linear, kimi, mamba, olmo, qwen, recipe, refused
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -35,6 +35,15 @@ def supported() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def refusal(hf: nn.Module) -> str | None:
+    """Why the model cannot be studied, where it has recurrent layers of a refused class; else None.
+
+    A class with a recipe is not refused, whoever registered it.
+    """
+    reasons = (refused.reason(module) for module in hf.modules() if adapter_for(module) is None)
+    return next((reason for reason in reasons if reason is not None), None)
+
+
 def adapter_for(module: nn.Module) -> recipe.Recipe | None:
     """The recipe of a module's class or of its nearest known base class; None for a module that holds no known state.
 
@@ -47,7 +56,7 @@ def adapter_for(module: nn.Module) -> recipe.Recipe | None:
 def sites(hf: nn.Module) -> list[Site]:
     """The recurrent layers of a model in decoder order; empty where there is none that srdyn knows."""
     found = ((module, adapter_for(module)) for module in hf.modules())
-    known = [Site(adapter.index(mixer), mixer, adapter) for mixer, adapter in found if adapter is not None]
+    known = [Site(adapter.index(mixer), mixer, adapter.of(mixer)) for mixer, adapter in found if adapter is not None]
     return sorted(known, key=lambda site: site.index)
 
 
@@ -77,3 +86,19 @@ def register(adapter: recipe.Recipe) -> None:
 
 register(qwen.Qwen3Next())
 register(qwen.Qwen35())
+register(olmo.OlmoHybrid())
+register(kimi.KimiDeltaAttention())
+register(kimi.BoundedKimiDeltaAttention())
+register(kimi.BailingDeltaAttention())
+register(mamba.StateSpaceDual())
+register(mamba.Mamba2())
+register(mamba.FalconH1())
+register(fla_delta.GatedDeltaNet())
+register(fla_delta.KimiDeltaAttention())
+register(fla_delta.DeltaNet())
+register(fla_delta.GatedDeltaProduct())
+register(fla_delta.Comba())
+register(fla_linear.GatedLinearAttention())
+register(fla_linear.SimpleGatedLinearAttention())
+register(fla_linear.Retention())
+register(fla_linear.HGRN2())

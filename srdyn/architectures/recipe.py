@@ -26,10 +26,10 @@ class Heads(NamedTuple):
 
 
 class Inputs(NamedTuple):
-    """What the recurrence of one layer read, in float32: the arguments of `recurrence.gated_delta_rule`, in its order.
+    """What the recurrence of one layer read, in float32: the arguments of the recipe's `rule`, in its order.
 
-    Queries and keys are normalised; value head h reads with key head h // (H / Hk). Where every key channel decays at
-    a rate of its own, g has an axis K more.
+    Queries and keys are normalised where the family does so; value head h reads with key head h // (H / Hk). Where
+    every key channel decays at a rate of its own, g has an axis K more.
     """
 
     q: Float[Tensor, "B T Hk K"]
@@ -110,12 +110,16 @@ class Recipe(abc.ABC):
         """How many numbers the layer's short convolution keeps in the cache, per sequence."""
 
     @abc.abstractmethod
-    def inputs(self, call: Call) -> Inputs:
-        """What the call reads, as `rule` takes it by place."""
+    def inputs(self, call: Call) -> tuple[Tensor, ...]:
+        """What the call reads, as `rule` takes it by place, with q, k, v, g and beta by name: `Inputs` for most rules."""
 
     @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         """Leave the module, in place, the weights of these heads, named by their present places in it."""
+
+    def of(self, mixer: nn.Module) -> "Recipe":
+        """The recipe for this one module: one that knows of it what a call of the recurrence does not tell."""
+        return self
 
     @property
     def readers(self) -> tuple[str, ...]:
@@ -135,6 +139,14 @@ class Recipe(abc.ABC):
         named = call.options | call.timed | {self.first_state: call.state, self.wants_state: True}
         arguments = [named.pop(name) for name in self.places]
         return function(*arguments, **named)
+
+    def chunk_of(self, call: Call) -> int:
+        """How many tokens a chunk of this call has."""
+        return self.chunk
+
+    def returned(self, outputs: Tensor, state: Tensor, options: dict) -> object:
+        """What the layer expects back from a function that it called with these options."""
+        return outputs, state if options.get(self.wants_state) else None
 
     def silenced(self, call: Call, chosen: Bool[Tensor, " held"]) -> Call:
         """The call with a write strength and a first state of zero for the chosen among the heads that are held."""
@@ -216,6 +228,9 @@ class Recipe(abc.ABC):
         names = (self.chunk_tap, self.step_tap, *self.convolutions)
         return {name: inspect.unwrap(rebinding.meaning(mixer, name)) for name in names}
 
+    def make_model_runnable(self, hf: PreTrainedModel) -> None:
+        """Let the rest of this one model run on a CPU too, where it would not; once for a model, after its layers."""
+
     def make_runnable(self, mixer: nn.Module) -> None:
         """Let this one module call its `cpu_functions` where its tensors are on a CPU, the stock ones elsewhere.
 
@@ -226,14 +241,17 @@ class Recipe(abc.ABC):
             return
         functions = self.cpu_functions(mixer)
         rebinding.bind(
-            mixer, {name: _by_device(on_cpu, rebinding.meaning(mixer, name)) for name, on_cpu in functions.items()}
+            mixer, {name: by_device(on_cpu, rebinding.meaning(mixer, name)) for name, on_cpu in functions.items()}
         )
 
 
-def _by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:
+def by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:
+    """One function on a CPU, another elsewhere, by the first tensor that it is called with."""
+
     @functools.wraps(on_cpu)
-    def call(x: Tensor, *arguments, **options):
-        return (on_cpu if x.device.type == "cpu" else elsewhere)(x, *arguments, **options)
+    def call(*arguments, **options):
+        x = next(x for x in (*arguments, *options.values()) if isinstance(x, Tensor))
+        return (on_cpu if x.device.type == "cpu" else elsewhere)(*arguments, **options)
 
     return call
 

@@ -5,7 +5,7 @@ from srdyn.figures.consistency import attacks, cosine_bound, time_order
 from srdyn.figures.emergence import contrast_formation, decay_formation, identity_formation, rank_formation
 from srdyn.figures.files import save
 from srdyn.figures.heatmaps import context_matrix, head_map
-from srdyn.figures.interventions import coefficients, contrasts, doses, single_heads, windows
+from srdyn.figures.interventions import coefficients, contrasts, doses, single_heads, truncations, windows
 from srdyn.figures.mechanism import (
     explained_variance,
     head_splits,
@@ -48,6 +48,7 @@ __all__ = [
     "threshold_sweep",
     "time_order",
     "trajectories",
+    "truncations",
     "verdicts",
     "windows",
 ]

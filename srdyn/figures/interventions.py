@@ -170,14 +170,45 @@ def windows(table: pd.DataFrame) -> Figure:
         panel.axhline(0, zorder=1, **style.BOUND)
         for arm, line in table[table["probe"] == name].groupby("arm", sort=False):
             look, line = ARMS[arm], line.sort_values("window")
-            x = np.array([sizes.index(size) for size in line["window"]]) + 0.06 * (list(ARMS).index(arm) - 2)
+            x = np.array([sizes.index(size) for size in line["window"]]) + 0.03 * (list(ARMS).index(arm) - 2)
             panel.vlines(x, line["low"], line["high"], color=look.colour, linewidth=0.8)
             panel.plot(x, line["interaction"], look.marker, color=look.colour, linestyle="-", linewidth=0.9)
         panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
     style.outer_labels(list(axes.values()), x="softmax window w (tokens)", y="arm × window\n(nats)")
     style.legend(figure, arm_handles(table["arm"]))
-    note = "bars: 95 % interval over rows; above 0: the missing heads cost more when softmax cannot look back"
+    note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
     return style.finish(figure, note, _sizes(table))
+
+
+@style.style()
+def truncations(table: pd.DataFrame) -> Figure:
+    """What is answered against the rank that states are cut to: quantities down, models across, a line for each set.
+
+    Columns: model, panel, heads (whose states are cut), rank (0: the heads are removed), estimate, low, high, intact
+    (the estimate without any cut). Raises ValueError for missing columns or repeated rows.
+    """
+    key = ["model", "panel", "heads", "rank"]
+    style.require(table, [*key, "estimate", "low", "high", "intact"], key=key)
+    models, rows, sets = (list(table[name].unique()) for name in ("model", "panel", "heads"))
+    figure, axes = style.grid(len(rows), len(models), height=1.25, sharex=True, sharey="row")
+    ranks = sorted(table["rank"].unique())
+    looks = dict(zip(sets, [style.Look("#111111", "o"), style.STRATA["high"], style.STRATA["low"]], strict=False))
+    for (row, column), panel in np.ndenumerate(axes):
+        part = table[(table["panel"] == rows[row]) & (table["model"] == models[column])]
+        panel.axhline(part["intact"].iloc[0], zorder=1, **style.BOUND)
+        for name, line in part.groupby("heads", sort=False):
+            x = np.array([ranks.index(rank) for rank in line["rank"]]) + 0.08 * (sets.index(name) - 1)
+            panel.vlines(x, line["low"], line["high"], color=looks[name].colour, linewidth=0.8)
+            panel.plot(x, line["estimate"], looks[name].marker, color=looks[name].colour, linestyle="-", linewidth=0.9)
+        panel.set_xticks(range(len(ranks)), ["removed" if rank == 0 else f"{rank}" for rank in ranks])
+        if row == 0:
+            panel.set_title(models[column])
+    for row, panel in zip(rows, axes[:, 0], strict=True):
+        panel.set_ylabel(row)
+    for panel in axes[-1]:
+        panel.set_xlabel("rank that the states are cut to")
+    style.legend(figure, [Line2D([], [], color=k.colour, marker=k.marker, label=name) for name, k in looks.items()])
+    return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", _sizes(table))
 
 
 def _sizes(table: pd.DataFrame) -> str:

@@ -1,0 +1,98 @@
+"""What layers that follow the gated delta rule have in common."""
+
+import abc
+import functools
+from collections.abc import Callable, Sequence
+
+import torch.nn.functional as F
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from srdyn import rebinding, recurrence, scan
+from srdyn.architectures import cutting, recipe
+
+
+class DeltaRule(recipe.Recipe):
+    """Queries and keys that the recurrence normalises, one short convolution over all channels of q, k and v."""
+
+    def index(self, mixer: nn.Module) -> int:
+        return mixer.layer_idx
+
+    def conv_values(self, mixer: nn.Module) -> int:
+        return mixer.conv_dim * mixer.conv_kernel_size
+
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, g, beta = (call.timed[name].float() for name in self.timed)
+        return recipe.Inputs(recurrence.l2norm(q), recurrence.l2norm(k), v, g, beta)
+
+
+class GatedDeltaNet(DeltaRule):
+    """Scalar decay per value head, `g = −exp(A_log)·softplus(a + dt_bias)`, write strength `beta = sigmoid(b)`.
+
+    Value head h reads with key head h // (H / key_heads). In a pruned layer key heads may serve unequal numbers of
+    value heads: there each value head gets its key's channels right behind the convolution, before anything that reads
+    the recurrence's inputs, while weights and cache hold a key once.
+    """
+
+    gating = "G1"
+    chunk_tap = "torch_chunk_gated_delta_rule"
+    step_tap = "torch_recurrent_gated_delta_rule"
+
+    @abc.abstractmethod
+    def gate_logits(
+        self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
+    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
+        """b and a, before sigmoid and softplus."""
+
+    @abc.abstractmethod
+    def projection_rows(
+        self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]
+    ) -> dict[str, Int64[Tensor, " rows"]]:
+        """The rows of each input projection that belong to these heads."""
+
+    def heads(self, mixer: nn.Module) -> recipe.Heads:
+        return recipe.Heads(mixer.num_v_heads, mixer.num_k_heads, mixer.head_k_dim, mixer.head_v_dim)
+
+    def gates(
+        self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
+    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
+        b, a = self.gate_logits(mixer, hidden)
+        g = -mixer.A_log.float().exp() * F.softplus(a.float() + mixer.dt_bias)
+        return g, b.sigmoid().float()
+
+    def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
+        """The plain torch functions, but for many tokens the compiled scan, which is exact wherever it is cut."""
+        return super().cpu_functions(mixer) | {self.chunk_tap: scan.gated_delta_rule}
+
+    def make_runnable(self, mixer: nn.Module) -> None:
+        super().make_runnable(mixer)
+        heads = self.heads(mixer)
+        if self.is_pruned(mixer) and heads.H:
+            channels = cutting.channels(heads, value_heads=range(heads.H), key_heads=self.sharing(mixer))
+            picking = {name: _picking(channels, rebinding.meaning(mixer, name)) for name in self.convolutions}
+            rebinding.bind(mixer, picking)
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        heads = self.heads(mixer)
+        channels = cutting.channels(heads, value_heads=value_heads, key_heads=key_heads)
+        for name, rows in self.projection_rows(mixer, value_heads, key_heads).items():
+            cutting.cut_outputs(getattr(mixer, name), rows)
+        cutting.cut_channels(mixer.conv1d, channels)
+        cutting.cut_inputs(self.readout(mixer), cutting.blocks(value_heads, heads.V))
+        chosen = cutting.blocks(value_heads)
+        mixer.A_log, mixer.dt_bias = (cutting.taken(x, chosen) for x in (mixer.A_log, mixer.dt_bias))
+        mixer.num_v_heads, mixer.num_k_heads, mixer.conv_dim = len(value_heads), len(key_heads), len(channels)
+        # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
+        mixer.key_dim, mixer.value_dim = heads.K * len(value_heads), heads.V * len(value_heads)
+
+
+def _picking(channels: Int64[Tensor, " picked"], convolution: Callable) -> Callable:
+    """The convolution with these of its channels as the result, unless it is a `_picking` already."""
+    on = functools.cache(channels.to)
+
+    @functools.wraps(convolution)
+    def call(x: Tensor, *arguments, **options) -> Tensor:
+        x = convolution(x, *arguments, **options)
+        return x if x.shape[1] == len(channels) else x.index_select(1, on(x.device))
+
+    return call

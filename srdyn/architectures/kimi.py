@@ -1,0 +1,79 @@
+"""Kimi Delta Attention layers, in which every key channel decays at a rate of its own."""
+
+from collections.abc import Callable, Sequence
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from srdyn import recurrence
+from srdyn.architectures import cutting, delta, recipe
+
+
+class KimiDeltaAttention(delta.DeltaRule):
+    """Decay `g = −exp(A_log)·softplus(f + dt_bias)` of each key channel of a head; no head shares its key."""
+
+    mixers = ("transformers.models.kimi_linear.modeling_kimi_linear.KimiLinearDeltaAttention",)
+    model_types = ("kimi_linear",)
+    slicing = "R4"
+    gating = "G3"
+    chunk_tap = "chunk_kimi_delta_attention"
+    step_tap = "recurrent_kimi_delta_attention"
+    rule = staticmethod(recurrence.kimi_delta_rule)
+
+    def heads(self, mixer: nn.Module) -> recipe.Heads:
+        return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_dim, mixer.head_dim)
+
+    def gates(
+        self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
+    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
+        """One g per head, the mean over its key channels of the log-decays that `inputs` has, and beta."""
+        return mixer.forget_gate(hidden).float().mean(-1), mixer.b_proj(hidden).sigmoid().float()
+
+    def readout(self, mixer: nn.Module) -> nn.Linear:
+        return mixer.o_proj
+
+    def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
+        """The plain torch functions, that of a single token for many too.
+
+        It is exact wherever it is cut. The chunked one holds the decay between any two tokens of a chunk for every key
+        channel, 2 GB for 2048 tokens of 32 heads with 128 channels each, and takes more than ten times as long.
+        """
+        functions = super().cpu_functions(mixer)
+        return functions | {self.chunk_tap: functions[self.step_tap]}
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        heads, gate = self.heads(mixer), mixer.forget_gate
+        rows, one_each = cutting.blocks(value_heads, heads.K), cutting.blocks(value_heads)
+        channels = cutting.channels(heads, value_heads=value_heads, key_heads=key_heads)
+        for projection in (mixer.q_proj, mixer.k_proj, mixer.v_proj, *self._gate_projections(mixer)):
+            cutting.cut_outputs(projection, rows)
+        cutting.cut_outputs(mixer.b_proj, one_each)
+        cutting.cut_channels(mixer.conv1d, channels)
+        cutting.cut_inputs(mixer.o_proj, rows)
+        # A_log is [1, 1, H, 1] in Kimi Linear, [H] elsewhere.
+        gate.A_log = cutting.taken(gate.A_log, one_each, axis=gate.A_log.ndim // 2)
+        gate.dt_bias = cutting.taken(gate.dt_bias, rows)
+        mixer.num_heads = gate.num_heads = len(value_heads)
+        mixer.qkv_dim, gate.qkv_dim, mixer.conv_dim = len(rows), len(rows), len(channels)
+
+    def _gate_projections(self, mixer: nn.Module) -> tuple[nn.Linear, nn.Linear]:
+        """What the heads' decays and output gates come from; of two factors the second, the first serves all heads."""
+        return mixer.forget_gate.f_b_proj, mixer.g_b_proj
+
+
+class BoundedKimiDeltaAttention(KimiDeltaAttention):
+    """`g = bound·sigmoid(exp(A_log)·(f + dt_bias))` with a bound below 0; without one as in Kimi Linear."""
+
+    mixers = ("transformers.models.glm5_next.modeling_glm5_next.Glm5NextTextLinearAttention",)
+    model_types = ("glm5_next", "glm5_next_text")
+    gating = "G4"
+
+
+class BailingDeltaAttention(BoundedKimiDeltaAttention):
+    """Decay and output gate come from one full matrix each."""
+
+    mixers = ("transformers.models.bailing_hybrid.modeling_bailing_hybrid.BailingHybridDeltaAttention",)
+    model_types = ("bailing_hybrid",)
+
+    def _gate_projections(self, mixer: nn.Module) -> tuple[nn.Linear, nn.Linear]:
+        return mixer.forget_gate.f_proj, mixer.g_proj

@@ -1,0 +1,243 @@
+"""Mamba-2 layers of the transformers families.
+
+Dao & Gu, Transformers are SSMs: Generalized Models and Efficient Algorithms Through Structured State Space Duality,
+ICML 2024, https://arxiv.org/abs/2405.21060.
+"""
+
+import collections
+import dataclasses
+import functools
+import types
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor, nn
+
+from srdyn import rebinding, recurrence
+from srdyn.architectures import cutting, recipe
+
+STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
+
+
+class StateSpaceDual(recipe.Recipe):
+    """Scalar decay per head, `g = −exp(A_log)·dt`, `dt = softplus(dt + dt_bias)` within `time_step_limit`; no erasure.
+
+    In the words of linear attention the key is B, the query C, the value x, the write strength dt; the heads of a group
+    share B and C. An ablated head has x = 0, and with it no skip D·x either. The output is normed over the heads of a
+    group, those that are ablated counted: a pruned layer's norm has weights and ε that make up for its fewer channels,
+    which they can where every group keeps equally many heads or none.
+
+    A single token is read by a function that updates the cache's state in place and knows no `time_step_limit`: where
+    the limit binds, transformers generates from another state than it reads a prompt to, and so do these layers.
+    """
+
+    mixers = (
+        "transformers.models.bamba.modeling_bamba.BambaMixer",
+        "transformers.models.granitemoehybrid.modeling_granitemoehybrid.GraniteMoeHybridMambaLayer",
+        "transformers.models.nemotron_h.modeling_nemotron_h.NemotronHMamba2Mixer",
+        "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",
+    )
+    model_types = ("bamba", "granitemoehybrid", "nemotron_h", "zamba2")
+    slicing = "R5"
+    gating = "G5"
+    state_axes = ("V", "K")
+    chunk_tap = "mamba2_chunk_scan"
+    step_tap = "mamba2_selective_state_update"
+    places = ("hidden_states", "dt", "A", "B", "C")
+    timed = ("hidden_states", "dt", "B", "C")
+    first_state = "initial_states"
+    wants_state = "return_final_states"
+    rule = staticmethod(recurrence.state_space_dual)
+    fused = "mamba2_split_conv1d_scan_combined"
+
+    def index(self, mixer: nn.Module) -> int:
+        return mixer.layer_idx
+
+    def heads(self, mixer: nn.Module) -> recipe.Heads:
+        return recipe.Heads(mixer.num_heads, mixer.n_groups, mixer.ssm_state_size, mixer.head_dim)
+
+    def projected(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T rows"]:
+        """Gate, x, B, C and dt before the convolution, side by side."""
+        return mixer.in_proj(hidden)
+
+    def gates(
+        self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
+    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
+        raw = self.projected(mixer, hidden)[..., -mixer.num_heads :]
+        dt = _step_size(raw, mixer.dt_bias, mixer.time_step_limit)
+        return -mixer.A_log.float().exp() * dt, dt
+
+    def conv_values(self, mixer: nn.Module) -> int:
+        return mixer.conv_dim * mixer.conv_kernel_size
+
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        dt = _step_size(call.timed["dt"], call.options["dt_bias"], call.options["dt_limit"])
+        q, k, v = (call.timed[name].to(torch.float32) for name in ("C", "B", "hidden_states"))
+        return recipe.Inputs(q, k, v, call.options["A"].float() * dt, dt)
+
+    def chunk_of(self, call: recipe.Call) -> int:
+        return call.options["chunk_size"]
+
+    def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
+        if "chunk_size" in options:
+            return super().taken_apart(arguments, options)
+        named = dict(zip(STEP_PLACES, arguments, strict=False)) | options
+        timed = {name: named.pop(name)[:, None] for name in self.timed}
+        return recipe.Call(timed, named.pop("state"), named)
+
+    def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
+        if _reads_many(call):
+            return super().run(function, call)
+        named = call.options | {name: x[:, 0] for name, x in call.timed.items()} | {"state": call.state}
+        arguments = [named.pop(name) for name in STEP_PLACES]
+        return function(*arguments, **named), call.state
+
+    def returned(self, outputs: Tensor, state: Tensor, options: dict) -> Tensor | tuple[Tensor, Tensor]:
+        return (outputs, state) if options.get(self.wants_state) else outputs
+
+    def silenced(self, call: recipe.Call, chosen: Bool[Tensor, " held"]) -> recipe.Call:
+        x, state = call.timed["hidden_states"], call.state
+        out = chosen.to(x.device)
+        if state is not None:
+            # A step writes where it reads, into the cache, so that the cache has to lose what it brings along.
+            fill = state.masked_fill if _reads_many(call) else state.masked_fill_
+            state = fill(out[:, None, None], 0)
+        return dataclasses.replace(
+            call, timed=call.timed | {"hidden_states": x.masked_fill(out[:, None], 0)}, state=state
+        )
+
+    def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
+        """The plain torch functions, but chunk after chunk, so that a cut between chunks changes no bit."""
+        functions = super().cpu_functions(mixer)
+        return functions | {self.chunk_tap: _chunk_by_chunk(functions[self.chunk_tap])}
+
+    def make_runnable(self, mixer: nn.Module) -> None:
+        """As for any layer; besides, training without a cache takes no fused short cut around the recurrence.
+
+        A module that lost all its heads returns what it would add to their zeros, its last bias.
+        """
+        super().make_runnable(mixer)
+        if self.kept(mixer):
+            rebinding.bind(mixer, {self.fused: _not_fused})
+        elif hasattr(mixer, "out_proj"):
+            mixer.forward = types.MethodType(_bias, mixer)
+
+    def keep(self, mixer: nn.Module, heads: Sequence[int]) -> None:
+        """As for any layer, but every group of heads with one B and C keeps equally many heads, or none.
+
+        Without heads the last projection stays, of no inputs, where it has a bias. Raises ValueError for other heads.
+        """
+        counts = collections.Counter(self._keys(mixer, heads))
+        if len(set(counts.values())) > 1:
+            numbers = ", ".join(f"{counts[group]} of group {group}" for group in sorted(counts))
+            raise ValueError(
+                f"decoder layer {self.index(mixer)} must keep equally many heads of each of its "
+                f"{self.unpruned(mixer).key_heads} groups, which share B, C and a norm, or none of a group: "
+                f"got {numbers}"
+            )
+        last = getattr(mixer, "out_proj", None)
+        super().keep(mixer, heads)
+        if last is not None and last.bias is not None:
+            mixer.out_proj = last
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        H, groups, N, P = self.heads(mixer)
+        x, keys = cutting.blocks(value_heads, P), cutting.blocks(key_heads, N)
+        channels = torch.cat([x, H * P + keys, H * P + groups * N + keys])
+        dt = 2 * (H * P + groups * N) + cutting.blocks(value_heads)
+        self.cut_projection(mixer, torch.cat([x, H * P + channels, dt]))
+        cutting.cut_channels(mixer.conv1d, channels)
+        for name in ("A_log", "D", "dt_bias"):
+            setattr(mixer, name, cutting.taken(getattr(mixer, name), cutting.blocks(value_heads)))
+        if value_heads:
+            self.cut_norm(mixer, x, len(key_heads), (H / groups) / (len(value_heads) / len(key_heads)))
+        cutting.cut_inputs(mixer.out_proj, x)
+        mixer.num_heads, mixer.n_groups = len(value_heads), len(key_heads)
+        mixer.intermediate_size, mixer.conv_dim = len(x), len(channels)
+
+    def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
+        """Leave the input projection these rows."""
+        cutting.cut_outputs(mixer.in_proj, rows)
+
+    def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
+        """Leave the norm these channels in this many groups, each narrower by this factor.
+
+        What is gone was 0, so a group's mean square is that much larger than before, and ε is made so as well; the
+        weights take the root of the factor back.
+        """
+        mixer.norm.weight = cutting.taken(mixer.norm.weight, channels)
+        mixer.norm.weight.data *= narrower**0.5
+        mixer.norm.variance_epsilon *= narrower
+        mixer.norm.group_size = len(channels) // groups
+
+
+class Mamba2(StateSpaceDual):
+    """A model of such layers alone, which calls its cache `cache_params` and asks no cache for its length."""
+
+    mixers = ("transformers.models.mamba2.modeling_mamba2.Mamba2Mixer",)
+    model_types = ("mamba2",)
+    cache_argument = "cache_params"
+
+
+class FalconH1(StateSpaceDual):
+    """Each layer attends as well, side by side; inputs and projections are multiplied by constants.
+
+    The norm is optional. Without it the heads do not meet, and a pruned layer has nothing to make up for.
+    """
+
+    mixers = ("transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",)
+    model_types = ("falcon_h1",)
+
+    def projected(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T rows"]:
+        return mixer.in_proj(hidden * mixer.ssm_in_multiplier) * mixer.mup_vector
+
+    def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
+        super().cut_projection(mixer, rows)
+        multipliers = mixer.mup_vector.index_select(-1, rows.to(mixer.mup_vector.device))
+        # Saved with the weights: transformers would fill a buffer that is not with the multipliers of all heads.
+        mixer.register_buffer("mup_vector", multipliers, persistent=True)
+
+    def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
+        if mixer.mamba_rms_norm:
+            super().cut_norm(mixer, channels, groups, narrower)
+            mixer.norm.n_groups = groups
+
+
+def _reads_many(call: recipe.Call) -> bool:
+    return "chunk_size" in call.options
+
+
+def _step_size(
+    raw: Float[Tensor, "B T H"], bias: Float[Tensor, " H"], limit: Sequence[float]
+) -> Float[Tensor, "B T H"]:
+    """dt as the chunked form takes it, in float32."""
+    return F.softplus(raw + bias.to(raw.dtype)).clamp(*limit).float()
+
+
+def _chunk_by_chunk(function: Callable) -> Callable:
+    """The chunked form with one chunk at a time, and a last one as short as what is left."""
+
+    @functools.wraps(function)
+    def call(x: Tensor, dt: Tensor, A: Tensor, B: Tensor, C: Tensor, chunk_size: int, **options):
+        state, wanted = options.pop("initial_states", None), options.pop("return_final_states", False)
+        outputs = []
+        for parts in zip(*(part.split(chunk_size, dim=1) for part in (x, dt, B, C)), strict=True):
+            x, dt, B, C = parts
+            output, state = function(
+                x, dt, A, B, C, chunk_size=x.shape[1], initial_states=state, return_final_states=True, **options
+            )
+            outputs.append(output)
+        output = torch.cat(outputs, dim=1)
+        return (output, state) if wanted else output
+
+    return call
+
+
+def _bias(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
+    return mixer.out_proj(hidden_states[..., :0])
+
+
+def _not_fused(*_arguments, **_options) -> None:
+    """What the fused function returns where it is not to be had."""

@@ -1,0 +1,210 @@
+"""What a checkpoint says of itself before any weight is read: where it is, its configuration, its files."""
+
+import importlib.util
+import json
+import re
+import shutil
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+
+import huggingface_hub
+import torch
+import transformers
+from huggingface_hub import errors
+from transformers import (
+    CONFIG_MAPPING,
+    MODEL_FOR_CAUSAL_LM_MAPPING,
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+)
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
+
+from srdyn import architectures
+
+PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+
+
+def source(name_or_path: str | Path) -> str:
+    """The folder, or the name on the Hugging Face hub. Raises FileNotFoundError for what is neither."""
+    path = Path(name_or_path).expanduser()
+    if path.is_dir():
+        return str(path)
+    is_hub_name = isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name_or_path)
+    if path.exists() or not is_hub_name:
+        raise FileNotFoundError(
+            f"{name_or_path} is not a folder (seen from {Path.cwd()}): give a folder with config.json and safetensors "
+            "weights, or the name of a hub repository"
+        )
+    return str(name_or_path)
+
+
+def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
+    """The configuration in a folder, in the local cache, or on the hub; its code runs only where it is trusted.
+
+    It is of transformers' own class where there is one for the model type: importing flash-linear-attention registers
+    classes of its own for some of them, mamba2 for one. Raises OSError where it is out of reach, ValueError for a type
+    of model that is not known, needs code of its own, or is written by such a class.
+    """
+    try:
+        stated, _ = PreTrainedConfig.get_config_dict(where)
+        kind = stated.get("model_type")
+        if kind is None:
+            raise OSError("there is no config.json that names a type of model")
+        if kind not in CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
+            # It makes its model types known to transformers when it is imported.
+            importlib.import_module("fla")
+        _require_known(where, stated, kind in CONFIG_MAPPING or trust_remote_code)
+        config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+        own = getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None)
+        if own is None or trust_remote_code:
+            return config
+        config = config if isinstance(config, own) else own.from_pretrained(where)
+    except OSError as error:
+        raise unreachable(where, error) from error
+    if hasattr(config, "fuse_norm"):
+        raise ValueError(
+            f"{where} is a {kind} model of flash-linear-attention, whose weights the {kind} of transformers, which "
+            "srdyn studies, cannot be trusted to read"
+        )
+    return config
+
+
+def _require_known(where: str, stated: dict, known: bool) -> None:
+    if not known and "auto_map" in stated:
+        raise ValueError(
+            f"{where} brings its own code, and without it transformers {transformers.__version__} has no model of type "
+            f"{stated.get('model_type')!r}: read that code, and if you trust it, load(..., trust_remote_code=True)"
+        )
+    if not known:
+        raise ValueError(
+            f"{where} is a {stated.get('model_type')!r}, which neither transformers {transformers.__version__} nor "
+            "flash-linear-attention knows; srdyn.architectures.supported() lists what is studied here"
+        )
+
+
+def unreachable(where: str, error: OSError) -> OSError:
+    """What to do about a checkpoint that cannot be got, told from what the hub's client raised on the way."""
+    causes = list(_causes(error))
+    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
+        advice = (
+            f"its owner asks for consent: accept the conditions on https://huggingface.co/{where}, then run "
+            "`hf auth login`"
+        )
+    elif any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
+        advice = "the hub knows no such repository, or it is private: check the name, or run `hf auth login`"
+    elif any(isinstance(cause, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) for cause in causes):
+        advice = (
+            "it is not in the local cache and the hub is out of reach: connect to it (HF_HUB_OFFLINE unset), or run "
+            f"`hf download {where}` where it can be reached and give the folder"
+        )
+    else:
+        advice = (
+            "give a folder with config.json and safetensors weights, or the name of a hub repository that has them "
+            "while the hub can be reached (HF_HUB_OFFLINE unset)"
+        )
+    return OSError(f"{where} cannot be loaded: {advice}. transformers says: {error}")
+
+
+def _causes(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def folder(where: str, config: PreTrainedConfig) -> Path | None:
+    """Where a checkpoint's files lie on this machine, None for a hub name whose weights are not in the cache."""
+    if Path(where).is_dir():
+        return Path(where)
+    kept = huggingface_hub.try_to_load_from_cache(where, "config.json", revision=getattr(config, "_commit_hash", None))
+    return Path(kept).parent if isinstance(kept, str) and weight_files(Path(kept).parent) else None
+
+
+def weight_files(place: Path) -> list[Path]:
+    """The safetensors files of a checkpoint, those that its index names where it has one; some may be missing."""
+    index = place / "model.safetensors.index.json"
+    if index.is_file():
+        return sorted({place / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+    return sorted(place.glob("*.safetensors"))
+
+
+def require_whole(place: Path) -> int:
+    """How many bytes of weights a folder holds, after a look at the head of every file.
+
+    Raises OSError where there is none in safetensors format, one is missing, or one is shorter than its head says.
+    """
+    files = weight_files(place)
+    if not files:
+        pickled = sorted(path.name for pattern in PICKLED for path in place.glob(pattern))
+        what = f"only pickled weights ({pickled[0]}), which can run code when they are opened" if pickled else "none"
+        raise OSError(
+            f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; convert them where "
+            "they come from (save_pretrained writes safetensors)"
+        )
+    return sum(_whole(path) for path in files)
+
+
+def _whole(path: Path) -> int:
+    if not path.is_file():
+        raise OSError(f"{path} is missing, although the checkpoint's index names it: download the checkpoint again")
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
+        head = json.loads(file.read(length)) if 8 + length <= size else None
+    wanted = 8 + length + max((x["data_offsets"][1] for k, x in (head or {}).items() if k != "__metadata__"), default=0)
+    if head is None or size < wanted:
+        raise OSError(f"{path} is cut off: it holds {size} of at least {wanted} bytes; download or copy it again")
+    return size
+
+
+def require_space(where: str, weights: int) -> None:
+    """Raises OSError where the weights of a hub repository would not fit on the disk of the local cache."""
+    cache = Path(huggingface_hub.constants.HF_HUB_CACHE)
+    standing = next(path for path in (cache, *cache.parents) if path.exists())
+    free = shutil.disk_usage(standing).free
+    if weights > free:
+        raise OSError(
+            f"{where} takes {weights / 1e9:.1f} GB on disk, and {standing} has {free / 1e9:.1f} GB free: make room, or "
+            "set HF_HOME to a larger disk"
+        )
+
+
+def builder(config: PreTrainedConfig) -> type:
+    """The class that builds a checkpoint's model; for a pruned one it cuts the layers before weights are read.
+
+    That is a causal language model, of a family that also sees (Qwen3.5) its text part; GLM-5 has none without eyes.
+    """
+    sees = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    kept = getattr(config, "srdyn_kept", None)
+    if kept is None:
+        return AutoModelForImageTextToText if sees else AutoModelForCausalLM
+    stock = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
+
+    def build(hf: PreTrainedModel, config: PreTrainedConfig, *arguments, **options) -> None:
+        own = config if isinstance(config, stock.config_class) else config.get_text_config(decoder=True)
+        stock.__init__(hf, own, *arguments, **options)
+        architectures.keep_heads(hf, kept)
+        hf.__class__ = stock
+
+    # transformers reads the class's name and its module's source.
+    return type(stock.__name__, (stock,), {"__init__": build, "__module__": stock.__module__})
+
+
+def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+    """The model that a configuration describes, without weights, on the meta device.
+
+    Raises ValueError for a configuration that no causal language model belongs to.
+    """
+    build, remote = builder(config), getattr(config, "auto_map", None) or {}
+    known = any(type(config) in known for known in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING))
+    if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
+        raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
+    with torch.device("meta"):
+        if issubclass(build, PreTrainedModel):
+            return build._from_config(config, dtype=dtype)
+        return build.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)

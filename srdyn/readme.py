@@ -1,0 +1,76 @@
+"""What the README shows that code and runs write: the figures with their captions, the layers that srdyn knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn import architectures, claims, markdown, store
+
+COLUMNS = 2
+
+
+def captions() -> pd.DataFrame:
+    """One row for every notebook with a figure of its own name: notebook, title (its heading), caption.
+
+    The caption says what the ledger of the run at work has for the notebook's claims, empty where it decides none.
+    """
+    ledger, rows = claims.ledger(), []
+    for path in sorted((store.root() / "notebooks").glob("[0-9]*.ipynb")):
+        if (store.figure_dir() / f"{path.stem}.png").exists():
+            decided = ledger[(ledger["notebook"] == path.stem) & (ledger["kind"] != "")]
+            rows.append({"notebook": path.stem, "title": _title(path), "caption": _sentence(decided)})
+    return pd.DataFrame(rows, columns=["notebook", "title", "caption"])
+
+
+def gallery() -> str:
+    """The figures in Markdown, two in a row, each above its title and caption."""
+    cells = [
+        f"![{row.title}](figures/{row.notebook}.png)<br>[{row.title}](notebooks/{row.notebook}.ipynb) {row.caption}"
+        for row in captions().itertuples()
+    ]
+    cells += [""] * (-len(cells) % COLUMNS)
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    return markdown.table([""] * COLUMNS, rows) + "\n"
+
+
+def families() -> str:
+    """`architectures.supported()` in Markdown."""
+    table = architectures.supported()
+    return markdown.table(list(table.columns), table.astype(str).to_numpy().tolist()) + "\n"
+
+
+def publish() -> None:
+    """The reference run puts `gallery` and `families` between the README's markers of these names.
+
+    A marker looks like `<!-- gallery:begin -->`. Any other run leaves the README alone. Raises ValueError where one is
+    missing.
+    """
+    if store.run_name() != store.REFERENCE:
+        return
+    path = store.root() / "README.md"
+    before = page = path.read_bytes().decode()
+    for name, block in (("gallery", gallery()), ("families", families())):
+        page = markdown.replace_block(page, name, block)
+    if page != before:
+        store.write_bytes(path, page.encode())
+
+
+def _title(notebook: Path) -> str:
+    """The heading of a notebook. Raises ValueError where the first cell begins with none."""
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"][0].strip()
+    if not first.startswith("# "):
+        raise ValueError(f"{notebook} begins with {first!r}, not with a heading")
+    return first.removeprefix("# ")
+
+
+def _sentence(ledger: pd.DataFrame) -> str:
+    """`C8: not reproduced in hybrid, inconclusive in pure; …` for the claims of one notebook, controls left out."""
+    found = []
+    for claim, rows in ledger[~ledger["kind"].isin(claims.CONTROLS)].groupby("claim", sort=False):
+        plain = rows["verdict"].str.split(" (null", regex=False).str[0]
+        kinds = rows["kind"].groupby(plain, sort=False).agg(" and ".join)
+        found.append(f"{claim}: " + ", ".join(f"{verdict} in {names}" for verdict, names in kinds.items()))
+    return "; ".join(found) + "." if found else ""

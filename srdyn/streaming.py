@@ -1,0 +1,192 @@
+"""Weights that come to the computing device a decoder layer at a time, each once in a pass, and leave again.
+
+accelerate's hooks place and remove them. Its own offload to disk is not used: it writes a second copy of every weight
+that transformers puts together from several of the checkpoint's, such as all experts; it maps the files, whose pages
+count as resident memory; and it brings in single projections, so that a layer's own parameters are not there when its
+gates are read. Here whole layers are brought in, put together from the checkpoint's files as they are.
+"""
+
+import copy
+import functools
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import accelerate
+import torch
+from safetensors import safe_open
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, core_model_loading
+from transformers.modeling_utils import LoadStateDictConfig, LoadStateDictInfo
+
+
+class Shards(Mapping[str, Tensor]):
+    """The parameters of a model by name, read from safetensors files and converted when they are asked for.
+
+    `conversions` are those of transformers, from the names and shapes in the files to those of the model. Nothing is
+    kept, except where one conversion makes several parameters: the others wait until they are asked for. Files are
+    read, not mapped.
+    """
+
+    def __init__(self, hf: PreTrainedModel, files: Mapping[str, Path], conversions: list) -> None:
+        """`files` tells in which file each of the checkpoint's tensors lies."""
+        self.hf, self.files = hf, files
+        self.unexpected: set[str] = set()
+        self._wanted = dict(hf.state_dict(keep_vars=True))
+        self._sources: dict[str, list[tuple[str, str | None]]] = {}
+        self._made_with: dict[str, str] = {}
+        self._waiting: dict[str, Tensor] = {}
+        self._opened = functools.cache(lambda path: safe_open(path, framework="pt", backend="pread"))
+        self._converters = [x for x in conversions if isinstance(x, core_model_loading.WeightConverter)]
+        renamings = [x for x in conversions if isinstance(x, core_model_loading.WeightRenaming)]
+        for key in sorted(files, key=core_model_loading.dot_natural_key):
+            self._place(key, renamings)
+
+    def _place(self, key: str, renamings: list) -> None:
+        """Note what the checkpoint's tensor `key` is for."""
+        rename = functools.partial(
+            core_model_loading.rename_source_key,
+            key,
+            base_model_prefix=self.hf.base_model_prefix,
+            meta_state_dict=self._wanted,
+        )
+        name, pattern = rename(weight_renamings=renamings, weight_converters=self._converters)
+        if name not in self._wanted and key in self._wanted:
+            name, pattern = rename(weight_renamings=[], weight_converters=[])
+        if name not in self._wanted:
+            self.unexpected.add(key)
+            return
+        self._sources.setdefault(name, []).append((key, pattern))
+        if pattern is not None:
+            first, *others = self._converter(pattern).target_patterns
+            self._made_with |= {name.replace(first, other): name for other in others}
+
+    def _converter(self, pattern: str) -> core_model_loading.WeightConverter:
+        return next(x for x in self._converters if pattern in x.source_patterns)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter([*self._sources, *self._made_with])
+
+    def __len__(self) -> int:
+        return len(self._sources) + len(self._made_with)
+
+    def __getitem__(self, name: str) -> Tensor:
+        if name in self._waiting:
+            return self._waiting.pop(name)
+        tied = self.hf.all_tied_weights_keys
+        stored = self._made_with.get(name, name)
+        if stored not in self._sources and name in tied:
+            return self[tied[name]]
+        made = self._converted(stored)
+        self._waiting |= {other: value for other, value in made.items() if other != name}
+        return made[name]
+
+    def _converted(self, name: str) -> dict[str, Tensor]:
+        """Everything that comes of the tensors behind `name`, as the model wants it."""
+        (key, pattern), *_ = self._sources[name]
+        if pattern is None:
+            made = {name: self._read(key)}
+        else:
+            conversion = copy.deepcopy(self._converter(pattern))
+            for source, matched in self._sources[name]:
+                conversion.add_tensor(name, source, matched, functools.partial(self._read, source))
+            made = conversion.convert(name, model=self.hf, config=self.hf.config)
+        flat = {name: value[0] if isinstance(value, list) else value for name, value in made.items()}
+        # Cast last: what is put together of many tensors takes less room as it is stored.
+        return {name: value.to(self._wanted[name].dtype) for name, value in flat.items()}
+
+    def _read(self, key: str) -> Tensor:
+        return self._opened(self.files[key]).get_tensor(key)
+
+
+def from_pretrained(stock: type, where: str, device: torch.device, **options) -> tuple[PreTrainedModel, dict]:
+    """As `stock.from_pretrained`, with its loading report, but parameters stay in the checkpoint's files (`attach`).
+
+    Buffers are read at once. `stock` is a model's class, not one of the Auto classes.
+    """
+    found = []
+
+    def later(hf: PreTrainedModel, _state: None, files: list[str], settings: LoadStateDictConfig):
+        shards = Shards(hf, {key: Path(file) for file in files for key in _names(file)}, settings.weight_mapping or [])
+        found.append(shards)
+        wanted = set(hf.state_dict())
+        for name in wanted & dict(hf.named_buffers()).keys() & shards.keys():
+            accelerate.utils.set_module_tensor_to_device(hf, name, "cpu", value=shards[name])
+        for parameter in hf.parameters():
+            parameter._is_hf_initialized = True
+        report = LoadStateDictInfo(wanted - shards.keys(), shards.unexpected, set(), [], {}, set())
+        return report, None
+
+    methods = {"_load_pretrained_model": staticmethod(later), "__module__": stock.__module__}
+    patient = type(stock.__name__, (stock,), methods)
+    hf, report = patient.from_pretrained(where, output_loading_info=True, **options)
+    if type(hf) is patient:
+        hf.__class__ = stock
+    attach(hf, found[0], device)
+    return hf, report
+
+
+def _names(file: str) -> list[str]:
+    with safe_open(file, framework="pt", backend="pread") as opened:
+        return list(opened.keys())
+
+
+def attach(hf: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
+    """Let every part of a model take its parameters from `weights` when it starts and drop them when it is done.
+
+    Parts are the decoder's layers, and what lies beside them. `weights` stand in for the model's own parameters, which
+    go to the meta device. A bar shows the layers of a pass that takes long.
+    """
+    layers = {id(layer): layer for layer in _layers(hf)}
+    for name, part in _parts(hf, "", layers):
+        whole = id(part) in layers
+        hook = accelerate.hooks.AlignDevicesHook(
+            execution_device=device,
+            offload=True,
+            weights_map=accelerate.utils.offload.PrefixedDataset(weights, f"{name}." if name else ""),
+            place_submodules=whole,
+        )
+        accelerate.hooks.add_hook_to_module(part, hook)
+    for module in hf.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            module._buffers[name] = buffer.to(device)
+    _show_progress(hf.get_decoder(), list(layers.values()))
+
+
+def is_attached(hf: nn.Module) -> bool:
+    """Whether weights come to this model from elsewhere, so that it holds none to change."""
+    return any(parameter.device.type == "meta" for parameter in hf.parameters())
+
+
+def _layers(hf: PreTrainedModel) -> list[nn.Module]:
+    depth = hf.config.get_text_config(decoder=True).num_hidden_layers
+    lists = (module for module in hf.get_decoder().modules() if isinstance(module, nn.ModuleList))
+    return list(next(found for found in lists if len(found) == depth))
+
+
+def _parts(module: nn.Module, name: str, layers: Mapping[int, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
+    """The modules to hook: layers whole, elsewhere each that has parameters of its own."""
+    if id(module) in layers or next(module.parameters(recurse=False), None) is not None:
+        yield name, module
+    if id(module) not in layers:
+        for child, part in module.named_children():
+            yield from _parts(part, f"{name}.{child}" if name else child, layers)
+
+
+def _show_progress(decoder: nn.Module, layers: list[nn.Module]) -> None:
+    bars: list[tqdm] = []
+
+    def start(*_) -> None:
+        bars.append(tqdm(total=len(layers), desc="layers read", delay=10, leave=False))
+
+    def step(*_) -> None:
+        if bars:
+            bars[-1].update()
+
+    def stop(*_) -> None:
+        bars.pop().close()
+
+    decoder.register_forward_pre_hook(start)
+    decoder.register_forward_hook(stop, always_call=True)
+    for layer in layers:
+        layer.register_forward_hook(step)

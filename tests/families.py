@@ -1,0 +1,358 @@
+"""One tiny random model of every family, for `test_families`: a new family is a new row of `FAMILIES`."""
+
+import dataclasses
+import functools
+import importlib
+from collections.abc import Callable
+
+import conftest
+import numpy as np
+import torch
+import transformers
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from srdyn import models
+
+LINEAR, SOFTMAX = "linear_attention", "full_attention"
+EXPERTS = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 8,
+    "shared_expert_intermediate_size": 8,
+}
+LATENT = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "moe_intermediate_size": 8,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "num_experts_per_tok": 2,
+    "kv_lora_rank": 8,
+    "qk_rope_head_dim": 4,
+    "qk_nope_head_dim": 8,
+    "v_head_dim": 8,
+    "pad_token_id": None,
+    "bos_token_id": None,
+    "eos_token_id": None,
+}
+"""Softmax layers that keep keys and values in a latent space."""
+Array = np.ndarray
+
+
+def delta(
+    q: Float[Array, "B T Hk K"],
+    k: Float[Array, "B T Hk K"],
+    v: Float[Array, "B T H V"],
+    g: Float[Array, "B T H *K"],
+    beta: Float[Array, "B T H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of the delta rule, decay per head or per key channel."""
+    B, T, H, V = v.shape
+    K, share = k.shape[3], H // k.shape[2]
+    last = np.zeros((B, H, K, V))
+    for b, h in np.ndindex(B, H):
+        for t in range(T):
+            key, S = k[b, t, h // share], np.broadcast_to(np.exp(g[b, t, h]), (K,))[:, None] * last[b, h]
+            last[b, h] = S + np.outer(key, beta[b, t, h] * (v[b, t, h] - S.T @ key))
+    return last
+
+
+def any_heads(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
+    """Some heads of every layer, but of one layer none."""
+    keep = torch.rand(L, H, generator=generator) < 0.6
+    keep[:, int(torch.randint(H, (), generator=generator))] = True
+    keep[int(torch.randint(L, (), generator=generator))] = False
+    return keep
+
+
+def dual(
+    q: Float[Array, "B T G K"],
+    k: Float[Array, "B T G K"],
+    v: Float[Array, "B T H V"],
+    g: Float[Array, "B T H"],
+    beta: Float[Array, "B T H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of Mamba-2: the writes, each decayed by all that came after it."""
+    after = g.sum(1, keepdims=True) - g.cumsum(1)
+    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
+    return np.einsum("bthk,bth,bthv->bhkv", k, np.exp(after) * beta, v)
+
+
+def written(
+    q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], v: Float[Array, "B T H V"], g: Float[Array, "B T H K"]
+) -> Float[Array, "B H K V"]:
+    """The last state of what only decays and writes, by key channel: the writes, each decayed by all after it."""
+    after = g.sum(1, keepdims=True) - g.cumsum(1)
+    return np.einsum("bthk,bthv->bhkv", np.exp(after) * k, v)
+
+
+def products(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T n H K"],
+    v: Float[Array, "B T n H V"],
+    g: Float[Array, "B T H"],
+    beta: Float[Array, "B T n H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of several delta-rule writes a token: `delta` for all of them in turn, the first one decaying."""
+    B, T, n, H, _ = k.shape
+    decay = np.zeros((B, T, n, H))
+    decay[:, :, 0] = g
+    k, v, decay, beta = (x.reshape(B, T * n, *x.shape[3:]) for x in (k, v, decay, beta))
+    return delta(k, k, v, decay, beta)
+
+
+def asked(
+    q: Float[Array, "B T Hk K"],
+    k: Float[Array, "B T Hk K"],
+    v: Float[Array, "B T H V"],
+    p: Float[Array, "B T Hk K"],
+    g: Float[Array, "B T H"],
+    beta: Float[Array, "B T H"],
+) -> Float[Array, "B H K V"]:
+    """The last state of Comba, by its transition matrix: S ← (exp(g) − β k pᵀ) S + β k vᵀ."""
+    B, T, H, V = v.shape
+    K, share = k.shape[3], H // k.shape[2]
+    last = np.zeros((B, H, K, V))
+    for b, t, h in np.ndindex(B, T, H):
+        key, asks = k[b, t, h // share], p[b, t, h // share]
+        moved = np.exp(g[b, t, h]) * np.eye(K) - beta[b, t, h] * np.outer(key, asks)
+        last[b, h] = moved @ last[b, h] + beta[b, t, h] * np.outer(key, v[b, t, h])
+    return last
+
+
+def even_heads(groups: int, L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
+    """In every layer equally many heads of each group, or none of a group but the first; of one layer none."""
+    keep, size = torch.zeros(L, groups, H // groups, dtype=torch.bool), H // groups
+    for layer in keep:
+        n = int(torch.randint(1, size, (), generator=generator))
+        for group in layer[: int(torch.randint(1, groups + 1, (), generator=generator))]:
+            group[torch.randperm(size, generator=generator)[:n]] = True
+    keep[int(torch.randint(L, (), generator=generator))] = False
+    return keep.flatten(1)
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What `test_families` has to know about a family.
+
+    `build` returns a model on the CPU, in evaluation mode, its vocabulary at least 64; L ≠ H and K ≠ V where that can
+    be. `last_state` is the family's recurrence in float64 numpy, from `states.inputs` by place to the last state.
+    `tolerance` is for states, relative to the largest number in them: float32, summed in another order. `keep` draws
+    heads that may be kept alone. `needs_fla` says that the model itself is flash-linear-attention's.
+    """
+
+    id: str
+    build: Callable[[], transformers.PreTrainedModel]
+    last_state: Callable[..., Float[Array, "B H K V"]] = delta
+    tolerance: float = 1e-5
+    keep: Callable[[int, int, torch.Generator], Bool[Tensor, "L H"]] = any_heads
+    needs_fla: bool = False
+
+    def __str__(self) -> str:
+        return self.id
+
+
+@functools.cache
+def model(family: Family) -> models.Model:
+    """The model, made once; tests leave it as it is."""
+    return models.from_hf(family.build(), name=family.id)
+
+
+def held_by_convolutions(cache: object) -> int:
+    """How many numbers the recurrent layers' short convolutions keep in a cache.
+
+    They come first; Qwen4-Exp keeps those of its n-gram embeddings beside them.
+    """
+    held = [getattr(layer, "conv_states", {}).get(0) for layer in cache.layers]
+    for layer in cache.layers:
+        state = getattr(layer, "state", None) or {}
+        for kept in (state.get("conv_state"), state.get("ffn_state")):
+            held += kept if isinstance(kept, tuple) else [kept]
+    return sum(x.numel() for x in held if x is not None)
+
+
+def qwen35_moe(kinds: list[str]) -> transformers.PreTrainedModel:
+    config = transformers.Qwen3_5MoeTextConfig(**conftest.SIZES, **EXPERTS, **layers(kinds))
+    return random(transformers.Qwen3_5MoeForCausalLM, config)
+
+
+def qwen4_exp() -> transformers.PreTrainedModel:
+    """With hyper-connections, an index for the attention, and n-gram embeddings in its second layer.
+
+    Enough index heads that no two blocks of tokens score 0: which of equals attention sees depends on the cuts.
+    """
+    config = transformers.Qwen4ExpTextConfig(
+        **conftest.SIZES | {"pad_token_id": 0}, **EXPERTS, **layers([LINEAR, LINEAR, SOFTMAX]),
+        hc_count=2, hc_lowrank=4,
+        indexer_n_heads=8, indexer_kv_heads=1, indexer_head_dim=16, indexer_budget=16, indexer_compress_ratio=4,
+        ple_layer_ids=[2], ngram_vocab_size_base=16, heads_per_ngram=2, split_ngram_parts=2, eos_token_id=0,
+    )  # fmt: skip
+    return random(transformers.Qwen4ExpForCausalLM, config)
+
+
+def olmo_hybrid() -> transformers.PreTrainedModel:
+    config = transformers.OlmoHybridConfig(**conftest.SIZES, **layers([LINEAR, SOFTMAX, LINEAR]), eos_token_id=None)
+    return random(transformers.OlmoHybridForCausalLM, config)
+
+
+def kimi_linear() -> transformers.PreTrainedModel:
+    config = transformers.KimiLinearConfig(
+        **LATENT, **layers([LINEAR, SOFTMAX, LINEAR]), linear_num_heads=4, linear_head_dim=8, num_local_experts=4
+    )
+    return random(transformers.KimiLinearForCausalLM, config)
+
+
+def bailing_hybrid() -> transformers.PreTrainedModel:
+    config = transformers.BailingHybridConfig(
+        **LATENT | {"num_attention_heads": 4, "num_key_value_heads": 4}, **layers([LINEAR, SOFTMAX, LINEAR]),
+        head_dim=8, num_local_experts=4, n_group=2, topk_group=1, first_k_dense_replace=1,
+    )  # fmt: skip
+    return random(transformers.BailingHybridForCausalLM, config)
+
+
+def glm5_next() -> transformers.PreTrainedModel:
+    text = transformers.Glm5NextTextConfig(
+        **LATENT | {"qk_rope_head_dim": 0, "q_lora_rank": 8}, **layers([LINEAR, SOFTMAX, LINEAR]),
+        linear_num_heads=4, linear_head_dim=8, n_routed_experts=4, hc_mult=2,
+        index_topk=32, index_kpool=4, index_head_dim=8, index_n_heads=8, mlp_layer_types=["dense", "sparse", "sparse"],
+    )  # fmt: skip
+    vision = {"depth": 1, "hidden_size": 16, "num_heads": 2, "intermediate_size": 16, "out_hidden_size": 32}
+    config = transformers.Glm5NextConfig(text_config=text.to_dict(), vision_config=vision)
+    return random(transformers.Glm5NextForConditionalGeneration, config)
+
+
+def layers(kinds: list[str]) -> dict[str, object]:
+    return {"num_hidden_layers": len(kinds), "layer_types": kinds}
+
+
+def random(build: type, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
+    torch.manual_seed(0)
+    return conftest.with_slow_decays(build(config))
+
+
+MODULES = {
+    "Mamba2": "mamba2",
+    "Bamba": "bamba",
+    "GraniteMoeHybrid": "granitemoehybrid",
+    "NemotronH": "nemotron_h",
+    "FalconH1": "falcon_h1",
+    "Zamba2": "zamba2",
+}
+SSM = {"vocab_size": 64, "hidden_size": 32, "initializer_range": 0.1, "tie_word_embeddings": True}
+SSM |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+SSM_ATTENTION = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
+BAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 12, "mamba_chunk_size": 16, "num_hidden_layers": 3}
+NO_LIMIT = {"time_step_min": 1e-30}
+"""A step size below the limit is read otherwise one token at a time, see `test_mamba`."""
+
+
+def state_spaces(stem: str, sizes: dict) -> transformers.PreTrainedModel:
+    """A model of a Mamba-2 family with 8 heads, whose classes bear this name."""
+    torch.manual_seed(0)
+    # Not by the automatic classes, which flash-linear-attention changes.
+    module = importlib.import_module(f"transformers.models.{MODULES[stem]}")
+    config = getattr(module, f"{stem}Config")(**SSM | sizes)
+    return conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
+
+
+def mamba2(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    sizes = {"num_heads": 8, "head_dim": 8, "state_size": 12, "n_groups": groups, "chunk_size": 16} | sizes
+    return state_spaces("Mamba2", {"num_hidden_layers": 3} | sizes)
+
+
+def bamba(groups: int = 1, **sizes) -> transformers.PreTrainedModel:
+    sizes = SSM_ATTENTION | BAMBA | {"mamba_n_groups": groups, "attn_layer_indices": [1]} | sizes
+    return state_spaces("Bamba", sizes)
+
+
+def granite(groups: int = 2) -> transformers.PreTrainedModel:
+    experts = {"num_local_experts": 4, "num_experts_per_tok": 2, "shared_intermediate_size": 16}
+    kinds = {"layer_types": [LINEAR, SOFTMAX, LINEAR], "mamba_n_groups": groups}
+    return state_spaces("GraniteMoeHybrid", SSM_ATTENTION | BAMBA | experts | kinds)
+
+
+def nemotron_h(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    experts = {"n_routed_experts": 4, "moe_intermediate_size": 16, "moe_shared_expert_intermediate_size": 16}
+    mixer = {"mamba_num_heads": 8, "mamba_head_dim": 6, "ssm_state_size": 12, "n_groups": groups, "chunk_size": 16}
+    kinds = {"layers_block_type": [LINEAR, "moe", SOFTMAX, LINEAR, "mlp"], "head_dim": 16}
+    return state_spaces("NemotronH", SSM_ATTENTION | experts | mixer | kinds | NO_LIMIT | sizes)
+
+
+def falcon_h1(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    multipliers = {"ssm_in_multiplier": 0.7, "ssm_multipliers": [0.5, 1.6, 1.7, 1.8, 0.9]}
+    mixer = BAMBA | {"mamba_n_groups": groups, "mamba_d_ssm": 64, "head_dim": 16}
+    return state_spaces("FalconH1", SSM_ATTENTION | mixer | multipliers | sizes)
+
+
+def zamba2(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
+    # Larger weights make its attention so sharp that an input changed by 1e-6 changes the logits by 2e-3.
+    sizes = {"initializer_range": 0.02} | sizes
+    mixer = {
+        "n_mamba_heads": 8,
+        "mamba_d_state": 12,
+        "mamba_ngroups": groups,
+        "chunk_size": 16,
+        "add_bias_linear": True,
+    }
+    kinds = {"num_hidden_layers": 4, "layers_block_type": [LINEAR, "hybrid", LINEAR, "hybrid"]}
+    return state_spaces("Zamba2", SSM_ATTENTION | mixer | kinds | NO_LIMIT | sizes)
+
+
+def dual_family(id: str, build: Callable[[], transformers.PreTrainedModel], groups: int) -> Family:
+    return Family(id, build, last_state=dual, keep=functools.partial(even_heads, groups))
+
+
+FLA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "initializer_range": 0.1}
+FLA |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "tie_word_embeddings": True}
+SHARED_KEYS = {"num_heads": 2, "num_v_heads": 4, "head_dim": 8, "expand_v": 1.5}
+
+
+def fla(stem: str, kind: str, **sizes) -> transformers.PreTrainedModel:
+    """A model of flash-linear-attention whose classes bear this name."""
+    torch.manual_seed(0)
+    module = importlib.import_module(f"fla.models.{kind}")
+    config = getattr(module, f"{stem}Config")(**FLA | sizes)
+    return conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
+
+
+def fla_family(stem: str, kind: str, last_state: Callable = delta, id: str | None = None, **sizes) -> Family:
+    return Family(f"fla {id or kind}", functools.partial(fla, stem, kind, **sizes), last_state, needs_fla=True)
+
+
+FAMILIES = [
+    Family("qwen3_next", lambda: conftest.qwen3_next([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen3_next, pure", lambda: conftest.qwen3_next([LINEAR, LINEAR])),
+    Family("qwen3_5", lambda: conftest.qwen35([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen3_5_moe", lambda: qwen35_moe([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen4_exp", qwen4_exp),
+    Family("olmo_hybrid", olmo_hybrid),
+    Family("kimi_linear", kimi_linear),
+    Family("bailing_hybrid", bailing_hybrid),
+    Family("glm5_next", glm5_next),
+    dual_family("mamba2", mamba2, 2),
+    dual_family("bamba", bamba, 1),
+    dual_family("granitemoehybrid", granite, 2),
+    dual_family("nemotron_h", nemotron_h, 2),
+    dual_family("falcon_h1", falcon_h1, 2),
+    dual_family("falcon_h1, norm", functools.partial(falcon_h1, mamba_rms_norm=True), 2),
+    dual_family("zamba2", zamba2, 2),
+    fla_family("GatedDeltaNet", "gated_deltanet", **SHARED_KEYS),
+    fla_family("KDA", "kda", **SHARED_KEYS),
+    fla_family("DeltaNet", "delta_net", num_heads=4, expand_v=1.5),
+    fla_family("GLA", "gla", written, num_heads=4, num_kv_heads=2),
+    fla_family("RetNet", "retnet", written, num_heads=4, num_kv_heads=2, intermediate_size=48),
+    fla_family(
+        "GatedDeltaProduct",
+        "gated_deltaproduct",
+        products,
+        num_heads=4,
+        head_dim=8,
+        expand_v=1.5,
+        num_householder=2,
+        use_forget_gate=True,
+    ),
+    fla_family("Comba", "comba", asked, **SHARED_KEYS),
+    fla_family("HGRN2", "hgrn2", written, expand_ratio=8),
+]

@@ -1,0 +1,38 @@
+"""The README's blocks: titles from the notebooks, captions from their tables, the layers from the code."""
+
+import json
+
+import pytest
+
+from srdyn import readme, store
+
+
+def test_captions_say_what_the_ledger_says(monkeypatch):
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    table = readme.captions().set_index("notebook")
+    assert table.loc["03_ablation", "title"] == "Ablation: which heads does the model need?"
+    assert table.loc["03_ablation", "caption"].startswith("C8: ")
+    assert table.loc["05_mechanism", "caption"] == ""
+    assert set(table.index) == {path.stem for path in store.figures_dir().glob("[0-9]?_*.png")} & set(table.index)
+
+
+def test_the_readme_shows_the_gallery_of_the_committed_tables(monkeypatch):
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    assert readme.gallery().strip() in (store.root() / "README.md").read_text()
+
+
+def test_the_readme_lists_every_layer_that_is_known():
+    assert readme.families().strip() in (store.root() / "README.md").read_text()
+
+
+def test_another_run_leaves_the_readme_alone(monkeypatch):
+    monkeypatch.setenv("SRDYN_RUN", "interactive")
+    monkeypatch.setattr(store, "write_bytes", pytest.fail)
+    readme.publish()
+
+
+def test_a_notebook_without_a_heading_is_named(tmp_path):
+    path = tmp_path / "01_x.ipynb"
+    path.write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
+    with pytest.raises(ValueError, match="not with a heading"):
+        readme._title(path)
