@@ -36,6 +36,7 @@ def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
             taps = (site.recipe.chunk_tap, site.recipe.step_tap)
             silent = {name: _silenced(rebinding.meaning(site.mixer, name), site.recipe, chosen) for name in taps}
             stack.enter_context(rebinding.bound(site.mixer, silent))
+            stack.enter_context(site.recipe.silencing(site.mixer, chosen))
         yield
 
 

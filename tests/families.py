@@ -122,6 +122,23 @@ def asked(
     return last
 
 
+def transitions(
+    q: Float[Array, "B T H K"],
+    k: Float[Array, "B T H K"],
+    v: Float[Array, "B T H V"],
+    g: Float[Array, "B T H K"],
+    a: Float[Array, "B T H K"],
+    b: Float[Array, "B T H K"],
+) -> Float[Array, "B H K V"]:
+    """The last state of RWKV-7, by its transition matrix: S ← (diag(exp(g)) + b aᵀ) S + k vᵀ."""
+    B, T, H, V = v.shape
+    last = np.zeros((B, H, k.shape[3], V))
+    for b_, t, h in np.ndindex(B, T, H):
+        moved = np.diag(np.exp(g[b_, t, h])) + np.outer(b[b_, t, h], a[b_, t, h])
+        last[b_, h] = moved @ last[b_, h] + np.outer(k[b_, t, h], v[b_, t, h])
+    return last
+
+
 def even_heads(groups: int, L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
     """In every layer equally many heads of each group, or none of a group but the first; of one layer none."""
     keep, size = torch.zeros(L, groups, H // groups, dtype=torch.bool), H // groups
@@ -310,15 +327,27 @@ SHARED_KEYS = {"num_heads": 2, "num_v_heads": 4, "head_dim": 8, "expand_v": 1.5}
 
 
 def fla(stem: str, kind: str, **sizes) -> transformers.PreTrainedModel:
-    """A model of flash-linear-attention whose classes bear this name."""
+    """A model of flash-linear-attention whose classes bear this name; what would start all but equal is random."""
     torch.manual_seed(0)
     module = importlib.import_module(f"fla.models.{kind}")
-    config = getattr(module, f"{stem}Config")(**FLA | sizes)
-    return conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
+    hf = conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(getattr(module, f"{stem}Config")(**FLA | sizes)))
+    for parameter in hf.parameters():
+        if parameter.std() < 0.01:
+            parameter.data += 0.2 * torch.randn_like(parameter)
+    return hf
 
 
-def fla_family(stem: str, kind: str, last_state: Callable = delta, id: str | None = None, **sizes) -> Family:
-    return Family(f"fla {id or kind}", functools.partial(fla, stem, kind, **sizes), last_state, needs_fla=True)
+def fla_family(stem: str, kind: str, last_state: Callable = delta, keep: Callable = any_heads, **sizes) -> Family:
+    build = functools.partial(fla, stem, kind, **sizes)
+    return Family(f"fla {kind}", build, last_state, keep=keep, needs_fla=True)
+
+
+def first_covers(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
+    """Some heads of the first layer, some of these of each other layer, but of one of those none."""
+    keep = any_heads(L, H, generator)
+    keep[int(torch.randint(1, L, (), generator=generator))] = False
+    keep[0] = keep.any(0)
+    return keep
 
 
 FAMILIES = [
@@ -355,4 +384,8 @@ FAMILIES = [
     ),
     fla_family("Comba", "comba", asked, **SHARED_KEYS),
     fla_family("HGRN2", "hgrn2", written, expand_ratio=8),
+    fla_family("RWKV6", "rwkv6", lambda *read: written(*read[:4]), num_heads=4, proj_low_rank_dim=4,
+               gate_low_rank_dim=4),
+    fla_family("RWKV7", "rwkv7", transitions, keep=first_covers, head_dim=8, decay_low_rank_dim=4,
+               gate_low_rank_dim=4, a_low_rank_dim=4, v_low_rank_dim=4),
 ]

@@ -87,7 +87,8 @@ def without_fla(tmp_path_factory):
     return torch.load(folder / "found")
 
 
-@pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
+@pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba and
+@pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, whenever one is built
 @pytest.mark.parametrize("family", families.FAMILIES, ids=IDS)
 class TestEveryFamily:
     def test_whole_segmented_and_token_by_token_states_are_the_same(self, family):

@@ -7,7 +7,7 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import fla_delta, fla_linear, kimi, mamba, olmo, qwen, recipe, refused
+from srdyn.architectures import fla_delta, fla_linear, fla_rwkv, kimi, mamba, olmo, qwen, recipe, refused
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -102,3 +102,5 @@ register(fla_linear.GatedLinearAttention())
 register(fla_linear.SimpleGatedLinearAttention())
 register(fla_linear.Retention())
 register(fla_linear.HGRN2())
+register(fla_rwkv.Rwkv6())
+register(fla_rwkv.Rwkv7())

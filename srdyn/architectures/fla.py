@@ -142,8 +142,9 @@ class Layer(recipe.Recipe):
         units |= {"value": cutting.blocks(value_heads, heads.V), "shared value": cutting.blocks(key_heads, heads.V)}
         for path, unit in self.rows.items():
             owner, _, name = path.rpartition(".")
-            if getattr(mixer.get_submodule(owner), name, None) is not None:
-                _cut(mixer.get_submodule(owner), name, units[unit], self.copies(mixer, path))
+            owner = dict(mixer.named_modules()).get(owner)
+            if getattr(owner, name, None) is not None:
+                _cut(owner, name, units[unit], self.copies(mixer, path))
         cutting.cut_inputs(mixer.o_proj, units["value"])
         for count, kept in zip(self.counts, (value_heads, key_heads), strict=True):
             setattr(mixer, count, len(kept))

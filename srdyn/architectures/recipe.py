@@ -1,6 +1,7 @@
 """What one family of recurrent layers has to say about itself."""
 
 import abc
+import contextlib
 import dataclasses
 import functools
 import inspect
@@ -157,6 +158,13 @@ class Recipe(abc.ABC):
         timed = call.timed | {"beta": call.timed["beta"].masked_fill(out, 0)}
         state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
         return dataclasses.replace(call, timed=timed, state=state)
+
+    def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> contextlib.AbstractContextManager:
+        """While this is open, what the chosen heads add to the layer's output beside the recurrence is out as well.
+
+        Most families' heads add nothing there.
+        """
+        return contextlib.nullcontext()
 
     def empty_cache(self, hf: PreTrainedModel) -> object:
         """A cache for the model, before its first token, to be handed over as `cache_argument`."""
