@@ -331,7 +331,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     first = processes.is_first()
     if not first:
-        logging.getLogger("srdyn").setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         transformers.utils.logging.disable_progress_bar()
     overrides = [text for text in arguments if "=" in text]
     preset = [text for text in arguments if "=" not in text] or [store.REFERENCE]
