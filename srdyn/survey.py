@@ -204,8 +204,9 @@ class _Finished:
 
     def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
         tokens = self._samples(context).tokens
+        measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
         with states.gates_of(model, *tokens.shape) as gates:
-            return states.trace(model, tokens, self.reading.positions), gates
+            return states.trace(model, tokens, self.reading.positions, measure=measure), gates
 
     def _gates(self, context: str) -> Gates:
         """The model's gates: those of the context that it read last are at hand."""
