@@ -8,7 +8,7 @@ Arrays are read flat, whatever their shape, and must be C-contiguous; nothing ch
 import math
 import struct
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 from llvmlite import ir
 from numba import njit, types
@@ -22,14 +22,14 @@ _FLAGS = ("reassoc", "contract", "nsz", "arcp")
 _FLUSH_TO_ZERO, _DENORMALS_ARE_ZERO = 0x8000, 0x0040
 
 
-def compiled(function: Callable) -> Callable:
+def compiled(function: Callable, *, flags: Collection[str] = _FLAGS) -> Callable:
     """`numba.njit` as `sweeps` and `fused` need it: sums may be reordered, NaN and infinity keep their meaning.
 
     The machine code is kept beside the module, or in the user's cache where that cannot be written; where neither can,
     it warns and compiles in every process. Numba notices changes in the function's own file only: after a change here,
     delete __pycache__.
     """
-    options = {"fastmath": set(_FLAGS), "nogil": True}
+    options = {"fastmath": set(flags), "nogil": True}
     try:
         return njit(**options, cache=True)(function)
     except RuntimeError as error:

@@ -101,34 +101,35 @@ def load(
     if place.offload and offload == "auto":
         log.warning("%s: %s", outline.name, place)
     try:
-        hf, told = _read(outline, trust_remote_code)
+        hf, told, weights = _read(outline, trust_remote_code)
     except (OSError, SafetensorError) as error:
         raise checkpoints.unreachable(where, error) from error
     if told["missing_keys"]:
         raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
     seed = getattr(config, "srdyn_seed", None)
-    return from_hf(hf, _tokenizer(where), name=outline.name, seed=seed)
+    model = from_hf(hf, _tokenizer(where, trust_remote_code), name=outline.name, seed=seed)
+    if weights is not None:
+        streaming.attach(hf, weights, place.device)
+    return model
 
 
-def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict]:
-    """The model with its weights where they belong, and transformers' report about them."""
+def _read(
+    outline: report.Outline, trust_remote_code: bool
+) -> tuple[PreTrainedModel, dict, Mapping[str, torch.Tensor] | None]:
+    """The model, transformers' report about its weights, and the weights themselves where they are to be streamed."""
     place, build = outline.placement, checkpoints.builder(outline.config)
     options = {"config": outline.config, "dtype": outline.dtype, "use_safetensors": True}
     if place.offload == "disk":
         stock = build if issubclass(build, PreTrainedModel) else type(outline.hf)
-        options["config"] = outline.hf.config
-        return streaming.from_pretrained(stock, outline.where, place.device, **options)
+        return streaming.from_pretrained(stock, outline.where, **options | {"config": outline.hf.config})
     if place.shards:
         options |= {"device_map": "balanced", "max_memory": outline.rooms}
     options |= {"trust_remote_code": trust_remote_code, "output_loading_info": True}
     hf, told = build.from_pretrained(outline.where, **options)
     if place.shards:
-        return hf, told
+        return hf, told, None
     _own_storage(hf)
-    if place.offload == "cpu":
-        streaming.attach(hf, hf.state_dict(), place.device)
-        return hf, told
-    return hf.to(place.device), told
+    return (hf, told, hf.state_dict()) if place.offload == "cpu" else (hf.to(place.device), told, None)
 
 
 def from_hf(
@@ -177,7 +178,7 @@ def _own_storage(hf: PreTrainedModel) -> None:
         parameter.data = parameter.data.clone()
 
 
-def _tokenizer(source: str) -> PreTrainedTokenizerBase | None:
-    if Path(source).is_dir() and not any(Path(source).glob("tokenizer*")):
+def _tokenizer(where: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    if Path(where).is_dir() and not any(Path(where).glob("tokenizer*")):
         return None
-    return AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)

@@ -25,7 +25,7 @@ class Linear(NamedTuple):
     V: int
 
     def __str__(self) -> str:
-        return f"{len(self.places)} of {self.mixer}, {self.heads} heads of {self.K} × {self.V} each"
+        return f"{len(self.places)} {self.mixer} layers of {self.heads} heads, {self.K} × {self.V} each"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +52,11 @@ class Report:
     unsupported: tuple[str, ...]
     notes: tuple[str, ...] = ()
 
+    @property
+    def heads(self) -> int:
+        """How many heads all linear layers hold together."""
+        return sum(len(kind.places) * kind.heads for kind in self.linear)
+
     def frame(self) -> pd.DataFrame:
         """One row for each context length."""
         rows = [
@@ -63,7 +68,7 @@ class Report:
                 "active": self.active,
                 "weight_bytes": self.weight_bytes,
                 "linear_layers": sum(len(kind.places) for kind in self.linear),
-                "heads": sum(len(kind.places) * kind.heads for kind in self.linear),
+                "heads": self.heads,
                 "state_bytes": self.state_bytes,
                 "tokens": tokens,
                 "cache_bytes": size,
@@ -76,12 +81,12 @@ class Report:
 
     def lines(self) -> list[tuple[str, str]]:
         """What to read: names with their values."""
-        cache = [f"{_mib(size)} at {tokens} tokens" for tokens, size in self.cache_bytes.items() if size is not None]
+        cache = [f"{in_mib(size)} at {tokens} tokens" for tokens, size in self.cache_bytes.items() if size is not None]
         return [
             ("model", f"{self.name} ({self.family})"),
             ("weights", f"{_weights(self)}; largest layer {placement.in_words(self.layer_bytes)}"),
             ("linear layers", "; ".join(map(str, self.linear)) or "none that srdyn knows"),
-            ("state", f"{_mib(self.state_bytes)} per sequence" if self.linear else "–"),
+            ("state", f"{in_mib(self.state_bytes)} per sequence" if self.linear else "–"),
             ("cache", ", ".join(cache) or "–"),
             ("would load", str(self.placement or "–")),
             *[("not supported", reason) for reason in self.unsupported],
@@ -271,5 +276,6 @@ def _count(number: int) -> str:
     return f"{number / 1e9:.2f} billion" if number >= 1e8 else f"{number / 1e6:.3g} million"
 
 
-def _mib(size: int) -> str:
+def in_mib(size: int) -> str:
+    """Bytes of a cache as text."""
     return f"{size / MIB:,.1f} MiB" if size >= MIB / 10 else f"{size / 1024:.1f} KiB"

@@ -7,11 +7,16 @@ Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIP
 Rudelson & Vershynin, Sampling from large matrices, J. ACM 54(4), 2007 (stable rank).
 """
 
+import logging
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
+
+from srdyn import golub_kahan
+
+log = logging.getLogger(__name__)
 
 EPS = 1e-4
 """Threshold of Eq. 6, relative to the largest singular value."""
@@ -19,19 +24,54 @@ EPS = 1e-4
 FLOAT32_ERROR = 1e-6
 """Relative error, in units of σ₁, that a float32 forward pass leaves in a state."""
 
+WIDEST = 128
+"""The largest K and V that the Triton kernel takes; larger states are left to torch.linalg."""
 
-def singular_values(states: Float[Tensor, "*batch K V"], *, allow_nan: bool = False) -> Float64[Tensor, "*batch D"]:
-    """Singular values of every state, largest first, computed in float64.
+
+def singular_values(
+    states: Float[Tensor, "*batch K V"], *, allow_nan: bool = False, thresholds: Sequence[float] = (EPS,)
+) -> Float64[Tensor, "*batch D"]:
+    """Singular values of every state, largest first, as float64, without gradients.
+
+    On a CPU in float64, to 1e-13·σ₁ (`golub_kahan`). On CUDA up to 128 × 128 by `from_kernel`: to 1e-5·σ₁, with every
+    rank at `thresholds` (relative to σ₁) as float64 gives it. Elsewhere by `reference`.
 
     A state that is NaN throughout marks a head that was pruned away; with `allow_nan` its spectrum is NaN.
     Raises ValueError for states below float32, and for any other NaN or infinity, naming its place in the batch.
     """
     _require_full_precision(states)
+    states = states.detach()
+    # NaN and infinity survive a sum, which takes a fraction of the time of a look at every entry
+    if states.sum((-2, -1)).isfinite().all():
+        return _measured(states, thresholds)
     removed = states.isnan().all(-1).all(-1) if allow_nan else states.new_zeros(states.shape[:-2], dtype=torch.bool)
     _require_finite(states, removed)
-    # A float32 decomposition, or a Gram matrix, would add singular values of its own near ε·σ₁.
-    sigma = torch.linalg.svdvals(states.double().masked_fill(removed[..., None, None], 0.0))
+    sigma = _measured(states.masked_fill(removed[..., None, None], 0.0), thresholds)
     return sigma.masked_fill(removed[..., None], torch.nan)
+
+
+def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
+    """The same by torch.linalg in float64, which the faster forms must meet."""
+    # A float32 decomposition, or a Gram matrix, would add singular values of its own near ε·σ₁.
+    return torch.linalg.svdvals(states.double())
+
+
+def from_kernel(
+    states: Float[Tensor, "*batch K V"], *, thresholds: Sequence[float] = (EPS,)
+) -> tuple[Float64[Tensor, "*batch D"], Bool[Tensor, "*batch"]]:
+    """Singular values by the Triton kernel in float32, and which states it had to measure again in float64.
+
+    Those with a value that float32 cannot place on one side of a threshold (`uncertain` at the kernel's error); how
+    many they were is logged.
+    """
+    from srdyn import kernels  # needs Triton, which only some platforms have
+
+    sigma = kernels.singular_values(states)
+    rtol = kernels.ERROR[torch.float32]
+    doubtful = torch.stack([uncertain(sigma, eps, rtol=rtol).any(-1) for eps in thresholds]).any(0)
+    log.info("%d of %d spectra measured again in float64", int(doubtful.sum()), doubtful.numel())
+    sigma[doubtful] = kernels.singular_values(states[doubtful], precision=torch.float64)
+    return sigma, doubtful
 
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
@@ -79,6 +119,14 @@ def uncertain(
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     return ((sigma - eps * largest).abs() <= (1 + eps) * rtol * largest) & (largest > 0)
+
+
+def _measured(states: Float[Tensor, "*batch K V"], thresholds: Sequence[float]) -> Float64[Tensor, "*batch D"]:
+    if states.device.type == "cpu":
+        return golub_kahan.singular_values(states)
+    if not states.is_cuda or max(states.shape[-2:]) > WIDEST:
+        return reference(states)
+    return from_kernel(states, thresholds=thresholds)[0]
 
 
 def _relative(sigma: Float64[Tensor, "*batch D"], unit: Float64[Tensor, "*batch 1"]) -> Float64[Tensor, "*batch D"]:

@@ -99,8 +99,8 @@ class Shards(Mapping[str, Tensor]):
         return self._opened(self.files[key]).get_tensor(key)
 
 
-def from_pretrained(stock: type, where: str, device: torch.device, **options) -> tuple[PreTrainedModel, dict]:
-    """As `stock.from_pretrained`, with its loading report, but parameters stay in the checkpoint's files (`attach`).
+def from_pretrained(stock: type, where: str, **options) -> tuple[PreTrainedModel, dict, Shards]:
+    """As `stock.from_pretrained`, with its loading report, but parameters stay in the checkpoint's files, for `attach`.
 
     Buffers are read at once. `stock` is a model's class, not one of the Auto classes.
     """
@@ -122,8 +122,7 @@ def from_pretrained(stock: type, where: str, device: torch.device, **options) ->
     hf, report = patient.from_pretrained(where, output_loading_info=True, **options)
     if type(hf) is patient:
         hf.__class__ = stock
-    attach(hf, found[0], device)
-    return hf, report
+    return hf, report, found[0]
 
 
 def _names(file: str) -> list[str]:

@@ -17,7 +17,8 @@ HALF_LIFE = 9.6
 """Tokens: the half-life above which a head of 128 dimensions saturates, ln 2 · 128 / ln(1/ε) at ε = 1e-4."""
 OF_A_MODEL = ["model", "kind", "seed", "source"]
 OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
-UNBOUNDED = "it needs the gated delta rule with one decay a head and write strengths of at most 1"
+UNBOUNDED = "it needs the gated delta rule with one decay a head, keys of length and write strengths of at most 1"
+LONGEST_KEY = 1 + 1e-4  # as rounding leaves a key of length 1
 Known = tuple[Float64[Tensor, "B T H"], ...]
 
 
@@ -171,7 +172,7 @@ def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int]
 
     B comes from gates and writes (`bounds.step_bound`), before the step is measured. The text is that of the reading's
     domains, the first `n` samples of each. The bound is NaN, which is logged, in a model whose states do not follow the
-    gated delta rule, and in layers that write with a strength above 1: Eq. 13 says nothing of them.
+    gated delta rule, and in layers with longer keys or strengths than 1: Eq. 13 says nothing of them.
     Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
     """
     model = models.load(survey.found(name), offload="auto")
@@ -203,9 +204,9 @@ def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int]
 def _known(inputs: architectures.recipe.Inputs) -> Known | None:
     """What Eq. 13 may use of a layer: decays, write strengths, lengths of what is written, the bound on the state.
 
-    None where the layer writes with a strength above 1, of which Eq. 13 says nothing.
+    None where the layer writes with a strength above 1 or under longer keys, of which Eq. 13 says nothing.
     """
-    if (inputs.beta > 1).any():
+    if (inputs.beta > 1).any() or (inputs.k.norm(dim=-1) > LONGEST_KEY).any():
         return None
     g, beta, written = (x.double().cpu() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
     return g, beta, written, bounds.frobenius_bound(g, beta, written)

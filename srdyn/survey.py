@@ -32,6 +32,7 @@ from srdyn import (
     states,
     store,
     strata,
+    tasks,
 )
 
 log = logging.getLogger(__name__)
@@ -80,14 +81,15 @@ def _finished(
     for name in tqdm(names, desc="models", disable=not processes.is_first()):
         name = found(name)
         model = models.load(name, device=processes.device(), offload="auto")
-        finished = _Finished(model, reading, made_by | {"weights": identity(model, name)})
+        own = _readable(reading, model)
+        finished = _Finished(model, own, made_by | {"weights": identity(model, name), "tasks": own.tasks})
         wanted = _sources(model, sources)
         early = [source for source in wanted if source != COMMON]
         late = [source for source in wanted if source == COMMON]
         # The common decay comes last: it needs what the model did in every context.
         for together in filter(None, (early, late)):
             finished.make(together)
-        items = itertools.chain(itertools.product(reading.names(), early), itertools.product(reading.names(), late))
+        items = itertools.chain(itertools.product(own.names(), early), itertools.product(own.names(), late))
         yield finished, [(source, context) for context, source in items]
 
 
@@ -101,6 +103,25 @@ def _made_by(reading: Reading) -> dict[str, object]:
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
+
+
+def _readable(reading: Reading, model: models.Model) -> Reading:
+    """The reading without the tasks, which is logged, where the model's tokenizer has no words to write them with.
+
+    Raises ValueError for a model without a tokenizer.
+    """
+    if model.tokenizer is None:
+        raise ValueError(
+            f"{model.name} has no tokenizer beside its weights, and what it reads is text: put its tokenizer files "
+            "(tokenizer.json, tokenizer_config.json) into the folder"
+        )
+    try:
+        tasks.Alphabet.of(model.tokenizer)
+    except ValueError as error:
+        if reading.tasks:
+            log.warning("%s reads no tasks (%s): %s", model.name, ", ".join(reading.tasks), error)
+        return dataclasses.replace(reading, tasks=())
+    return reading
 
 
 def _sources(model: models.Model, sources: Sequence[str]) -> list[str]:
@@ -183,8 +204,9 @@ class _Finished:
 
     def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
         tokens = self._samples(context).tokens
+        measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
         with states.gates_of(model, *tokens.shape) as gates:
-            return states.trace(model, tokens, self.reading.positions), gates
+            return states.trace(model, tokens, self.reading.positions, measure=measure), gates
 
     def _gates(self, context: str) -> Gates:
         """The model's gates: those of the context that it read last are at hand."""
@@ -310,7 +332,7 @@ def main(arguments: Sequence[str]) -> None:
     """
     first = processes.is_first()
     if not first:
-        logging.getLogger("srdyn").setLevel(logging.ERROR)
+        logging.disable(logging.WARNING)
         transformers.utils.logging.disable_progress_bar()
     overrides = [text for text in arguments if "=" in text]
     preset = [text for text in arguments if "=" not in text] or [store.REFERENCE]

@@ -57,7 +57,8 @@ class Alphabet:
 
 def _is_word(token: str) -> bool:
     word = token[1:]
-    return token.startswith("Ġ") and len(word) >= 3 and word.isascii() and word.isalpha() and word.islower()
+    # Byte-level vocabularies and those of SentencePiece mark a leading space each in their own way.
+    return token.startswith(("Ġ", "▁")) and len(word) >= 3 and word.isascii() and word.isalpha() and word.islower()
 
 
 @dataclass

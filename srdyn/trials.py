@@ -97,7 +97,8 @@ def plan(tasks: Sequence[str], domains: Sequence[str], *, items: int, windows: i
     seed = options.get("seed", 0)
     few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
     questions = battery.Battery(tuple(tasks), tuple(domains), items=items, windows=windows, **few, seed=seed)
-    fewer = {"items": max(1, items // 20), "rows": max(2, items // 20), "windows": max(1, windows // 3)}
+    asked, read = min(items, 200), min(windows, 10)  # one pass a head: a larger run does not ask more
+    fewer = {"items": max(1, asked // 20), "rows": max(2, asked // 20), "windows": max(1, read // 3)}
     calibrates = battery.Battery(
         ("needle", "recall8"), tuple(domains), **fewer, copies=0, part="calibration", seed=seed
     )

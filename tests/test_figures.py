@@ -404,6 +404,12 @@ def test_the_cosine_figure_shows_turn_and_bound_and_counts_what_it_cannot(drawn)
     assert "in 50% of steps" in foot.replace("\n", " ")
 
 
+def test_time_order_is_drawn_where_no_order_is_defined():
+    undefined = time_order_table().assign(spearman=np.nan, low=np.nan, high=np.nan)
+    left, right = panels(figures.time_order(undefined))["hybrid"].get_xlim()
+    assert (left, right) == (undefined["position"].min(), undefined["position"].max())
+
+
 def test_time_order_breaks_at_nan_and_names_the_undefined(drawn):
     axes = panels(drawn["time_order"])["hybrid"]
     own = sorted(lines(axes, "#111111"), key=lambda line: -line.get_linewidth())

@@ -4,6 +4,7 @@ import importlib
 import inspect
 import math
 
+import fla
 import pytest
 import torch
 import transformers
@@ -86,7 +87,8 @@ def test_bytes_are_those_of_a_cache_that_a_model_filled(stem, monkeypatch):
         hf(tokens, use_cache=True, **{"cache_params" if stem == "Mamba2" else "past_key_values": cache})
     row = memory.ledger([70], configs={stem: config}).iloc[0]
     assert [row["state_bytes"], row["conv_bytes"], row["kv_bytes"]] == held(cache)
-    assert row["total_bytes"] == sum(held(cache))
+    assert row["total_bytes"] == sum(held(cache)) == memory.cache_bytes(hf, 70)
+    assert row["state_bytes"] == memory.state_bytes(hf)
 
 
 def small_model(stem, config, monkeypatch):
@@ -174,3 +176,17 @@ def test_layers_with_a_window_are_refused():
     config = transformers.Qwen3NextConfig(num_hidden_layers=2, layer_types=[LINEAR, "sliding_attention"])
     with pytest.raises(ValueError, match="qwen3_next has sliding_attention layers"):
         memory.geometry(config)
+
+
+@pytest.mark.parametrize(("window", "kept"), [(None, 70), (16, 16)])
+def test_layers_of_flash_linear_attention_that_attend_are_counted(window, kept):
+    sizes = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "num_heads": 2, "head_dim": 8}
+    attn = {"layers": [1], "num_heads": 4, "num_kv_heads": 2, "window_size": window}
+    config = fla.models.GatedDeltaNetConfig(**sizes, attn=attn)
+    assert memory.attention_values(config, 70) == kept * 2 * 2 * 8
+    assert memory.attention_values(fla.models.GatedDeltaNetConfig(**sizes), 70) == 0
+
+
+def test_a_model_whose_attention_is_not_known_is_refused():
+    with pytest.raises(ValueError, match="LlamaConfig has no entry"):
+        memory.attention_values(transformers.LlamaConfig(), 1)

@@ -120,6 +120,12 @@ def test_the_order_from_d_is_in_units_of_the_model_s_d(random_ranks):
     assert own["estimate"].item() == paper["estimate"].item()
 
 
+def test_an_order_at_positions_that_were_not_captured_is_undefined(random_ranks):
+    found = observations.measure(heads(random_ranks).assign(D=16), "order", observations.order_from_d)
+    assert np.isnan(found["estimate"].item())
+    assert found["why"].item() == "there are no positions 16 and 256 among those captured"
+
+
 def test_documents_are_drawn_whole(random_ranks):
     ranks = np.repeat(random_ranks[:2], 4, axis=0)  # two documents of four equal windows each
     table = heads(ranks)

@@ -75,6 +75,17 @@ def test_the_reason_given_is_true():
     assert rounded > 8 * exact
 
 
+def test_finite_states_whose_sum_is_not_are_measured():
+    states = torch.full((2, 3, 3), 3e38)
+    torch.testing.assert_close(spectra.singular_values(states), spectra.reference(states), rtol=0, atol=1e25)
+
+
+def test_meets_the_reference():
+    states = planted(torch.logspace(0, -8, 12), 20, 12, seed=3).expand(9, -1, -1).float()
+    # both are backward stable: a few units in the last place of σ₁ = 1
+    torch.testing.assert_close(spectra.singular_values(states), spectra.reference(states), rtol=0, atol=1e-14)
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_a_bad_number_is_named_by_its_batch_index(value):
     states = torch.ones(2, 3, 4, 5)

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from srdyn import architectures, models, rebinding, recurrence, spectra, states
+from srdyn import architectures, models, pruning, rebinding, recurrence, spectra, states
 
 ODD = [1, 2, 63, 64, 65, 77, 128, 131, 149, 150]
 
@@ -227,3 +227,18 @@ def test_the_modelling_file_is_left_alone_while_a_model_is_tapped(tiny_hybrid, t
     stock = modeling_qwen3_next.torch_chunk_gated_delta_rule
     with states.tapped(tiny_hybrid, [1], lambda *_: None):
         assert modeling_qwen3_next.torch_chunk_gated_delta_rule is stock
+
+
+def test_inputs_of_all_layers_come_in_one_pass(tiny, tokens, monkeypatch):
+    passes = []
+    tiny.hf.get_decoder().register_forward_hook(lambda *_: passes.append(1))
+    lengths = states.from_inputs(tiny, tokens, lambda read: read.v.norm(dim=-1))
+    assert len(passes) == 1
+    for layer in range(tiny.grid.L):
+        assert torch.equal(lengths[layer], states.inputs(tiny, tokens, layer).v.norm(dim=-1))
+
+
+def test_a_layer_without_heads_reads_nothing(tiny_pure, tokens):
+    keep = torch.tensor([[True] * 4, [False] * 4, [True] * 4])
+    taken = states.from_inputs(pruning.prune_heads(tiny_pure, keep), tokens, lambda read: read.v.shape[2])
+    assert taken == [4, None, 4]

@@ -2,6 +2,7 @@
 
 import accelerate
 import conftest
+import families
 import pytest
 import torch
 import transformers
@@ -36,6 +37,8 @@ CONVERTED = {
     | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
 }
 
+OTHERS = ("glm5_next", "bamba", "falcon_h1", "zamba2", "fla gated_deltanet", "fla gla")
+
 
 def saved(stem, folder):
     """A random checkpoint in bfloat16, in several files."""
@@ -65,11 +68,10 @@ def streams(folder):
 def test_every_parameter_is_what_transformers_loads(stem, tmp_path):
     stock, place = getattr(transformers, f"{stem}ForCausalLM"), saved(stem, tmp_path / "it")
     whole = stock.from_pretrained(place, dtype=torch.float32)
-    hf, report = streaming.from_pretrained(stock, str(place), torch.device("cpu"), dtype=torch.float32)
+    hf, report, shards = streaming.from_pretrained(stock, str(place), dtype=torch.float32)
     assert type(hf) is stock
     assert not report["missing_keys"]
     assert not report["unexpected_keys"]
-    shards = hf.get_decoder().layers[0]._hf_hook.weights_map.dataset
     assert all(parameter.device.type == "meta" for parameter in hf.parameters())
     for name, parameter in whole.named_parameters(remove_duplicate=False):
         assert torch.equal(shards[name], parameter), name
@@ -84,6 +86,20 @@ def test_a_trace_from_disk_is_the_one_from_memory(stays, streams, tokens):
         assert torch.equal(ours, theirs)
     assert streams.device == torch.device("cpu")
     assert all(parameter.device.type == "meta" for parameter in streams.hf.parameters())
+
+
+@pytest.mark.parametrize(
+    "family",
+    [family for family in families.FAMILIES if family.id in OTHERS],
+    ids=lambda family: family.id,
+)
+def test_other_families_stream_as_well(family, tmp_path):
+    """Renamed, merged and shared weights, buffers, a state cache of their own, modules rebound for the CPU."""
+    families.model(family).hf.save_pretrained(tmp_path)
+    whole, streamed = (models.load(tmp_path, device="cpu", offload=offload) for offload in (None, "disk"))
+    tokens = torch.randint(0, whole.hf.get_input_embeddings().num_embeddings, (2, 70))
+    assert torch.equal(*(states.trace(model, tokens, [1, 40, 70]) for model in (whole, streamed)))
+    assert torch.equal(*(model.hf(tokens, use_cache=False).logits for model in (whole, streamed)))
 
 
 def test_the_other_route_and_generation_are_the_same_too(stays, streams, tokens):

@@ -1,13 +1,32 @@
 import json
 import shutil
 
+import families
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from srdyn import claims, contexts, models, observations, readings, reference, spectra, states, store, summaries, survey
+from srdyn import (
+    architectures,
+    bounds,
+    claims,
+    contexts,
+    models,
+    observations,
+    placement,
+    readings,
+    recurrence,
+    reference,
+    report,
+    spectra,
+    states,
+    store,
+    summaries,
+    survey,
+    tasks,
+)
 from srdyn.architectures import qwen
 
 POSITIONS = (1, 7, 16, 32, 64)
@@ -144,14 +163,42 @@ def test_a_family_of_another_rule_has_no_nulls_of_this_one(
     assert measured["source"].tolist() == left
 
 
-@pytest.mark.parametrize("lacks", ["gated_delta", "strengths of at most 1"])
+FAMILIES = pytest.mark.parametrize("family", families.FAMILIES, ids=[family.id for family in families.FAMILIES])
+
+
+@pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
+@FAMILIES
+def test_a_family_says_whether_its_heads_forget(family):
+    model = families.model(family)
+    tokens = torch.randint(0, 64, (1, 9), generator=torch.Generator().manual_seed(0))
+    assert survey.forgets(model) == bool((states.decays(model, tokens) < 0).any())
+    writes_once = all(site.recipe.rule is recurrence.gated_delta_rule for site in architectures.sites(model.hf))
+    assert survey.follows_gated_delta(model) == writes_once
+
+
+@pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
+@FAMILIES
+def test_a_block_that_repeats_bounds_the_rank_in_the_first_layer_of_every_family(family):
+    model = families.model(family)
+    first = architectures.sites(model.hf)[0]
+    width = first.recipe.convolution_width(first.mixer)
+    if width is None or first.index > 0:
+        pytest.skip("no bound is drawn")
+    tokens = torch.tensor([5, 9]).repeat(40)[None]
+    sigma = states.trace(model, tokens, [80])[0]
+    # The bound is on the exact rank: what float32 leaves beyond it is below 1e-5 of the largest.
+    assert (spectra.effective_rank(sigma, 1e-5) <= bounds.periodic_rank_bound(2, conv_width=width)).all()
+
+
+@pytest.mark.parametrize("lacks", ["gated_delta", "strengths", "keys"])
 def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypatch, caplog):
     bounded = summaries.consecutive_cosines(str(place), reading, [9], n=1)
     if lacks == "gated_delta":
         monkeypatch.setattr(qwen.Qwen3Next, lacks, False)
     else:
-        read = states.inputs
-        monkeypatch.setattr(states, "inputs", lambda *of: read(*of)._replace(beta=2 * read(*of).beta + 1))
+        known = summaries._known
+        longer = {"strengths": lambda x: x._replace(beta=x.beta + 1), "keys": lambda x: x._replace(k=2 * x.k)}[lacks]
+        monkeypatch.setattr(summaries, "_known", lambda inputs: known(longer(inputs)))
     steps = summaries.consecutive_cosines(str(place), reading, [9], n=1)
     assert "tiny: no bound of Eq. 13 in 3 of 3 layers" in caplog.text
     assert steps["bound"].isna().all()
@@ -161,6 +208,31 @@ def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypa
     assert row["why"] == summaries.UNBOUNDED
     half = pd.concat([steps.assign(layer=9), bounded])
     assert summaries.within_cosine_bound(half)["n"].item() == 2
+
+
+def test_a_tokenizer_without_words_leaves_the_tasks_out(place, reading, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    monkeypatch.setattr(tasks, "_is_word", lambda token: False)
+    found = survey.heads([place], reading, sources=[])
+    assert list(found["context"].unique()) == ["code", "prose", "rare character"]
+    assert "tiny reads no tasks (recall4): the tasks need" in caplog.text
+
+
+def test_a_model_without_a_tokenizer_is_told_to_bring_one(place, reading, tmp_path):
+    bare = tmp_path / "bare"
+    shutil.copytree(place, bare, ignore=shutil.ignore_patterns("tokenizer*"))
+    with pytest.raises(ValueError, match=r"bare has no tokenizer beside its weights.*put its tokenizer files"):
+        survey.heads([bare], reading)
+
+
+def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
+    weights = report.about(models.load(place).hf, name="tiny", rooms={}).weight_bytes
+    monkeypatch.setattr(placement, "rooms", lambda *_: {"cpu": weights})
+    found = survey.heads([place], reading, sources=[])
+    assert "weights read from disk layer by layer" in caplog.text
+    own = heads[heads["source"] == survey.MODEL].reset_index(drop=True)
+    pd.testing.assert_frame_equal(found, own)
 
 
 def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkeypatch):

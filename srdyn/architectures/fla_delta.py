@@ -78,6 +78,7 @@ class DeltaNet(fla.Layer):
     mixers = ("fla.layers.delta_net.DeltaNet",)
     model_types = ("delta_net",)
     gating = "no decay"
+    has_decay = False
     chunk_tap = "chunk_delta_rule"
     step_tap = "fused_recurrent_delta_rule"
     shared = ()
@@ -131,8 +132,12 @@ class GatedDeltaProduct(fla.Layer):
 
     def of(self, mixer: nn.Module) -> "GatedDeltaProduct":
         known = copy.copy(super().of(mixer))
-        known.writes = mixer.num_householder
+        known.writes, known.has_decay = mixer.num_householder, mixer.use_forget_gate
         return known
+
+    def convolution_width(self, mixer: nn.Module) -> int | None:
+        """None: each token writes several values."""
+        return None
 
     def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
         beta = _beta(mixer, hidden).unflatten(-1, (mixer.num_householder, -1)).mean(2)

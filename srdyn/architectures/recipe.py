@@ -69,9 +69,8 @@ class Recipe(abc.ABC):
     `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
     first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
     the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`.
-    `rule` is the same recurrence as `srdyn.recurrence` has it. `has_decay` says that `gates` returns a log-decay of
-    each head (a mean over channels where every channel has its own), `gated_delta` that the states follow the gated
-    delta rule with one decay and one write strength a head: the nulls of decay and the bound of Eq. 13 assume it.
+    `rule` is the same recurrence as `srdyn.recurrence` has it. `has_decay` says that heads forget: that the log-decay
+    which `gates` returns, a mean over channels where every channel has its own, is not 0 throughout.
     """
 
     mixers: ClassVar[tuple[str, ...]]
@@ -89,7 +88,6 @@ class Recipe(abc.ABC):
     cache_argument: ClassVar[str] = "past_key_values"
     rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)
     has_decay: ClassVar[bool] = True
-    gated_delta: ClassVar[bool] = True
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
 
     @abc.abstractmethod
@@ -121,6 +119,11 @@ class Recipe(abc.ABC):
     def of(self, mixer: nn.Module) -> "Recipe":
         """The recipe for this one module: one that knows of it what a call of the recurrence does not tell."""
         return self
+
+    @property
+    def gated_delta(self) -> bool:
+        """Whether states follow the gated delta rule with one decay a head, as nulls of decay and Eq. 13 assume."""
+        return self.rule is recurrence.gated_delta_rule
 
     @property
     def readers(self) -> tuple[str, ...]:

@@ -192,6 +192,8 @@ def log2_positions(panel: Axes, positions: Sequence[int] | pd.Series) -> None:
     """A log2 axis of positions, labelled with at most six powers of two."""
     first, last = np.log2(min(positions)), np.log2(max(positions))
     step = max(1, int(np.ceil((last - first) / 5)))
+    if not np.isfinite(panel.dataLim.intervalx).all():  # nothing is drawn, and the limits 0 … 1 have no logarithm
+        panel.set_xlim(min(positions), max(positions))
     panel.set_xscale("log", base=2)
     powers = 2 ** np.arange(int(np.ceil(first)), int(np.floor(last)) + 1, step)
     panel.set_xticks(powers, [str(power) for power in powers])

@@ -1,0 +1,98 @@
+"""What a run needs, estimated before it starts: `python -m srdyn.plan NAME`, for a preset, a folder or a hub name.
+
+The estimate of a preset depends on no machine, so that it can stand in the preset's file: sizes come from the model's
+configuration, times from the rates below.
+"""
+
+import argparse
+import math
+from pathlib import Path
+
+import torch
+
+from srdyn import models, parameters, placement, report, store
+
+GPU_MEMORY, SMALL_GPU = 80e9, 24e9
+GPU_RATE, CORE_RATE = 50e12, 50e9
+"""Sustained operations a second, assumed: a twentieth of a data-centre GPU's bfloat16 peak, since experts and chunks
+are small; half of what one core was measured to do in a float32 product."""
+DISK_RATE = 1e9
+"""Bytes a second read from a solid-state disk, assumed."""
+SPECTRUM = 1e-3 / 128**3
+"""Seconds on one core for a K × V spectrum in float64, divided by K·V·min(K, V): measured at 128 × 128."""
+SOURCES = 3
+"""Spectra are taken of the model, of the mechanism and of the common decay; permuted decays reuse the second's."""
+
+
+def of_preset(name: str) -> str:
+    """What the notebooks 01, 02 and 05 need under a preset, as comments for its file. Raises as `of_run` does."""
+    values = parameters.of_run("01_stratification", name)
+    lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
+    for model in values["models"]:
+        lines += _of_model(report_of(model), values)
+    return "\n".join(f"# {line}" for line in lines)
+
+
+def report_of(name: str) -> report.Report:
+    """The report about a model as a GPU would hold it, whose configuration is taken from data/geometry where it is."""
+    known = store.data_dir() / "geometry" / Path(name).name
+    return models.check(known if known.is_dir() else name, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
+
+
+def _of_model(about: report.Report, values: dict) -> list[str]:
+    """One model's lines; a model that srdyn cannot study has only the reason."""
+    if not about.linear:
+        return [f"{about.name}: {' '.join(about.unsupported)}"]
+    [(tokens, cache)] = about.cache_bytes.items()
+    layer = placement.STREAMED * about.layer_bytes
+    streamed, on_cpu, weights = map(placement.in_words, (layer, 2 * layer, about.weight_bytes))
+    return [
+        f"{about.name}: {_billions(about.parameters)} parameters, {_billions(about.active)} for a token,",
+        f"  {'; '.join(map(str, about.linear))}:",
+        f"  {report.in_mib(about.state_bytes)} of state, {report.in_mib(cache)} of cache after {tokens} tokens.",
+        f"Memory: {weights} of weights in bfloat16, {_gpus(about.weight_bytes)};",
+        f"  or a GPU with {streamed} free, to which they come layer by layer from CPU memory or disk;",
+        f"  or no GPU: twice as much in float32, or from disk with {on_cpu} free.",
+        *_times(about, values),
+    ]
+
+
+def _gpus(weights: int) -> str:
+    """GPUs that hold the weights with a tenth to spare."""
+    gpus = math.ceil(1.1 * weights / GPU_MEMORY)
+    return "one GPU of 24 GB" if 1.1 * weights < SMALL_GPU else f"{gpus} GPU{'s' * (gpus > 1)} of 80 GB"
+
+
+def _times(about: report.Report, values: dict) -> list[str]:
+    contexts = len(values["domains"]) + len(values["tasks"]) + len(values["attacks"])
+    n, positions, size = values["n"], values["positions"], about.weight_bytes
+    work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * SOURCES
+    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * SPECTRUM
+    return [
+        f"Time of 01, 02 and 05, which read {contexts} contexts of {n} × {positions[-1]} tokens, a pass each:",
+        f"  {work:.1e} operations, {_in_time(work / GPU_RATE)} on a GPU, {_in_time(work / CORE_RATE)} on a CPU core;",
+        f"  {_in_time(contexts * size / DISK_RATE)} of reading where the weights stay on disk;",
+        f"  {spectra * about.heads:,} spectra, nulls included, {_in_time(spectra * cost)} on a CPU core.",
+    ]
+
+
+def _billions(number: int) -> str:
+    return f"{number / 1e9:.2f} billion"
+
+
+def _in_time(seconds: float) -> str:
+    unit, size = next((u, s) for u, s in (("h", 3600), ("min", 60), ("s", 1)) if seconds >= s or u == "s")
+    return f"{seconds / size:.2g} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
+
+
+def main() -> None:
+    """Print the plan of each name."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("names", nargs="+", metavar="NAME", help="a preset, a folder with config.json, or a hub name")
+    for name in parser.parse_args().names:
+        is_preset = (store.root() / "notebooks" / "presets" / f"{name}.yaml").is_file()
+        print(of_preset(name) if is_preset else models.check(name))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""Presets run what notebooks have, and say what they need as the committed command does."""
+
+import json
+import sys
+
+import pytest
+import yaml
+
+from srdyn import parameters, plan, scores, store
+
+FOLDER = store.root() / "notebooks"
+PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml"))
+STEMS = sorted(path.stem for path in FOLDER.glob("[0-9]*.ipynb"))
+
+
+def values(preset):
+    return yaml.safe_load((FOLDER / "presets" / f"{preset}.yaml").read_text(encoding="utf-8"))
+
+
+HUB = [name for name in PRESETS if any("../data" not in model for model in values(name).get("models", ["../data"]))]
+
+
+def known():
+    notebooks = [json.loads((FOLDER / f"{stem}.ipynb").read_text(encoding="utf-8")) for stem in STEMS]
+    return [parameters._of_notebook(notebook) for notebook in notebooks]
+
+
+@pytest.mark.parametrize("preset", PRESETS)
+def test_every_key_is_a_parameter_of_a_notebook_and_of_its_kind(preset):
+    for key, value in values(preset).items():
+        defaults = [notebook[key] for notebook in known() if key in notebook]
+        assert defaults, key
+        assert all(type(value) is type(default) for default in defaults), key
+        if isinstance(value, list) and value:
+            kinds = {type(item) for default in defaults for item in default}
+            assert not kinds or {type(item) for item in value} <= kinds, key
+
+
+@pytest.mark.parametrize("preset", HUB)
+def test_values_fit_together(preset):
+    chosen = values(preset)
+    assert chosen["positions"] == sorted(set(chosen["positions"]))
+    assert chosen["positions"][-1] == 2048
+    assert set(chosen["cosine_at"]) <= set(range(2, 2049))
+    assert {*chosen["rivals"], *chosen["more"], scores.joint_rule(chosen["alpha"])} - set(scores.RULES) == set()
+    assert {scores.joint_rule(alpha) for alpha in chosen["alphas"]} <= {
+        *chosen["rivals"], *chosen["more"], scores.joint_rule(chosen["alpha"]),
+    }  # fmt: skip
+    assert chosen["kinds"] == [name.split("/")[-1] for name in chosen["models"]]
+
+
+def test_the_paper_s_cut_is_its_448_heads():
+    assert round(values("qwen3-next-instruct")["paper_share"] * 1152) == 448
+
+
+@pytest.mark.parametrize("preset", HUB)
+def test_what_a_preset_says_of_its_needs_is_what_the_command_prints(preset):
+    text = (FOLDER / "presets" / f"{preset}.yaml").read_text(encoding="utf-8")
+    assert plan.of_preset(preset) in text, f"put the output of `python -m srdyn.plan {preset}` into the preset"
+
+
+def test_the_command_prints_presets_and_models(monkeypatch, capsys):
+    folder = store.data_dir() / "models" / "hybrid"
+    monkeypatch.setattr(sys, "argv", ["plan", "olmo-hybrid", str(folder)])
+    plan.main()
+    printed = capsys.readouterr().out
+    assert plan.of_preset("olmo-hybrid") in printed
+    assert "6 Qwen3NextGatedDeltaNet layers of 8 heads, 64 × 64 each" in printed
+
+
+def test_estimates_are_arithmetic():
+    chosen = {"domains": ["code"], "tasks": ["needle"], "attacks": [], "n": 2, "positions": [1, 100]}
+    about = plan.report_of("Qwen/Qwen3.5-4B")
+    text = "\n".join(plan._of_model(about, chosen))
+    assert f"{2 * about.active * 2 * 2 * 100:.1e} operations" in text
+    # 2 contexts × 2 samples × 2 positions × 3 sources × 768 heads, a millisecond each.
+    assert "18,432 spectra, nulls included, 18 s on a CPU core" in text
+    assert "8.41 GB of weights in bfloat16, one GPU of 24 GB" in text
+    assert "17 s of reading" in text
