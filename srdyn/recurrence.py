@@ -192,7 +192,7 @@ def rwkv6(
     initial_state: Float[Tensor, "B H K V"] | None = None,
     positions: Positions | None = None,
 ) -> Result:
-    """Read before the write, with a bonus for the token itself: o = (S + diag(bonus)·k vᵀ)ᵀq; S ← diag(exp(g))·S + k vᵀ.
+    """Read, with a bonus for the token itself, then write: o = (S + diag(bonus)·k vᵀ)ᵀq; S ← diag(exp(g))·S + k vᵀ.
 
     Queries are not scaled. Peng et al., Eagle and Finch, COLM 2024, https://arxiv.org/abs/2404.05892.
     """

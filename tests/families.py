@@ -323,6 +323,11 @@ def dual_family(id: str, build: Callable[[], transformers.PreTrainedModel], grou
 
 FLA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "initializer_range": 0.1}
 FLA |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "tie_word_embeddings": True}
+PRODUCTS = {"num_heads": 4, "head_dim": 8, "expand_v": 1.5, "num_householder": 2, "use_forget_gate": True}
+LOW_RANKS = {
+    6: {"proj_low_rank_dim": 4, "gate_low_rank_dim": 4},
+    7: {"decay_low_rank_dim": 4, "gate_low_rank_dim": 4, "a_low_rank_dim": 4, "v_low_rank_dim": 4},
+}
 SHARED_KEYS = {"num_heads": 2, "num_v_heads": 4, "head_dim": 8, "expand_v": 1.5}
 
 
@@ -330,7 +335,8 @@ def fla(stem: str, kind: str, **sizes) -> transformers.PreTrainedModel:
     """A model of flash-linear-attention whose classes bear this name; what would start all but equal is random."""
     torch.manual_seed(0)
     module = importlib.import_module(f"fla.models.{kind}")
-    hf = conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(getattr(module, f"{stem}Config")(**FLA | sizes)))
+    config = getattr(module, f"{stem}Config")(**FLA | sizes)
+    hf = conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
     for parameter in hf.parameters():
         if parameter.std() < 0.01:
             parameter.data += 0.2 * torch.randn_like(parameter)
@@ -372,20 +378,9 @@ FAMILIES = [
     fla_family("DeltaNet", "delta_net", num_heads=4, expand_v=1.5),
     fla_family("GLA", "gla", written, num_heads=4, num_kv_heads=2),
     fla_family("RetNet", "retnet", written, num_heads=4, num_kv_heads=2, intermediate_size=48),
-    fla_family(
-        "GatedDeltaProduct",
-        "gated_deltaproduct",
-        products,
-        num_heads=4,
-        head_dim=8,
-        expand_v=1.5,
-        num_householder=2,
-        use_forget_gate=True,
-    ),
+    fla_family("GatedDeltaProduct", "gated_deltaproduct", products, **PRODUCTS),
     fla_family("Comba", "comba", asked, **SHARED_KEYS),
     fla_family("HGRN2", "hgrn2", written, expand_ratio=8),
-    fla_family("RWKV6", "rwkv6", lambda *read: written(*read[:4]), num_heads=4, proj_low_rank_dim=4,
-               gate_low_rank_dim=4),
-    fla_family("RWKV7", "rwkv7", transitions, keep=first_covers, head_dim=8, decay_low_rank_dim=4,
-               gate_low_rank_dim=4, a_low_rank_dim=4, v_low_rank_dim=4),
+    fla_family("RWKV6", "rwkv6", lambda *read: written(*read[:4]), num_heads=4, **LOW_RANKS[6]),
+    fla_family("RWKV7", "rwkv7", transitions, keep=first_covers, head_dim=8, **LOW_RANKS[7]),
 ]

@@ -89,7 +89,8 @@ def test_a_checkpoint_loads_where_flash_linear_attention_was_not_imported(tmp_pa
         model = models.load(sys.argv[1], device="cpu")
         tokens = torch.load(sys.argv[2])
         with torch.no_grad():
-            torch.save((model.hf(tokens).logits, model.hf.generate(tokens, max_new_tokens=3, do_sample=False)), sys.argv[3])
+            found = model.hf(tokens).logits, model.hf.generate(tokens, max_new_tokens=3, do_sample=False)
+        torch.save(found, sys.argv[3])
     """
     paths = [tmp_path / name for name in ("model", "tokens", "found")]
     subprocess.run([sys.executable, "-c", textwrap.dedent(script), *paths], check=True)

@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -27,7 +27,7 @@ class GatedDeltaNet(fla.Layer):
     state_axes = ("V", "K")
     chunk_tap = "chunk_gated_delta_rule"
     step_tap = "fused_recurrent_gated_delta_rule"
-    rows = {
+    rows: ClassVar = {
         "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
@@ -53,7 +53,7 @@ class KimiDeltaAttention(GatedDeltaNet):
     chunk_tap = "chunk_kda"
     step_tap = "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
-    rows = {
+    rows: ClassVar = {
         "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
     }  # fmt: skip
@@ -83,7 +83,7 @@ class DeltaNet(fla.Layer):
     step_tap = "fused_recurrent_delta_rule"
     shared = ()
     counts = ("num_heads", "num_heads")
-    rows = {
+    rows: ClassVar = {
         "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
         "b_proj": "head", "g_proj": "value",
     }  # fmt: skip
@@ -126,7 +126,7 @@ class GatedDeltaProduct(fla.Layer):
     chunk_tap = "chunk_gated_delta_product"
     step_tap = "fused_recurrent_gated_delta_rule"
     rule = staticmethod(recurrence.gated_delta_product)
-    rows = GatedDeltaNet.rows
+    rows: ClassVar = GatedDeltaNet.rows
     repeated = ("k_proj", "v_proj", "b_proj", "k_conv1d", "v_conv1d")
     writes: int | None = None
 
@@ -212,7 +212,7 @@ class Comba(fla.Layer):
     timed = ("q", "k", "v", "p", "g", "beta")
     shared = ("q", "k", "p")
     rule = staticmethod(recurrence.comba)
-    rows = GatedDeltaNet.rows | {"decay": "key head", "D": "key head"}
+    rows: ClassVar = GatedDeltaNet.rows | {"decay": "key head", "D": "key head"}
     gates = GatedDeltaNet.gates
 
     def inputs(self, call: recipe.Call) -> Asked:

@@ -4,7 +4,7 @@ import copy
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -38,7 +38,7 @@ class Writer(fla.Layer):
     shared = ("k", "v")
     counts = ("num_heads", "num_kv_heads")
     rule = staticmethod(recurrence.gated_linear_attention)
-    rows = {
+    rows: ClassVar = {
         "q_proj": "channel", "k_proj": "key", "v_proj": "shared value", "g_proj": "value",
         "q_conv1d": "channel", "k_conv1d": "key", "v_conv1d": "shared value",
     }  # fmt: skip
@@ -60,7 +60,7 @@ class GatedLinearAttention(Writer):
     step_tap = "fused_recurrent_gla"
     timed = ("q", "k", "v", "g", "gk")
     shared = ("k", "v", "g", "gk")
-    rows = Writer.rows | {"gk_proj.1": "key"}
+    rows: ClassVar = Writer.rows | {"gk_proj.1": "key"}
 
     def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
         """g is the mean over the key channels of a head."""
@@ -85,7 +85,7 @@ class SimpleGatedLinearAttention(Writer):
     chunk_tap = "chunk_simple_gla"
     step_tap = "fused_recurrent_simple_gla"
     timed = ("q", "k", "v", "g")
-    rows = Writer.rows | {"gk_proj": "head"}
+    rows: ClassVar = Writer.rows | {"gk_proj": "head"}
 
     def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
         g = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
@@ -115,7 +115,7 @@ class HGRN2(fla.Layer):
     counts = ("num_heads", "num_heads")
     rule = staticmethod(recurrence.gated_linear_attention)
     inputs = GatedLinearAttention.inputs
-    rows = {
+    rows: ClassVar = {
         "q_proj": "channel", "f_proj": "channel", "i_proj": "value", "g_norm": "value",
         "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value",
     }  # fmt: skip

@@ -34,11 +34,10 @@ def layer_norm(
     normed = (rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps)).flatten(-2)
     normed = normed if weight is None else normed * weight.float()
     normed = (normed if bias is None else normed + bias.float()).to(x.dtype)
-    if residual is not None:
-        kept = residual.dtype
-    else:
-        kept = torch.float32 if residual_in_fp32 else x.dtype
-    return (normed, total.to(kept)) if prenorm else normed
+    if not prenorm:
+        return normed
+    widened = torch.float32 if residual_in_fp32 else x.dtype
+    return normed, total.to(widened if residual is None else residual.dtype)
 
 
 def group_norm(*arguments, **options) -> Tensor | tuple[Tensor, Tensor]:

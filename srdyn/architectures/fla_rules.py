@@ -115,6 +115,7 @@ def kda(
     q, k, v, g, beta, initial_state=None, use_qk_l2norm_in_kernel=False, use_gate_in_kernel=False, A_log=None,
     dt_bias=None, lower_bound=None, safe_gate=False, use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False,
 ) -> Read:  # fmt: skip
+    """A decay for each key channel, bounded from below where there is a `lower_bound`."""
     beta = write_strength(beta, is_logit=use_beta_sigmoid_in_kernel, allow_neg_eigval=allow_neg_eigval)
     g = log_decay(g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else g
     q, k = (recurrence.l2norm(x) if use_qk_l2norm_in_kernel else x for x in (q, k))
@@ -123,6 +124,7 @@ def kda(
 
 @_called
 def comba(q, k, v, p, g, beta, initial_state=None, use_qk_l2norm_in_kernel=False) -> Read:
+    """Erases by p what it writes by k, and erases before it decays, as the kernels do."""
     q, k, p = (recurrence.l2norm(x) if use_qk_l2norm_in_kernel else x for x in (q, k, p))
     return _last(recurrence.comba(q, k, v, p, g, beta, initial_state=initial_state))
 
@@ -150,11 +152,13 @@ def retention(q, k, v, initial_state=None) -> Read:
 
 @_called
 def rwkv6(r, k, v, w, u, scale, initial_state=None) -> Read:
+    """Reads before it writes; w is the log-decay, u the bonus."""
     return _last(recurrence.rwkv6(scale * r, k, v, w, u.float(), initial_state=initial_state))
 
 
 @_called
 def rwkv7(r, w, k, v, a, b, scale, initial_state=None, safe_gate=False, lower_bound=None, chunk_size=None) -> Read:
+    """A transition that is diagonal plus rank one; w is the log-decay."""
     return _last(recurrence.rwkv7(scale * r, k, v, w, a, b, initial_state=initial_state))
 
 

@@ -6,7 +6,7 @@ ablated head adds neither, as little as one that was cut out.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from jaxtyping import Bool, Float
@@ -53,7 +53,7 @@ class RankOne(NamedTuple):
 
 
 class Rwkv(fla.Layer):
-    """A decay for each key channel, no key shared; a cache holds the last token of the layer and of its feed-forward."""
+    """A decay for each key channel, no key shared; the last token is cached for the layer and for its feed-forward."""
 
     gating = "per channel"
     convolutions = ()
@@ -88,7 +88,7 @@ class Rwkv6(Rwkv):
     step_tap = "fused_recurrent_rwkv6"
     timed = ("r", "k", "v", "w")
     rule = staticmethod(recurrence.rwkv6)
-    rows = {
+    rows: ClassVar = {
         "r_proj.linear": "channel", "k_proj.linear": "channel", "w_proj.linear.lora.2": "channel", "bonus": "head",
         "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value",
     }  # fmt: skip
@@ -120,7 +120,7 @@ class Rwkv7(Rwkv):
     step_tap = "fused_mul_recurrent_rwkv7"
     timed = ("r", "w", "k", "v", "kk", "a", "b")
     rule = staticmethod(recurrence.rwkv7)
-    rows = {
+    rows: ClassVar = {
         "r_proj": "channel", "k_proj": "channel", "w_lora.lora.2": "channel", "a_lora.lora.2": "channel",
         "k_k": "channel", "k_a": "channel", "r_k": "head", "v_proj": "value", "v_lora.lora.2": "value",
         "g_lora.lora.2": "value", "g_norm": "value",

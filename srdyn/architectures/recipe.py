@@ -110,7 +110,7 @@ class Recipe(abc.ABC):
 
     @abc.abstractmethod
     def inputs(self, call: Call) -> tuple[Tensor, ...]:
-        """What the call reads, as `rule` takes it by place, with q, k, v, g and beta by name: `Inputs` for most rules."""
+        """What the call reads, as `rule` takes it by place; it has q, k, v, g and beta by name, as `Inputs` has."""
 
     @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
@@ -241,6 +241,7 @@ class Recipe(abc.ABC):
 
     def make_model_runnable(self, hf: PreTrainedModel) -> None:
         """Let the rest of this one model run on a CPU too, where it would not; once for a model, after its layers."""
+        return
 
     def make_runnable(self, mixer: nn.Module) -> None:
         """Let this one module call its `cpu_functions` where its tensors are on a CPU, the stock ones elsewhere.

@@ -43,8 +43,8 @@ REASONS: dict[str, str] = {
     ),
     "fla.layers.hgrn.HGRNAttention": VECTOR,
     "fla.layers.mom.MomAttention": (
-        "tokens are sent to several memories, which share a list of states, and flash-linear-attention 0.6 goes on from "
-        "its cache with wrong logits"
+        "tokens are sent to several memories, which share a list of states, and flash-linear-attention 0.6 goes on "
+        "from its cache with wrong logits"
     ),
     "fla.layers.mesa_net.MesaNet": "each head holds two states, and its output solves an equation with both",
     "fla.layers.abc.ABCAttention": SLOTS,
