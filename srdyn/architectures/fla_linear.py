@@ -8,9 +8,8 @@ from typing import ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int64
+from jaxtyping import Float
 from torch import Tensor, nn
-from transformers import PreTrainedModel
 
 from srdyn import rebinding, recurrence
 from srdyn.architectures import cutting, fla, fla_rules, recipe
@@ -128,36 +127,38 @@ class HGRN2(fla.Layer):
         f = mixer.f_proj(hidden)
         if mixer.use_short_conv:
             f, _ = mixer.f_conv1d(x=f)
-        g, bounds = F.logsigmoid(f.float()), getattr(mixer, "srdyn_bounds", ())
-        if mixer.layer_idx and bounds:
-            bound = _lower_bound(bounds[0], mixer.layer_idx)[_channels(mixer, self.kept(mixer))]
+        g, bound = F.logsigmoid(f.float()), self._bound(mixer)
+        if bound is not None and mixer.layer_idx:
             g = torch.logaddexp(bound.log(), torch.log1p(-bound) + g)
         g = g.unflatten(-1, (-1, mixer.head_f_dim)).mean(-1)
         return g, torch.ones_like(g)
 
     def make_runnable(self, mixer: nn.Module) -> None:
         super().make_runnable(mixer)
-        if not self.is_pruned(mixer) or not self.kept(mixer):
+        if not self.kept(mixer):
             return
-        norm = rebinding.meaning(mixer, "rms_norm_linear")
-        narrower = self.unpruned(mixer).H / len(self.kept(mixer))
-        # The layer leaves ε to the function, whose default is 1e-5.
-        rebinding.bind(mixer, {"rms_norm_linear": functools.partial(norm, eps=1e-5 * narrower)})
-        mixer.register_forward_pre_hook(_own_bound, with_kwargs=True)
-
-    def make_model_runnable(self, hf: PreTrainedModel) -> None:
-        super().make_model_runnable(hf)
-        decoder = hf.get_decoder()
-        for layer in decoder.layers:
-            if getattr(decoder.config, "use_lower_bound", False):
-                # In a tuple, since as an attribute it would be the layer's own parameter.
-                layer.attn.srdyn_bounds = (decoder.lower_bounds,)
+        if _own_bound not in mixer._forward_pre_hooks.values():
+            mixer.register_forward_pre_hook(_own_bound, with_kwargs=True)
+        if self.is_pruned(mixer):
+            norm = rebinding.meaning(mixer, "rms_norm_linear")
+            narrower = self.unpruned(mixer).H / len(self.kept(mixer))
+            # The layer leaves ε to the function, whose default is 1e-5.
+            rebinding.bind(mixer, {"rms_norm_linear": functools.partial(norm, eps=1e-5 * narrower)})
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         narrower = mixer.num_heads / max(len(value_heads), 1)
         super().cut(mixer, value_heads, key_heads)
         mixer.g_norm.weight.data *= narrower**0.5
         mixer.forget_dim, mixer.input_dim = mixer.key_dim, mixer.value_dim
+        vars(mixer).pop("srdyn_bound", None)
+
+    def _bound(self, mixer: nn.Module) -> Float[Tensor, " channels"] | None:
+        """The least decay of the layer's channels, which is the model's and comes with every pass."""
+        if not hasattr(mixer, "srdyn_bound"):
+            raise ValueError(
+                f"decoder layer {mixer.layer_idx} knows the bound of its decays once it has read something"
+            )
+        return mixer.srdyn_bound
 
 
 class Retention(Writer):
@@ -207,19 +208,11 @@ class Retention(Writer):
         return call
 
 
-def _lower_bound(bounds: Float[Tensor, "layers channels"], layer: int) -> Float[Tensor, " channels"]:
-    """The least decay of the layer's channels, as the model works it out."""
-    shares = bounds.float().softmax(0)
-    return shares[1 : layer + 1].sum(0)
-
-
 def _own_bound(mixer: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
-    """The bound of the channels that a pruned layer holds, out of the model's for all, unless it is that already."""
-    bound, channels = options.get("lower_bound"), _channels(mixer, mixer.srdyn_kept)
-    if bound is not None and len(bound) != len(channels):
-        options = options | {"lower_bound": bound[channels.to(bound.device)]}
-    return arguments, options
-
-
-def _channels(mixer: nn.Module, heads: Sequence[int]) -> Int64[Tensor, " channels"]:
-    return cutting.blocks(heads, mixer.head_f_dim)
+    """Keep the bound in mind; a pruned layer's is that of its own channels, out of the model's for all."""
+    bound = options.get("lower_bound")
+    if bound is not None and hasattr(mixer, "srdyn_kept"):
+        channels = cutting.blocks(mixer.srdyn_kept, mixer.head_f_dim)
+        bound = bound[channels.to(bound.device)]
+    mixer.srdyn_bound = None if bound is None else bound.detach()
+    return arguments, options | {"lower_bound": bound}
