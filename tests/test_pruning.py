@@ -297,7 +297,7 @@ def test_wrapping_twice_shares_keys_once_on_any_device(family, monkeypatch):
     pruned = pruning.prune_heads(model(family), mask(family, [0, 1, 3], [1, 2, 3]))
     logits = pruned.hf(TOKENS).logits
     assert torch.equal(models.from_hf(pruned.hf, name="again").hf(TOKENS).logits, logits)
-    monkeypatch.setattr(recipe, "_by_device", lambda on_cpu, elsewhere: elsewhere)
+    monkeypatch.setattr(recipe, "by_device", lambda on_cpu, elsewhere: elsewhere)
     assert torch.equal(models.from_hf(pruned.hf, name="elsewhere").hf(TOKENS).logits, logits)
 
 

@@ -3,7 +3,7 @@ import copy
 import pytest
 import torch
 
-from srdyn import models, reference, speedups
+from srdyn import models, pruning, reference, speedups
 
 
 @pytest.fixture
@@ -52,3 +52,9 @@ def test_only_a_dense_qwen3_next_in_float32_on_a_cpu_fits(model, tiny_qwen35, ti
     assert not speedups.fit(copy.deepcopy(model.hf).half())
     assert not speedups.fit(tiny_qwen35.hf)
     assert not speedups.fit(tiny_pure.hf)  # its heads are 12 wide
+
+
+def test_a_pruned_model_does_not_fit(model):
+    keep = torch.ones(model.grid.L, model.grid.H, dtype=torch.bool)
+    keep[0, 0] = False
+    assert not speedups.fit(pruning.prune_heads(model, keep).hf)
