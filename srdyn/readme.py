@@ -37,9 +37,19 @@ def gallery() -> str:
 
 
 def families() -> str:
-    """`architectures.supported()` in Markdown."""
+    """`architectures.supported()` in Markdown, a line for all classes that one recipe describes."""
     table = architectures.supported()
-    return markdown.table(list(table.columns), table.astype(str).to_numpy().tolist()) + "\n"
+    table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
+    others = [name for name in table if name != "mixer"]
+    lines = table.groupby(others, sort=False)["mixer"].agg(", ".join).reset_index()
+    heads = {
+        "model_types": "models",
+        "mixer": "layers",
+        "gating": "decay",
+        "slicing": "what can be removed",
+        "state": "state",
+    }
+    return markdown.table(list(heads.values()), lines[list(heads)].to_numpy().tolist()) + "\n"
 
 
 def publish() -> None:

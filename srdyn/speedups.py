@@ -25,7 +25,7 @@ def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
 
 
 def fit(hf: nn.Module) -> bool:
-    """Whether `use` knows this model: a whole Qwen3-Next on a CPU, in float32, widths multiples of sixteen, no expert."""
+    """Whether `use` knows this model: a whole Qwen3-Next on a CPU, float32, widths multiples of sixteen, no expert."""
     if any(site.recipe.is_pruned(site.mixer) for site in architectures.sites(hf)):
         return False
     if not isinstance(hf, qwen3_next.Qwen3NextForCausalLM) or hf.device.type != "cpu" or hf.dtype != torch.float32:

@@ -21,7 +21,7 @@ class Site(NamedTuple):
 
 
 def supported() -> pd.DataFrame:
-    """One row per layer class that srdyn can study."""
+    """One row per layer class that srdyn can study: its models, which heads can be cut out, what decays, the state."""
     rows = [
         {
             "mixer": name,

@@ -34,7 +34,7 @@ class GatedDeltaNet(DeltaRule):
     the recurrence's inputs, while weights and cache hold a key once.
     """
 
-    gating = "G1"
+    gating = "per head"
     chunk_tap = "torch_chunk_gated_delta_rule"
     step_tap = "torch_recurrent_gated_delta_rule"
 

@@ -53,7 +53,7 @@ class Layer(recipe.Recipe):
     timed = ("q", "k", "v", "g", "beta")
     convolutions = ("q_conv1d", "k_conv1d", "v_conv1d")
     value: ClassVar[str] = "v"
-    slicing = "fla"
+    slicing = "any heads"
     rows: ClassVar[dict[str, str]]
     shared: ClassVar[tuple[str, ...]] = ("q", "k")
     counts: ClassVar[tuple[str, str]] = ("num_v_heads", "num_heads")

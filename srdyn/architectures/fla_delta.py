@@ -23,7 +23,7 @@ class GatedDeltaNet(fla.Layer):
 
     mixers = ("fla.layers.gated_deltanet.GatedDeltaNet",)
     model_types = ("gated_deltanet",)
-    gating = "G1"
+    gating = "per head"
     state_axes = ("V", "K")
     chunk_tap = "chunk_gated_delta_rule"
     step_tap = "fused_recurrent_gated_delta_rule"
@@ -49,7 +49,7 @@ class KimiDeltaAttention(GatedDeltaNet):
 
     mixers = ("fla.layers.kda.KimiDeltaAttention",)
     model_types = ("kda",)
-    gating = "G3, G4"
+    gating = "per channel"
     chunk_tap = "chunk_kda"
     step_tap = "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
@@ -77,7 +77,7 @@ class DeltaNet(fla.Layer):
 
     mixers = ("fla.layers.delta_net.DeltaNet",)
     model_types = ("delta_net",)
-    gating = "no decay"
+    gating = "none"
     has_decay = False
     chunk_tap = "chunk_delta_rule"
     step_tap = "fused_recurrent_delta_rule"
@@ -122,7 +122,7 @@ class GatedDeltaProduct(fla.Layer):
 
     mixers = ("fla.layers.gated_deltaproduct.GatedDeltaProduct",)
     model_types = ("gated_deltaproduct",)
-    gating = "G1, or no decay"
+    gating = "per head, or none"
     chunk_tap = "chunk_gated_delta_product"
     step_tap = "fused_recurrent_gated_delta_rule"
     rule = staticmethod(recurrence.gated_delta_product)
@@ -206,7 +206,7 @@ class Comba(fla.Layer):
 
     mixers = ("fla.layers.comba.Comba",)
     model_types = ("comba",)
-    gating = "G1"
+    gating = "per head"
     chunk_tap = "chunk_comba"
     step_tap = "fused_recurrent_comba"
     timed = ("q", "k", "v", "p", "g", "beta")

@@ -166,7 +166,7 @@ class Retention(Writer):
 
     mixers = ("fla.layers.multiscale_retention.MultiScaleRetention",)
     model_types = ("retnet",)
-    gating = "fixed"
+    gating = "per head, fixed"
     chunk_tap = "chunk_retention"
     step_tap = "fused_recurrent_retention"
     timed = ("q", "k", "v")

@@ -14,8 +14,8 @@ class KimiDeltaAttention(delta.DeltaRule):
 
     mixers = ("transformers.models.kimi_linear.modeling_kimi_linear.KimiLinearDeltaAttention",)
     model_types = ("kimi_linear",)
-    slicing = "R4"
-    gating = "G3"
+    slicing = "any heads"
+    gating = "per channel"
     chunk_tap = "chunk_kimi_delta_attention"
     step_tap = "recurrent_kimi_delta_attention"
     rule = staticmethod(recurrence.kimi_delta_rule)
@@ -66,7 +66,7 @@ class BoundedKimiDeltaAttention(KimiDeltaAttention):
 
     mixers = ("transformers.models.glm5_next.modeling_glm5_next.Glm5NextTextLinearAttention",)
     model_types = ("glm5_next", "glm5_next_text")
-    gating = "G4"
+    gating = "per channel"
 
 
 class BailingDeltaAttention(BoundedKimiDeltaAttention):

@@ -40,8 +40,8 @@ class StateSpaceDual(recipe.Recipe):
         "transformers.models.zamba2.modeling_zamba2.Zamba2MambaMixer",
     )
     model_types = ("bamba", "granitemoehybrid", "nemotron_h", "zamba2")
-    slicing = "R5"
-    gating = "G5"
+    slicing = "equally many heads of each group"
+    gating = "per head"
     state_axes = ("V", "K")
     chunk_tap = "mamba2_chunk_scan"
     step_tap = "mamba2_selective_state_update"

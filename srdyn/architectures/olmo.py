@@ -16,8 +16,8 @@ class OlmoHybrid(delta.GatedDeltaNet):
 
     mixers = ("transformers.models.olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet",)
     model_types = ("olmo_hybrid",)
-    slicing = "R3"
-    gating = "G2"
+    slicing = "any heads"
+    gating = "per head"
 
     def gate_logits(
         self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]

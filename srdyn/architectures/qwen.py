@@ -15,7 +15,7 @@ class Qwen3Next(delta.GatedDeltaNet):
 
     mixers = ("transformers.models.qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet",)
     model_types = ("qwen3_next",)
-    slicing = "R1"
+    slicing = "any heads"
 
     def gate_logits(
         self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
@@ -50,7 +50,7 @@ class Qwen35(delta.GatedDeltaNet):
         "transformers.models.qwen4_exp.modeling_qwen4_exp.Qwen4ExpTextGatedDeltaNet",
     )
     model_types = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "qwen4_exp_text")
-    slicing = "R2"
+    slicing = "any heads"
 
     def gate_logits(
         self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]

@@ -65,7 +65,7 @@ class Call:
 class Recipe(abc.ABC):
     """A family whose layers call one function for many tokens, another for a single one, both looked up as globals.
 
-    `mixers` are full class names; `slicing` and `gating` name the rules for cutting heads out and for the decay.
+    `mixers` are full class names; `slicing` says which heads can be cut out, `gating` what decays at a rate of its own.
     `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
     first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
     the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`.
