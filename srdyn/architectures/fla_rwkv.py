@@ -64,6 +64,10 @@ class Rwkv(fla.Layer):
         """The last token that the layer read and, since they go together, the one that its feed-forward read."""
         return 2 * mixer.hidden_size if self.kept(mixer) else mixer.hidden_size
 
+    def convolution_width(self, mixer: nn.Module) -> int:
+        """Two: every projection mixes a token with the one before it."""
+        return 2
+
     @contextlib.contextmanager
     def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> Iterator[None]:
         columns = chosen.repeat_interleave(self.heads(mixer).V)
