@@ -167,6 +167,7 @@ FAMILIES = pytest.mark.parametrize("family", families.FAMILIES, ids=[family.id f
 
 
 @pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
+@pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, the first time that one is built
 @FAMILIES
 def test_a_family_says_whether_its_heads_forget(family):
     model = families.model(family)
@@ -177,6 +178,7 @@ def test_a_family_says_whether_its_heads_forget(family):
 
 
 @pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
+@pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, the first time that one is built
 @FAMILIES
 def test_a_block_that_repeats_bounds_the_rank_in_the_first_layer_of_every_family(family):
     model = families.model(family)
