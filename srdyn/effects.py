@@ -191,7 +191,7 @@ def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign
     testable = table["testable"].to_numpy()
     over = [f"{row.rows} rows in {row.draws} draws" for row in table.itertuples()]
     rows = table[["model", "kind", "seed", "n"]].assign(measure=name, over=over)
-    values = {"estimate": table[column] * sign, "low": ends.min(1), "high": ends.max(1)}
+    values = {"estimate": table[column] * sign + 0.0, "low": ends.min(1), "high": ends.max(1)}
     for key, found in values.items():
         rows[key] = np.where(testable, found, np.nan)
     why = [f"the intact model is right in {share:.1%} of the items only" for share in table["intact"]]
