@@ -59,8 +59,8 @@ def interleaved(
     for number in range(0 if warm_up else 1, rounds):
         if number >= FEWEST and time.perf_counter() - start > seconds:
             break
-        for name in list(cases)[:: -1 if number % 2 else 1]:
-            rows.append((name, number, _read(cases[name], calls[name], after), calls[name]))
+        order = list(cases)[:: -1 if number % 2 else 1]
+        rows += [(name, number, _read(cases[name], calls[name], after), calls[name]) for name in order]
     return pd.DataFrame(rows, columns=["case", "round", "seconds", "calls"])
 
 
