@@ -49,8 +49,8 @@ $(VENV)/installed.%:
 RUN := $(PRESET)$(if $(strip $(P)),-$(shell printf '%s' '$(strip $(P))' | tr -cs 'A-Za-z0-9.=' '-' | cut -c1-80))
 OUT := build/$(RUN)
 EVERY := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb))
-# Notebook 07 draws what `make bench` measured; before that has run there is nothing to draw.
-ONLY ?= $(filter-out $(if $(wildcard data/tables/07_cost_spectra.csv),,07_cost),$(EVERY))
+# Notebook 07 draws what `make bench` measured; before that has written its last table there is nothing to draw.
+ONLY ?= $(filter-out $(if $(wildcard data/tables/07_cost_training.csv),,07_cost),$(EVERY))
 STEMS := $(sort $(ONLY))
 
 # A notebook that reads the tables of others runs after them, and again when one of them changes.

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 
 from srdyn import bench, figures, models, reference, spectra, states, store, timing
 from srdyn.bench import __main__ as command
@@ -120,7 +121,7 @@ def test_bytes_of_the_pruned_states_are_as_predicted(tables):
     held = tables["memory"].query("what == 'states'")
     assert (held["bytes"] == held["predicted"]).all()
     left = held.groupby("model")["bytes"].agg(lambda x: x.iloc[1] / x.iloc[0])
-    assert left.to_dict() == {"hybrid": 7 / 12, "pure": 10 / 16, "Qwen3-Next geometry": 20 / 32}
+    assert left.to_dict() == {"hybrid": 7 / 12, "pure": 10 / 16, "Qwen3-Next layers": 20 / 32}
 
 
 def test_memory_is_measured_of_what_it_says(monkeypatch):
@@ -219,8 +220,12 @@ def test_tables_go_to_the_run_with_the_machine_beside_them(tmp_path, monkeypatch
         (figures.training_rates, "training"),
     ],
 )
-def test_figures_refuse_a_table_that_does_not_fit(tables, draw, part):
-    assert draw(tables[part]).axes
+def test_figures_keep_to_their_page_and_refuse_a_table_that_does_not_fit(tables, draw, part):
+    figure = draw(tables[part])
+    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    assert min(box.x0, box.y0) >= -0.01
+    assert box.x1 <= figure.get_figwidth() + 0.01
+    assert box.y1 <= figure.get_figheight() + 0.01
     with pytest.raises(ValueError, match="lacks the columns n"):
         draw(tables[part].drop(columns="n"))
     with pytest.raises(ValueError, match="one row for every"):
@@ -237,7 +242,7 @@ def test_make_leaves_the_notebook_out_until_there_is_something_to_draw(tmp_path)
     stems = functools.partial(_stems, tmp_path)
     assert stems() == "01_stratification"
     assert stems("ONLY=07_cost") == "07_cost"
-    (tmp_path / "data/tables/07_cost_spectra.csv").touch()
+    (tmp_path / "data/tables/07_cost_training.csv").touch()
     assert stems() == "01_stratification 07_cost"
 
 

@@ -21,11 +21,11 @@ FULL = {
     "tracing": {"B": 8, "T": 2048, "counts": (4, 16, 32), "every_token": 256, "rounds": 7},
     "growth": {
         "lengths": (512, 1024, 2048, 4096, 8192, 16384), "layers": (2, 4, 8), "heads": (4, 8, 16, 32), "T": 1024,
-        "rounds": 5,
+        "rounds": 7,
     },
     "pruned": {"layers": 3, "removed": SHARE, "batches": (16, 32), "T": 512, "rounds": 15},
     "memory": {"lengths": (256, 1024), "layers": 3, "removed": SHARE, "B": 32, "T": 64},
-    "training": {"B": 4, "T": 512, "rounds": 5},
+    "training": {"B": 4, "T": 512, "rounds": 7},
 }  # fmt: skip
 QUICK = {
     "spectra": {"sizes": (8, 12), "batches": (1, 9), "rounds": 3},
@@ -54,16 +54,18 @@ def measured(part: str, plan: Mapping[str, object]) -> pd.DataFrame:
 def main() -> None:
     """Measure the parts named on the command line, by default all, and write their tables."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.bench", description=__doc__)
-    parser.add_argument("parts", nargs="*", choices=[[], *bench.PARTS], default=[])
+    parser.add_argument("parts", nargs="*", default=bench.PARTS, metavar="part", help=", ".join(bench.PARTS))
     parser.add_argument("--quick", action="store_true", help="toy sizes, to see that everything runs")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    if unknown := set(arguments.parts) - set(bench.PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}; there are {', '.join(bench.PARTS)}")
     if arguments.quick and store.run_name() == store.REFERENCE:
         parser.error("a quick run measures nothing: it may not write to data/tables, unset SRDYN_RUN")
     transformers.logging.disable_progress_bar()
     torch.set_flush_denormal(True)  # as in training: what is timed is arithmetic
     machine = timing.machine()
-    for part in arguments.parts or bench.PARTS:
+    for part in arguments.parts:
         plan, start = (QUICK if arguments.quick else FULL)[part], time.perf_counter()
         meta = {"parameters": plan, "machine": machine}
         path = store.save_table(measured(part, plan), f"{bench.STEM}_{part}", meta=meta)

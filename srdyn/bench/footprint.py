@@ -20,7 +20,7 @@ def table(*, lengths: tuple[int, ...], layers: int, removed: float, B: int, T: i
     """
     rows = [row for name in ("hybrid", "pure") for row in _held(subjects.shipped(name), name, removed, B)]
     wide = subjects.drawn(layers, hidden=256, **subjects.QWEN3_NEXT)
-    rows += _held(wide, "Qwen3-Next geometry", removed, B)
+    rows += _held(wide, "Qwen3-Next layers", removed, B)
     grid = subjects.shipped("pure").grid
     for route in ("forward", "segments"):
         for length in lengths:
@@ -32,7 +32,7 @@ def table(*, lengths: tuple[int, ...], layers: int, removed: float, B: int, T: i
         for case, model in ((pruned.ORIGINAL, wide), (pruned.PRUNED, subjects.smaller(wide, removed))):
             place = pruning.save(model, Path(folder, case))
             rose = timing.peak_bytes(decoding, f"{place}", B, T)
-            rows.append({"what": "decoding", "model": "Qwen3-Next geometry", "case": case, "tokens": T, "bytes": rose})
+            rows.append({"what": "decoding", "model": "Qwen3-Next layers", "case": case, "tokens": T, "bytes": rose})
     return pd.DataFrame(rows, columns=["what", "model", "case", "tokens", "bytes", "predicted"])
 
 

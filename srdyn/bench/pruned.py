@@ -33,11 +33,11 @@ def table(
             PRUNED: layer_step(narrow, B),
             STOCK: layer_step(subjects.stock(wide), B),
         }
-        tables.append(_timed(cases, rounds, model="Qwen3-Next geometry", what="layer step", B=B, tokens=B))
+        tables.append(_timed(cases, rounds, model="Qwen3-Next layers", what="layer step", B=B, tokens=B))
         cases = {ORIGINAL: model_step(wide, B, READ), PRUNED: model_step(narrow, B, READ)}
-        tables.append(_timed(cases, rounds, model="Qwen3-Next geometry", what="model step", B=B, tokens=B))
+        tables.append(_timed(cases, rounds, model="Qwen3-Next layers", what="model step", B=B, tokens=B))
     cases = {ORIGINAL: layer_prefill(wide, T), PRUNED: layer_prefill(narrow, T)}
-    tables.append(_timed(cases, rounds, model="Qwen3-Next geometry", what="layer prefill", B=1, tokens=T))
+    tables.append(_timed(cases, rounds, model="Qwen3-Next layers", what="layer prefill", B=1, tokens=T))
     for name, model in shipped.items():
         cases = {
             case: model_step(one, batches[0], T)

@@ -82,7 +82,7 @@ def cost_growth(table: pd.DataFrame) -> Figure:
         middle = np.exp(np.log(line["median"]).mean() - line["exponent"] * np.log(line["size"]).mean())
         panel.plot(line["size"], middle * line["size"] ** line["exponent"], zorder=1, **style.BOUND)
         fit = line.iloc[0]
-        panel.set_title(f"{axis}: exponent {fit['exponent']:.2f} [{fit['low']:.2f}, {fit['high']:.2f}]")
+        panel.set_title(rf"$\propto {axis}^{{{fit['exponent']:.2f}}}$ [{fit['low']:.2f}, {fit['high']:.2f}]")
         panel.set_yscale("log")
         style.log2_positions(panel, line["size"])
         panel.set_xlabel(AXES.get(str(axis), str(axis)))
@@ -101,10 +101,10 @@ def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
     part = table[table["case"] == "pruned"]
     figure, axes = style.grid(1, 1, height=0.22 * len(part) + 0.5)
     names = part["model"] + ", " + part["what"] + ", B = " + part["B"].astype(str)
-    _dots(axes[0, 0], part, names, "time over that of the original")
+    _dots(axes[0, 0], part, names, "time over the original's")
     for bound in (left, wanted, 1.0):
         axes[0, 0].axvline(bound, **style.BOUND)
-    return style.finish(figure, _rounds(part), f"dashed: {left:.3f} of the heads are left; {wanted:g} was aimed at; 1")
+    return style.finish(figure, _rounds(part), f"dashed: {left:.3f} of the heads left, {wanted:g} aimed at, 1")
 
 
 @style.style()
@@ -116,7 +116,7 @@ def training_rates(table: pd.DataFrame) -> Figure:
     style.require(table, ["what", "case", "base", "n", *RATIO], key=["what", "case"])
     part = table[table["case"] != table["base"]]
     figure, axes = style.grid(1, 1, height=0.22 * len(part) + 0.5)
-    _dots(axes[0, 0], part, part["what"] + ", " + part["case"], "speed over that of transformers")
+    _dots(axes[0, 0], part, part["what"] + ", " + part["case"], "speed over transformers'")
     axes[0, 0].axvline(1, **style.BOUND)
     return style.finish(figure, _rounds(part), "steps: each with the change above it as well; dashed: as fast")
 
