@@ -27,7 +27,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11; do \
 export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 
-.PHONY: help env reproduce smoke test check train lab clean
+.PHONY: help env reproduce smoke test check train bench lab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -48,11 +48,14 @@ $(VENV)/installed.%:
 # data/tables and figures for `reference` alone, for any other to build/<run>.
 RUN := $(PRESET)$(if $(strip $(P)),-$(shell printf '%s' '$(strip $(P))' | tr -cs 'A-Za-z0-9.=' '-' | cut -c1-80))
 OUT := build/$(RUN)
-ONLY ?= $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb))
+EVERY := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb))
+# Notebook 07 draws what `make bench` measured; before that has written its last table there is nothing to draw.
+ONLY ?= $(filter-out $(if $(wildcard data/tables/07_cost_training.csv),,07_cost),$(EVERY))
 STEMS := $(sort $(ONLY))
 
 # A notebook that reads the tables of others runs after them, and again when one of them changes.
 READS_08_scorecard := $(filter-out 08_scorecard,$(STEMS))
+ALSO_07_cost := $(wildcard data/tables/07_cost_*.csv)
 ALSO_08_scorecard := $(if $(filter reference,$(PRESET)),$(wildcard data/tables/thorough/*_claims.csv))
 
 # Hashing the data takes a second, hence only where it is needed.
@@ -106,14 +109,17 @@ $(OUT)/report/index.html: $(STAMPS)
 test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)
 	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 $(ARGS)
 
-STRIP = --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(STEMS:%=notebooks/%.ipynb)
+STRIP = --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(EVERY:%=notebooks/%.ipynb)
 check: $(ENV)  ## lint, formatting, notebooks without outputs
 	"$(PY)" -m ruff check .
 	"$(PY)" -m ruff format --check .
-	$(if $(STEMS),@"$(PY)" -m nbstripout --verify $(STRIP) || { echo 'strip them: $(PY) -m nbstripout $(STRIP)'; exit 1; })
+	$(if $(EVERY),@"$(PY)" -m nbstripout --verify $(STRIP) || { echo 'strip them: $(PY) -m nbstripout $(STRIP)'; exit 1; })
 
 train: $(ENV)  ## train the reference models; goes on where it stopped (ARGS="--help" for its options)
 	"$(PY)" -m srdyn.train $(ARGS)
+
+bench: $(ENV)  ## measure what everything costs, on a machine that does nothing else (ten minutes; notebook 07 draws it)
+	SRDYN_RUN=reference "$(PY)" -m srdyn.bench $(ARGS)
 
 lab: $(ENV)  ## open JupyterLab at the notebooks
 	"$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

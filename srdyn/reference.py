@@ -18,7 +18,7 @@ FULL_ATTENTION_EVERY = 4  # in the hybrid, as in Qwen3-Next: 3 linear layers, th
 
 
 def config(
-    kind: str, *, vocab_size: int = 1024, layers: int = LAYERS, hidden: int = 128, head: int = 64
+    kind: str, *, vocab_size: int = 1024, layers: int = LAYERS, hidden: int = 128, head: int = 64, heads: int = 8
 ) -> Qwen3NextConfig:
     """The configuration of a reference model.
 
@@ -40,8 +40,8 @@ def config(
         num_attention_heads=4,
         num_key_value_heads=2,
         head_dim=32,
-        linear_num_key_heads=4,
-        linear_num_value_heads=8,
+        linear_num_key_heads=heads // 2,
+        linear_num_value_heads=heads,
         linear_key_head_dim=head,
         linear_value_head_dim=head,
         linear_conv_kernel_dim=4,

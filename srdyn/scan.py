@@ -5,6 +5,7 @@ It stands in for transformers' functions where `recurrence` is too slow. Names a
 Yang, Kautz & Hatamizadeh, Gated Delta Networks, ICLR 2025, https://arxiv.org/abs/2412.06464.
 """
 
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -35,10 +36,8 @@ def gated_delta_rule(
     Other options of the model reach it too, as in transformers, and mean nothing here. Raises ValueError on packed
     sequences and on tensors that are not on the CPU.
     """
-    packed = [name for name in ("cu_seqlens", "seq_idx") if others.get(name) is not None]
-    if packed:
-        raise ValueError(f"the compiled scan cannot keep packed sequences apart, leave out {', '.join(packed)}")
-    inputs = _checked(query, key, value, g, beta, normalise=use_qk_l2norm_in_kernel)
+    require_unpacked(others)
+    inputs = checked(query, key, value, g, beta, normalise=use_qk_l2norm_in_kernel)
     outputs, state = _Scan.apply(*inputs, _padded_state(initial_state, inputs))
     state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
     return outputs[..., : value.shape[-1]].to(query.dtype), state
@@ -59,11 +58,37 @@ def scan(
     `recurrence.gated_delta_rule`, compiled. Outputs and states have the same bits wherever the pass is cut.
     """
     listed = np.array(recurrence.checked_positions(positions, value.shape[1]))
-    inputs = _checked(query, key, value, g, beta)
+    inputs = checked(query, key, value, g, beta)
     state = _padded_state(initial_state, inputs)
     with torch.no_grad():
         outputs, _, states = _run_forward(inputs, state.clone(), listed)
     return outputs[..., : value.shape[-1]].to(query.dtype), states[..., : key.shape[-1], : value.shape[-1]]
+
+
+def require_unpacked(options: Mapping[str, object]) -> None:
+    """Raises ValueError where the options of a call say that several sequences are packed into one."""
+    packed = [name for name in ("cu_seqlens", "seq_idx") if options.get(name) is not None]
+    if packed:
+        raise ValueError(f"the compiled scan cannot keep packed sequences apart, leave out {', '.join(packed)}")
+
+
+def checked(
+    query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, *, normalise: bool = False
+) -> tuple[Tensor, ...]:
+    """The inputs as the kernels take them: float32, contiguous, q scaled, K and V filled up to whole panels.
+
+    Raises ValueError for tensors off the CPU, and for value heads that do not share the key heads evenly.
+    """
+    if value.device.type != "cpu":
+        raise ValueError(
+            f"the compiled scan runs on the CPU, the tensors are on {value.device}; use fla's kernel there"
+        )
+    if value.shape[2] % key.shape[2]:
+        raise ValueError(f"value heads must be a multiple of key heads, got {value.shape[2]} on {key.shape[2]}")
+    scale = key.shape[-1] ** -0.5
+    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
+    q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
+    return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
 
 
 class _Scan(torch.autograd.Function):
@@ -111,20 +136,6 @@ def _in_threads(kernel, arguments, pairs, K):
 
 def _arrays(*tensors):
     return tuple(tensor.detach().numpy() for tensor in tensors)
-
-
-def _checked(query, key, value, g, beta, *, normalise=False):
-    """The inputs as the kernels take them: float32, contiguous, q scaled, K and V filled up to whole panels."""
-    if value.device.type != "cpu":
-        raise ValueError(
-            f"the compiled scan runs on the CPU, the tensors are on {value.device}; use fla's kernel there"
-        )
-    if value.shape[2] % key.shape[2]:
-        raise ValueError(f"value heads must be a multiple of key heads, got {value.shape[2]} on {key.shape[2]}")
-    scale = key.shape[-1] ** -0.5
-    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
-    q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
-    return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
 
 
 def _filled(x, axes):

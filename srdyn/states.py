@@ -5,6 +5,7 @@ cache; *forward* reads them in one pass in which each layer's recurrence is fed 
 between. The second reads the weights once. Sequences of a batch are equally long, without padding.
 """
 
+import bisect
 import contextlib
 import functools
 from collections.abc import Callable, Iterator
@@ -213,14 +214,14 @@ class _Feed:
         if call.state is not None:
             raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
         recurrence.checked_positions(self.positions, call.tokens)
-        start, state, outputs = 0, None, []
+        start, state, outputs, asked = 0, None, [], frozenset(self.positions)
         for end in self._cuts(call):
-            for position in self.positions:
-                if start < position < end:
-                    self.hand_out(position, self._read(call, start, position, state)[1])
+            inside = slice(bisect.bisect_right(self.positions, start), bisect.bisect_left(self.positions, end))
+            for position in self.positions[inside]:
+                self.hand_out(position, self._read(call, start, position, state)[1])
             output, state = self._read(call, start, end, state)
             outputs.append(output)
-            if end in self.positions:
+            if end in asked:
                 self.hand_out(end, state)
             start = end
         return self.adapter.returned(torch.cat(outputs, dim=1), state, options)

@@ -106,7 +106,7 @@ class Run:
         self.bfloat16 = bfloat16 and hf.device.type == "cpu"
         if hf.device.type == "cpu":
             speedups.use(hf, bfloat16=bfloat16)
-        self.optimizers = _optimizers(hf)
+        self.optimizers = optimizers(hf)
         self.step = 0
         self.rows: list[dict] = []
         self.started = time.perf_counter()
@@ -237,7 +237,7 @@ def _say_float16(folder: Path) -> None:
     path.write_text(path.read_text().replace('"dtype": "float32"', '"dtype": "float16"'))
 
 
-def _optimizers(hf: nn.Module) -> list[torch.optim.Optimizer]:
+def optimizers(hf: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the rest; weight decay for matrices only."""
     matrix = lambda n, p: p.ndim == 2 and "embed" not in n and "in_proj_ba" not in n  # noqa: E731
     named = list(hf.named_parameters())

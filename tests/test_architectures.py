@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
 
-from srdyn import architectures, models, rebinding, scan, states
+from srdyn import architectures, decode, models, rebinding, scan, states
 from srdyn.architectures import qwen
 
 
@@ -74,6 +74,8 @@ def test_on_a_cpu_the_plain_functions_are_called_and_elsewhere_the_stock_ones(ti
     stock = {name: recipe_stock(name, called) for name in recipe.cpu_functions(mixer)}
     assert len(stock) == 4
     monkeypatch.setattr(scan, "gated_delta_rule", stock[recipe.chunk_tap].__wrapped__)
+    monkeypatch.setattr(decode, "gated_delta_rule", stock[recipe.step_tap].__wrapped__)
+    monkeypatch.setattr(decode, "convolution", lambda plain: plain)
     rebinding.bind(mixer, stock)
     recipe.make_runnable(mixer)
     for name in stock:
@@ -93,12 +95,14 @@ def recipe_stock(name, called):
     return stock
 
 
-def test_functions_on_a_cpu_are_the_scan_and_the_plain_ones_of_the_modelling_file(tiny_hybrid):
+def test_functions_on_a_cpu_are_the_compiled_and_the_plain_ones_of_the_modelling_file(tiny_hybrid):
     site = architectures.sites(tiny_hybrid.hf)[0]
     module = inspect.getmodule(type(site.mixer))
     functions = site.recipe.cpu_functions(site.mixer)
     assert functions.pop(site.recipe.chunk_tap) is scan.gated_delta_rule
-    assert len(functions) == 3
+    assert functions.pop(site.recipe.step_tap) is decode.gated_delta_rule
+    assert len(functions) == 2
+    functions = {name: inspect.unwrap(function) for name, function in functions.items()}
     for name, function in functions.items():
         assert function.__module__ == module.__name__
         assert function is inspect.unwrap(getattr(module, name))

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from srdyn import rebinding, recurrence, scan
+from srdyn import decode, rebinding, recurrence, scan
 from srdyn.architectures import cutting, recipe
 
 
@@ -37,6 +37,7 @@ class GatedDeltaNet(DeltaRule):
     gating = "per head"
     chunk_tap = "torch_chunk_gated_delta_rule"
     step_tap = "torch_recurrent_gated_delta_rule"
+    conv_step = "causal_conv1d_update"
 
     @abc.abstractmethod
     def gate_logits(
@@ -61,8 +62,14 @@ class GatedDeltaNet(DeltaRule):
         return g, b.sigmoid().float()
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
-        """The plain torch functions, but for many tokens the compiled scan, which is exact wherever it is cut."""
-        return super().cpu_functions(mixer) | {self.chunk_tap: scan.gated_delta_rule}
+        """For many tokens the compiled scan, which is exact wherever it is cut; for a single one, `decode`."""
+        functions = super().cpu_functions(mixer)
+        functions |= {self.chunk_tap: scan.gated_delta_rule, self.step_tap: decode.gated_delta_rule}
+        return functions | {self.conv_step: decode.convolution(functions[self.conv_step])}
+
+    def chunk_of(self, call: recipe.Call) -> int:
+        """The compiled scan has the same bits wherever it is cut."""
+        return 1 if call.timed["query"].device.type == "cpu" else self.chunk
 
     def make_runnable(self, mixer: nn.Module) -> None:
         super().make_runnable(mixer)

@@ -2,6 +2,7 @@
 
 from srdyn.figures.beside_nulls import measures
 from srdyn.figures.consistency import attacks, cosine_bound, time_order
+from srdyn.figures.cost import cost_growth, pruned_cost, spectrum_rates, tracing_cost, training_rates
 from srdyn.figures.emergence import contrast_formation, decay_formation, identity_formation, rank_formation
 from srdyn.figures.files import save
 from srdyn.figures.heatmaps import context_matrix, head_map
@@ -28,6 +29,7 @@ __all__ = [
     "contrast_formation",
     "contrasts",
     "cosine_bound",
+    "cost_growth",
     "decay_formation",
     "doses",
     "explained_variance",
@@ -36,6 +38,7 @@ __all__ = [
     "identity_formation",
     "measures",
     "memory",
+    "pruned_cost",
     "rank_against_decay",
     "rank_distribution",
     "rank_formation",
@@ -45,8 +48,11 @@ __all__ = [
     "save",
     "shares",
     "single_heads",
+    "spectrum_rates",
     "threshold_sweep",
     "time_order",
+    "tracing_cost",
+    "training_rates",
     "trajectories",
     "truncations",
     "verdicts",

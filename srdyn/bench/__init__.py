@@ -1,0 +1,22 @@
+"""What tracing, pruned decoding and training cost, measured: `make bench`, `python -m srdyn.bench`."""
+
+import pandas as pd
+
+from srdyn import store
+
+STEM = "07_cost"
+PARTS = ("spectra", "tracing", "growth", "pruned", "memory", "training")
+
+
+def load(part: str, *, run: str = store.REFERENCE) -> pd.DataFrame:
+    """The table of one of `PARTS` as the benchmark of this run wrote it.
+
+    Raises FileNotFoundError before `make bench` has run.
+    """
+    try:
+        return store.load_table(f"{STEM}_{part}", run=run)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"{STEM}_{part} is not in {store.table_dir(run)}: `make bench` measures it, in about ten minutes, with "
+            "nothing else running"
+        ) from error

@@ -1,0 +1,92 @@
+"""Spectra per second: ours beside the ways that other code takes."""
+
+import functools
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from srdyn import spectra, timing
+
+BASE = "torch.linalg.svdvals"
+LONGEST = 10.0
+"""Seconds: a method that would need more for one call is left out, and said to be."""
+SECONDS = 20.0
+"""For all rounds of a size and batch; where they need more there are fewer of them, down to one."""
+LARGEST = 2**31
+"""Bytes of float64 that a batch may have."""
+CHECKED = 100
+"""Matrices of each size whose singular values are compared with LAPACK's."""
+
+
+def by_numpy(states: Float[Tensor, "batch d d"]) -> Float64[Tensor, "batch d"]:
+    """Matrix by matrix, as a script does that walks over heads."""
+    sigma = [np.linalg.svd(state, compute_uv=False) for state in states.double().numpy()]
+    return torch.from_numpy(np.stack(sigma))
+
+
+def by_gram(states: Float[Tensor, "batch d d"]) -> Float64[Tensor, "batch d"]:
+    """Square roots of the eigenvalues of SᵀS, which lose half of the digits: what is below 1e-8·σ₁ drowns."""
+    exact = states.double()
+    return torch.linalg.eigvalsh(exact.mT @ exact).clamp(min=0).sqrt().flip(-1)
+
+
+METHODS = {
+    "srdyn": spectra.singular_values,
+    BASE: spectra.reference,
+    "numpy, one by one": by_numpy,
+    "Gram and eigvalsh": by_gram,
+}
+
+
+def table(*, sizes: tuple[int, ...], batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
+    """A row for each size, batch, method: `timing.medians` with ratios to torch.linalg (2: twice as fast), per_second.
+
+    `error` is the largest error of a singular value in units of σ₁ against LAPACK in float64; `note` says what was left
+    out, and why. Matrices are float32 with normal entries, as nobody favours; all methods work in float64.
+    """
+    return pd.concat([_of_size(d, batches, rounds) for d in sizes], ignore_index=True)
+
+
+def _of_size(d: int, batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
+    errors, expected, tables = _errors(d), dict.fromkeys(METHODS, 0.0), []
+    for batch in sorted(batches):
+        notes = {method: _note(batch, d, per_matrix * batch) for method, per_matrix in expected.items()}
+        rows = _of_batch(d, batch, [method for method, note in notes.items() if not note], expected, rounds)
+        expected |= dict(zip(rows["method"], rows["median"] / batch, strict=True))
+        left_out = pd.DataFrame({"method": list(notes), "note": list(notes.values())})
+        rows = left_out.merge(rows, on="method", how="left").assign(d=d, batch=batch)
+        tables.append(rows.assign(error=rows["method"].map(errors), per_second=batch / rows["median"]))
+    columns = ["d", "batch", "method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"]
+    return pd.concat(tables, ignore_index=True)[[*columns, "per_second", "error", "note"]]
+
+
+def _of_batch(d: int, batch: int, methods: list[str], expected: dict[str, float], rounds: int) -> pd.DataFrame:
+    if not methods:
+        return pd.DataFrame(columns=["method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"])
+    states = torch.randn(batch, d, d, generator=torch.Generator().manual_seed(d))
+    cases = {method: functools.partial(METHODS[method], states) for method in methods}
+    whole = sum(expected[method] for method in methods) * batch
+    rounds = max(1, min(rounds, int(SECONDS / whole))) if whole else rounds
+    times = timing.interleaved(cases, rounds=rounds, seconds=SECONDS, warm_up=whole < 1)
+    rows = timing.medians(times, base=BASE if BASE in cases else methods[0], faster=True).rename(
+        columns={"case": "method"}
+    )
+    if BASE not in cases:
+        rows[["base", "ratio", "low", "high"]] = None, np.nan, np.nan, np.nan
+    return rows
+
+
+def _errors(d: int) -> dict[str, float]:
+    states = torch.randn(CHECKED, d, d, generator=torch.Generator().manual_seed(d))
+    exact = spectra.reference(states)
+    return {name: float(((method(states) - exact) / exact[:, :1]).abs().max()) for name, method in METHODS.items()}
+
+
+def _note(batch: int, d: int, seconds: float) -> str:
+    size = batch * d * d * 8
+    if size > LARGEST:
+        return f"left out: {size / 2**30:.1f} GiB in float64"
+    return f"left out: a call would take {seconds:.0f} s" if seconds > LONGEST else ""

@@ -1,0 +1,97 @@
+"""Tracing beside a plain forward pass, and beside reading every prefix anew, as published scripts do."""
+
+import functools
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from srdyn import architectures, models, spectra, states, timing
+from srdyn.bench import subjects, throughput
+
+PLAIN, TRACED, SPECTRA = "forward pass", "traced", "traced, with spectra"
+AGAIN, AGAIN_SPECTRA = "prefixes anew", "prefixes anew, with numpy spectra"
+ONE_PASS, THROUGH_CACHE = "every token, one pass", "every token, through the cache"
+
+
+def nothing(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H"]:
+    """One entry of every state: what is left to time is the tracing."""
+    return state[..., 0, 0]
+
+
+def ranks(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H"]:
+    """Effective ranks."""
+    return spectra.effective_rank(spectra.singular_values(state))
+
+
+def table(
+    model: models.Model, *, B: int, T: int, counts: tuple[int, ...], every_token: int, rounds: int
+) -> pd.DataFrame:
+    """`timing.medians` of tracing T tokens of B sequences at evenly spaced positions, a block of rows for each count.
+
+    Columns besides: what, T, B, positions, per_state (seconds that a state costs beyond the plain pass). `prefixes`
+    times reading every prefix anew against the same trace, once without spectra, once with numpy's against ours, in
+    fewer rounds; `every token` reads the first `every_token` tokens of one sequence and takes ranks. Ratios: how many
+    times the case's `base` a case takes.
+    """
+    ids, most = subjects.tokens(model, B, T), max(counts)
+    tables = [_timed("overhead", model, ids, _spaced(T, most), (PLAIN, TRACED, SPECTRA), rounds)]
+    for count in counts:
+        cases = (TRACED, SPECTRA, AGAIN, AGAIN_SPECTRA) if count < most else (TRACED, AGAIN)
+        tables.append(_timed("prefixes", model, ids, _spaced(T, count), cases, max(2, rounds // 2)))
+    some, positions = ids[:1, :every_token], list(range(1, every_token + 1))
+    cases = (PLAIN, ONE_PASS, THROUGH_CACHE)
+    tables.append(_timed("every token", model, some, positions, cases, max(2, rounds // 2)))
+    return pd.concat(tables, ignore_index=True)
+
+
+def _timed(
+    what: str, model: models.Model, ids: Int[Tensor, "B T"], positions: list[int], cases: tuple[str, ...], rounds: int
+) -> pd.DataFrame:
+    subject = {case: _case(case, model, ids, positions) for case in cases}
+    # prefixes take long, and what they call is warm from the cases before
+    times = timing.interleaved(subject, rounds=rounds, warm_up=what != "prefixes")
+    found, base = timing.medians(times, base=cases[0]), times.groupby("case")["seconds"].median()
+    if AGAIN_SPECTRA in cases:  # like with like: spectra on both sides
+        like = timing.medians(times, base=SPECTRA)
+        found = found.where(~found["case"].isin([SPECTRA, AGAIN_SPECTRA]), like)
+    B, T = ids.shape
+    read = model.grid.L * model.grid.H * B * len(positions)
+    per_state = (found["median"] - base[cases[0]]) / read if cases[0] == PLAIN else float("nan")
+    return found.assign(what=what, T=T, B=B, positions=len(positions), per_state=per_state)
+
+
+def _case(case: str, model: models.Model, ids: Int[Tensor, "B T"], positions: list[int]) -> Callable[[], object]:
+    trace = functools.partial(states.trace, model, ids, positions)
+    return {
+        PLAIN: functools.partial(subjects.read, model, ids),
+        TRACED: functools.partial(trace, measure=nothing),
+        SPECTRA: trace,
+        AGAIN: functools.partial(anew, model, ids, positions, nothing),
+        AGAIN_SPECTRA: functools.partial(anew, model, ids, positions, _by_numpy),
+        ONE_PASS: functools.partial(trace, measure=ranks),
+        THROUGH_CACHE: functools.partial(trace, measure=ranks, route="segments"),
+    }[case]
+
+
+def anew(
+    model: models.Model, ids: Int[Tensor, "B T"], positions: list[int], measure: states.Measure
+) -> Float[Tensor, "L B C H *measured"]:
+    """What `states.trace` gives, by a pass over every prefix."""
+    found = []
+    for position in positions:
+        cache = subjects.read(model, ids[:, :position], cached=True)
+        sites = architectures.sites(model.hf)
+        held = [site.recipe.oriented(site.recipe.stored(cache, site.index)) for site in sites]
+        found.append(torch.stack([measure(state) for state in held]))
+    return torch.stack(found, dim=2)
+
+
+def _by_numpy(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H D"]:
+    return throughput.by_numpy(state.flatten(0, 1)).unflatten(0, state.shape[:2])
+
+
+def _spaced(T: int, count: int) -> list[int]:
+    return [T * (i + 1) // count for i in range(count)]

@@ -1,0 +1,81 @@
+"""Tokens per second of training on a CPU, from transformers' functions to ours, one change at a time."""
+
+from collections.abc import Callable
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+
+from srdyn import architectures, products, scan, speedups, timing, train
+from srdyn.bench import subjects
+
+STOCK, SCAN, SWEEPS, BFLOAT16 = "transformers", "compiled scan", "and fused sweeps", "and bfloat16 products"
+
+
+def table(*, B: int, T: int, rounds: int) -> pd.DataFrame:
+    """`timing.medians` of training steps of the shipped hybrid: what, case, tokens, per_second, ratio.
+
+    `step` is a whole step, each case with the change of the one before as well; ratio 2 means twice as fast as
+    transformers. `recurrence` is the gated delta rule of all linear layers alone, forwards and backwards, as
+    transformers' function and as the compiled scan; beside `step` it says what share of a step that is.
+    """
+    times = timing.interleaved({name: step(hf, B, T) for name, hf in _variants().items()}, rounds=rounds)
+    steps = timing.medians(times, base=STOCK, faster=True).assign(what="step")
+    times = timing.interleaved(_recurrences(B, T), rounds=rounds)
+    alone = timing.medians(times, base=STOCK, faster=True).assign(what="recurrence")
+    found = pd.concat([steps, alone], ignore_index=True).assign(tokens=B * T)
+    return found.assign(per_second=found["tokens"] / found["median"])
+
+
+def step(hf: nn.Module, B: int, T: int) -> timing.Case:
+    """A training step on drawn tokens: forwards, backwards, the optimizers of `srdyn.train`."""
+    ids = torch.randint(hf.config.vocab_size, (B, T), generator=torch.Generator().manual_seed(0))
+    optimizers = train.optimizers(hf.train())
+
+    def case() -> None:
+        hf(ids, labels=ids, use_cache=False).loss.backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+
+    return case
+
+
+def _variants() -> dict[str, nn.Module]:
+    model = subjects.shipped("hybrid")
+    found = {STOCK: subjects.stock(model).hf, SCAN: subjects.copied(model).hf, SWEEPS: subjects.copied(model).hf}
+    speedups.use(found[SWEEPS])
+    if products.supported():
+        found[BFLOAT16] = subjects.copied(model).hf
+        speedups.use(found[BFLOAT16], bfloat16=True)
+    return found
+
+
+def _recurrences(B: int, T: int) -> dict[str, timing.Case]:
+    model = subjects.shipped("hybrid")
+    site, layers = architectures.sites(model.hf)[0], model.grid.L
+    stock = subjects.stock_functions(site)[site.recipe.chunk_tap]
+    inputs = _inputs(site, B, T)
+    return {name: _both_ways(rule, inputs, layers) for name, rule in ((STOCK, stock), (SCAN, scan.gated_delta_rule))}
+
+
+def _inputs(site: architectures.Site, B: int, T: int) -> dict[str, Tensor]:
+    heads, generator = site.recipe.heads(site.mixer), torch.Generator().manual_seed(0)
+    draw = lambda *shape: torch.randn(B, T, *shape, generator=generator)  # noqa: E731
+    drawn = {
+        "query": draw(heads.key_heads, heads.K),
+        "key": draw(heads.key_heads, heads.K),
+        "value": draw(heads.H, heads.V),
+        "g": -0.1 * draw(heads.H).abs(),
+        "beta": draw(heads.H).sigmoid(),
+    }
+    return {name: x.requires_grad_() for name, x in drawn.items()}
+
+
+def _both_ways(rule: Callable, inputs: dict[str, Tensor], layers: int) -> timing.Case:
+    def case() -> None:
+        for _ in range(layers):
+            outputs, _ = rule(**inputs, use_qk_l2norm_in_kernel=True)
+            torch.autograd.grad(outputs.sum(), list(inputs.values()))
+
+    return case

@@ -1,0 +1,172 @@
+"""How long calls take beside each other: interleaved in one process, told as medians with their spread.
+
+A machine that is busy, or grows hot, slows all cases of a round alike, which ratios taken round by round do not see.
+"""
+
+import multiprocessing
+import os
+import platform
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+
+from srdyn import intervals
+
+Case = Callable[[], object]
+SHORTEST = 0.02
+"""Seconds that one reading takes at least: calls that are shorter are repeated within it."""
+FEWEST = 3
+"""Rounds that are read however long they take, unless fewer are asked for."""
+_FORGET = "/proc/self/clear_refs"
+
+
+class Quotient(NamedTuple):
+    """A ratio of medians, with the ends of its interval over the rounds."""
+
+    ratio: float
+    low: float
+    high: float
+
+
+def interleaved(
+    cases: Mapping[str, Case],
+    *,
+    rounds: int,
+    seconds: float = float("inf"),
+    warm_up: bool = True,
+    after: Case | None = None,
+) -> pd.DataFrame:
+    """Seconds per call of every case in every round: columns case, round, seconds, calls.
+
+    A round calls each case once, every second round in reverse order; a case too short for the clock is called several
+    times (`calls`). One call of each goes before, which compiles and fills caches; it counts as the first round where
+    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent. `after` follows every reading
+    within its time, as the end of what a GPU was given. Raises ValueError without cases or rounds.
+    """
+    if not cases or rounds < 1:
+        raise ValueError(f"timing needs at least one case and one round, got {len(cases)} and {rounds}")
+    start, first = time.perf_counter(), {name: _read(case, 1, after) for name, case in cases.items()}
+    calls = {name: max(1, int(np.ceil(SHORTEST / taken))) if warm_up else 1 for name, taken in first.items()}
+    rows = [] if warm_up else [(name, 0, taken, 1) for name, taken in first.items()]
+    for number in range(0 if warm_up else 1, rounds):
+        if number >= FEWEST and time.perf_counter() - start > seconds:
+            break
+        order = list(cases)[:: -1 if number % 2 else 1]
+        rows += [(name, number, _read(cases[name], calls[name], after), calls[name]) for name in order]
+    return pd.DataFrame(rows, columns=["case", "round", "seconds", "calls"])
+
+
+def medians(times: pd.DataFrame, *, base: str, faster: bool = False, seed: int = 0) -> pd.DataFrame:
+    """A row for each case, in the order of the cases: what it took, and how that compares with the case `base`.
+
+    Columns: case, n (rounds), median, spread (interquartile range), unit (s), base, and ratio, low, high: how many
+    times the median of `base` the case takes, or with `faster`, goes into it. Raises ValueError without such a case.
+    """
+    rounds, rows = wide(times), []
+    for case, taken in rounds.items():
+        low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
+        row = {"case": case, "n": len(taken), "median": median, "spread": high - low, "unit": "s", "base": base}
+        rows.append(row | quotient(rounds, *(base, case) if faster else (case, base), seed=seed)._asdict())
+    return pd.DataFrame(rows)
+
+
+def wide(times: pd.DataFrame) -> pd.DataFrame:
+    """The seconds of `interleaved` with a row for each round, a column for each case."""
+    return times.pivot(index="round", columns="case", values="seconds")[list(times["case"].unique())]
+
+
+def quotient(rounds: pd.DataFrame, above: str, below: str, *, seed: int = 0) -> Quotient:
+    """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone.
+
+    Rounds are resampled whole, so that what slows a round slows both. Raises ValueError for a column that is not there.
+    """
+    if missing := {above, below} - set(rounds):
+        raise ValueError(f"no case is called {', '.join(sorted(missing))}; there are {', '.join(rounds)}")
+    pair = rounds[[above, below]].to_numpy()
+    if len(pair) < 2:
+        return Quotient(_ratio(pair), np.nan, np.nan)
+    return Quotient(*intervals.bootstrap(pair, _ratio, generator=torch.Generator().manual_seed(seed)))
+
+
+def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int], *, seed: int = 0) -> intervals.Interval:
+    """The power of size by which time grows: the slope of log median time over log size, its interval over rounds.
+
+    `sizes` names columns of `rounds`. Raises ValueError for fewer than two sizes.
+    """
+    if len(set(sizes.values())) < 2:
+        raise ValueError(f"growth needs at least two sizes, got {dict(sizes)}")
+    logs, taken = np.log(list(sizes.values())), rounds[list(sizes)].to_numpy()
+    slope = lambda drawn: float(np.polyfit(logs, np.log(np.median(drawn, axis=0)), 1)[0])  # noqa: E731
+    if len(taken) < 2:
+        return intervals.Interval(slope(taken), np.nan, np.nan)
+    return intervals.bootstrap(taken, slope, generator=torch.Generator().manual_seed(seed))
+
+
+def machine() -> dict[str, object]:
+    """What ran the clock: processor, its cores, threads that torch uses, GPU if there is one, versions."""
+    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
+    return {
+        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+    }
+
+
+def peak_bytes(prepare: Callable[..., Case], *arguments: object) -> int:
+    """How far memory rises while the case runs that `prepare(*arguments)` returns, in a process of its own.
+
+    That is its highest resident memory less what is resident when it starts (where a system cannot tell, less the
+    highest before it). `prepare` is a function that a fresh process can import.
+    """
+    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_rise, prepare, arguments).result()
+
+
+def _rise(prepare: Callable[..., Case], arguments: tuple) -> int:
+    case = prepare(*arguments)
+    if Path(_FORGET).exists():
+        Path(_FORGET).write_text("5")  # Linux: the highest so far becomes the present
+    before = _highest()
+    case()
+    return _highest() - before
+
+
+def _highest() -> int:
+    """The largest resident memory of this process so far, in bytes."""
+    # Linux's getrusage would count what the process was before it became a Python of its own: a copy of its parent.
+    told = [line.split() for line in _lines("/proc/self/status") if line.startswith("VmHWM:")]
+    if told:
+        return int(told[0][1]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def _read(case: Case, calls: int, after: Case | None) -> float:
+    start = time.perf_counter()
+    for _ in range(calls):
+        case()
+    if after is not None:
+        after()
+    return (time.perf_counter() - start) / calls
+
+
+def _ratio(pair: np.ndarray) -> float:
+    above, below = np.median(pair, axis=0)
+    return float(above / below)
+
+
+def _lines(path: str) -> list[str]:
+    """A file of Linux's /proc; empty elsewhere."""
+    return Path(path).read_text().splitlines() if Path(path).exists() else []
