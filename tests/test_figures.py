@@ -460,6 +460,18 @@ def test_saving_again_writes_only_what_differs(clone, drawn):
     assert (clone / "02_time.pdf").read_bytes().startswith(b"%PDF")
 
 
+def test_a_line_moved_by_rounding_leaves_the_files_and_a_moved_point_does_not(clone):
+    def saved(moved):
+        table = TABLES["time_order"]()
+        column = table.select_dtypes("float").columns[-1]
+        figures.save(draw("time_order", table.assign(**{column: table[column] + moved})), "02_time")
+        return [(clone / f"02_time.{suffix}").read_bytes() for suffix in ("png", "pdf")]
+
+    first = saved(0.0)
+    assert saved(1e-9) == first
+    assert all(new != old for new, old in zip(saved(0.05), first, strict=True))
+
+
 def test_another_process_writes_the_same_bytes(clone, drawn):
     figures.save(drawn["context_matrix"], "pairs")
     before = {p.name: p.read_bytes() for p in clone.iterdir()}
