@@ -187,7 +187,7 @@ def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign
 
     A row that is not testable has no estimate, and says why.
     """
-    ends = table[["low", "high"]].to_numpy() * sign
+    ends = table[["low", "high"]].to_numpy() * sign + 0.0
     testable = table["testable"].to_numpy()
     over = [f"{row.rows} rows in {row.draws} draws" for row in table.itertuples()]
     rows = table[["model", "kind", "seed", "n"]].assign(measure=name, over=over)

@@ -50,8 +50,10 @@ def doses(table: pd.DataFrame) -> Figure:
 
 def arm_handles(arms: pd.Series) -> list[Line2D]:
     """The legend of the arms that occur."""
-    look = {name: ARMS[name] for name in ARMS if name in set(arms)}
-    return [Line2D([], [], color=look.colour, marker=look.marker, label=TITLES[name]) for name, look in look.items()]
+    drawn = {name: {"color": look.colour, "marker": look.marker} for name, look in ARMS.items() if name in set(arms)}
+    if "intact" in drawn:
+        drawn["intact"] = style.BOUND
+    return [Line2D([], [], label=TITLES[name], **look) for name, look in drawn.items()]
 
 
 def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
@@ -174,6 +176,7 @@ def windows(table: pd.DataFrame) -> Figure:
             panel.vlines(x, line["low"], line["high"], color=look.colour, linewidth=0.8)
             panel.plot(x, line["interaction"], look.marker, color=look.colour, linestyle="-", linewidth=0.9)
         panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
+        panel.set_xlim(-0.5, len(sizes) - 0.5)
     style.outer_labels(list(axes.values()), x="softmax window w (tokens)", y="arm × window\n(nats)")
     style.legend(figure, arm_handles(table["arm"]))
     note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
