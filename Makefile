@@ -64,7 +64,9 @@ $(error There is no preset "$(PRESET)"; notebooks/presets has: $(basename $(notd
 endif
 # papermill only warns of a parameter that the notebook at hand lacks; one that all of them lack is a slip.
 $(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[:=]' notebooks/[0-9]*.ipynb),,\
-  $(error P: no notebook has the parameter "$(firstword $(subst =, ,$(word)))")))
+  $(error P: no notebook has the parameter "$(firstword $(subst =, ,$(word)))"; a space begins the next parameter, \
+  so values have none: P='models=["a","b"] n=4')))
+$(foreach stem,$(STEMS),$(if $(wildcard notebooks/$(stem).ipynb),,$(error ONLY: there is no notebook "$(stem)"; they are: $(EVERY))))
 
 # What every notebook depends on, names included. Tables are left out: notebooks write them.
 COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).yaml -type f \
