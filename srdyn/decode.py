@@ -6,7 +6,6 @@ functions stand in for transformers', which go over the state a dozen times, and
 
 import functools
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import no_type_check
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from srdyn import lanes, scan, sweeps
+from srdyn import lanes, scan, sweeps, threads
 from srdyn.lanes import flush_denormals, load, mul, mul_add, restore_denormals, splat, store, sub
 
 SHARED_FROM = 2**19
@@ -46,7 +45,10 @@ def gated_delta_rule(
     q, k, v, g, beta = scan.checked(*inputs, normalise=use_qk_l2norm_in_kernel)
     outputs = torch.empty_like(v)
     arrays = [x.detach().numpy() for x in (q, k, v, g.exp(), beta, initial_state, outputs)]
-    _in_threads(arrays, initial_state)
+    alone = initial_state.numel() < SHARED_FROM
+    threads.split(
+        functools.partial(_step, *arrays), len(initial_state[0]) * len(initial_state), most=1 if alone else None
+    )
     return outputs.to(query.dtype), initial_state if options.get("output_final_state") else None
 
 
@@ -74,17 +76,6 @@ def _fits(state: Tensor | None) -> bool:
 
 def _differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
-def _in_threads(arrays, state):
-    pairs = state.shape[0] * state.shape[1]
-    threads = min(torch.get_num_threads(), pairs) if state.numel() >= SHARED_FROM else 1
-    if threads == 1:
-        _step(*arrays, 0, pairs)
-        return
-    cuts = [pairs * n // threads for n in range(threads + 1)]
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda n: _step(*arrays, cuts[n], cuts[n + 1]), range(threads)))
 
 
 @lanes.compiled

@@ -79,12 +79,14 @@ def task_rows(
 
 
 def outcomes(
-    model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"], *, batch: int = 8
+    model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"], *, batch: int | None = None
 ) -> pd.DataFrame:
     """One line for every item: row, item, right, bits, tokens.
 
     An item is right when all its answer tokens are the first choice; its bits are what the model needs for them.
+    `batch` rows are read together, by default `models.batch_size`.
     """
+    batch = batch or models.batch_size(model, tokens.shape[1])
     asked = items[:, 1:] > 0
     right, bits = [], []
     for (logits, after), chosen in zip(_predictions(model, tokens, batch=batch), asked.split(batch), strict=True):
@@ -131,8 +133,11 @@ def windows(
     return Windows(torch.tensor(np.array(tokens)), np.array(document), np.array(start), np.array(stop))
 
 
-def window_bits(model: models.Model, tokens: Int[Tensor, "N T"], *, batch: int = 8) -> Float64[np.ndarray, " N"]:
-    """Bits that the model needs for all tokens of a window but the first."""
+def window_bits(
+    model: models.Model, tokens: Int[Tensor, "N T"], *, batch: int | None = None
+) -> Float64[np.ndarray, " N"]:
+    """Bits that the model needs for all tokens of a window but the first, `batch` windows as in `outcomes`."""
+    batch = batch or models.batch_size(model, tokens.shape[1])
     bits = [
         F.cross_entropy(logits.float().transpose(1, 2), after, reduction="none").double().sum(1) / np.log(2)
         for logits, after in _predictions(model, tokens, batch=batch)

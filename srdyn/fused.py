@@ -1,7 +1,7 @@
 """The elementwise parts of a Qwen3-Next layer, each fused into one compiled sweep for a CPU.
 
 They do in one pass over memory what PyTorch does in several, forwards and backwards, and stand in for transformers'
-functions during training. Float32 on one thread; the last axis must be a multiple of sixteen.
+functions. Float32; the last axis must be a multiple of sixteen. Forwards, torch's threads share the rows.
 """
 
 from typing import no_type_check
@@ -11,9 +11,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from srdyn import threads
 from srdyn.lanes import WIDTH, add, compiled, load, mul, mul_add, sigmoid, splat, store, sub, total
 
 TAPS = 4
+SHARED_FROM = 2**16
+"""Numbers that a thread should have to itself: with fewer, starting it costs more than it saves."""
 
 
 def causal_conv1d_fn(
@@ -74,12 +77,18 @@ def _rows(*tensors):
     return tuple(tensor.detach().numpy().reshape(-1, tensor.shape[-1]) for tensor in tensors)
 
 
+def _shared(run, rows):
+    """`run(part)` for slices of the rows: the results do not depend on how many."""
+    threads.split(lambda first, stop: run(slice(first, stop)), len(rows), most=rows.size // SHARED_FROM)
+
+
 class _Convolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x, weight):
         ctx.save_for_backward(x, weight)
         y = torch.empty_like(x)
-        _convolve(*_arrays(x, weight, y))
+        x_rows, w, y_rows = _arrays(x, weight, y)
+        _shared(lambda part: _convolve(x_rows[part], w, y_rows[part]), y_rows)
         return y
 
     @staticmethod
@@ -97,7 +106,8 @@ class _GatedNorm(torch.autograd.Function):
         ctx.save_for_backward(x, gate, weight)
         ctx.eps = eps
         y = torch.empty_like(x)
-        _gate_norm(*_rows(x, gate), *_arrays(weight), *_rows(y), eps)
+        x_rows, gate_rows, y_rows = _rows(x, gate, y)
+        _shared(lambda part: _gate_norm(x_rows[part], gate_rows[part], *_arrays(weight), y_rows[part], eps), y_rows)
         return y
 
     @staticmethod
@@ -116,7 +126,8 @@ class _Norm(torch.autograd.Function):
         ctx.save_for_backward(x, weight)
         ctx.eps = eps
         y = torch.empty_like(x)
-        _normalise(*_rows(x), *_arrays(weight), *_rows(y), eps)
+        x_rows, y_rows = _rows(x, y)
+        _shared(lambda part: _normalise(x_rows[part], *_arrays(weight), y_rows[part], eps), y_rows)
         return y
 
     @staticmethod
@@ -134,7 +145,8 @@ class _L2Norm(torch.autograd.Function):
         ctx.save_for_backward(x)
         ctx.options = scale, eps
         y = torch.empty_like(x)
-        _shorten(*_rows(x, y), scale, eps)
+        x_rows, y_rows = _rows(x, y)
+        _shared(lambda part: _shorten(x_rows[part], y_rows[part], scale, eps), y_rows)
         return y
 
     @staticmethod
@@ -151,7 +163,8 @@ class _SwiGLU(torch.autograd.Function):
     def forward(ctx, gate, up):
         ctx.save_for_backward(gate, up)
         y = torch.empty_like(up)
-        _swiglu(*_arrays(gate, up, y))
+        gate_rows, up_rows, y_rows = _rows(gate, up, y)
+        _shared(lambda part: _swiglu(gate_rows[part], up_rows[part], y_rows[part]), y_rows)
         return y
 
     @staticmethod

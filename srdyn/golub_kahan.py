@@ -10,7 +10,6 @@ Golub & Van Loan, Matrix Computations, 4th ed. 2013, Alg. 5.4.2 and 8.6.1.
 
 import functools
 import math
-from concurrent.futures import ThreadPoolExecutor
 from typing import no_type_check
 
 import numpy as np
@@ -18,7 +17,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from srdyn import lanes
+from srdyn import lanes, threads
 from srdyn.doubles import WIDTH, largest, load, mul_add, root, size, splat, store, where_less
 
 BLOCK = 4
@@ -45,20 +44,10 @@ def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*
     tall = matrices.detach().flatten(0, -3) if batch else matrices.detach()[None]
     tall = (tall if K >= V else tall.mT).contiguous().numpy()
     sigma = np.zeros((len(tall), _filled(min(K, V))))
-    if not _in_threads(tall, sigma):
+    if not all(threads.split(functools.partial(_run, tall, sigma), -(-len(tall) // WIDTH))):
         raise ArithmeticError(f"singular values not found within {SWEEPS} sweeps each: are all entries finite?")
     sigma = -np.sort(-sigma)[:, : min(K, V)]
     return torch.from_numpy(sigma).reshape(*batch, min(K, V))
-
-
-def _in_threads(tall, sigma) -> bool:
-    groups = -(-len(tall) // WIDTH)
-    threads = max(1, min(torch.get_num_threads(), groups))
-    cuts = [groups * n // threads for n in range(threads + 1)]
-    if threads == 1:
-        return _run(tall, sigma, 0, groups)
-    with ThreadPoolExecutor(threads) as pool:
-        return all(pool.map(lambda n: _run(tall, sigma, cuts[n], cuts[n + 1]), range(threads)))
 
 
 @no_type_check

@@ -14,6 +14,9 @@ from srdyn import architectures, checkpoints, linear_cache, memory, placement, r
 
 log = logging.getLogger(__name__)
 
+READ_AT_ONCE = 512
+"""Tokens that a CPU reads together: what many more of them leave behind does not fit its second-level cache."""
+
 
 class HeadGrid(NamedTuple):
     """L linear-attention layers of H value heads, each with a K × V state; L and H keep the original numbering."""
@@ -130,6 +133,16 @@ def _read(
         return hf, told, None
     _own_storage(hf)
     return (hf, told, hf.state_dict()) if place.offload == "cpu" else (hf.to(place.device), told, None)
+
+
+def batch_size(model: Model, length: int) -> int:
+    """How many sequences of `length` tokens are best read together: as many as come to `READ_AT_ONCE` tokens.
+
+    16 on a GPU, and for a model whose weights come from elsewhere, once for each batch.
+    """
+    if model.device.type != "cpu" or streaming.is_attached(model.hf):
+        return 16
+    return max(1, READ_AT_ONCE // length)
 
 
 def from_hf(

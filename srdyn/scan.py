@@ -6,7 +6,6 @@ Yang, Kautz & Hatamizadeh, Gated Delta Networks, ICLR 2025, https://arxiv.org/ab
 """
 
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -14,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from srdyn import fused, lanes, recurrence, sweeps
+from srdyn import fused, lanes, recurrence, sweeps, threads
 
 
 def gated_delta_rule(
@@ -108,7 +107,8 @@ class _Scan(torch.autograd.Function):
         gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.empty_like(d_outputs))
         gradients += (torch.zeros_like(g), torch.zeros_like(beta), d_state)
         known = _arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs)
-        _in_threads(sweeps.backward, (known, _arrays(*gradients)), q.shape[0] * q.shape[2], q.shape[-1])
+        run = _with_scratch(sweeps.backward, (known, _arrays(*gradients)), q.shape[-1])
+        threads.split(run, q.shape[0] * q.shape[2])
         return gradients
 
 
@@ -118,20 +118,13 @@ def _run_forward(inputs, state, positions):
     outputs, error = torch.empty_like(v), torch.empty_like(v)
     captured = v.new_empty(B, len(positions), H, K, V)
     arrays = _arrays(q, k, v, g.exp(), beta), _arrays(state, outputs, error, captured), positions
-    _in_threads(sweeps.forward, arrays, B * H, K)
+    threads.split(_with_scratch(sweeps.forward, arrays, K), B * H)
     return outputs, error, captured
 
 
-def _in_threads(kernel, arguments, pairs, K):
-    threads = min(torch.get_num_threads(), pairs)
-    cuts = [pairs * n // threads for n in range(threads + 1)]
+def _with_scratch(kernel, arguments, K):
     shapes = (sweeps.BLOCK + 1, sweeps.PANEL, K), (sweeps.PANEL, K), (3, sweeps.PANEL), (sweeps.PANEL, lanes.WIDTH)
-    scratch = [_arrays(*(torch.empty(shape) for shape in shapes)) for _ in range(threads)]
-    if threads == 1:
-        kernel(*arguments, scratch[0], 0, pairs)
-        return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(lambda n: kernel(*arguments, scratch[n], cuts[n], cuts[n + 1]), range(threads)))
+    return lambda first, stop: kernel(*arguments, _arrays(*map(torch.empty, shapes)), first, stop)
 
 
 def _arrays(*tensors):

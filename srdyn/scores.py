@@ -15,7 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from srdyn import ablation, architectures, battery, contexts, models, pruning, spectra, states
+from srdyn import ablation, architectures, battery, contexts, models, pruning, resuming, spectra, states
 
 Scores = Float[Tensor, "L H"]
 
@@ -56,12 +56,17 @@ def calibration(
     return torch.cat([draw(name) for name in domains])
 
 
-def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spectra.EPS, batch: int = 16) -> Profile:
-    """The heads' means over the sequences: spectra at the end, and at a quarter, half and three quarters of it."""
+def profile(
+    model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spectra.EPS, batch: int | None = None
+) -> Profile:
+    """The heads' means over the sequences: spectra at the end, and at a quarter, half and three quarters of it.
+
+    `batch` sequences are read together, by default `models.batch_size`.
+    """
     T = tokens.shape[1]
     positions = sorted({max(1, T * quarter // 4) for quarter in (1, 2, 3, 4)})
     sums, rows = None, 0
-    for part in tokens.split(batch):
+    for part in tokens.split(batch or models.batch_size(model, T)):
         with states.gates_of(model, *part.shape) as (g, _), _outputs(model) as output:
             sigma = states.trace(model, part, positions)
         rank, norm = spectra.effective_rank(sigma, eps).sum(1), spectra.nuclear_norm(sigma).sum(1)
@@ -104,17 +109,18 @@ RULES: dict[str, Rule] = {
 
 
 def damage(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.DataFrame:
-    """Bits that every probe costs more when one head alone is removed: the oracle, one pass per head.
+    """Bits that every probe costs more when one head alone is removed: the oracle, a pass from its layer on per head.
 
     Columns: axis (the layer's place along axis L), layer (in the decoder), head, probe, damage (bits per byte of text,
     per answer of a task), intact.
     """
-    intact = _bits(model, sheet)
+    asked = resuming.Resumable(model, lambda: _bits(model, sheet))
+    intact = asked.first
     held = [(axis, layer.index, head) for axis, layer in enumerate(model.layers) for head in layer.heads]
     rows = []
     for axis, layer, head in tqdm(held, desc=f"{model.name}: single heads", leave=False):
         with ablation.ablate_heads(model, _only(model, axis, head)):
-            more = _bits(model, sheet) - intact
+            more = asked.from_layer(layer) - intact
         found = {"probe": intact.index, "damage": more.to_numpy(), "intact": intact.to_numpy()}
         rows.append(pd.DataFrame({"axis": axis, "layer": layer, "head": head, **found}))
     return pd.concat(rows, ignore_index=True)

@@ -24,6 +24,12 @@ def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
         products.use_bfloat16(hf)
 
 
+def use_if_fit(hf: nn.Module) -> None:
+    """`use`, for a model that it knows; any other runs as transformers made it."""
+    if fit(hf):
+        use(hf)
+
+
 def fit(hf: nn.Module) -> bool:
     """Whether `use` knows this model: a whole Qwen3-Next on a CPU, float32, widths multiples of sixteen, no expert."""
     if any(site.recipe.is_pruned(site.mixer) for site in architectures.sites(hf)):

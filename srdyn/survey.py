@@ -29,6 +29,7 @@ from srdyn import (
     readings,
     reference,
     spectra,
+    speedups,
     states,
     store,
     strata,
@@ -81,6 +82,7 @@ def _finished(
     for name in tqdm(names, desc="models", disable=not processes.is_first()):
         name = found(name)
         model = models.load(name, device=processes.device(), offload="auto")
+        speedups.use_if_fit(model.hf)
         own = _readable(reading, model)
         finished = _Finished(model, own, made_by | {"weights": identity(model, name), "tasks": own.tasks})
         wanted = _sources(model, sources)
@@ -205,8 +207,13 @@ class _Finished:
     def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
         tokens = self._samples(context).tokens
         measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
-        with states.gates_of(model, *tokens.shape) as gates:
-            return states.trace(model, tokens, self.reading.positions, measure=measure), gates
+        sigmas, gates = [], []
+        for part in tokens.split(models.batch_size(model, tokens.shape[1])):
+            with states.gates_of(model, *part.shape) as found:
+                sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
+            gates.append(found)
+        g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
+        return torch.cat(sigmas, dim=1), (g, beta)
 
     def _gates(self, context: str) -> Gates:
         """The model's gates: those of the context that it read last are at hand."""
@@ -322,7 +329,9 @@ def untrained(model: models.Model) -> models.Model:
         hidden=config.hidden_size,
         head=config.linear_key_head_dim,
     )
-    return models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
+    started = models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
+    speedups.use_if_fit(started.hf)
+    return started
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -173,8 +173,7 @@ class Subject:
 
     def __init__(self, name: str | Path, plan: Plan) -> None:
         self.name, self.model, self.plan = name, models.load(name), plan
-        if speedups.fit(self.model.hf):
-            speedups.use(self.model.hf)
+        speedups.use_if_fit(self.model.hf)
         made_by = {"weights": survey.identity(self.model, name), "plan": dataclasses.asdict(plan)}
         made_by |= {"code": store.content_hash(Path(__file__).parent), "seed": self.model.seed}
         made_by |= {"contexts": store.content_hash(store.data_dir() / "contexts")}

@@ -6,10 +6,11 @@ import sys
 import textwrap
 
 import families
+import pandas as pd
 import pytest
 import torch
 
-from srdyn import ablation, architectures, linear_cache, models, pruning, states
+from srdyn import ablation, architectures, linear_cache, models, pruning, resuming, states
 
 TOKENS = torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(2))  # more than one chunk of 64
 POSITIONS = [1, 9, 64, 67, 70]
@@ -133,6 +134,16 @@ class TestEveryFamily:
             torch.testing.assert_close(logits(pruned), ablated, **LOGITS)
             assert (ablated - before).abs().max() > 100 * LOGITS["atol"]
         assert torch.equal(logits(model), before)
+
+    def test_a_pass_resumed_at_the_changed_layer_is_the_whole_one(self, family):
+        model = families.model(family)
+        asked = resuming.Resumable(model, lambda: pd.Series(logits(model).flatten().numpy()))
+        for axis, layer in enumerate(model.layers):
+            heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+            heads[axis, ::2] = True
+            with ablation.ablate_heads(model, heads):
+                pd.testing.assert_series_equal(asked.from_layer(layer.index), asked.run(), check_exact=True)
+        pd.testing.assert_series_equal(asked.run(), asked.first, check_exact=True)
 
     def test_a_pruned_model_holds_the_states_of_its_heads_alone(self, family):
         for keep in masks(family, n=1):

@@ -105,23 +105,6 @@ def test_neither_threads_nor_neighbours_change_a_bit(threads):
     assert torch.equal(golub_kahan.singular_values(states.flip(0)), expected.flip(0))
 
 
-def test_no_more_threads_than_torch_uses_nor_than_there_is_work(threads, monkeypatch):
-    started = []
-
-    class Pool(golub_kahan.ThreadPoolExecutor):
-        def __init__(self, count):
-            started.append(count)
-            super().__init__(count)
-
-    monkeypatch.setattr(golub_kahan, "ThreadPoolExecutor", Pool)
-    threads(3)
-    for batch in (8, 9, 17, 100):
-        golub_kahan.singular_values(normal(batch, 3, 2))
-    threads(1)
-    golub_kahan.singular_values(normal(100, 3, 2))
-    assert started == [2, 3, 3]
-
-
 def test_says_so_when_it_does_not_end(monkeypatch):
     monkeypatch.setattr(golub_kahan, "_run", lambda *_: False)
     with pytest.raises(ArithmeticError, match="within 30 sweeps"):
