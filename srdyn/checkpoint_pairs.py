@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from srdyn import intervals, observations, survey
+from srdyn import intervals, observations, sources, survey
 
 NULL = "permuted heads"
 """The second checkpoint's heads in random order within each layer: what the layers alone have in common stays."""
@@ -82,7 +82,7 @@ def _rows(agree: Agreement, data: observations.Cube, names: dict[str, str]) -> p
     counted = observations.documents_drawn(data)
     return pd.DataFrame(
         [
-            {**shared, "source": survey.MODEL, **interval._asdict(), "over": counted, "why": found.remark or as_well},
+            {**shared, "source": sources.MODEL, **interval._asdict(), "over": counted, "why": found.remark or as_well},
             {**shared, "source": NULL, **null._asdict(), "over": "permutations within layers", "why": ""},
         ]
     )

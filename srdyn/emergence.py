@@ -14,7 +14,7 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from srdyn import effects, models, observations, spectra, store, strata, survey, train, trials
+from srdyn import effects, models, observations, sources, spectra, store, strata, survey, train, trials
 
 OF_A_MODEL = ["model", "kind", "seed"]
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
@@ -199,8 +199,8 @@ def _stage(folder: Path, step: int) -> dict[str, object]:
 def _untrained(folder: Path) -> Path:
     """The folder of the model as it was before its first step, written anew."""
     trained = models.load(folder)
-    start, target = survey.untrained(trained), store.root() / "build" / "untrained" / folder.name / "step-000000"
-    start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, survey.kind(trained)
+    start, target = sources.untrained(trained), store.root() / "build" / "untrained" / folder.name / "step-000000"
+    start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, sources.kind(trained)
     start.hf.save_pretrained(target)
     start.tokenizer.save_pretrained(target)
     store.write_json(target / "training.json", _training(folder) | {"step": 0})

@@ -11,7 +11,7 @@ from jaxtyping import Float, Float32, Float64
 from scipy import optimize
 from torch import Tensor
 
-from srdyn import claims, intervals, models, nulls, observations, spectra, states, strata, summaries, survey
+from srdyn import claims, intervals, models, nulls, observations, sources, spectra, states, strata, summaries, survey
 
 OF_A_MODEL = ["model", "kind", "seed"]
 OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
@@ -36,9 +36,9 @@ def heads(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFr
     `mechanism` (the null's mean rank), `mechanism_stratum`, and `residual` (model less null, mean over samples) with
     `residual_low`, `residual_high`. A model without the null has NaN there.
     """
-    last = text[(text["position"] == at) & text["source"].isin([survey.MODEL, MECHANISM])]
+    last = text[(text["position"] == at) & text["source"].isin([sources.MODEL, MECHANISM])]
     final = summaries.final_ranks(last, at)
-    own, null = (final[final["source"] == source].drop(columns="source") for source in (survey.MODEL, MECHANISM))
+    own, null = (final[final["source"] == source].drop(columns="source") for source in (sources.MODEL, MECHANISM))
     predicted = [_closed_form(np.array([row.log_decay]), int(row.D), eps).item() for row in own.itertuples()]
     null = null[[*OF_A_HEAD, "rank", "stratum"]].rename(columns={"rank": MECHANISM, "stratum": "mechanism_stratum"})
     table = own.assign(predicted=predicted).merge(null, on=OF_A_HEAD, how="left")
@@ -60,11 +60,11 @@ def explained(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.Da
     rows = []
     for names, d, tables in _of_each_model(text, at):
         nulls_of_it = [source for source in (MECHANISM, UNTRAINED) if source in tables]
-        columns = {survey.MODEL: ("rank", "log_decay"), **dict.fromkeys(nulls_of_it, ("rank",))}
+        columns = {sources.MODEL: ("rank", "log_decay"), **dict.fromkeys(nulls_of_it, ("rank",))}
         data = _cube(tables, columns)
         if len(data.contexts) < 2:
             raise ValueError(f"ranks vary within a head between at least two contexts, got {data.contexts}")
-        spread = _spread(tables[survey.MODEL])
+        spread = _spread(tables[sources.MODEL])
         for predictor, predict in _predictors(nulls_of_it, d, eps).items():
             for quantity, (score, limits) in SCORES.items():
                 found = _interval(data, lambda means, p=predict, s=score: s(means[..., 0], p(means)), limits)
@@ -81,9 +81,9 @@ def sweep(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFr
     """
     rows = []
     for names, d, tables in _of_each_model(text, at):
-        decays = _cube(tables, {survey.MODEL: ("log_decay",)})
-        for threshold, column in {eps: "rank", **{e: f"rank {e:.0e}" for e in survey.SWEEP}}.items():
-            for source in (name for name in (survey.MODEL, MECHANISM) if name in tables):
+        decays = _cube(tables, {sources.MODEL: ("log_decay",)})
+        for threshold, column in {eps: "rank", **{e: f"rank {e:.0e}" for e in sources.SWEEP}}.items():
+            for source in (name for name in (sources.MODEL, MECHANISM) if name in tables):
                 found = _share_columns(_cube(tables, {source: (column,)}), _measured(d, column=0))
                 rows.append(names | {"ranks_of": source, "eps": threshold} | found)
             found = _share_columns(decays, _predicted(d, threshold, column=0))
@@ -100,7 +100,7 @@ def splits(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     """
     rows = []
     for names, d, tables in _of_each_model(text, at):
-        data, by_rank = _cube(tables, {survey.MODEL: ("rank", "log_decay")}), _measured(d, column=0)
+        data, by_rank = _cube(tables, {sources.MODEL: ("rank", "log_decay")}), _measured(d, column=0)
         found = {
             "rank": by_rank,
             CLOSED_FORM: _predicted(d, eps, column=1),
@@ -124,7 +124,7 @@ def precision(name: str | Path, reading: survey.Reading) -> pd.DataFrame:
     the columns that `observations.measure` asks for. Raises ValueError for a state beyond the largest float16.
     """
     model, at = models.load(survey.found(name), offload="auto"), reading.positions[-1]
-    names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0, "source": survey.MODEL}
+    names = {"model": model.name, "kind": sources.kind(model), "seed": model.seed or 0, "source": sources.MODEL}
     measure = functools.partial(_ranks_by_precision, eps=reading.eps)
     layers, tables = [layer.index for layer in model.layers], []
     for domain in reading.texts:
@@ -171,7 +171,7 @@ def rounded_fork(ranks: pd.DataFrame) -> pd.DataFrame:
 def _residuals(last: pd.DataFrame) -> pd.DataFrame:
     """Model less mechanism null, sample by sample, in the mean of each head."""
     keys = [*OF_A_HEAD, "context", "sample"]
-    own, null = (observations.with_documents(last[last["source"] == s]) for s in (survey.MODEL, MECHANISM))
+    own, null = (observations.with_documents(last[last["source"] == s]) for s in (sources.MODEL, MECHANISM))
     both = own[[*keys, "document", "rank"]].merge(null[[*keys, "rank"]], on=keys, suffixes=("", "_null"))
     both = both.assign(residual=both["rank"] - both["rank_null"])
     parts = [summaries.over_samples(part, OF_A_HEAD, value="residual") for _, part in both.groupby("model")]

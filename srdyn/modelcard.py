@@ -3,10 +3,7 @@
 import argparse
 import json
 import logging
-import multiprocessing
-import os
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +13,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from srdyn import baselines, card, contexts, evals, intervals, mixture, models, store
+from srdyn import baselines, card, contexts, evals, intervals, mixture, models, store, workers
 
 log = logging.getLogger(__name__)
 
@@ -112,14 +109,12 @@ def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(met=reached.astype(object).where(rows["target"].notna(), None))
 
 
-def measure(root: Path, *, plan: Plan = PLAN, workers: int | None = None) -> pd.DataFrame:
+def measure(root: Path, *, plan: Plan = PLAN) -> pd.DataFrame:
     """One row for every model, or baseline, and quantity; models are measured side by side, one a core."""
     found = folders(root)
     tokenizer = AutoTokenizer.from_pretrained(found[0])
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers or os.cpu_count(), mp_context=context, initializer=_one_thread) as pool:
-        measured = pool.map(partial(model_rows, plan=plan), found)
-        tables = [baseline_rows(tokenizer, plan=plan), *tqdm(measured, total=len(found), desc="models")]
+    measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
+    tables = [baseline_rows(tokenizer, plan=plan), *tqdm(measured, total=len(found), desc="models")]
     rows = with_targets(pd.concat(tables, ignore_index=True).assign(task_seed=SEED))
     return rows.astype(dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64"))[list(card.COLUMNS)]
 
@@ -170,10 +165,6 @@ def _ends(interval: intervals.Interval) -> dict[str, float]:
 
 def _generator() -> torch.Generator:
     return torch.Generator().manual_seed(SEED)
-
-
-def _one_thread() -> None:
-    torch.set_num_threads(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -9,7 +9,19 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from srdyn import architectures, bounds, intervals, models, observations, readings, spectra, states, strata, survey
+from srdyn import (
+    architectures,
+    bounds,
+    intervals,
+    models,
+    observations,
+    readings,
+    sources,
+    spectra,
+    states,
+    strata,
+    survey,
+)
 
 log = logging.getLogger(__name__)
 
@@ -80,7 +92,7 @@ def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     `eps` is the threshold that the column `rank` was taken at. Models without decays have no split at a half-life.
     """
     last = text[text["position"] == at]
-    splits = {f"{eps:.0e}": "rank"} | {f"{e:.0e}": f"rank {e:.0e}" for e in survey.SWEEP}
+    splits = {f"{eps:.0e}": "rank"} | {f"{e:.0e}": f"rank {e:.0e}" for e in sources.SWEEP}
     rows = [_share_row(table, split, column) for split, column in splits.items() for _, table in _each(last)]
     mean_decay = last.groupby(OF_A_HEAD, sort=False)["log_decay"].transform("mean")
     slow = last.assign(slow=np.where(-np.log(2) / mean_decay >= HALF_LIFE, last["D"], 0))
@@ -106,7 +118,7 @@ def _share_row(table: pd.DataFrame, split: str, column: str) -> dict:
 def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
     """Spearman ρ of the mean ranks of all heads in every pair of contexts, for seed 0 of each model."""
     rows = []
-    for (model, kind), table in heads[(heads["source"] == survey.MODEL) & (heads["seed"] == 0)].groupby(
+    for (model, kind), table in heads[(heads["source"] == sources.MODEL) & (heads["seed"] == 0)].groupby(
         ["model", "kind"], sort=False
     ):
         data = observations.cube(table)
@@ -137,7 +149,7 @@ def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str
 
     `bound` is the bound on the exact rank in the first layer, for the longest block among the attack's variants.
     """
-    own = heads[(heads["source"] == survey.MODEL) & (heads["seed"] == 0) & (heads["position"] == at)]
+    own = heads[(heads["source"] == sources.MODEL) & (heads["seed"] == 0) & (heads["position"] == at)]
     by = ["model", "kind", "seed", "context", "layer", "head", "D"]
     attacked = over_samples(own[own["context"].isin(attacks)], by)
     reading = own[own["context"].isin(text)].groupby(["model", "layer", "head"], as_index=False)["rank"].mean()
@@ -184,8 +196,9 @@ def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int]
     tokens = torch.cat(tokens)
     positions = sorted({p for t in tokens_at for p in (t - 1, t)})
     norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
-    names = {"model": model.name, "kind": survey.kind(model), "seed": model.seed or 0}
-    known_of = states.from_inputs(model, tokens, _known) if survey.follows_gated_delta(model) else [None] * model.grid.L
+    names = {"model": model.name, "kind": sources.kind(model), "seed": model.seed or 0}
+    follows = sources.follows_gated_delta(model)
+    known_of = states.from_inputs(model, tokens, _known) if follows else [None] * model.grid.L
     tables = []
     for place, (layer, known) in enumerate(zip(model.layers, known_of, strict=True)):
         for t in tokens_at:

@@ -4,50 +4,30 @@ import contextlib
 import dataclasses
 import functools
 import itertools
+import json
 import logging
 import sys
 import time
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import transformers
-from jaxtyping import Float, Float64
-from torch import Tensor
 from tqdm.auto import tqdm
 
-from srdyn import (
-    architectures,
-    documents,
-    models,
-    nulls,
-    parameters,
-    processes,
-    readings,
-    reference,
-    spectra,
-    speedups,
-    states,
-    store,
-    strata,
-    tasks,
-)
+from srdyn import documents, models, parameters, processes, readings, speedups, store, streaming, tasks, workers
+from srdyn.sources import COMMON, NULLS, Tables, available
 
 log = logging.getLogger(__name__)
 
-MODEL = "model"
-UNTRAINED, MECHANISM, PERMUTED, COMMON = "untrained", "mechanism", "permuted decays", "common decay"
-NULLS = (UNTRAINED, MECHANISM, PERMUTED, COMMON)
 SETTLING = 120
 """Seconds after which what another machine has written must be seen here: network file systems show it late."""
-SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
-"""Thresholds that the rank is also taken at, in the columns `rank 1e-02` …"""
-
+HELD_BY_EACH = 2**28
+"""Bytes of weights up to which every process of this machine holds the model itself."""
+WORTH_WORKERS = 2**17
+"""Tokens, times sources, that one process reads sooner than others have started."""
 Reading = readings.Reading
-Gates = tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]
 
 
 def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> pd.DataFrame:
@@ -65,7 +45,7 @@ def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[st
     (means over the context), `rank 1e-02` ….
     """
     finished = _finished(names, reading, sources)
-    return pd.concat((of_model.table(*item) for of_model, items in finished for item in items), ignore_index=True)
+    return pd.concat((tables.table(*item) for tables, items in finished for item in items), ignore_index=True)
 
 
 def fill(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> None:
@@ -76,7 +56,7 @@ def fill(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str
 
 def _finished(
     names: Sequence[str | Path], reading: Reading, sources: Sequence[str]
-) -> Iterator[tuple["_Finished", list[tuple[str, str]]]]:
+) -> Iterator[tuple[Tables, list[tuple[str, str]]]]:
     """Each model with its (source, context) pairs in the order of the table, when all processes have made them."""
     made_by = _made_by(reading)
     for name in tqdm(names, desc="models", disable=not processes.is_first()):
@@ -84,15 +64,16 @@ def _finished(
         model = models.load(name, device=processes.device(), offload="auto")
         speedups.use_if_fit(model.hf)
         own = _readable(reading, model)
-        finished = _Finished(model, own, made_by | {"weights": identity(model, name), "tasks": own.tasks})
-        wanted = _sources(model, sources)
+        about = made_by | {"weights": identity(model, name), "tasks": own.tasks}
+        tables = Tables(model, own, store.RunStore(kept_in(), made_by=about))
+        wanted = available(model, sources)
         early = [source for source in wanted if source != COMMON]
         late = [source for source in wanted if source == COMMON]
         # The common decay comes last: it needs what the model did in every context.
         for together in filter(None, (early, late)):
-            finished.make(together)
+            _make(tables, together, name, about)
         items = itertools.chain(itertools.product(own.names(), early), itertools.product(own.names(), late))
-        yield finished, [(source, context) for context, source in items]
+        yield tables, [(source, context) for context, source in items]
 
 
 def _made_by(reading: Reading) -> dict[str, object]:
@@ -126,160 +107,54 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
     return reading
 
 
-def _sources(model: models.Model, sources: Sequence[str]) -> list[str]:
-    """The model and those of its nulls that it can have; a log line says which it cannot, and why."""
-    if model.seed:
-        return [MODEL]
-    lacking = {}
-    if not _is_reference(model):
-        lacking["what it was started from is not known"] = [UNTRAINED]
-    if not follows_gated_delta(model):
-        lacking["its states do not follow the gated delta rule with one decay a head"] = [MECHANISM, PERMUTED, COMMON]
-    elif not forgets(model):
-        lacking["its heads do not forget"] = [PERMUTED, COMMON]
-    for why, nulls_of_it in lacking.items():
-        if out := [source for source in sources if source in nulls_of_it]:
-            which = f"{', '.join(out)} null{'s' if len(out) > 1 else ''}"
-            log.warning("%s is shown without its %s: %s", model.name, which, why)
-            sources = [source for source in sources if source not in out]
-    return [MODEL, *sources]
+def _make(tables: Tables, sources: Sequence[str], name: str | Path, made_by: dict[str, object]) -> None:
+    """Finish these sources in all contexts, together with the other processes."""
+    left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
+    share, first = processes.share(left), processes.is_first()
+    bar = tqdm(total=len(share), desc=tables.model.name, leave=False, disable=not first)
+    if _is_worth_workers(tables, len(share) * len(sources)):
+        opened = name, tables.reading, json.dumps(made_by)
+        done = workers.deal(_make_one, [(*opened, context, tuple(sources)) for context in share])
+    else:
+        done = ([tables.table(source, context) for source in sources] for context in share)
+    for _ in done:
+        bar.update()
+    bar.close()
+    processes.barrier()
+    _wait_for(left, tables, sources)
 
 
-def _is_reference(model: models.Model) -> bool:
-    return model.seed is not None and hasattr(model.hf.config, "srdyn_kind")
+def _is_worth_workers(tables: Tables, items: int) -> bool:
+    """Whether processes of this machine shall share the work: much of it, by a model that each of them can hold."""
+    model, reading = tables.model, tables.reading
+    weights = sum(parameter.nbytes for parameter in model.hf.parameters())
+    here = processes.count() == 1 and model.device.type == "cpu" and not streaming.is_attached(model.hf)
+    return here and weights <= HELD_BY_EACH and items * reading.n * reading.length >= WORTH_WORKERS
 
 
-class _Finished:
-    """The tables of one model, made when asked for the first time."""
-
-    def __init__(self, model: models.Model, reading: Reading, made_by: dict[str, object]) -> None:
-        self.model, self.reading = model, reading
-        self.kept = store.RunStore(kept_in(), made_by=made_by)
-        self._samples = functools.lru_cache(maxsize=1)(lambda name: reading.samples(name, model.tokenizer))
-        self._last: tuple[str, Gates] | None = None
-
-    def make(self, sources: Sequence[str]) -> None:
-        """Finish these sources in all contexts, together with the other processes."""
-        left = [context for context in self.reading.names() if self._lacks(context, sources)]
-        bar = tqdm(processes.share(left), desc=self.model.name, leave=False, disable=not processes.is_first())
-        for context, source in itertools.product(bar, sources):
-            self.table(source, context)
-        processes.barrier()
-        deadline = time.monotonic() + SETTLING
-        while lost := [context for context in left if self._lacks(context, sources)]:
-            if time.monotonic() > deadline:
-                raise FileNotFoundError(
-                    f"{', '.join(lost)} were finished by other processes, but {self.kept.folder} does not hold them: "
-                    "build/ must lie in a folder that all machines share"
-                )
-            time.sleep(1)
-
-    def table(self, source: str, context: str) -> pd.DataFrame:
-        key = _key(source, context)
-        if not self.kept.has(key):
-            self.kept.put(key, self._make(source, context))
-        return self.kept.get(key)
-
-    def _lacks(self, context: str, sources: Sequence[str]) -> bool:
-        return not all(self.kept.has(_key(source, context)) for source in sources)
-
-    def _make(self, source: str, context: str) -> pd.DataFrame:
-        make: dict[str, Callable] = {
-            MODEL: self._model,
-            UNTRAINED: self._untrained,
-            MECHANISM: self._mechanism,
-            PERMUTED: self._permuted,
-            COMMON: self._common,
-        }
-        if source not in make:
-            raise ValueError(f"no source is called {source!r}; there are {', '.join(make)}")
-        return make[source](context).assign(source=source, kind=kind(self.model))
-
-    def _model(self, context: str) -> pd.DataFrame:
-        sigma, gates = self._read(self.model, context)
-        self._last = context, gates
-        return self._tidy(sigma, context, gates)
-
-    def _untrained(self, context: str) -> pd.DataFrame:
-        sigma, gates = self._read(untrained(self.model), context)
-        return self._tidy(sigma, context, gates)
-
-    def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
-        tokens = self._samples(context).tokens
-        measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
-        sigmas, gates = [], []
-        for part in tokens.split(models.batch_size(model, tokens.shape[1])):
-            with states.gates_of(model, *part.shape) as found:
-                sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
-            gates.append(found)
-        g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
-        return torch.cat(sigmas, dim=1), (g, beta)
-
-    def _gates(self, context: str) -> Gates:
-        """The model's gates: those of the context that it read last are at hand."""
-        if self._last and self._last[0] == context:
-            return self._last[1]
-        return states.gates(self.model, self._samples(context).tokens)
-
-    def _mechanism(self, context: str) -> pd.DataFrame:
-        return self._null(self._gates(context), context)
-
-    def _common(self, context: str) -> pd.DataFrame:
-        shape = self.model.grid.L, len(self._samples(context).tokens), self.reading.length, self.model.grid.H
-        g, beta = (x[:, None, None].expand(shape) for x in self._median_gates)
-        return self._null((g, beta), context)
-
-    @functools.cached_property
-    def _median_gates(self) -> tuple[Float64[Tensor, "L H"], Float64[Tensor, "L H"]]:
-        """Log-decay and write strength of the median head over the reading; heads that were pruned away stay NaN."""
-        own = pd.concat([self.table(MODEL, context) for context in self.reading.names()])
-        means = own.groupby(["layer", "head"])[["log_decay", "write_strength"]].mean()
-        common = means.where(means.isna(), means.median(), axis=1).to_numpy()
-        g, beta = torch.tensor(common).T.reshape(2, self.model.grid.L, self.model.grid.H)
-        return g, beta
-
-    def _permuted(self, context: str) -> pd.DataFrame:
-        """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
-        table = self.table(MECHANISM, context)
-        grid = self.model.grid
-        order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
-        layers = np.array([layer.index for layer in self.model.layers])
-        place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
-        return table.assign(layer=layers[place // grid.H], head=place % grid.H)
-
-    def _null(self, gates: Gates, context: str) -> pd.DataFrame:
-        (g, beta), (K, V) = gates, (self.model.grid.K, self.model.grid.V)
-        generator = self._generator(context)
-        sigma = nulls.decay_only(g, K, V, self.reading.positions, beta=beta, generator=generator)
-        return self._tidy(sigma, context, gates)
-
-    def _generator(self, context: str) -> torch.Generator:
-        return torch.Generator().manual_seed((self.reading.seed + zlib.crc32(context.encode())) % 2**32)
-
-    def _tidy(self, sigma: Float64[Tensor, "L B C H D"], context: str, gates: Gates) -> pd.DataFrame:
-        layers = [layer.index for layer in self.model.layers]
-        reading = self.reading
-        table = strata.head_table(
-            sigma,
-            positions=reading.positions,
-            layers=layers,
-            context=context,
-            model=self.model.name,
-            seed=self.model.seed or 0,
-            eps=reading.eps,
-        )
-        for eps in SWEEP:
-            table[f"rank {eps:.0e}"] = spectra.effective_rank(sigma, eps).numpy().ravel()
-        L, B, C, H, _ = sigma.shape
-        for name, gate in zip(("log_decay", "write_strength"), gates, strict=True):
-            table[name] = gate.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()
-        if not forgets(self.model):
-            table["log_decay"] = np.nan
-        return table.assign(document=self._samples(context).document.numpy()[table["sample"]])
+def _make_one(name: str | Path, reading: Reading, made_by: str, context: str, sources: tuple[str, ...]) -> None:
+    torch.set_flush_denormal(False)  # as in a process that does all by itself; `trials` sets it
+    tables = _opened(name, reading, made_by)
+    for source in sources:
+        tables.table(source, context)
 
 
-def _key(source: str, context: str) -> str:
-    return f"{source}--{context}"
+@functools.lru_cache(maxsize=1)
+def _opened(name: str | Path, reading: Reading, made_by: str) -> Tables:
+    model = models.load(name, device="cpu")
+    speedups.use_if_fit(model.hf)
+    return Tables(model, reading, store.RunStore(kept_in(), made_by=json.loads(made_by)))
+
+
+def _wait_for(contexts: Sequence[str], tables: Tables, sources: Sequence[str]) -> None:
+    deadline = time.monotonic() + SETTLING
+    while lost := [context for context in contexts if tables.lacks(context, sources)]:
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
+                "build/ must lie in a folder that all machines share"
+            )
+        time.sleep(1)
 
 
 def found(name: str | Path) -> str | Path:
@@ -296,42 +171,6 @@ def identity(model: models.Model, name: str | Path) -> str:
 def kept_in() -> Path:
     """The ignored folder of finished contexts."""
     return store.root() / "build" / "survey"
-
-
-def follows_gated_delta(model: models.Model) -> bool:
-    """Whether the nulls of decay and Eq. 13 speak of this model (`Recipe.gated_delta`)."""
-    return all(site.recipe.gated_delta for site in architectures.sites(model.hf))
-
-
-def forgets(model: models.Model) -> bool:
-    """Whether the model's heads have decays (`Recipe.has_decay`)."""
-    return all(site.recipe.has_decay for site in architectures.sites(model.hf))
-
-
-def kind(model: models.Model) -> str:
-    """`hybrid`, `pure`, `uniform` for a reference model, the model's own name for any other."""
-    return getattr(model.hf.config, "srdyn_kind", model.name)
-
-
-def untrained(model: models.Model) -> models.Model:
-    """A reference model as it was before its first step.
-
-    Raises ValueError for a model that is none: its initialisation is not known.
-    """
-    config = model.hf.config
-    if not _is_reference(model):
-        raise ValueError(f"{model.name} does not say what it was started from; leave the null 'untrained' out")
-    start = reference.initialise(
-        config.srdyn_kind,
-        seed=model.seed,
-        vocab_size=config.vocab_size,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        head=config.linear_key_head_dim,
-    )
-    started = models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
-    speedups.use_if_fit(started.hf)
-    return started
 
 
 def main(arguments: Sequence[str]) -> None:

@@ -9,12 +9,8 @@ import contextlib
 import dataclasses
 import functools
 import hashlib
-import multiprocessing
-import os
-import signal
 import zlib
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Literal
 
@@ -34,10 +30,12 @@ from srdyn import (
     observations,
     pruning,
     scores,
+    sources,
     spectra,
     speedups,
     store,
     survey,
+    workers,
 )
 
 INTACT, ORACLE, MATCHED = "intact", "oracle", "matched, "
@@ -316,31 +314,18 @@ class Subject:
         return self.kept.get(key)
 
     def _about(self) -> dict[str, object]:
-        return {"model": self.model.name, "kind": survey.kind(self.model), "seed": self.model.seed or 0}
+        return {"model": self.model.name, "kind": sources.kind(self.model), "seed": self.model.seed or 0}
 
 
 _subject = functools.lru_cache(maxsize=1)(Subject)
 
 
 def _ask(question: str, name: str | Path, plan: Plan, *details: object) -> pd.DataFrame:
+    torch.set_flush_denormal(True)
     return getattr(_subject(name, plan), question)(*details)
 
 
 def _everywhere(question: str, work: Sequence[tuple]) -> pd.DataFrame:
     """One table from all cores, the work dealt out in its order, so that a core mostly stays with its model."""
-    asked = [_pool().submit(_ask, question, *item) for item in work]
-    tables = [future.result() for future in tqdm(asked, desc=question)]
-    return pd.concat(tables, ignore_index=True)
-
-
-@functools.cache
-def _pool() -> ProcessPoolExecutor:
-    """One process a core, kept for further calls: starting them costs more than a short answer."""
-    context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_one_thread)
-
-
-def _one_thread() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook stops asking; its workers end with it
-    torch.set_num_threads(1)
-    torch.set_flush_denormal(True)
+    tables = workers.deal(_ask, [(question, *item) for item in work])
+    return pd.concat(tqdm(tables, desc=question, total=len(work)), ignore_index=True)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from srdyn import checkpoint_pairs, claims, figures, observations, reference, statements, store, strata, survey
+from srdyn import checkpoint_pairs, claims, figures, observations, reference, sources, statements, store, strata, survey
 
 AT = 48
 
@@ -67,7 +67,7 @@ def test_two_checkpoints_are_compared_head_by_head(places, reading):
     own = heads[(heads["context"] == "own") & (heads["position"] == AT)]
     a, b = (part.groupby(["layer", "head"])["rank"].mean() for _, part in own.groupby("model", sort=False))
     expected = strata.agreement(a, b, d=8)
-    rows = table[table["source"] == survey.MODEL].set_index("measure")
+    rows = table[table["source"] == sources.MODEL].set_index("measure")
     for name in ("spearman", "kappa"):
         found = rows.loc[f"{name} between checkpoints"]
         assert found["estimate"] == pytest.approx(expected[name], abs=1e-12)
@@ -78,7 +78,7 @@ def test_two_checkpoints_are_compared_head_by_head(places, reading):
 
 def test_what_a_pair_shows_is_recorded_and_drawn(places, reading, tmp_path, monkeypatch):
     table = checkpoint_pairs.compare(*places, reading, at=AT)
-    own = table["source"] == survey.MODEL
+    own = table["source"] == sources.MODEL
     (tmp_path / "data").mkdir()
     (tmp_path / "data/paper").symlink_to(store.data_dir() / "paper")
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))

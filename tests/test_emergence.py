@@ -16,9 +16,9 @@ from srdyn import (
     models,
     observations,
     reference,
+    sources,
     store,
     strata,
-    survey,
     trials,
 )
 
@@ -269,9 +269,9 @@ def test_stages_go_from_the_untrained_model_to_the_final_one(here):
     assert list(found) == [0, 3, 9]
     assert list(emergence.stages(here / "hybrid-seed1")) == [0, 9]
     start = models.load(found[0])
-    wanted = survey.untrained(models.load(here / "hybrid")).hf.state_dict()
+    wanted = sources.untrained(models.load(here / "hybrid")).hf.state_dict()
     assert all(torch.equal(weight, wanted[name]) for name, weight in start.hf.state_dict().items())
-    assert (start.seed, survey.kind(start)) == (0, "hybrid")
+    assert (start.seed, sources.kind(start)) == (0, "hybrid")
     before = store.content_hash(found[0])
     emergence.stages(here / "hybrid")
     assert store.content_hash(found[0]) == before

@@ -9,7 +9,7 @@ import torch
 from scipy import optimize
 from transformers import AutoTokenizer
 
-from srdyn import claims, mechanism, observations, reference, spectra, store, survey
+from srdyn import claims, mechanism, observations, reference, sources, spectra, store, survey
 
 EPS = 1e-4
 D = 16
@@ -33,7 +33,7 @@ def head_rows(rank, log_decay, source="model", model="tiny", seed=0):
     )
     table = axes.to_frame(index=False).assign(rank=rank.ravel(), log_decay=log_decay.ravel())
     names = {"model": model, "kind": "hybrid", "seed": seed, "source": source, "position": 64, "D": D}
-    sweep = {f"rank {e:.0e}": table["rank"] for e in survey.SWEEP}
+    sweep = {f"rank {e:.0e}": table["rank"] for e in sources.SWEEP}
     return table.assign(**names, nuclear_norm=1.0, document=table["sample"], **sweep)
 
 
@@ -183,7 +183,7 @@ def strata_shares(ranks, d):
 
 def test_the_sweep_counts_heads_at_every_threshold(text, measured):
     table = mechanism.sweep(text, 64, eps=EPS).query("model == 'tiny'").set_index(["ranks_of", "eps"])
-    assert sorted(table.loc["model"].index) == sorted([EPS, *survey.SWEEP])
+    assert sorted(table.loc["model"].index) == sorted([EPS, *sources.SWEEP])
     shares = ["low", "middle", "high"]
     for eps in (EPS, 1e-2):
         expected = np.minimum(D, np.log(1 / eps) / -per_head(measured["log_decay"]))

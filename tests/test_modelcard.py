@@ -1,12 +1,11 @@
 import json
-from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pandas as pd
 import pytest
 from transformers import AutoTokenizer
 
-from srdyn import card, contexts, evals, mixture, modelcard, reference, store
+from srdyn import card, contexts, evals, mixture, modelcard, reference, store, workers
 
 TINY = modelcard.Plan(items={("needle", 128): 4, ("sum", 128): 6, ("sum", 512): 24}, windows=2)
 SHELL = "# Models\n\n<!-- evaluation:begin -->\nold\n<!-- evaluation:end -->\n\nEnd.\n"
@@ -25,7 +24,7 @@ def root(tmp_path, monkeypatch):
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "README.md").write_text(SHELL)
     monkeypatch.setattr(modelcard, "TEXT_LENGTH", 128)
-    monkeypatch.setattr(modelcard, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(1))
+    monkeypatch.setattr(workers, "deal", lambda function, work: (function(*item) for item in work))
     return tmp_path
 
 

@@ -20,12 +20,14 @@ from srdyn import (
     recurrence,
     reference,
     report,
+    sources,
     spectra,
     states,
     store,
     summaries,
     survey,
     tasks,
+    workers,
 )
 from srdyn.architectures import qwen
 
@@ -60,7 +62,7 @@ def heads(place, reading, tmp_path_factory):
 
 
 def test_every_source_reads_every_context(heads, reading):
-    assert set(heads["source"]) == {survey.MODEL, *survey.NULLS}
+    assert set(heads["source"]) == {sources.MODEL, *sources.NULLS}
     assert set(heads["context"]) == set(reading.names())
     assert (heads.groupby(["source", "context"])["sample"].nunique() == 3).all()
 
@@ -98,7 +100,7 @@ def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
 
 def test_the_untrained_null_is_the_start_and_not_the_model(place):
     model = models.load(place)
-    start = survey.untrained(model).hf.state_dict()
+    start = sources.untrained(model).hf.state_dict()
     fresh = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8).state_dict()
     assert all(torch.equal(start[name], fresh[name]) for name in fresh)
 
@@ -127,14 +129,31 @@ def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch
     pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"]))
 
 
+def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "WORTH_WORKERS", 1)
+    (tmp_path / "data").symlink_to(store.data_dir())
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))  # workers find build/ there
+    asked = []
+    monkeypatch.setattr(
+        workers, "deal", lambda function, work, deal=workers.deal: asked.append(work) or deal(function, work)
+    )
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    monkeypatch.setattr(sources.Tables, "_make", None)  # not here
+    found = survey.heads([place], reading)
+    torch.set_num_threads(threads)
+    pd.testing.assert_frame_equal(found, heads, check_exact=True)
+    assert [len(work) for work in asked] == [4, 4]
+
+
 def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path, monkeypatch, caplog):
     monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
-    monkeypatch.setattr(survey, "_is_reference", lambda model: False)
+    monkeypatch.setattr(sources, "_is_reference", lambda model: False)
     found = survey.heads([place], reading, sources=["untrained", "mechanism"])
     assert set(found["source"]) == {"model", "mechanism"}
     assert "tiny is shown without its untrained null: what it was started from is not known" in caplog.text
     with pytest.raises(ValueError, match="untrained"):
-        survey.untrained(models.load(place))
+        sources.untrained(models.load(place))
 
 
 @pytest.mark.parametrize(
@@ -172,9 +191,9 @@ FAMILIES = pytest.mark.parametrize("family", families.FAMILIES, ids=[family.id f
 def test_a_family_says_whether_its_heads_forget(family):
     model = families.model(family)
     tokens = torch.randint(0, 64, (1, 9), generator=torch.Generator().manual_seed(0))
-    assert survey.forgets(model) == bool((states.decays(model, tokens) < 0).any())
+    assert sources.forgets(model) == bool((states.decays(model, tokens) < 0).any())
     writes_once = all(site.recipe.rule is recurrence.gated_delta_rule for site in architectures.sites(model.hf))
-    assert survey.follows_gated_delta(model) == writes_once
+    assert sources.follows_gated_delta(model) == writes_once
 
 
 @pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
@@ -233,7 +252,7 @@ def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading,
     monkeypatch.setattr(placement, "rooms", lambda *_: {"cpu": weights})
     found = survey.heads([place], reading, sources=[])
     assert "weights read from disk layer by layer" in caplog.text
-    own = heads[heads["source"] == survey.MODEL].reset_index(drop=True)
+    own = heads[heads["source"] == sources.MODEL].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, own)
 
 
@@ -261,7 +280,7 @@ def test_summaries_have_a_row_for_every_head(heads, place):
     assert len(paths) == 2 * 8 * len(POSITIONS)
     shares = summaries.shares(text[text["source"].isin(["model", "mechanism"])], 64)
     np.testing.assert_allclose(shares[["low", "middle", "high"]].sum(axis=1), 1, atol=0.51)
-    assert len(shares) == 2 * (1 + len(survey.SWEEP) + 1)
+    assert len(shares) == 2 * (1 + len(sources.SWEEP) + 1)
 
 
 def test_attacks_are_bounded_in_the_first_layer(heads, place):
@@ -308,12 +327,12 @@ def test_two_seeds_of_one_kind_give_one_verdict(place, reading, tmp_path, monkey
         for name, early in {"within bound": False, "within bound before d": True}.items()
     ]
     rows = pd.concat(rows, ignore_index=True)
-    own = rows["source"] == survey.MODEL
+    own = rows["source"] == sources.MODEL
     (tmp_path / "data").mkdir()
     (tmp_path / "data/paper").symlink_to(store.data_dir() / "paper")
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     saved = claims.record("Thm 3.1", rows[own], null=rows[~own], run="01_stratification")
-    assert sorted(saved[saved["source"] == survey.MODEL]["seed"].unique()) == [0, 1]
+    assert sorted(saved[saved["source"] == sources.MODEL]["seed"].unique()) == [0, 1]
     [judged] = claims.judge(saved).to_dict("records")
     assert (judged["kind"], judged["verdict"]) == ("hybrid", "reproduced (null passes too: mechanism)")
 

@@ -1,0 +1,46 @@
+"""Work dealt out to processes of this machine, one a core and one thread each.
+
+With a small model, two threads of one process mostly wait for each other; two processes do not.
+"""
+
+import functools
+import multiprocessing
+import os
+import signal
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ProcessPoolExecutor
+from typing import TypeVar
+
+import torch
+import transformers
+
+Result = TypeVar("Result")
+
+
+def deal(function: Callable[..., Result], work: Iterable[tuple]) -> Iterator[Result]:
+    """`function(*item)` for every item, dealt out in their order; the results come in that order as well.
+
+    `function` is one of a module, since processes find it by its name. An exception ends the rest.
+    """
+    return _results([_pool().submit(function, *item) for item in work])
+
+
+def _results(asked: list[Future[Result]]) -> Iterator[Result]:
+    try:
+        yield from (future.result() for future in asked)
+    finally:
+        for future in asked:
+            future.cancel()
+
+
+@functools.cache
+def _pool() -> ProcessPoolExecutor:
+    """Kept for further calls: starting the processes costs more than a short answer."""
+    context = multiprocessing.get_context("spawn")
+    return ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_start)
+
+
+def _start() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook stops asking; its workers end with it
+    torch.set_num_threads(1)
+    transformers.utils.logging.disable_progress_bar()
