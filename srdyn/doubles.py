@@ -10,68 +10,13 @@ import operator
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
-from numba.core.datamodel import models, register_default
 from numba.extending import intrinsic, overload
 
+from srdyn.vectors import vectors
+
 WIDTH = 8
-_VECTOR = ir.VectorType(ir.DoubleType(), WIDTH)
-
-
-class DoublesType(types.Type):
-    """The numba type of a vector of eight float64."""
-
-    def __init__(self) -> None:
-        super().__init__(name=f"Doubles{WIDTH}xf64")
-
-
-doubles_type = DoublesType()
-
-
-@register_default(DoublesType)
-class DoublesModel(models.PrimitiveModel):
-    """A vector is kept as what it is."""
-
-    def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-def _address(context, builder, array_type, array, index):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
-
-
-@intrinsic
-def load(typingctx, array, index) -> tuple:
-    """array.flat[index : index + 8]."""
-
-    def codegen(context, builder, signature, args):
-        return builder.load(_address(context, builder, signature.args[0], *args), align=8)
-
-    return doubles_type(array, types.intp), codegen
-
-
-@intrinsic
-def store(typingctx, array, index, vector) -> tuple:
-    """array.flat[index : index + 8] = vector."""
-
-    def codegen(context, builder, signature, args):
-        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2]), align=8)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, doubles_type), codegen
-
-
-@intrinsic
-def splat(typingctx, scalar) -> tuple:
-    """The same number in all eight lanes."""
-
-    def codegen(context, builder, signature, args):
-        undefined = ir.Constant(_VECTOR, ir.Undefined)
-        single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
-        everywhere = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), [0] * WIDTH)
-        return builder.shuffle_vector(single, undefined, everywhere)
-
-    return doubles_type(types.float64), codegen
+_DOUBLES = vectors(f"Doubles{WIDTH}xf64", types.float64, ir.DoubleType(), WIDTH)
+doubles_type, _VECTOR, load, store, splat = _DOUBLES[1:]
 
 
 @intrinsic
@@ -139,7 +84,7 @@ def _overloaded(symbol, instruction):
 
     @overload(symbol)
     def operate(a, b):
-        if isinstance(a, DoublesType) and isinstance(b, DoublesType):
+        if isinstance(a, _DOUBLES.numba_class) and isinstance(b, _DOUBLES.numba_class):
             return lambda a, b: operation(a, b)
         return None
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Collection
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
-from numba.core.datamodel import models, register_default
 from numba.extending import intrinsic
 
+from srdyn.vectors import address, shuffled, vectors
+
 WIDTH = 16
-_VECTOR = ir.VectorType(ir.FloatType(), WIDTH)
+_LANES = vectors("Lanes16xf32", types.float32, ir.FloatType(), WIDTH)
+lanes_type, _VECTOR, load, store, splat = _LANES[1:]
 _FLAGS = ("reassoc", "contract", "nsz", "arcp")
 _FLUSH_TO_ZERO, _DENORMALS_ARE_ZERO = 0x8000, 0x0040
 
@@ -37,60 +39,6 @@ def compiled(function: Callable, *, flags: Collection[str] = _FLAGS) -> Callable
             raise
         warnings.warn("no folder to keep compiled code in, set NUMBA_CACHE_DIR; compiling again", stacklevel=2)
         return njit(**options)(function)
-
-
-class LanesType(types.Type):
-    """The numba type of a vector of sixteen float32."""
-
-    def __init__(self) -> None:
-        super().__init__(name="Lanes16xf32")
-
-
-lanes_type = LanesType()
-
-
-@register_default(LanesType)
-class LanesModel(models.PrimitiveModel):
-    """A vector is kept as what it is."""
-
-    def __init__(self, manager, kind) -> None:
-        super().__init__(manager, kind, _VECTOR)
-
-
-def _address(context, builder, array_type, array, index):
-    data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), _VECTOR.as_pointer())
-
-
-@intrinsic
-def load(typingctx, array, index) -> tuple:
-    """array.flat[index : index + 16]."""
-
-    def codegen(context, builder, signature, args):
-        return builder.load(_address(context, builder, signature.args[0], *args), align=4)
-
-    return lanes_type(array, types.intp), codegen
-
-
-@intrinsic
-def store(typingctx, array, index, vector) -> tuple:
-    """array.flat[index : index + 16] = vector."""
-
-    def codegen(context, builder, signature, args):
-        builder.store(args[2], _address(context, builder, signature.args[0], *args[:2]), align=4)
-        return context.get_dummy_value()
-
-    return types.void(array, types.intp, lanes_type), codegen
-
-
-@intrinsic
-def splat(typingctx, scalar) -> tuple:
-    """The same float32 in all sixteen lanes."""
-
-    def codegen(context, builder, signature, args):
-        return _splat(builder, args[0])
-
-    return lanes_type(types.float32), codegen
 
 
 @intrinsic
@@ -152,13 +100,13 @@ def row_totals(typingctx, array, index) -> tuple:
         rows = []
         for row in range(WIDTH):
             start = builder.add(args[1], context.get_constant(types.intp, WIDTH * row))
-            address = _address(context, builder, signature.args[0], args[0], start)
-            rows.append((builder.load(address, align=4), [row]))
+            place = address(context, builder, signature.args[0], args[0], start, _VECTOR)
+            rows.append((builder.load(place, align=4), [row]))
         while len(rows) > 1:
             half = len(rows) // 2
             rows = [_folded(builder, a, b) for a, b in zip(rows[:half], rows[half:], strict=True)]
         vector, order = rows[0]
-        return _shuffled(builder, vector, vector, [order.index(row) for row in range(WIDTH)])
+        return shuffled(builder, vector, vector, [order.index(row) for row in range(WIDTH)])
 
     return lanes_type(array, types.intp), codegen
 
@@ -202,18 +150,7 @@ def _folded(builder, first, second):
     width = WIDTH // groups
     low = [group * width + lane for group in range(2 * groups) for lane in range(width // 2)]
     high = [lane + width // 2 for lane in low]
-    return builder.fadd(_shuffled(builder, a, b, low), _shuffled(builder, a, b, high), flags=_FLAGS), rows_a + rows_b
-
-
-def _shuffled(builder, a, b, lanes):
-    mask = ir.Constant(ir.VectorType(ir.IntType(32), WIDTH), lanes)
-    return builder.shuffle_vector(a, b, mask)
-
-
-def _splat(builder, scalar):
-    undefined = ir.Constant(_VECTOR, ir.Undefined)
-    single = builder.insert_element(undefined, scalar, ir.Constant(ir.IntType(32), 0))
-    return _shuffled(builder, single, undefined, [0] * WIDTH)
+    return builder.fadd(shuffled(builder, a, b, low), shuffled(builder, a, b, high), flags=_FLAGS), rows_a + rows_b
 
 
 @intrinsic
