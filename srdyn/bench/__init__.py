@@ -5,7 +5,7 @@ import pandas as pd
 from srdyn import store
 
 STEM = "07_cost"
-PARTS = ("spectra", "tracing", "growth", "pruned", "memory", "training")
+PARTS = ("spectra", "tracing", "growth", "pruned", "memory", "training", "families")
 
 
 def load(part: str, *, run: str = store.REFERENCE) -> pd.DataFrame:

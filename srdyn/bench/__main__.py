@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from srdyn import bench, store, timing
-from srdyn.bench import footprint, growth, pruned, subjects, throughput, tracing, training
+from srdyn.bench import families, footprint, growth, pruned, subjects, throughput, tracing, training
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ FULL = {
     "pruned": {"layers": 3, "removed": SHARE, "batches": (16, 32), "T": 512, "rounds": 15},
     "memory": {"lengths": (256, 1024), "layers": 3, "removed": SHARE, "B": 32, "T": 64},
     "training": {"B": 4, "T": 512, "rounds": 7},
+    "families": {"T": 512, "rounds": 3},
 }  # fmt: skip
 QUICK = {
     "spectra": {"sizes": (8, 12), "batches": (1, 9), "rounds": 3},
@@ -34,6 +35,7 @@ QUICK = {
     "pruned": {"layers": 1, "removed": SHARE, "batches": (1,), "T": 16, "rounds": 3},
     "memory": {"lengths": (4, 8), "layers": 1, "removed": SHARE, "B": 1, "T": 4},
     "training": {"B": 1, "T": 32, "rounds": 2},
+    "families": {"T": 4, "rounds": 2, "kinds": ("olmo_hybrid", "hgrn2")},
 }
 """Does everything run? What it measures means nothing."""
 
@@ -47,6 +49,7 @@ def measured(part: str, plan: Mapping[str, object]) -> pd.DataFrame:
         "pruned": lambda **options: pruned.table({x: subjects.shipped(x) for x in ("hybrid", "pure")}, **options),
         "memory": footprint.table,
         "training": training.table,
+        "families": families.table,
     }
     return parts[part](**plan)
 
