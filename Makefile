@@ -45,11 +45,13 @@ $(VENV)/installed.%:
 
 # The run's name: the preset, with the overrides behind it. SRDYN_RUN tells it to srdyn.store, which writes to
 # data/tables and figures for `reference` alone, for any other to build/<run>.
-RUN := $(PRESET)$(if $(strip $(P)),-$(shell printf '%s' '$(strip $(P))' | tr -cs 'A-Za-z0-9.=' '-' | cut -c1-80))
+# A long one is cut, and told from others by a hash.
+RUN := $(PRESET)$(if $(strip $(P)),-$(shell p='$(strip $(P))'; name=$$(printf %s "$$p" | tr -cs 'A-Za-z0-9.=' '-'); \
+  if [ $${#name} -le 80 ]; then echo "$$name"; else echo "$${name:0:60}-$$(printf %s "$$p" | $(hash))"; fi))
 OUT := build/$(RUN)
 EVERY := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb))
 # Notebook 07 draws what `make bench` measured; before that has written its last table there is nothing to draw.
-ONLY ?= $(filter-out $(if $(wildcard data/tables/07_cost_training.csv),,07_cost),$(EVERY))
+ONLY ?= $(filter-out $(if $(wildcard data/tables/07_cost_families.csv),,07_cost),$(EVERY))
 STEMS := $(sort $(ONLY))
 
 # A notebook that reads the tables of others runs after them, and again when one of them changes.
@@ -62,11 +64,11 @@ ifneq (,$(filter reproduce,$(MAKECMDGOALS)))
 ifeq (,$(wildcard notebooks/presets/$(PRESET).yaml))
 $(error There is no preset "$(PRESET)"; notebooks/presets has: $(basename $(notdir $(wildcard notebooks/presets/*.yaml))))
 endif
-# papermill only warns of a parameter that the notebook at hand lacks; one that all of them lack is a slip.
-$(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[:=]' notebooks/[0-9]*.ipynb),,\
-  $(error P: no notebook has the parameter "$(firstword $(subst =, ,$(word)))"; a space begins the next parameter, \
-  so values have none: P='models=["a","b"] n=4')))
 $(foreach stem,$(STEMS),$(if $(wildcard notebooks/$(stem).ipynb),,$(error ONLY: there is no notebook "$(stem)"; they are: $(EVERY))))
+# papermill only warns of a parameter that the notebook at hand lacks; one that all of them lack is a slip.
+$(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[:=]' $(STEMS:%=notebooks/%.ipynb)),,\
+  $(error P: none of the notebooks $(STEMS) has the parameter "$(firstword $(subst =, ,$(word)))"; a space begins the \
+  next parameter, so values have none: P='models=["a","b"] n=4')))
 
 # What every notebook depends on, names included. Tables are left out: notebooks write them.
 COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).yaml -type f \

@@ -42,19 +42,28 @@ def saturation_score(
 
 
 def select(
-    score: Float[Tensor, "L H"], fraction: float, *, per_layer: bool = False, generator: torch.Generator | None = None
+    score: Float[Tensor, "L H"],
+    fraction: float,
+    *,
+    per_layer: bool = False,
+    groups: int = 1,
+    generator: torch.Generator | None = None,
 ) -> Bool[Tensor, "L H"]:
     """Which heads to keep when the `fraction` of them with the highest scores goes, overall or of each layer.
 
     That is round(fraction·n) of the n heads that have a score. NaN marks a head that was pruned away: it is not among
-    the n, nor kept. Equal scores go at random with a generator, else the first layer and head first.
-    Raises ValueError unless 0 ≤ fraction ≤ 1.
+    the n, nor kept. Equal scores go at random with a generator, else the first layer and head first. With `groups`
+    above 1, every one of the groups that a layer's heads lie in, as many in a row in each, loses this share: layers of
+    state-space duals (Mamba-2) must keep equally many heads of each, and have as many as `Heads.key_heads` says.
+    Raises ValueError unless 0 ≤ fraction ≤ 1 and groups divide H.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction, of the heads that go, must lie between 0 and 1, got {fraction}")
+    if groups < 1 or score.shape[1] % groups:
+        raise ValueError(f"{score.shape[1]} heads do not lie in {groups} groups of equal size")
     keep = ~score.isnan()
-    parts = zip(score, keep, strict=True) if per_layer else [(score.flatten(), keep.view(-1))]
-    for scores, kept in parts:
+    rows = len(score) * groups if per_layer or groups > 1 else 1
+    for scores, kept in zip(score.reshape(rows, -1), keep.view(rows, -1), strict=True):
         kept[_highest(scores, fraction, generator)] = False
     return keep
 

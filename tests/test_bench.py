@@ -242,7 +242,7 @@ def test_make_leaves_the_notebook_out_until_there_is_something_to_draw(tmp_path)
     stems = functools.partial(_stems, tmp_path)
     assert stems() == "01_stratification"
     assert stems("ONLY=07_cost") == "07_cost"
-    (tmp_path / "data/tables/07_cost_training.csv").touch()
+    (tmp_path / "data/tables/07_cost_families.csv").touch()
     assert stems() == "01_stratification 07_cost"
 
 

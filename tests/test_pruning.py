@@ -3,6 +3,7 @@ import functools
 import json
 
 import conftest
+import families
 import numpy as np
 import pytest
 import torch
@@ -358,6 +359,25 @@ def test_the_highest_scores_go():
     assert torch.equal(pruning.select(score, 0.5, per_layer=True), torch.tensor(per_layer))
     assert torch.equal(pruning.select(score, 0.0), ~score.isnan())
     assert not pruning.select(score, 1.0).any()
+
+
+def test_every_group_loses_its_share():
+    score = torch.tensor([[0.9, 0.8, 0.2, 0.1], [0.5, 0.4, 0.7, 0.6]])
+    keep = pruning.select(score, 0.5, groups=2)
+    assert keep.tolist() == [[False, True, False, True], [False, True, False, True]]
+    with pytest.raises(ValueError, match="4 heads do not lie in 3 groups"):
+        pruning.select(score, 0.5, groups=3)
+
+
+def test_a_state_space_dual_is_cut_as_its_groups_allow():
+    model = models.from_hf(families.mamba2(groups=2), name="mamba2")
+    groups = {site.recipe.heads(site.mixer).key_heads for site in architectures.sites(model.hf)}
+    assert groups == {2}
+    score = torch.rand(model.grid[:2], generator=torch.Generator().manual_seed(0))
+    keep = pruning.select(score, 0.5, groups=2)
+    assert pruning.prune_heads(model, keep).layers[0].heads == tuple(keep[0].nonzero()[:, 0].tolist())
+    with pytest.raises(ValueError, match=r"pruning\.select\(\.\.\., groups=2\)"):
+        pruning.prune_heads(model, torch.arange(model.grid.H).expand(model.grid[:2]) > 0)
 
 
 def test_the_paper_cuts_448_of_1152():

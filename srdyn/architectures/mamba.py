@@ -135,7 +135,7 @@ class StateSpaceDual(recipe.Recipe):
             raise ValueError(
                 f"decoder layer {self.index(mixer)} must keep equally many heads of each of its "
                 f"{self.unpruned(mixer).key_heads} groups, which share B, C and a norm, or none of a group: "
-                f"got {numbers}"
+                f"got {numbers}. pruning.select(..., groups={self.unpruned(mixer).key_heads}) chooses so"
             )
         last = getattr(mixer, "out_proj", None)
         super().keep(mixer, heads)
