@@ -1,5 +1,6 @@
 """Figures of ablation, pruning and verdicts draw what their tables say and refuse tables that do not fit."""
 
+import functools
 import itertools
 
 import numpy as np
@@ -40,7 +41,7 @@ def drawn(panel, colour):
 
 
 def test_doses_show_every_arm_in_every_panel(doses):
-    figure = figures.doses(doses)
+    figure = figures.doses(doses, marked=0.389)
     assert len(figure.axes) == 4
     first = doses.query("model == 'hybrid' and panel == 'needle' and arm == 'low'")
     shown = drawn(figure.axes[0], interventions.ARMS["low"].colour)
@@ -96,11 +97,17 @@ def test_rules_lie_at_what_they_keep():
 
 
 def test_random_removal_is_a_band_behind_the_alphas():
-    table = grid(model=MODELS, alpha=(0.0, 0.5, 1.0, np.nan))
-    figure = figures.alphas(table)
+    table = grid(model=MODELS, panel=("accuracy kept", "bits per byte"), alpha=(0.0, 0.5, 1.0, np.nan))
+    table["chosen"] = np.where(table["alpha"] == 0, "a", "b")
+    figure = figures.alphas(table, wanted={"accuracy kept": 0.95})
+    assert len(figure.axes) == 4
     assert len(figure.axes[0].patches) == 1
     shown = drawn(figure.axes[0], "#111111")
     np.testing.assert_allclose(shown[:, 0], [0, 0.5, 1])
+    joined = [len(line.get_xdata()) for line in figure.axes[0].get_lines() if line.get_marker() == "o"]
+    assert joined == [1, 2]  # where the heads differ, no line goes
+    wanted = [sum(list(line.get_ydata()) == [0.95, 0.95] for line in panel.get_lines()) for panel in figure.axes]
+    assert wanted == [1, 1, 0, 0]
 
 
 def test_calibrations_stand_beside_chance():
@@ -128,6 +135,8 @@ def test_verdicts_are_drawn_by_what_they_amount_to(ledger):
     assert marks[1, 0].get_color() == scorecard.OUTCOMES["not reproduced"].colour
     assert colors.same_color(marks[0, 0].get_markerfacecolor(), "white")
     assert {place for place in marks if place[1] == 1} == {(0, 1), (1, 1), (2, 1)}
+    assert marks[2, 0].get_markersize() < marks[1, 0].get_markersize()
+    assert [label.get_text() for label in panel.get_xticklabels()] == ["hybrid", "pure", "uniform (control)"]
     assert scorecard.outcome("one seed: fails") == "not reproduced"
     with pytest.raises(ValueError, match="no verdict is called 'perhaps'"):
         scorecard.outcome("perhaps")
@@ -136,9 +145,9 @@ def test_verdicts_are_drawn_by_what_they_amount_to(ledger):
 @pytest.mark.parametrize(
     ("draw", "table"),
     [
-        (figures.doses, grid(model=MODELS, panel=PROBES, arm=ARMS)),
+        (functools.partial(figures.doses, marked=0.389), grid(model=MODELS, panel=PROBES, arm=ARMS)),
         (figures.rules, grid(model=MODELS, panel=PROBES)),
-        (figures.alphas, grid(model=MODELS)),
+        (functools.partial(figures.alphas, wanted={}), grid(model=MODELS)),
         (figures.windows, grid(probe=PROBES, arm=ARMS)),
     ],
 )
@@ -149,7 +158,7 @@ def test_a_table_without_a_column_is_refused(draw, table):
 
 def test_repeated_rows_are_refused(doses):
     with pytest.raises(ValueError, match="one row for every"):
-        figures.doses(pd.concat([doses, doses.head(1)]))
+        figures.doses(pd.concat([doses, doses.head(1)]), marked=0.389)
 
 
 def test_looks_are_the_same_in_all_figures():

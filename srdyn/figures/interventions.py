@@ -19,24 +19,24 @@ ARMS = {
 }
 TITLES = {"intact": "intact", "high": "highest rank removed", "low": "lowest rank removed"}
 TITLES |= {"random": "random heads removed", "decay-matched": "others with the decays of the highest"}
-PAPER_SHARE = 0.389
 MARK = {"color": "0.7", "linestyle": ":", "linewidth": 0.8}
 ROW = 0.17
 """Inches: the height of a probe in a list of contrasts."""
 
 
 @style.style()
-def doses(table: pd.DataFrame) -> Figure:
+def doses(table: pd.DataFrame, *, marked: float) -> Figure:
     """What is answered against the share of heads removed: quantities down, models across, a line for each arm.
 
-    Columns: model, arm, share, panel (what a row of panels shows, with its unit), estimate, low, high. Raises
-    ValueError for missing columns or repeated rows.
+    Columns: model, arm, share, panel (what a row of panels shows, with its unit), estimate, low, high. A dotted line
+    marks one share. Raises ValueError for missing columns or repeated rows.
     """
     key = ["model", "panel", "arm", "share"]
     style.require(table, [*key, "estimate", "low", "high"], key=key)
     models, rows = list(table["model"].unique()), list(table["panel"].unique())
     figure, axes = style.grid(len(rows), len(models), height=1.25, sharex=True, sharey="row")
     for (row, column), panel in np.ndenumerate(axes):
+        panel.axvline(marked, zorder=0, **MARK)
         _dose_panel(panel, table[(table["panel"] == rows[row]) & (table["model"] == models[column])])
         if row == 0:
             panel.set_title(models[column])
@@ -45,7 +45,7 @@ def doses(table: pd.DataFrame) -> Figure:
     for panel in axes[-1]:
         panel.set_xlabel("share of heads removed")
     style.legend(figure, arm_handles(table["arm"]))
-    return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {PAPER_SHARE:.1%}", _sizes(table))
+    return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
 
 def arm_handles(arms: pd.Series) -> list[Line2D]:
@@ -57,7 +57,6 @@ def arm_handles(arms: pd.Series) -> list[Line2D]:
 
 
 def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
-    panel.axvline(PAPER_SHARE, zorder=0, **MARK)
     for intact in table.loc[table["arm"] == "intact", "estimate"]:
         panel.axhline(intact, zorder=1, **style.BOUND)
     shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -10,8 +12,6 @@ from matplotlib.figure import Figure
 from srdyn.figures import style
 
 MAIN, RANDOM = "joint, α = 0.5", "random"
-KEPT = 0.95
-"""Share of the intact accuracy from which it counts as kept (claim C9)."""
 
 
 @style.style()
@@ -45,25 +45,42 @@ def rules(table: pd.DataFrame) -> Figure:
 
 
 @style.style()
-def alphas(table: pd.DataFrame) -> Figure:
-    """Accuracy kept against α of the joint score, from norm alone (0) to rank alone (1), a panel a model.
+def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
+    """What is kept against α of the joint score, from norm alone (0) to rank alone (1): models across, panels down.
 
-    Columns: model, alpha, estimate, low, high; a row without alpha (NaN) is random removal, drawn as a band. Raises
-    ValueError for missing columns or repeated rows.
+    Columns: model, panel, alpha, estimate, low, high, chosen (which heads went); a row without alpha (NaN) is random
+    removal, drawn as a band. Neighbours that remove the same heads are joined. `wanted` names the panels that have a
+    level to reach. Raises ValueError for missing columns or repeated rows.
     """
-    style.require(table, ["model", "alpha", "estimate", "low", "high"], key=["model", "alpha"])
-    figure, axes = style.panels(table["model"], height=1.8, sharex=True, sharey=True)
-    for model, panel in axes.items():
-        part = table[table["model"] == model].sort_values("alpha")
-        for row in part[part["alpha"].isna()].itertuples():
-            panel.axhspan(row.low, row.high, color="0.88", linewidth=0)
-            panel.axhline(row.estimate, color="0.55", linewidth=0.8)
-            panel.text(0, row.high, "random", size=6, color="0.45", va="bottom")
-        panel.axhline(KEPT, **style.BOUND)
-        _line(panel, part[part["alpha"].notna()], "alpha", style.Look("#111111", "o"), main=True)
-        panel.set_xlim(-0.05, 1.05)
-    style.outer_labels(list(axes.values()), x="α (0: norm, 1: rank)", y="accuracy kept")
-    return style.finish(figure, "bars and band: 95 % interval over rows and draws", f"dashed: {KEPT:g}")
+    columns = ["model", "panel", "alpha", "estimate", "low", "high", "chosen"]
+    style.require(table, columns, key=columns[:3])
+    models, rows = list(table["model"].unique()), list(table["panel"].unique())
+    figure, axes = style.grid(len(rows), len(models), height=1.2, sharex=True, sharey="row")
+    for (row, column), panel in np.ndenumerate(axes):
+        _alpha_panel(panel, table[(table["panel"] == rows[row]) & (table["model"] == models[column])])
+        if rows[row] in wanted:
+            panel.axhline(wanted[rows[row]], **style.BOUND)
+        if row == 0:
+            panel.set_title(models[column])
+    for row, panel in zip(rows, axes[:, 0], strict=True):
+        panel.set_ylabel(row)
+    for panel in axes[-1]:
+        panel.set_xlabel("α (0: norm, 1: rank)")
+    levels = ", ".join(f"{wanted[row]:g}" for row in rows if row in wanted)
+    note = "bars and band: 95 % interval over rows and draws; band: random heads; joined: the same heads"
+    return style.finish(figure, note, f"dashed: {levels}" if levels else "")
+
+
+def _alpha_panel(panel: Axes, table: pd.DataFrame) -> None:
+    for row in table[table["alpha"].isna()].itertuples():
+        panel.axhspan(row.low, row.high, color="0.88", linewidth=0)
+        panel.axhline(row.estimate, color="0.55", linewidth=0.8)
+    line = table[table["alpha"].notna()].sort_values("alpha")
+    panel.vlines(line["alpha"], line["low"], line["high"], color="#111111", linewidth=0.9, zorder=4)
+    alike = (line["chosen"] != line["chosen"].shift()).cumsum()
+    for _, joined in line.groupby(alike):
+        panel.plot(joined["alpha"], joined["estimate"], "o-", color="#111111", linewidth=1.4, markersize=3.5, zorder=4)
+    panel.set_xlim(-0.05, 1.05)
 
 
 @style.style()
@@ -86,12 +103,3 @@ def calibrations(table: pd.DataFrame) -> Figure:
         panel.set_xlim(0, 1.04)
     style.outer_labels(list(axes.values()), x="share of removed heads in common", y="")
     return style.finish(figure, "dashed: as many heads drawn at random")
-
-
-def _line(panel: Axes, line: pd.DataFrame, x: str, look: style.Look, *, main: bool) -> None:
-    front, width = (4, 1.4) if main else (2, 0.7)
-    panel.vlines(line[x], line["low"], line["high"], color=look.colour, linewidth=0.6 * width, zorder=front)
-    panel.plot(
-        line[x], line["estimate"], look.marker, color=look.colour, linestyle="-", linewidth=width, zorder=front,
-        markersize=3.5 if main else 2.5,
-    )  # fmt: skip

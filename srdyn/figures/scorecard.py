@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 
 import pandas as pd
@@ -19,6 +20,7 @@ OUTCOMES = {
 }
 """Colour and symbol by how a verdict begins; a control's or a single seed's `passes` counts as the first, and so on."""
 SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
+CONTROL = "control"
 ROW = 0.42
 """Inches: the height of a claim."""
 
@@ -42,7 +44,8 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
             _cell(panel, kinds.index(kind), claims.index(row.claim), row)
     panel.set_xlim(-0.2, max(1, len(kinds)) - 0.2)
     panel.set_ylim(len(claims) - 0.5, -0.6)
-    panel.set_xticks(range(len(kinds)), kinds)
+    controls = set(ledger.loc[ledger["verdict"].str.startswith(CONTROL), "kind"])
+    panel.set_xticks(range(len(kinds)), [f"{kind} ({CONTROL})" if kind in controls else kind for kind in kinds])
     panel.xaxis.tick_top()
     panel.set_yticks(range(len(claims)), claims)
     panel.tick_params(length=0)
@@ -50,7 +53,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
         side.set_visible(False)
     style.legend(figure, _handles())
     return style.finish(
-        figure, "the value that decides, both seeds, and its rule; hollow: a null model passes too; control: one seed"
+        figure, "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
     )
 
 
@@ -66,8 +69,12 @@ def outcome(verdict: str) -> str:
 def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
     look = OUTCOMES[outcome(row.verdict)]
     face = "white" if "null passes too" in row.verdict else look.colour
-    panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=6)
-    text = textwrap.fill(row.leading or row.why, 32)
+    size = 3 if row.verdict.startswith(CONTROL) else 6
+    panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
+    unbroken = re.sub(
+        r" / |(?<=[≥≤<]) ", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), row.leading or row.why
+    )
+    text = textwrap.fill(unbroken, 34)
     panel.text(x - 0.04, y, text, size=6, va="center", color="0.25")
 
 
