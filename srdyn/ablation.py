@@ -67,12 +67,16 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
 def attention_window(model: models.Model, window: int) -> Iterator[None]:
     """While this is open, every softmax layer sees the last `window` tokens only, the present one included.
 
-    Raises ValueError for a model without softmax layers, a window below 1, an attention that takes no mask of ours
-    (other than sdpa and eager), and when a pass goes on from a cache.
+    Raises ValueError for a model without plain softmax layers, a window below 1, an attention that takes no mask of
+    ours (other than sdpa and eager), and when a pass goes on from a cache.
     """
     attentions = _attentions(model.hf)
     if not attentions:
-        raise ValueError(f"{model.name} has no softmax layers whose window could be cut")
+        kinds = ", ".join(sorted(set(_layer_types(model.hf)))) or "of no kinds that its configuration tells"
+        raise ValueError(
+            f"{model.name} has no softmax layers whose window could be cut: of its layers ({kinds}) none is a "
+            "full_attention layer with a self_attn of its own"
+        )
     if window < 1:
         raise ValueError(f"window must be 1 token or more, got {window}")
     kind = attentions[0].config._attn_implementation
@@ -223,9 +227,15 @@ def _of_rank(
 
 
 def _attentions(hf: nn.Module) -> list[nn.Module]:
-    """The softmax layers in decoder order."""
-    decoder, kinds = hf.get_decoder(), hf.config.get_text_config(decoder=True).layer_types
-    return [layer.self_attn for layer, kind in zip(decoder.layers, kinds, strict=True) if kind == "full_attention"]
+    """The plain softmax layers in decoder order."""
+    if not (kinds := _layer_types(hf)):
+        return []
+    layers = zip(hf.get_decoder().layers, kinds, strict=True)
+    return [layer.self_attn for layer, kind in layers if kind == "full_attention" and hasattr(layer, "self_attn")]
+
+
+def _layer_types(hf: nn.Module) -> list[str]:
+    return getattr(hf.config.get_text_config(decoder=True), "layer_types", None) or []
 
 
 def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:

@@ -15,6 +15,9 @@ from srdyn import ablation, architectures, linear_cache, models, pruning, resumi
 TOKENS = torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(2))  # more than one chunk of 64
 POSITIONS = [1, 9, 64, 67, 70]
 IDS = [family.id for family in families.FAMILIES]
+WINDOWED = {"qwen3_next", "qwen3_5", "qwen3_5_moe", "olmo_hybrid", "kimi_linear", "bailing_hybrid"}
+WINDOWED |= {"bamba", "granitemoehybrid"}
+"""Families with plain softmax layers."""
 LOGITS = {"rtol": 0, "atol": 1e-4}
 """Logits of these models are of the order of 1; float32 sums in another order differ by 1e-6 … 1e-5."""
 
@@ -134,6 +137,18 @@ class TestEveryFamily:
             torch.testing.assert_close(logits(pruned), ablated, **LOGITS)
             assert (ablated - before).abs().max() > 100 * LOGITS["atol"]
         assert torch.equal(logits(model), before)
+
+    def test_a_softmax_window_is_cut_or_the_family_says_why_not(self, family):
+        model, before = families.model(family), logits(families.model(family))
+        if family.id not in WINDOWED:
+            why = "no softmax layers whose window could be cut: of its layers"
+            with pytest.raises(ValueError, match=why), ablation.attention_window(model, 3):
+                pass
+            return
+        with ablation.attention_window(model, 3):
+            narrowed = logits(model)
+        torch.testing.assert_close(narrowed[:, :3], before[:, :3], **LOGITS)
+        assert (narrowed - before).abs().max() > 100 * LOGITS["atol"]
 
     def test_a_pass_resumed_at_the_changed_layer_is_the_whole_one(self, family):
         model = families.model(family)
