@@ -7,9 +7,17 @@ from pathlib import Path
 
 import pandas as pd
 
-from srdyn import architectures, claims, markdown, store
+from srdyn import architectures, bench, claims, markdown, store
 
 COLUMNS = 2
+HEADS = {
+    "model_types": "models",
+    "mixer": "layers",
+    "gating": "decay",
+    "slicing": "what can be removed",
+    "state": "state",
+    "speed": "tokens/s on a CPU",
+}
 
 
 def captions() -> pd.DataFrame:
@@ -37,19 +45,41 @@ def gallery() -> str:
 
 
 def families() -> str:
-    """`architectures.supported()` in Markdown, a line for all classes that one recipe describes."""
-    table = architectures.supported()
+    """`architectures.supported()` in Markdown, a line for all classes that one recipe describes.
+
+    With their speeds once `make bench` has measured them.
+    """
+    table, rows = architectures.supported(), []
     table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
+    speeds, note = _speeds()
+    heads = HEADS if note else {name: head for name, head in HEADS.items() if name != "speed"}
     others = [name for name in table if name != "mixer"]
-    lines = table.groupby(others, sort=False)["mixer"].agg(", ".join).reset_index()
-    heads = {
-        "model_types": "models",
-        "mixer": "layers",
-        "gating": "decay",
-        "slicing": "what can be removed",
-        "state": "state",
-    }
-    return markdown.table(list(heads.values()), lines[list(heads)].to_numpy().tolist()) + "\n"
+    for cells, part in table.groupby(others, sort=False):
+        row = dict(zip(others, cells, strict=True)) | {"mixer": ", ".join(part["mixer"])}
+        row["speed"] = _ends(speeds.reindex(part["mixer"]).dropna())
+        rows.append([row[name] for name in heads])
+    return markdown.table(list(heads.values()), rows) + "\n" + note
+
+
+def _speeds() -> tuple[pd.Series, str]:
+    """Tokens per second by class of layer, and how they were measured; nothing before `make bench` has run."""
+    try:
+        table = bench.load("families")
+    except FileNotFoundError:
+        return pd.Series(dtype=float), ""
+    side = (store.table_dir(store.REFERENCE) / f"{bench.STEM}_families.json").read_text(encoding="utf-8")
+    machine, tokens = json.loads(side)["machine"], table["tokens"].iloc[0]
+    note = (
+        f"\ntokens/s: one sequence of {tokens} through one layer alone, of the size that its configuration has by "
+        f"default, in float32 ({machine['processor']}, {machine['threads']} threads; `make bench` measures yours).\n"
+    )
+    return table.groupby("layer")["per_second"].first(), note
+
+
+def _ends(values: pd.Series) -> str:
+    """The least and the most, to two digits."""
+    ends = dict.fromkeys(f"{float(f'{end:.2g}'):,.0f}" for end in (values.min(), values.max()) if len(values))
+    return "–".join(ends) or "not measured"
 
 
 def publish() -> None:

@@ -2,6 +2,7 @@
 
 import json
 
+import pandas as pd
 import pytest
 
 from srdyn import readme, store
@@ -36,3 +37,18 @@ def test_a_notebook_without_a_heading_is_named(tmp_path):
     path.write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
     with pytest.raises(ValueError, match="not with a heading"):
         readme._title(path)
+
+
+def test_families_have_their_measured_speeds(tmp_path, monkeypatch):
+    columns = {"layer": ["Mamba2Mixer", "BambaMixer", "Zamba2MambaMixer"], "per_second": [123.4, 216.5, 336.9]}
+    monkeypatch.setattr(readme.bench, "load", lambda part: pd.DataFrame(columns).assign(tokens=512))
+    monkeypatch.setattr(store, "table_dir", lambda run: tmp_path)
+    (tmp_path / "07_cost_families.json").write_text(json.dumps({"machine": {"processor": "X", "threads": 2}}))
+    block = readme.families()
+    lines = {line.split("|")[1].strip(): line.split("|")[-2].strip() for line in block.splitlines() if "|" in line}
+    assert lines["models"] == "tokens/s on a CPU"
+    assert lines["mamba2"] == "120"
+    assert lines["bamba, granitemoehybrid, nemotron_h, zamba2"] == "220–340"
+    assert lines["qwen3_next"] == "not measured"
+    assert "one sequence of 512" in block
+    assert "(X, 2 threads;" in block
