@@ -42,6 +42,37 @@ def gated_delta_rule(
     return outputs[..., : value.shape[-1]].to(query.dtype), state
 
 
+def with_states(
+    query: Float[Tensor, "B T Hk K"],
+    key: Float[Tensor, "B T Hk K"],
+    value: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    positions: recurrence.Positions | None,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    use_qk_l2norm_in_kernel: bool = False,
+    **others: object,
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"], Float[Tensor, "B C H K V"]]:
+    """What `gated_delta_rule` returns, to the bit, and the states after the tokens named by `positions` (1 to T;
+    the last alone for None).
+
+    No gradients. Raises as `gated_delta_rule`, and ValueError for positions out of order.
+    """
+    require_unpacked(others)
+    listed = np.array(recurrence.checked_positions(positions, value.shape[1]))
+    with torch.no_grad():
+        inputs = checked(query, key, value, g, beta, normalise=use_qk_l2norm_in_kernel)
+        state = _padded_state(initial_state, inputs).clone()
+        outputs, _, states = _run_forward(inputs, state, listed)
+    K, V = key.shape[-1], value.shape[-1]
+    return outputs[..., :V].to(query.dtype), state[..., :K, :V], states[..., :K, :V]
+
+
+gated_delta_rule.with_states = with_states
+"""`states.tapped` takes many states from one call of a function that has this."""
+
+
 def scan(
     query: Float[Tensor, "B T Hk K"],
     key: Float[Tensor, "B T Hk K"],
@@ -56,12 +87,9 @@ def scan(
 
     `recurrence.gated_delta_rule`, compiled. Outputs and states have the same bits wherever the pass is cut.
     """
-    listed = np.array(recurrence.checked_positions(positions, value.shape[1]))
-    inputs = checked(query, key, value, g, beta)
-    state = _padded_state(initial_state, inputs)
-    with torch.no_grad():
-        outputs, _, states = _run_forward(inputs, state.clone(), listed)
-    return outputs[..., : value.shape[-1]].to(query.dtype), states[..., : key.shape[-1], : value.shape[-1]]
+    given = {"positions": positions, "initial_state": initial_state}
+    outputs, _, states = with_states(query, key, value, g, beta, **given)
+    return outputs, states
 
 
 def require_unpacked(options: Mapping[str, object]) -> None:

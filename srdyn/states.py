@@ -22,6 +22,8 @@ from srdyn.architectures import recipe
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
 Visit = Callable[[int, int, Tensor], None]
 Taken = TypeVar("Taken")
+HELD = 2**25
+"""Bytes of states that one call may hand out together: memory does not grow with the number of positions."""
 
 
 def trace(
@@ -164,7 +166,7 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: Visit) -
         for layer, site in _holding(model):
             hand_out = _checked_visit(model, layer, site.recipe, visit)
             feeds = {
-                name: _Feed(rebinding.meaning(site.mixer, name), site.recipe, positions, hand_out)
+                name: _Feed(rebinding.meaning(site.mixer, name), site, positions, hand_out)
                 for name in site.recipe.readers
             }
             stack.enter_context(rebinding.bound(site.mixer, feeds))
@@ -205,8 +207,12 @@ def _captured(site: architectures.Site, keep: Callable[[recipe.Inputs], None]) -
 class _Feed:
     """A recurrence that is fed in segments and hands out the state at the given positions."""
 
-    def __init__(self, function: Callable, adapter: recipe.Recipe, positions: recurrence.Positions, hand_out: Callable):
-        self.function, self.adapter, self.hand_out = function, adapter, hand_out
+    def __init__(
+        self, function: Callable, site: architectures.Site, positions: recurrence.Positions, hand_out: Callable
+    ):
+        self.function, self.adapter, self.hand_out = function, site.recipe, hand_out
+        heads = site.recipe.heads(site.mixer)
+        self.state_bytes = 4 * heads.H * heads.K * heads.V
         self.positions = [int(position) for position in positions]
 
     def __call__(self, *arguments, **options) -> object:
@@ -214,17 +220,41 @@ class _Feed:
         if call.state is not None:
             raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
         recurrence.checked_positions(self.positions, call.tokens)
-        start, state, outputs, asked = 0, None, [], frozenset(self.positions)
+        with_states = getattr(self.function, "with_states", None)
+        on_cpu = all(x.device.type == "cpu" for x in call.timed.values())
+        parts = self._captured(with_states, call) if with_states and on_cpu else self._segments(call)
+        outputs, states = zip(*parts, strict=True)
+        return self.adapter.returned(
+            outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), states[-1], options
+        )
+
+    def _captured(self, with_states: Callable, call: recipe.Call) -> Iterator[tuple[Tensor, Tensor]]:
+        """Outputs and last state of parts of the call, from a function that hands out many states at a time."""
+        start, state = 0, None
+        together = max(1, HELD // (call.sequences * self.state_bytes))
+        for first in range(0, len(self.positions), together):
+            listed = self.positions[first : first + together]
+            end = listed[-1] if listed[-1] != self.positions[-1] else call.tokens
+            held: list[Tensor] = []
+            function = functools.partial(_keeping, with_states, [position - start for position in listed], held)
+            output, state = self.adapter.run(function, call.between(start, end, state))
+            for position, now in zip(listed, held[0].unbind(1), strict=True):
+                self.hand_out(position, now)
+            yield output, state
+            start = end
+
+    def _segments(self, call: recipe.Call) -> Iterator[tuple[Tensor, Tensor]]:
+        """The same from any function, in calls that end at multiples of its chunk."""
+        start, state, asked = 0, None, frozenset(self.positions)
         for end in self._cuts(call):
             inside = slice(bisect.bisect_right(self.positions, start), bisect.bisect_left(self.positions, end))
             for position in self.positions[inside]:
                 self.hand_out(position, self._read(call, start, position, state)[1])
             output, state = self._read(call, start, end, state)
-            outputs.append(output)
             if end in asked:
                 self.hand_out(end, state)
+            yield output, state
             start = end
-        return self.adapter.returned(torch.cat(outputs, dim=1), state, options)
 
     def _cuts(self, call: recipe.Call) -> list[int]:
         chunk = self.adapter.chunk_of(call)
@@ -232,6 +262,12 @@ class _Feed:
 
     def _read(self, call: recipe.Call, start: int, end: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
         return self.adapter.run(self.function, call.between(start, end, state))
+
+
+def _keeping(with_states: Callable, positions: list[int], held: list[Tensor], *arguments, **options) -> tuple:
+    output, state, states = with_states(*arguments, positions=positions, **options)
+    held.append(states)
+    return output, state
 
 
 class _Readings:

@@ -1,13 +1,14 @@
 import copy
 import weakref
 
+import conftest
 import numpy as np
 import pytest
 import torch
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from srdyn import architectures, models, pruning, rebinding, recurrence, spectra, states
+from srdyn import architectures, models, pruning, rebinding, recurrence, scan, spectra, states
 
 ODD = [1, 2, 63, 64, 65, 77, 128, 131, 149, 150]
 
@@ -75,7 +76,10 @@ def test_a_state_does_not_depend_on_the_other_positions(tiny_hybrid, tokens):
         assert torch.equal(states.trace(tiny_hybrid, tokens, [position], measure=whole)[:, :, 0], among_many[:, :, c])
 
 
-def test_states_are_dropped_once_measured(tiny_hybrid, tokens):
+@pytest.mark.parametrize("together", [1, 5])
+def test_states_are_dropped_once_measured(tiny_hybrid, tokens, together, monkeypatch):
+    L, H, K, V = tiny_hybrid.grid
+    monkeypatch.setattr(states, "HELD", together * len(tokens) * H * K * V * 4)
     alive, most = weakref.WeakSet(), 0
 
     def measure(state):
@@ -85,7 +89,19 @@ def test_states_are_dropped_once_measured(tiny_hybrid, tokens):
         return state.new_zeros(*state.shape[:2], 0)
 
     states.trace(tiny_hybrid, tokens, list(range(1, 151)), measure=measure)
-    assert most <= 2
+    assert most <= together + 1
+
+
+@pytest.mark.parametrize("positions", [[1, 64, 65, 150], [3], list(range(1, 151, 7))])
+def test_states_taken_together_are_those_of_a_recurrence_fed_in_segments(tokens, positions, monkeypatch):
+    kinds = ["linear_attention", "full_attention", "linear_attention"]
+    together = models.from_hf(conftest.qwen3_next(kinds), name="together")
+    monkeypatch.delattr(scan.gated_delta_rule, "with_states")
+    segments = models.from_hf(conftest.qwen3_next(kinds), name="segments")
+    expected = states.trace(segments, tokens, positions, measure=whole)
+    assert torch.equal(states.trace(together, tokens, positions, measure=whole), expected)
+    monkeypatch.setattr(states, "HELD", 1)
+    assert torch.equal(states.trace(together, tokens, positions, measure=whole), expected)
 
 
 def test_snapshots_are_copies(tiny_pure, tokens):

@@ -56,6 +56,11 @@ class Call:
         """How many tokens the call reads."""
         return next(iter(self.timed.values())).shape[1]
 
+    @property
+    def sequences(self) -> int:
+        """How many sequences the call reads."""
+        return len(next(iter(self.timed.values())))
+
     def between(self, start: int, end: int, state: Tensor | None) -> "Call":
         """The same call for tokens start … end − 1, from this state on."""
         timed = {name: x[:, start:end] for name, x in self.timed.items()}
