@@ -45,9 +45,12 @@ $(VENV)/installed.%:
 
 # The run's name: the preset, with the overrides behind it. SRDYN_RUN tells it to srdyn.store, which writes to
 # data/tables and figures for `reference` alone, for any other to build/<run>.
-# A long one is cut, and told from others by a hash.
-RUN := $(PRESET)$(if $(strip $(P)),-$(shell p='$(strip $(P))'; name=$$(printf %s "$$p" | tr -cs 'A-Za-z0-9.=' '-'); \
-  if [ $${#name} -le 80 ]; then echo "$$name"; else echo "$${name:0:60}-$$(printf %s "$$p" | $(hash))"; fi))
+# A hash stands for what a folder's name cannot say.
+quote := '
+$(if $(findstring $(quote),$(P)),$(error P: a value's strings stand in double quotes: P='models=["a","b"] n=4'))
+RUN := $(PRESET)$(if $(strip $(P)),-$(shell p='$(strip $(P))'; name=$$(printf %s "$$p" | tr ' ' '-'); \
+  short=$$(printf %s "$$name" | tr -cs 'A-Za-z0-9.=_-' '-' | cut -c1-60); \
+  [ "$$short" = "$$name" ] || short=$$short-$$(printf %s "$$p" | $(hash)); echo "$$short"))
 OUT := build/$(RUN)
 EVERY := $(patsubst notebooks/%.ipynb,%,$(wildcard notebooks/[0-9]*.ipynb))
 # Notebook 07 draws what `make bench` measured; before that has written its last table there is nothing to draw.
@@ -66,7 +69,7 @@ $(error There is no preset "$(PRESET)"; notebooks/presets has: $(basename $(notd
 endif
 $(foreach stem,$(STEMS),$(if $(wildcard notebooks/$(stem).ipynb),,$(error ONLY: there is no notebook "$(stem)"; they are: $(EVERY))))
 # papermill only warns of a parameter that the notebook at hand lacks; one that all of them lack is a slip.
-$(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[:=]' $(STEMS:%=notebooks/%.ipynb)),,\
+$(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[:=]' $(STEMS:%=notebooks/%.ipynb) /dev/null),,\
   $(error P: none of the notebooks $(STEMS) has the parameter "$(firstword $(subst =, ,$(word)))"; a space begins the \
   next parameter, so values have none: P='models=["a","b"] n=4')))
 
@@ -74,7 +77,11 @@ $(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[
 COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).yaml -type f \
   -not -path 'data/tables/*' -not -name '*.md' -not -name '*.pyc' -not -name '*.tmp' -print0 \
   | LC_ALL=C sort -z | xargs -0 $(sha256) | $(hash))
-key = $(shell { cat $(1:%=notebooks/%.ipynb) $(2); echo '$(COMMON) $(P)'; } | $(hash))
+# Folders and files that P names count as they are now: by names, sizes and times.
+named = $(shell printf %s '$(P)' | grep -oE '"[^"]+"' | tr -d '"' | while read -r path; do \
+  for place in "$$path" "notebooks/$$path"; do [ ! -e "$$place" ] || ls -lR "$$place"; done; done | $(hash))
+key = $(shell { cat $(1:%=notebooks/%.ipynb) $(2); echo '$(COMMON) $(P) $(NAMED)'; } | $(hash))
+NAMED := $(if $(strip $(P)),$(named))
 STAMPS := $(foreach stem,$(STEMS),$(OUT)/stamps/$(stem).$(call key,$(stem) $(READS_$(stem)),$(ALSO_$(stem))))
 endif
 

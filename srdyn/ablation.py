@@ -71,11 +71,11 @@ def attention_window(model: models.Model, window: int) -> Iterator[None]:
     ours (other than sdpa and eager), and when a pass goes on from a cache.
     """
     attentions = _attentions(model.hf)
-    if not attentions:
+    if not attentions or None in attentions:
         kinds = ", ".join(sorted(set(_layer_types(model.hf)))) or "of no kinds that its configuration tells"
         raise ValueError(
-            f"{model.name} has no softmax layers whose window could be cut: of its layers ({kinds}) none is a "
-            "full_attention layer with a self_attn of its own"
+            f"{model.name} has no softmax layers whose window could be cut: of its layers ({kinds}) all that are "
+            "full_attention must have a self_attn, and one must be"
         )
     if window < 1:
         raise ValueError(f"window must be 1 token or more, got {window}")
@@ -227,11 +227,11 @@ def _of_rank(
 
 
 def _attentions(hf: nn.Module) -> list[nn.Module]:
-    """The plain softmax layers in decoder order."""
+    """The plain softmax layers in decoder order, None for one of unknown make."""
     if not (kinds := _layer_types(hf)):
         return []
     layers = zip(hf.get_decoder().layers, kinds, strict=True)
-    return [layer.self_attn for layer, kind in layers if kind == "full_attention" and hasattr(layer, "self_attn")]
+    return [getattr(layer, "self_attn", None) for layer, kind in layers if kind == "full_attention"]
 
 
 def _layer_types(hf: nn.Module) -> list[str]:

@@ -45,10 +45,8 @@ def gated_delta_rule(
     q, k, v, g, beta = scan.checked(*inputs, normalise=use_qk_l2norm_in_kernel)
     outputs = torch.empty_like(v)
     arrays = [x.detach().numpy() for x in (q, k, v, g.exp(), beta, initial_state, outputs)]
-    alone = initial_state.numel() < SHARED_FROM
-    threads.split(
-        functools.partial(_step, *arrays), len(initial_state[0]) * len(initial_state), most=1 if alone else None
-    )
+    most = 1 if initial_state.numel() < SHARED_FROM else None
+    threads.split(functools.partial(_step, *arrays), initial_state.shape[0] * initial_state.shape[1], most=most)
     return outputs.to(query.dtype), initial_state if options.get("output_final_state") else None
 
 

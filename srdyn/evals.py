@@ -84,10 +84,9 @@ def outcomes(
     """One line for every item: row, item, right, bits, tokens.
 
     An item is right when all its answer tokens are the first choice; its bits are what the model needs for them.
-    `batch` rows are read together, by default `models.batch_size`.
+    `batch` rows are read together, by default as `models.batch_size` says, but 8 at most: their logits are held.
     """
-    batch = batch or models.batch_size(model, tokens.shape[1])
-    asked = items[:, 1:] > 0
+    asked, batch = items[:, 1:] > 0, _batch(model, tokens, batch)
     right, bits = [], []
     for (logits, after), chosen in zip(_predictions(model, tokens, batch=batch), asked.split(batch), strict=True):
         chosen = chosen.to(after.device)
@@ -137,10 +136,9 @@ def window_bits(
     model: models.Model, tokens: Int[Tensor, "N T"], *, batch: int | None = None
 ) -> Float64[np.ndarray, " N"]:
     """Bits that the model needs for all tokens of a window but the first, `batch` windows as in `outcomes`."""
-    batch = batch or models.batch_size(model, tokens.shape[1])
     bits = [
         F.cross_entropy(logits.float().transpose(1, 2), after, reduction="none").double().sum(1) / np.log(2)
-        for logits, after in _predictions(model, tokens, batch=batch)
+        for logits, after in _predictions(model, tokens, batch=_batch(model, tokens, batch))
     ]
     return torch.cat(bits).cpu().numpy()
 
@@ -172,6 +170,10 @@ def per_byte(
 def _ratio(counts: np.ndarray) -> float:
     total = counts.sum(0)
     return float(total[0] / total[1])
+
+
+def _batch(model: models.Model, tokens: Int[Tensor, "B T"], batch: int | None) -> int:
+    return min(8, models.batch_size(model, tokens.shape[1])) if batch is None else batch
 
 
 def _predictions(model: models.Model, tokens: Int[Tensor, "B T"], *, batch: int):

@@ -17,7 +17,8 @@ class Resumable:
     """`run()` as often as needed, from a later layer on each time, with the same result to the bit.
 
     `run` passes the same tokens through the whole model, without a cache, in the same order whenever it is called.
-    Where a model hands more from layer to layer than one tensor, or holds its weights elsewhere, it runs whole.
+    Memory holds what enters one layer, of all of them. Where a model hands more from layer to layer than one tensor,
+    or holds its weights elsewhere, it runs whole, as `resumes` says and a log line why.
     """
 
     def __init__(self, model: models.Model, run: Callable[[], pd.Series]) -> None:
@@ -29,13 +30,18 @@ class Resumable:
                 note = lambda module, given, output: outputs.append(isinstance(output, Tensor))  # noqa: E731
                 hooks.enter_context(layer.register_forward_hook(note))
             self.first = run()
-        self._possible = all(outputs) and not streaming.is_attached(model.hf)
-        if self._possible and len(self._layers) > 1:
-            self._check(len(self._layers) - 1)
+        self.resumes = True
+        if streaming.is_attached(model.hf):
+            self._run_whole("its weights come from elsewhere")
+        elif not all(outputs):
+            self._run_whole("its layers return more than one tensor")
+        for index in sorted({len(self._layers) // 2, len(self._layers) - 1} - {0}):
+            if self.resumes and not self.from_layer(index).equals(self.first):
+                self._run_whole("its layers depend on more than the layer before")
 
     def from_layer(self, index: int) -> pd.Series:
         """`run()` while nothing before decoder layer `index` differs from what it was at first."""
-        if not self._possible:
+        if not self.resumes:
             return self.run()
         if index < self._start:
             self._start, self._entered = 0, []
@@ -45,17 +51,19 @@ class Resumable:
         with self._skipping(range(index)):
             return self.run()
 
-    def _check(self, index: int) -> None:
-        if not self.from_layer(index).equals(self.first):
-            self._possible = False
-            log.info("layers of this model depend on more than the layer before: they run whole")
+    def _run_whole(self, why: str) -> None:
+        self.resumes = False
+        log.info("every pass runs the whole model: %s", why)
 
     def _entering(self, index: int) -> list[Tensor]:
         """What enters decoder layer `index`, pass by pass; layers from there on are not run."""
         entered: list[Tensor] = []
-        keep = lambda module, given: entered.append(given[0])  # noqa: E731
+
+        def keep(module: nn.Module, given: tuple, named: dict) -> None:
+            entered.append(given[0] if given else named["hidden_states"])
+
         skipped = [*range(self._start), *range(index, len(self._layers))]
-        with self._skipping(skipped), self._layers[index].register_forward_pre_hook(keep):
+        with self._skipping(skipped), self._layers[index].register_forward_pre_hook(keep, with_kwargs=True):
             self.run()
         return entered
 

@@ -64,9 +64,10 @@ def profile(
     `batch` sequences are read together, by default `models.batch_size`.
     """
     T = tokens.shape[1]
+    batch = models.batch_size(model, T) if batch is None else batch
     positions = sorted({max(1, T * quarter // 4) for quarter in (1, 2, 3, 4)})
     sums, rows = None, 0
-    for part in tokens.split(batch or models.batch_size(model, T)):
+    for part in tokens.split(batch):
         with states.gates_of(model, *part.shape) as (g, _), _outputs(model) as output:
             sigma = states.trace(model, part, positions)
         rank, norm = spectra.effective_rank(sigma, eps).sum(1), spectra.nuclear_norm(sigma).sum(1)

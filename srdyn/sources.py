@@ -88,21 +88,25 @@ class Tables:
         return self._tidy(sigma, context, gates)
 
     def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
-        tokens = self._samples(context).tokens
         measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
         sigmas, gates = [], []
-        for part in tokens.split(models.batch_size(model, tokens.shape[1])):
+        for part in self._parts(model, context):
             with states.gates_of(model, *part.shape) as found:
                 sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
             gates.append(found)
         g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
         return torch.cat(sigmas, dim=1), (g, beta)
 
+    def _parts(self, model: models.Model, context: str) -> tuple[Tensor, ...]:
+        tokens = self._samples(context).tokens
+        return tokens.split(models.batch_size(model, tokens.shape[1]))
+
     def _gates(self, context: str) -> Gates:
         """The model's gates: those of the context that it read last are at hand."""
         if self._last and self._last[0] == context:
             return self._last[1]
-        return states.gates(self.model, self._samples(context).tokens)
+        found = [states.gates(self.model, part) for part in self._parts(self.model, context)]
+        return tuple(torch.cat(gates, dim=1) for gates in zip(*found, strict=True))
 
     def _mechanism(self, context: str) -> pd.DataFrame:
         return self._null(self._gates(context), context)

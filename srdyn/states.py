@@ -220,13 +220,18 @@ class _Feed:
         if call.state is not None:
             raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
         recurrence.checked_positions(self.positions, call.tokens)
-        with_states = getattr(self.function, "with_states", None)
-        on_cpu = all(x.device.type == "cpu" for x in call.timed.values())
-        parts = self._captured(with_states, call) if with_states and on_cpu else self._segments(call)
-        outputs, states = zip(*parts, strict=True)
-        return self.adapter.returned(
-            outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), states[-1], options
-        )
+        outputs, state = [], None
+        for output, state in self._parts(call):  # noqa: B007  the last state is returned
+            outputs.append(output)
+        return self.adapter.returned(torch.cat(outputs, dim=1), state, options)
+
+    def _parts(self, call: recipe.Call) -> Iterator[tuple[Tensor, Tensor]]:
+        with_states, tensors = getattr(self.function, "with_states", None), call.timed.values()
+        elsewhere = any(x.device.type != "cpu" for x in tensors)
+        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
+        if with_states is None or elsewhere or differentiated:
+            return self._segments(call)
+        return self._captured(with_states, call)
 
     def _captured(self, with_states: Callable, call: recipe.Call) -> Iterator[tuple[Tensor, Tensor]]:
         """Outputs and last state of parts of the call, from a function that hands out many states at a time."""

@@ -40,7 +40,8 @@ def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[st
     with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out, which is logged:
     one that is no reference model has no `untrained` null, one whose states follow another rule none of the others.
     Finished contexts are kept in build/survey, so that a second call only reads them; several processes
-    (`srdyn.processes`) share the work if they all make this call, or `fill`.
+    (`srdyn.processes`) share the work if they all make this call, or `fill`. Much work with a small model on a CPU is
+    dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
     Columns: those of `strata.head_table`, document, kind, source, log_decay (NaN without decay) and write_strength
     (means over the context), `rank 1e-02` ….
     """
@@ -113,7 +114,7 @@ def _make(tables: Tables, sources: Sequence[str], name: str | Path, made_by: dic
     share, first = processes.share(left), processes.is_first()
     bar = tqdm(total=len(share), desc=tables.model.name, leave=False, disable=not first)
     if _is_worth_workers(tables, len(share) * len(sources)):
-        opened = name, tables.reading, json.dumps(made_by)
+        opened = _anywhere(name), _placed(tables.reading), json.dumps(made_by)
         done = workers.deal(_make_one, [(*opened, context, tuple(sources)) for context in share])
     else:
         done = ([tables.table(source, context) for source in sources] for context in share)
@@ -141,9 +142,21 @@ def _make_one(name: str | Path, reading: Reading, made_by: str, context: str, so
 
 @functools.lru_cache(maxsize=1)
 def _opened(name: str | Path, reading: Reading, made_by: str) -> Tables:
-    model = models.load(name, device="cpu")
+    model, about = models.load(name, device="cpu"), json.loads(made_by)
+    if identity(model, name) != about["weights"]:
+        raise RuntimeError(f"{name} changed while it was read: leave its files alone and start again")
     speedups.use_if_fit(model.hf)
-    return Tables(model, reading, store.RunStore(kept_in(), made_by=json.loads(made_by)))
+    return Tables(model, reading, store.RunStore(kept_in(), made_by=about))
+
+
+def _anywhere(name: str | Path) -> str:
+    """A folder's or file's name that holds in every working directory; a hub name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
+
+
+def _placed(reading: Reading) -> Reading:
+    domains = (_anywhere(name) if documents.is_place(name) else name for name in reading.domains)
+    return dataclasses.replace(reading, domains=tuple(domains))
 
 
 def _wait_for(contexts: Sequence[str], tables: Tables, sources: Sequence[str]) -> None:

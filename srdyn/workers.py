@@ -9,6 +9,7 @@ import os
 import signal
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
 import torch
@@ -28,6 +29,12 @@ def deal(function: Callable[..., Result], work: Iterable[tuple]) -> Iterator[Res
 def _results(asked: list[Future[Result]]) -> Iterator[Result]:
     try:
         yield from (future.result() for future in asked)
+    except BrokenProcessPool as error:
+        _pool.cache_clear()
+        raise RuntimeError(
+            'a worker process died: memory ran out, or this is a script without `if __name__ == "__main__":`, whose '
+            "processes would start it anew. What was finished is kept"
+        ) from error
     finally:
         for future in asked:
             future.cancel()
@@ -37,7 +44,8 @@ def _results(asked: list[Future[Result]]) -> Iterator[Result]:
 def _pool() -> ProcessPoolExecutor:
     """Kept for further calls: starting the processes costs more than a short answer."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(os.cpu_count(), mp_context=context, initializer=_start)
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return ProcessPoolExecutor(cores, mp_context=context, initializer=_start)
 
 
 def _start() -> None:

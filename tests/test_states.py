@@ -76,9 +76,12 @@ def test_a_state_does_not_depend_on_the_other_positions(tiny_hybrid, tokens):
         assert torch.equal(states.trace(tiny_hybrid, tokens, [position], measure=whole)[:, :, 0], among_many[:, :, c])
 
 
-@pytest.mark.parametrize("together", [1, 5])
-def test_states_are_dropped_once_measured(tiny_hybrid, tokens, together, monkeypatch):
-    L, H, K, V = tiny_hybrid.grid
+@pytest.mark.parametrize(("together", "function"), [(1, "with states"), (5, "with states"), (1, "plain")])
+def test_states_are_dropped_once_measured(tokens, together, function, monkeypatch):
+    if function == "plain":
+        monkeypatch.delattr(scan.gated_delta_rule, "with_states")
+    model = models.from_hf(conftest.qwen3_next(["linear_attention", "full_attention"]), name="tiny")
+    L, H, K, V = model.grid
     monkeypatch.setattr(states, "HELD", together * len(tokens) * H * K * V * 4)
     alive, most = weakref.WeakSet(), 0
 
@@ -88,8 +91,20 @@ def test_states_are_dropped_once_measured(tiny_hybrid, tokens, together, monkeyp
         most = max(most, len(alive))
         return state.new_zeros(*state.shape[:2], 0)
 
-    states.trace(tiny_hybrid, tokens, list(range(1, 151)), measure=measure)
+    states.trace(model, tokens, list(range(1, 151)), measure=measure)
     assert most <= together + 1
+
+
+def test_a_tapped_pass_keeps_its_gradients(tiny_pure, tokens):
+    seen = []
+    with states.tapped(tiny_pure, [3, 70], lambda layer, position, state: seen.append(state.requires_grad)):
+        tiny_pure.hf(tokens, use_cache=False).logits.sum().backward()
+    assert all(seen)
+    site = architectures.sites(tiny_pure.hf)[0]
+    tapped = site.mixer.A_log.grad.clone()
+    tiny_pure.hf.zero_grad()
+    tiny_pure.hf(tokens, use_cache=False).logits.sum().backward()
+    torch.testing.assert_close(tapped, site.mixer.A_log.grad)
 
 
 @pytest.mark.parametrize("positions", [[1, 64, 65, 150], [3], list(range(1, 151, 7))])

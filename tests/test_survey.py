@@ -129,7 +129,16 @@ def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch
     pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"]))
 
 
-def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, monkeypatch):
+@pytest.fixture
+def own_workers():
+    """Processes that start in this test and end with it: they take over its environment."""
+    workers._pool.cache_clear()
+    yield
+    workers._pool().shutdown()
+    workers._pool.cache_clear()
+
+
+def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, monkeypatch, own_workers):
     monkeypatch.setattr(survey, "WORTH_WORKERS", 1)
     (tmp_path / "data").symlink_to(store.data_dir())
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))  # workers find build/ there
@@ -144,6 +153,20 @@ def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tm
     torch.set_num_threads(threads)
     pd.testing.assert_frame_equal(found, heads, check_exact=True)
     assert [len(work) for work in asked] == [4, 4]
+
+
+def test_a_worker_refuses_weights_that_changed_meanwhile(place, reading):
+    with pytest.raises(RuntimeError, match="changed while it was read"):
+        survey._opened(place, reading, json.dumps({"weights": "others"}))
+
+
+def test_what_workers_are_told_holds_in_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.txt").write_text("text")
+    reading = survey.Reading(("prose", "./own.txt", "hf:owner/name"), (), (), POSITIONS)
+    assert survey._placed(reading).domains == ("prose", str(tmp_path / "own.txt"), "hf:owner/name")
+    assert survey._placed(reading).texts == reading.texts
+    assert survey._anywhere("owner/name") == "owner/name"
 
 
 def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path, monkeypatch, caplog):
