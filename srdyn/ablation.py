@@ -226,7 +226,7 @@ def _of_rank(
     return state
 
 
-def _attentions(hf: nn.Module) -> list[nn.Module]:
+def _attentions(hf: nn.Module) -> list[nn.Module | None]:
     """The plain softmax layers in decoder order, None for one of unknown make."""
     if not (kinds := _layer_types(hf)):
         return []

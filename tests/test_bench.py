@@ -185,7 +185,7 @@ def test_the_notebook_draws_what_the_benchmark_wrote(tables, tmp_path, monkeypat
         exec(cell, names)
     drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
     assert drawn == {f"07_cost{part}.png" for part in ("", "_spectra", "_growth", "_pruned", "_training")}
-    assert sum(isinstance(thing, pd.DataFrame) for thing in shown) == 5
+    assert sum(isinstance(thing, pd.DataFrame) for thing in shown) == 6
 
 
 def test_a_quick_run_never_writes_to_the_committed_tables(monkeypatch, capsys):

@@ -143,7 +143,7 @@ class TestEveryFamily:
     def test_a_softmax_window_is_cut_or_the_family_says_why_not(self, family):
         model, before = families.model(family), logits(families.model(family))
         if family.id not in WINDOWED:
-            why = "no softmax layers whose window could be cut: of its layers"
+            why = "no softmax layers whose window could be cut"
             with pytest.raises(ValueError, match=why), ablation.attention_window(model, 3):
                 pass
             return

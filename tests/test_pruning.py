@@ -35,12 +35,11 @@ def model(family):
         return models.from_hf(build(kinds), name=family, seed=3)
 
 
-@st.composite
-def masks(draw, family):
-    """Of every layer all heads, none, or any."""
+def masks(family):
+    """Of every layer all heads, none, or any. The model is built before anything is drawn."""
     L, H, _, _ = model(family).grid
     layer = st.sampled_from(([True] * H, [False] * H)) | st.lists(st.booleans(), min_size=H, max_size=H)
-    return torch.tensor(draw(st.lists(layer, min_size=L, max_size=L)))
+    return st.lists(layer, min_size=L, max_size=L).map(torch.tensor)
 
 
 def masked(whole, keep):

@@ -26,7 +26,7 @@ FULL = {
     "pruned": {"layers": 3, "removed": SHARE, "batches": (16, 32), "T": 512, "rounds": 15},
     "memory": {"lengths": (256, 1024), "layers": 3, "removed": SHARE, "B": 32, "T": 64},
     "training": {"B": 4, "T": 512, "rounds": 7},
-    "families": {"T": 512, "rounds": 3},
+    "families": {"T": 512, "rounds": 3, "kinds": ()},
 }  # fmt: skip
 QUICK = {
     "spectra": {"sizes": (8, 12), "batches": (1, 9), "rounds": 3},
