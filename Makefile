@@ -75,7 +75,7 @@ $(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[
 
 # What every notebook depends on, names included. Tables are left out: notebooks write them.
 COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).yaml -type f \
-  -not -path 'data/tables/*' -not -name '*.md' -not -name '*.pyc' -not -name '*.tmp' -print0 \
+  -not -path 'data/tables/*' -not -path '*/__pycache__/*' -not -name '*.md' -not -name '*.tmp' -print0 \
   | LC_ALL=C sort -z | xargs -0 $(sha256) | $(hash))
 # Folders and files that P names count as they are now: by names, sizes and times.
 named = $(shell printf %s '$(P)' | grep -oE '"[^"]+"' | tr -d '"' | while read -r path; do \
