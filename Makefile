@@ -78,10 +78,9 @@ COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).ya
   -not -path 'data/tables/*' -not -path '*/__pycache__/*' -not -name '*.md' -not -name '*.tmp' -print0 \
   | LC_ALL=C sort -z | xargs -0 $(sha256) | $(hash))
 # Folders and files that P names count as they are now: by names, sizes and times.
-named = $(shell printf %s '$(P)' | grep -oE '"[^"]+"' | tr -d '"' | while read -r path; do \
-  for place in "$$path" "notebooks/$$path"; do [ ! -e "$$place" ] || ls -lR "$$place"; done; done | $(hash))
+NAMED := $(if $(strip $(P)),$(shell printf %s '$(P)' | grep -oE '"[^"]+"' | tr -d '"' | while read -r path; do \
+  for place in "$$path" "notebooks/$$path"; do [ ! -e "$$place" ] || ls -lR "$$place"; done; done | $(hash)))
 key = $(shell { cat $(1:%=notebooks/%.ipynb) $(2); echo '$(COMMON) $(P) $(NAMED)'; } | $(hash))
-NAMED := $(if $(strip $(P)),$(named))
 STAMPS := $(foreach stem,$(STEMS),$(OUT)/stamps/$(stem).$(call key,$(stem) $(READS_$(stem)),$(ALSO_$(stem))))
 endif
 

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 import transformers
-from torch import nn
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures, checkpoints, models, timing
@@ -36,29 +35,31 @@ def configs() -> list[transformers.PreTrainedConfig]:
     return [build() if build else transformers.AutoConfig.for_model(kind) for kind, build in own.items()]
 
 
-def layer(config: transformers.PreTrainedConfig) -> tuple[architectures.Site, nn.Module]:
-    """The first linear layer of the model that a configuration describes, and it alone, with drawn weights."""
+def layer(config: transformers.PreTrainedConfig) -> architectures.Site:
+    """The first linear layer of the model that a configuration describes: it alone has weights, drawn ones."""
     model = models.from_hf(checkpoints.outline(config, dtype=torch.float32), name=config.model_type)
     site = architectures.sites(model.hf)[0]
-    mixer = site.mixer.to_empty(device="cpu").eval()
+    site.mixer.to_empty(device="cpu").eval()
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
-        for weight in mixer.parameters():
+        for weight in site.mixer.parameters():
             weight.normal_(0, 0.02, generator=generator)
-        for buffer in mixer.buffers():
+        for buffer in site.mixer.buffers():
             buffer.zero_()
-    return site, mixer
+    return site
 
 
 def _timed(config: transformers.PreTrainedConfig, T: int, rounds: int) -> pd.DataFrame:
-    site, mixer = layer(config)
-    hidden, heads = config.get_text_config(decoder=True).hidden_size, site.recipe.heads(mixer)
+    site = layer(config)
+    hidden, heads = config.get_text_config(decoder=True).hidden_size, site.recipe.heads(site.mixer)
     coming = torch.randn(1, T, hidden, generator=torch.Generator().manual_seed(1))
 
     @torch.no_grad()
     def read() -> None:
-        mixer(hidden_states=coming)
+        site.mixer(hidden_states=coming)
 
     found = timing.medians(timing.interleaved({READ: read}, rounds=rounds), base=READ)
     sizes = {"hidden": hidden, "H": heads.H, "K": heads.K, "V": heads.V, "tokens": T}
-    return found.assign(kind=config.model_type, layer=type(mixer).__name__, **sizes, per_second=T / found["median"])
+    return found.assign(
+        kind=config.model_type, layer=type(site.mixer).__name__, **sizes, per_second=T / found["median"]
+    )

@@ -38,12 +38,7 @@ def doses(table: pd.DataFrame, *, marked: float) -> Figure:
     for (row, column), panel in np.ndenumerate(axes):
         panel.axvline(marked, zorder=0, **MARK)
         _dose_panel(panel, table[(table["panel"] == rows[row]) & (table["model"] == models[column])])
-        if row == 0:
-            panel.set_title(models[column])
-    for row, panel in zip(rows, axes[:, 0], strict=True):
-        panel.set_ylabel(row)
-    for panel in axes[-1]:
-        panel.set_xlabel("share of heads removed")
+    style.label_grid(axes, columns=models, rows=rows, x="share of heads removed")
     style.legend(figure, arm_handles(table["arm"]))
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
@@ -118,12 +113,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
         panel.scatter(part["rank"], part["damage"], c=part["layer"], cmap=style.COLOURMAP, s=9, linewidth=0, zorder=2)
         panel.axhline(0, zorder=1, **style.BOUND)
         panel.set_yscale("symlog", linthresh=0.01)
-        if row == 0:
-            panel.set_title(models[column])
-    for row, panel in zip(rows, axes[:, 0], strict=True):
-        panel.set_ylabel(row)
-    for panel in axes[-1]:
-        panel.set_xlabel("effective rank r (calibration)")
+    style.label_grid(axes, columns=models, rows=rows, x="effective rank r (calibration)")
     heads = table.groupby("model")[["layer", "head"]].apply(lambda t: len(t.drop_duplicates()))
     return style.finish(figure, f"{style.span(heads)} heads a model", "dark to light: first to last layer")
 
@@ -203,12 +193,7 @@ def truncations(table: pd.DataFrame) -> Figure:
             panel.vlines(x, line["low"], line["high"], color=looks[name].colour, linewidth=0.8)
             panel.plot(x, line["estimate"], looks[name].marker, color=looks[name].colour, linestyle="-", linewidth=0.9)
         panel.set_xticks(range(len(ranks)), ["removed" if rank == 0 else f"{rank}" for rank in ranks])
-        if row == 0:
-            panel.set_title(models[column])
-    for row, panel in zip(rows, axes[:, 0], strict=True):
-        panel.set_ylabel(row)
-    for panel in axes[-1]:
-        panel.set_xlabel("rank that the states are cut to")
+    style.label_grid(axes, columns=models, rows=rows, x="rank that the states are cut to")
     style.legend(figure, [Line2D([], [], color=k.colour, marker=k.marker, label=name) for name, k in looks.items()])
     return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", _sizes(table))
 

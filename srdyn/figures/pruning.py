@@ -60,12 +60,7 @@ def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
         _alpha_panel(panel, table[(table["panel"] == rows[row]) & (table["model"] == models[column])])
         if rows[row] in wanted:
             panel.axhline(wanted[rows[row]], **style.BOUND)
-        if row == 0:
-            panel.set_title(models[column])
-    for row, panel in zip(rows, axes[:, 0], strict=True):
-        panel.set_ylabel(row)
-    for panel in axes[-1]:
-        panel.set_xlabel("α (0: norm, 1: rank)")
+    style.label_grid(axes, columns=models, rows=rows, x="α (0: norm, 1: rank)")
     levels = ", ".join(f"{wanted[row]:g}" for row in rows if row in wanted)
     note = "bars and band: 95 % interval over rows and draws; band: random heads; joined: the same heads"
     return style.finish(figure, note, f"dashed: {levels}" if levels else "")

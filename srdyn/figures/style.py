@@ -134,6 +134,16 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
             panel.tick_params(labelbottom=True)
 
 
+def label_grid(axes: np.ndarray, *, columns: Sequence[str], rows: Sequence[str], x: str) -> None:
+    """What a grid of panels shows: its columns' titles on top, its rows at their left, one x axis below."""
+    for panel, title in zip(axes[0], columns, strict=True):
+        panel.set_title(title)
+    for panel, label in zip(axes[:, 0], rows, strict=True):
+        panel.set_ylabel(label)
+    for panel in axes[-1]:
+        panel.set_xlabel(x)
+
+
 def finish(figure: Figure, *notes: str) -> Figure:
     """Put the notes at the foot, lay out once, and keep this layout, so that saving again gives the same bytes."""
     width, height = figure.get_size_inches()
