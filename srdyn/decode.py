@@ -10,12 +10,11 @@ from typing import no_type_check
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from srdyn import lanes, scan, sweeps, threads
-from srdyn.lanes import flush_denormals, load, mul, mul_add, restore_denormals, splat, store, sub
+from srdyn import fused, lanes, scan, sweeps, threads
+from srdyn.lanes import flush_denormals, load, mul, mul_add, restore_denormals, sigmoid, splat, store, sub
 
 SHARED_FROM = 2**19
 """Numbers in a layer's states from which on starting threads pays."""
@@ -42,27 +41,32 @@ def gated_delta_rule(
         options |= {"initial_state": initial_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
         return scan.gated_delta_rule(*inputs, **options)
     scan.require_unpacked(options)
-    q, k, v, g, beta = scan.checked(*inputs, normalise=use_qk_l2norm_in_kernel)
-    outputs = torch.empty_like(v)
-    arrays = [x.detach().numpy() for x in (q, k, v, g.exp(), beta, initial_state, outputs)]
+    scan.require_compilable(key, value)
+    outputs = torch.empty(value.shape)
+    now = [x.detach()[:, 0].float().numpy() for x in (query, key, value, g.float().exp(), beta)]
+    run = functools.partial(_step, *now, initial_state.detach().numpy(), outputs.numpy(), use_qk_l2norm_in_kernel)
     most = 1 if initial_state.numel() < SHARED_FROM else None
-    threads.split(functools.partial(_step, *arrays), initial_state.shape[0] * initial_state.shape[1], most=most)
+    threads.split(run, initial_state.shape[0] * initial_state.shape[1], most=most)
     return outputs.to(query.dtype), initial_state if options.get("output_final_state") else None
 
 
 def convolution(stock: Callable) -> Callable:
-    """transformers' `causal_conv1d_update`, compiled for one token in float32 with SiLU, no bias, no gradients."""
+    """transformers' `causal_conv1d_update`, compiled for one token in float32 with SiLU, no bias, no gradients.
+
+    Four taps and channels a multiple of 16, as the models have; anything else is left to `stock`.
+    """
 
     @functools.wraps(stock)
     def update(hidden_states: Tensor, conv_state: Tensor, weight: Tensor, bias=None, activation=None) -> Tensor:
         given = (hidden_states, conv_state, weight)
         plain = bias is None and activation == "silu" and hidden_states.shape[-1] == 1 and conv_state.is_contiguous()
-        if not plain or any(x.dtype != torch.float32 for x in given) or _differentiated(*given):
+        fits = weight.shape[1] == fused.TAPS and weight.shape[0] % lanes.WIDTH == 0 and weight.is_contiguous()
+        if not (plain and fits) or any(x.dtype != torch.float32 for x in given) or _differentiated(*given):
             return stock(hidden_states, conv_state, weight, bias, activation)
         outputs = torch.empty(hidden_states.shape[:2])
-        new = hidden_states[..., 0].contiguous()
-        _shift(*(x.detach().numpy() for x in (conv_state, new, weight.T.contiguous(), outputs)))
-        return F.silu(outputs, inplace=True)[..., None]
+        arrays = [x.detach().numpy() for x in (conv_state, hidden_states[..., 0], weight, outputs)]
+        _shift(*arrays)
+        return outputs[..., None]
 
     return update
 
@@ -78,48 +82,54 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 
 @lanes.compiled
 @no_type_check
-def _step(q, k, v, decay, beta, state, out, first, last):
+def _step(q, k, v, decay, beta, state, out, normalise, first, last):
     """The heads `first` to `last` of the B·H heads; the second walk over a panel finds it in the second-level cache."""
     before = flush_denormals()
-    Hk, K = q.shape[2:]
-    H, V = v.shape[2:]
-    zero = splat(np.float32(0))
+    Hk, K = q.shape[1:]
+    H, V = v.shape[1:]
+    zero, scale = splat(np.float32(0)), np.float32(K**-0.5)
+    query, key, value = np.empty((1, K), np.float32), np.empty((1, K), np.float32), np.empty(V, np.float32)
     for pair in range(first, last):
         b, h = pair // H, pair % H
         hk = h // (H // Hk)
-        a, strength = splat(decay[b, 0, h]), splat(beta[b, 0, h])
+        query[0], key[0], value[:] = q[b, hk], k[b, hk], v[b, h]
+        if normalise:
+            fused.shorten(query, query, scale, fused.EPS)
+            fused.shorten(key, key, 1.0, fused.EPS)
+        else:
+            query *= scale
+        a, strength = splat(decay[b, h]), splat(beta[b, h])
         for column in range(0, V, 32):
-            top, at = pair * K * V + column, pair * V + column
+            top = pair * K * V + column
             r0 = r1 = zero
             for i in range(K):
-                place, key = top + i * V, splat(k[b, 0, hk, i])
-                r0, r1 = mul_add(key, load(state, place), r0), mul_add(key, load(state, place + 16), r1)
-            u0 = mul(strength, sub(load(v, at), mul(a, r0)))
-            u1 = mul(strength, sub(load(v, at + 16), mul(a, r1)))
+                place, k_i = top + i * V, splat(key[0, i])
+                r0, r1 = mul_add(k_i, load(state, place), r0), mul_add(k_i, load(state, place + 16), r1)
+            u0 = mul(strength, sub(load(value, column), mul(a, r0)))
+            u1 = mul(strength, sub(load(value, column + 16), mul(a, r1)))
             o0 = o1 = zero
             for i in range(K):
-                place, key, query = top + i * V, splat(k[b, 0, hk, i]), splat(q[b, 0, hk, i])
-                s0 = mul_add(key, u0, mul(a, load(state, place)))
-                s1 = mul_add(key, u1, mul(a, load(state, place + 16)))
+                place, k_i, q_i = top + i * V, splat(key[0, i]), splat(query[0, i])
+                s0 = mul_add(k_i, u0, mul(a, load(state, place)))
+                s1 = mul_add(k_i, u1, mul(a, load(state, place + 16)))
                 store(state, place, s0)
                 store(state, place + 16, s1)
-                o0, o1 = mul_add(query, s0, o0), mul_add(query, s1, o1)
-            store(out, at, o0)
-            store(out, at + 16, o1)
+                o0, o1 = mul_add(q_i, s0, o0), mul_add(q_i, s1, o1)
+            store(out, pair * V + column, o0)
+            store(out, pair * V + column + 16, o1)
     restore_denormals(before)
 
 
 @lanes.compiled
 @no_type_check
 def _shift(window, new, weight, out):
-    """The window [B, D, W] of each channel moves on by one token; out = its product with the taps [W, D]."""
-    B, D, W = window.shape
+    """The window [B, D, 4] of each channel moves on by one token; out = SiLU of its product with the taps [D, 4]."""
+    B, D, _ = window.shape
     for b in range(B):
         for d in range(D):
-            total = np.float32(0)
-            for w in range(W - 1):
-                x = window[b, d, w + 1]
-                window[b, d, w] = x
-                total += weight[w, d] * x
-            window[b, d, W - 1] = new[b, d]
-            out[b, d] = total + weight[W - 1, d] * new[b, d]
+            x0, x1, x2, x3 = window[b, d, 1], window[b, d, 2], window[b, d, 3], new[b, d]
+            window[b, d, 0], window[b, d, 1], window[b, d, 2], window[b, d, 3] = x0, x1, x2, x3
+            out[b, d] = weight[d, 0] * x0 + weight[d, 1] * x1 + weight[d, 2] * x2 + weight[d, 3] * x3
+        for d in range(b * D, (b + 1) * D, 16):
+            x = load(out, d)
+            store(out, d, mul(x, sigmoid(x)))

@@ -15,6 +15,8 @@ from srdyn import threads
 from srdyn.lanes import WIDTH, add, compiled, load, mul, mul_add, sigmoid, splat, store, sub, total
 
 TAPS = 4
+EPS = 1e-6
+"""What `l2norm` adds to the sum of squares."""
 SHARED_FROM = 2**16
 """Numbers that a thread should have to itself: with fewer, starting it costs more than it saves."""
 
@@ -50,7 +52,7 @@ def norm(x: Float[Tensor, "*batch D"], weight: Float[Tensor, " D"], *, eps: floa
     return _Norm.apply(_checked(x), _checked(weight), eps)
 
 
-def l2norm(x: Float[Tensor, "*batch D"], *, scale: float = 1.0, eps: float = 1e-6) -> Float[Tensor, "*batch D"]:
+def l2norm(x: Float[Tensor, "*batch D"], *, scale: float = 1.0, eps: float = EPS) -> Float[Tensor, "*batch D"]:
     """scale · x / √(Σx² + eps)."""
     return _L2Norm.apply(_checked(x), scale, eps)
 
@@ -146,7 +148,7 @@ class _L2Norm(torch.autograd.Function):
         ctx.options = scale, eps
         y = torch.empty_like(x)
         x_rows, y_rows = _rows(x, y)
-        _shared(lambda part: _shorten(x_rows[part], y_rows[part], scale, eps), y_rows)
+        _shared(lambda part: shorten(x_rows[part], y_rows[part], scale, eps), y_rows)
         return y
 
     @staticmethod
@@ -236,7 +238,8 @@ def _inverse_rms(x, at, D, eps):
 
 @compiled
 @no_type_check
-def _shorten(x, y, scale, eps):
+def shorten(x, y, scale, eps) -> None:
+    """y [N, D] = `l2norm` of x [N, D], for compiled code; y may be x."""
     N, D = x.shape
     for n in range(N):
         at = n * D

@@ -106,16 +106,21 @@ def checked(
 
     Raises ValueError for tensors off the CPU, and for value heads that do not share the key heads evenly.
     """
+    require_compilable(key, value)
+    scale = key.shape[-1] ** -0.5
+    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
+    q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
+    return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
+
+
+def require_compilable(key: Float[Tensor, "B T Hk K"], value: Float[Tensor, "B T H V"]) -> None:
+    """Raises ValueError for tensors off the CPU, and for value heads that do not share the key heads evenly."""
     if value.device.type != "cpu":
         raise ValueError(
             f"the compiled scan runs on the CPU, the tensors are on {value.device}; use fla's kernel there"
         )
     if value.shape[2] % key.shape[2]:
         raise ValueError(f"value heads must be a multiple of key heads, got {value.shape[2]} on {key.shape[2]}")
-    scale = key.shape[-1] ** -0.5
-    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
-    q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
-    return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
 
 
 class _Scan(torch.autograd.Function):

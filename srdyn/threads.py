@@ -1,7 +1,9 @@
 """Work split over as many threads as torch may use, for compiled code that lets go of Python's lock."""
 
+import functools
+import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
 import torch
@@ -10,10 +12,25 @@ Result = TypeVar("Result")
 
 
 def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None) -> list[Result]:
-    """`run(first, stop)` over contiguous parts of 0 … n, one a thread, at most `most`; the results in their order."""
+    """`run(first, stop)` over contiguous parts of 0 … n, one a thread, at most `most`; the results in their order.
+
+    The first part is the caller's, the others go to threads that stay for later calls. `run` must not call `split`:
+    the threads would wait for themselves.
+    """
     threads = max(1, min(torch.get_num_threads(), n, n if most is None else most))
     cuts = [n * part // threads for part in range(threads + 1)]
     if threads == 1:
         return [run(0, n)]
-    with ThreadPoolExecutor(threads) as pool:
-        return list(pool.map(run, cuts[:-1], cuts[1:]))
+    pool = _pool(threads - 1, os.getpid())
+    others = [pool.submit(run, *part) for part in zip(cuts[1:-1], cuts[2:], strict=True)]
+    try:
+        own = run(0, cuts[1])
+    finally:
+        wait(others)  # they write where the caller may read or free
+    return [own, *(other.result() for other in others)]
+
+
+@functools.cache
+def _pool(threads: int, process: int) -> ThreadPoolExecutor:
+    """Threads of this process: those of its parent are not there after a fork."""
+    return ThreadPoolExecutor(threads)

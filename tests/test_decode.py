@@ -71,15 +71,15 @@ def test_stands_in_for_transformers():
         decode.gated_delta_rule(*inputs[:3], initial_state=state, **options | {"cu_seqlens": torch.tensor([0, 1])})
 
 
-@pytest.mark.parametrize("width", [2, 4])
-def test_the_convolution_of_one_token_is_that_of_transformers(width):
+@pytest.mark.parametrize(("channels", "width"), [(48, 4), (48, 2), (40, 4)])
+def test_the_convolution_of_one_token_is_that_of_transformers(channels, width):
     stock = inspect.unwrap(qwen3_next.causal_conv1d_update)
     generator = torch.Generator().manual_seed(0)
-    window, weight = torch.randn(3, 40, width, generator=generator), torch.randn(40, width, generator=generator)
+    window, weight = (torch.randn(*shape, channels, width, generator=generator) for shape in ((3,), ()))
     windows = window, window.clone()
     update = decode.convolution(stock)
     for _ in range(3):
-        new = torch.randn(3, 1, 40, generator=generator).transpose(1, 2)
+        new = torch.randn(3, 1, channels, generator=generator).transpose(1, 2)
         ours, theirs = update(new, windows[0], weight, None, "silu"), stock(new, windows[1], weight, None, "silu")
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)  # a sum of at most four float32
         assert torch.equal(*windows)
@@ -93,10 +93,10 @@ def test_what_is_not_compiled_is_left_to_transformers(other):
         asked.append(arguments)
         return arguments[0]
 
-    given = [torch.ones(2, 8, 1 + (other == "two tokens")), torch.ones(2, 8, 4), torch.ones(8, 4)]
+    given = [torch.ones(2, 16, 1 + (other == "two tokens")), torch.ones(2, 16, 4), torch.ones(16, 4)]
     given = [x.bfloat16() if other == "bfloat16" else x for x in given]
     given[2].requires_grad_(other == "gradient")
-    given += [torch.ones(8) if other == "bias" else None, None if other == "no activation" else "silu"]
+    given += [torch.ones(16) if other == "bias" else None, None if other == "no activation" else "silu"]
     update = decode.convolution(stock)
     update(*given)
     assert asked == [tuple(given)]
