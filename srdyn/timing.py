@@ -111,12 +111,13 @@ def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int], *, seed: int = 0) -
 
 
 def machine() -> dict[str, object]:
-    """What ran the clock: processor, its cores, threads that torch uses, GPU if there is one, versions."""
+    """What ran the clock: processor, its cores, torch's threads, how memory is kept, GPU if any, versions."""
     names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
         "processor": names[0] if names else platform.processor() or platform.machine(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "malloc": {name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")},
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),

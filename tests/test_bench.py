@@ -101,7 +101,7 @@ def test_tracing_rows_compare_like_with_like(tables):
     anew = table[table["what"] == "prefixes"].set_index(["positions", "case"])["base"]
     assert anew[2].to_dict() == {
         tracing.TRACED: tracing.TRACED, tracing.SPECTRA: tracing.SPECTRA,
-        tracing.AGAIN: tracing.TRACED, tracing.AGAIN_SPECTRA: tracing.SPECTRA,
+        tracing.AGAIN: tracing.TRACED, tracing.PUBLISHED: tracing.SPECTRA,
     }  # fmt: skip
     assert set(table[table["what"] == "every token"]["positions"]) == {4}
 

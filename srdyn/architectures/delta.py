@@ -2,6 +2,7 @@
 
 import abc
 import functools
+import math
 from collections.abc import Callable, Sequence
 
 import torch.nn.functional as F
@@ -76,7 +77,9 @@ class GatedDeltaNet(DeltaRule):
         heads = self.heads(mixer)
         if self.is_pruned(mixer) and heads.H:
             channels = cutting.channels(heads, value_heads=range(heads.H), key_heads=self.sharing(mixer))
-            picking = {name: _picking(channels, rebinding.meaning(mixer, name)) for name in self.convolutions}
+            size = math.gcd(heads.K, heads.V)  # whole blocks are copied faster than channels
+            blocks = channels[::size] // size
+            picking = {name: _picking(blocks, size, rebinding.meaning(mixer, name)) for name in self.convolutions}
             rebinding.bind(mixer, picking)
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
@@ -93,13 +96,15 @@ class GatedDeltaNet(DeltaRule):
         mixer.key_dim, mixer.value_dim = heads.K * len(value_heads), heads.V * len(value_heads)
 
 
-def _picking(channels: Int64[Tensor, " picked"], convolution: Callable) -> Callable:
-    """The convolution with these of its channels as the result, unless it is a `_picking` already."""
-    on = functools.cache(channels.to)
+def _picking(blocks: Int64[Tensor, " picked"], size: int, convolution: Callable) -> Callable:
+    """The convolution with these blocks of channels as the result, unless it is a `_picking` already."""
+    on = functools.cache(blocks.to)
 
     @functools.wraps(convolution)
     def call(x: Tensor, *arguments, **options) -> Tensor:
         x = convolution(x, *arguments, **options)
-        return x if x.shape[1] == len(channels) else x.index_select(1, on(x.device))
+        if x.shape[1] == len(blocks) * size:
+            return x
+        return x.unflatten(1, (-1, size)).index_select(1, on(x.device)).flatten(1, 2)
 
     return call

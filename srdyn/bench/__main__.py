@@ -23,7 +23,7 @@ FULL = {
         "lengths": (512, 1024, 2048, 4096, 8192, 16384), "layers": (2, 4, 8), "heads": (4, 8, 16, 32), "T": 1024,
         "rounds": 7,
     },
-    "pruned": {"layers": 3, "removed": SHARE, "batches": (16, 32), "T": 512, "rounds": 15},
+    "pruned": {"layers": 3, "removed": SHARE, "batches": (16, 32), "T": 512, "rounds": 31},
     "memory": {"lengths": (256, 1024), "layers": 3, "removed": SHARE, "B": 32, "T": 64},
     "training": {"B": 4, "T": 512, "rounds": 7},
     "families": {"T": 512, "rounds": 3, "kinds": ()},

@@ -1,5 +1,7 @@
 """Figures of what tracing, spectra, pruned decoding and training cost."""
 
+import textwrap
+
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -28,7 +30,7 @@ def tracing_cost(table: pd.DataFrame) -> Figure:
     axes[0, 0].axvline(1, **style.BOUND)
     anew, right = table[(table["what"] == "prefixes") & (table["case"] != table["base"])], axes[0, 1]
     for look, (case, line) in zip(LOOKS, anew.groupby("case", sort=False), strict=False):
-        _line(right, line["positions"], line, RATIO, look, str(case))
+        _line(right, line["positions"], line, RATIO, look, textwrap.fill(str(case), 26))
     counts = np.array(sorted(anew["positions"].unique()))
     right.plot(counts, (counts + 1) / 2, zorder=1, **style.BOUND)
     right.legend()
