@@ -109,9 +109,10 @@ $(OUT)/stamps/%: | $(ENV)
 	@echo 'notebooks/$(stem).ipynb → $(OUT)/notebooks/$(stem).ipynb'
 	@set -f; overrides=(); for word in $(foreach word,$(P),'$(word)'); do \
 	    overrides+=(-y "$${word%%=*}: $$(sed -E $(YAML_REALS) <<< "$${word#*=}")"); done; \
-	  $(FAST) SRDYN_RUN=$(RUN) PYTHONHASHSEED=0 "$(PY)" -m papermill --kernel python3 --cwd notebooks \
+	  $(FAST) SRDYN_RUN=$(RUN) PYTHONHASHSEED=0 "$(PY)" -m papermill --log-level ERROR --kernel python3 --cwd notebooks \
 	  --parameters_file notebooks/presets/$(PRESET).yaml "$${overrides[@]}" \
-	  notebooks/$(stem).ipynb $(OUT)/notebooks/$(stem).partial.ipynb
+	  notebooks/$(stem).ipynb $(OUT)/notebooks/$(stem).partial.ipynb \
+	  || { echo 'stopped, for the reason in the line above; as far as it came: $(OUT)/notebooks/$(stem).partial.ipynb'; exit 1; }
 	@mv $(OUT)/notebooks/$(stem).partial.ipynb $(OUT)/notebooks/$(stem).ipynb
 	@cd notebooks && "$(PY)" -m nbconvert --log-level=WARN --to html --embed-images --stdin \
 	  --output-dir ../$(OUT)/report --output $(stem) < ../$(OUT)/notebooks/$(stem).ipynb
@@ -123,7 +124,8 @@ $(if $(last),$(eval $(last): $(filter-out $(last),$(STAMPS))))
 $(OUT)/report/index.html: $(STAMPS)
 	@mkdir -p $(@D)
 	@{ echo '<!doctype html><meta charset="utf-8"><title>srdyn: $(RUN)</title><h1>srdyn: $(RUN)</h1><ol>'; \
-	  $(foreach stem,$(STEMS),echo '<li><a href="$(stem).html">$(stem)</a></li>';) echo '</ol>'; } > $@
+	  (cd $(@D) && for page in [0-9]*.html; do echo "<li><a href=\"$$page\">$${page%.html}</a></li>"; done); \
+	  echo '</ol>'; } > $@
 	@echo 'report: $@'
 
 test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)

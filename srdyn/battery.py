@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal, NamedTuple
@@ -15,6 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from srdyn import evals, models, tasks
 
+log = logging.getLogger(__name__)
+
 INDUCTION = ("induction first", "induction second")
 SKIPPED = 8
 """Tokens at the start of either copy that are not counted: a repetition shows only after some of it."""
@@ -26,7 +29,8 @@ class Battery:
 
     All rows are `length` tokens long; a task fills at least `rows` of them, since intervals are over rows and draws of
     heads share them. `copies` are the rows of the induction probe, a text read twice; 0 leaves it out. Batteries of
-    different parts (`contexts.PARTS`) share neither documents nor draws; `seed` draws the tasks anew.
+    different parts (`contexts.PARTS`) share neither documents nor draws; `seed` draws the tasks anew. With
+    `text_alone` a tokenizer that has no words to write tasks with is asked for text alone.
     """
 
     tasks: tuple[str, ...]
@@ -38,6 +42,7 @@ class Battery:
     part: str = "evaluation"
     seed: int = 0
     rows: int = 20
+    text_alone: bool = False
 
 
 class Probe(NamedTuple):
@@ -63,12 +68,17 @@ class Probe(NamedTuple):
 def sheet(battery: Battery, tokenizer: PreTrainedTokenizerBase) -> dict[str, Probe]:
     """The probes of a battery by name: a task's own, `bits <domain>`, `induction`.
 
-    Raises ValueError for an unknown task, domain or part, and where rows are too short or a part has too little text.
+    Raises ValueError for an unknown task, domain or part, where rows are too short or a part has too little text, and,
+    unless `text_alone`, for a tokenizer without words to write tasks with.
     """
-    text = evals.held_out_text(tokenizer, battery.part)
-    probes = [_task(name, battery, tokenizer, text) for name in battery.tasks]
+    text, reason = evals.held_out_text(tokenizer, battery.part), tasks.unwritable(tokenizer)
+    if reason and not battery.text_alone:
+        raise ValueError(f"{reason}; this experiment asks tasks, so it needs a model with a larger vocabulary")
+    if reason:
+        log.warning("text alone is asked, no tasks: %s", reason)
+    probes = [] if reason else [_task(name, battery, tokenizer, text) for name in battery.tasks]
     probes += [_windows(name, battery, tokenizer) for name in battery.domains]
-    if battery.copies:
+    if battery.copies and not reason:
         probes.append(_induction(battery, tokenizer, text))
     return {probe.name: probe for probe in probes}
 

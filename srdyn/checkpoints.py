@@ -87,6 +87,11 @@ def _require_known(where: str, stated: dict, known: bool) -> None:
         )
 
 
+def may_have_tokenizer(where: str) -> bool:
+    """Whether tokenizer files lie in the folder; of a hub name only the hub knows."""
+    return not Path(where).is_dir() or any(Path(where).glob("tokenizer*"))
+
+
 def unreachable(where: str, error: OSError) -> OSError:
     """What to do about a checkpoint that cannot be got, told from what the hub's client raised on the way."""
     causes = list(_causes(error))
@@ -107,7 +112,8 @@ def unreachable(where: str, error: OSError) -> OSError:
             "give a folder with config.json and safetensors weights, or the name of a hub repository that has them "
             "while the hub can be reached (HF_HUB_OFFLINE unset)"
         )
-    return OSError(f"{where} cannot be loaded: {advice}. transformers says: {error}")
+    what = where if Path(where).is_dir() else f"{where} is no folder seen from {Path.cwd()}; as a name on the hub it"
+    return OSError(f"{what} cannot be loaded: {advice}. transformers says: {error}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

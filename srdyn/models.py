@@ -192,6 +192,6 @@ def _own_storage(hf: PreTrainedModel) -> None:
 
 
 def _tokenizer(where: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
-    if Path(where).is_dir() and not any(Path(where).glob("tokenizer*")):
+    if not checkpoints.may_have_tokenizer(where):
         return None
     return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)

@@ -6,6 +6,7 @@ configuration, times from the rates below.
 
 import argparse
 import math
+import sys
 from pathlib import Path
 
 import torch
@@ -86,12 +87,23 @@ def _in_time(seconds: float) -> str:
 
 
 def main() -> None:
-    """Print the plan of each name."""
+    """Print the plan of each name; the exit status is 1 where a model cannot be studied."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", metavar="NAME", help="a preset, a folder with config.json, or a hub name")
+    failed = False
     for name in parser.parse_args().names:
-        is_preset = (store.root() / "notebooks" / "presets" / f"{name}.yaml").is_file()
-        print(of_preset(name) if is_preset else models.check(name))
+        if (store.root() / "notebooks" / "presets" / f"{name}.yaml").is_file():
+            print(of_preset(name))
+            continue
+        try:
+            about = models.check(name)
+        except (OSError, ValueError) as error:
+            print(f"{name}: {error}", file=sys.stderr)
+            failed = True
+        else:
+            print(about)
+            failed |= bool(about.unsupported)
+    sys.exit(failed)
 
 
 if __name__ == "__main__":

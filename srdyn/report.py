@@ -135,7 +135,11 @@ def check(
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
         return _without_model(Path(where).name, config, precision, str(error), lengths)
-    return about(hf, name=Path(where).name, rooms=rooms, device=device, lengths=lengths)
+    found = about(hf, name=Path(where).name, rooms=rooms, device=device, lengths=lengths)
+    if found.unsupported or checkpoints.may_have_tokenizer(where):
+        return found
+    missing = "It has no tokenizer beside its weights, without which the notebooks cannot read text."
+    return dataclasses.replace(found, notes=(*found.notes, missing))
 
 
 def about(
@@ -156,7 +160,8 @@ def about(
     try:
         cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in lengths}
     except ValueError as error:
-        cache, notes = dict.fromkeys(lengths), (f"The size of its cache is not known: {error}.",)
+        cache = dict.fromkeys(lengths)
+        notes = () if unsupported else (f"The size of its cache is not known: {error}.",)
     parameters, active = _parameters(hf)
     return Report(
         name=name,

@@ -99,13 +99,10 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
             f"{model.name} has no tokenizer beside its weights, and what it reads is text: put its tokenizer files "
             "(tokenizer.json, tokenizer_config.json) into the folder"
         )
-    try:
-        tasks.Alphabet.of(model.tokenizer)
-    except ValueError as error:
-        if reading.tasks:
-            log.warning("%s reads no tasks (%s): %s", model.name, ", ".join(reading.tasks), error)
-        return dataclasses.replace(reading, tasks=())
-    return reading
+    reason = tasks.unwritable(model.tokenizer)
+    if reason and reading.tasks:
+        log.warning("%s reads no tasks (%s): %s", model.name, ", ".join(reading.tasks), reason)
+    return dataclasses.replace(reading, tasks=()) if reason else reading
 
 
 def _make(tables: Tables, sources: Sequence[str], name: str | Path, made_by: dict[str, object]) -> None:
@@ -171,9 +168,16 @@ def _wait_for(contexts: Sequence[str], tables: Tables, sources: Sequence[str]) -
 
 
 def found(name: str | Path) -> str | Path:
-    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own."""
+    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own.
+
+    Raises FileNotFoundError for a path, by its first character, that is in neither place.
+    """
     inside = store.root() / name
-    return inside if not Path(name).exists() and inside.is_dir() else name
+    if not Path(name).exists() and inside.is_dir():
+        return inside
+    if not Path(name).exists() and str(name).startswith((".", "/", "~")):
+        raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {store.root()}")
+    return name
 
 
 def identity(model: models.Model, name: str | Path) -> str:

@@ -41,7 +41,7 @@ class Alphabet:
         if len(words) < 2 * SYMBOLS:
             raise ValueError(
                 f"the tasks need {2 * SYMBOLS} one-token lower-case words with a leading space, this tokenizer has "
-                f"{len(words)}; use the tokenizer in data/tokenizer or a larger vocabulary"
+                f"{len(words)}"
             )
         drawn = np.random.default_rng(SYMBOL_SEED).permutation(words)
         one = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
@@ -53,6 +53,15 @@ class Alphabet:
             lead=one("The key of"),
             verb=one(" is"),
         )
+
+
+def unwritable(tokenizer: PreTrainedTokenizerBase) -> str:
+    """Why no task can be written with this tokenizer; empty where they can."""
+    try:
+        Alphabet.of(tokenizer)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _is_word(token: str) -> bool:

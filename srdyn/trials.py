@@ -87,14 +87,24 @@ class Plan:
     seed: int = 0
 
 
-def plan(tasks: Sequence[str], domains: Sequence[str], *, items: int, windows: int, **options: object) -> Plan:
+def plan(
+    tasks: Sequence[str],
+    domains: Sequence[str],
+    *,
+    items: int,
+    windows: int,
+    text_alone: bool = False,
+    **options: object,
+) -> Plan:
     """A plan with at least `items` of each task, `windows` of each domain; `options` are the other fields of `Plan`.
 
     Single heads are left out on fewer questions, of the calibration part: two retrieval tasks, a third of the windows.
     """
     seed = options.get("seed", 0)
     few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
-    questions = battery.Battery(tuple(tasks), tuple(domains), items=items, windows=windows, **few, seed=seed)
+    questions = battery.Battery(
+        tuple(tasks), tuple(domains), items=items, windows=windows, **few, seed=seed, text_alone=text_alone
+    )
     asked, read = min(items, 200), min(windows, 10)  # one pass a head: a larger run does not ask more
     fewer = {"items": max(1, asked // 20), "rows": max(2, asked // 20), "windows": max(1, read // 3)}
     calibrates = battery.Battery(

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from srdyn import battery, evals, models, reference, store
+from srdyn import battery, evals, models, reference, store, tasks
 
 SMALL = battery.Battery(("needle", "sum"), ("code", "math"), length=96, items=30, windows=5, copies=3)
 
@@ -45,6 +45,15 @@ def test_a_sheet_holds_every_probe_under_its_name(sheet):
     assert all(probe.name == name and probe.tokens.shape[1] == 96 for name, probe in sheet.items())
     assert len(sheet["bits code"].tokens) == 5
     assert len(sheet["induction"].tokens) == 3
+
+
+def test_a_tokenizer_without_words_is_asked_for_text_alone_where_that_is_wanted(tokenizer, monkeypatch, caplog):
+    monkeypatch.setattr(tasks, "_is_word", lambda token: False)
+    with pytest.raises(ValueError, match="this experiment asks tasks"):
+        battery.sheet(SMALL, tokenizer)
+    alone = battery.sheet(dataclasses.replace(SMALL, text_alone=True), tokenizer)
+    assert list(alone) == ["bits code", "bits math"]
+    assert "text alone is asked" in caplog.text
 
 
 def test_a_task_has_items_enough_in_rows_enough(sheet, tokenizer):

@@ -64,7 +64,9 @@ def test_a_hub_name_without_network(monkeypatch, get):
 @pytest.mark.parametrize("get", LOADERS)
 def test_a_gated_repository(hub, get):
     hub(refusal(errors.GatedRepoError, 403))
-    with pytest.raises(OSError, match=r"some/model cannot be loaded: its owner asks for consent.*`hf auth login`"):
+    with pytest.raises(
+        OSError, match=r"some/model is no folder .*cannot be loaded: its owner asks for consent.*`hf auth login`"
+    ):
         get("some/model")
 
 

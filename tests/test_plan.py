@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import yaml
+from transformers import LlamaConfig
 
 from srdyn import parameters, plan, scores, store
 
@@ -62,10 +63,23 @@ def test_what_a_preset_says_of_its_needs_is_what_the_command_prints(preset):
 def test_the_command_prints_presets_and_models(monkeypatch, capsys):
     folder = store.data_dir() / "models" / "hybrid"
     monkeypatch.setattr(sys, "argv", ["plan", "olmo-hybrid", str(folder)])
-    plan.main()
+    with pytest.raises(SystemExit) as left:
+        plan.main()
     printed = capsys.readouterr().out
+    assert not left.value.code
     assert plan.of_preset("olmo-hybrid") in printed
     assert "6 Qwen3NextGatedDeltaNet layers of 8 heads, 64 × 64 each" in printed
+
+
+def test_the_command_fails_for_what_cannot_be_studied(monkeypatch, capsys, tmp_path):
+    LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["plan", "./nowhere", str(tmp_path)])
+    with pytest.raises(SystemExit) as left:
+        plan.main()
+    told = capsys.readouterr()
+    assert left.value.code
+    assert "./nowhere is not a folder" in told.err
+    assert "has no linear-attention layers" in told.out
 
 
 def test_estimates_are_arithmetic():

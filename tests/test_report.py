@@ -22,7 +22,7 @@ def folder(tmp_path_factory):
 def test_nothing_but_the_configuration_is_read(folder, tmp_path):
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     found = models.check(tmp_path, device="cpu", lengths=(9,))
-    assert found.unsupported == found.notes == ()
+    assert found.unsupported == ()
     assert found.family == "qwen3_5_text"
 
 
@@ -114,6 +114,13 @@ def test_a_refused_layer_is_refused_with_its_reason(tmp_path):
     assert "cannot be studied: a Mamba-1 scan" in reason
     with pytest.raises(ValueError, match="cannot be studied: a Mamba-1 scan"):
         models.load(tmp_path)
+
+
+def test_a_folder_without_tokenizer_files_is_told(folder, tmp_path):
+    assert models.check(folder).notes[0].startswith("It has no tokenizer beside its weights")
+    for name, content in (("config.json", (folder / "config.json").read_bytes()), ("tokenizer.json", b"{}")):
+        (tmp_path / name).write_bytes(content)
+    assert models.check(tmp_path).notes == ()
 
 
 def test_a_cache_that_is_not_known_is_a_note_not_a_guess(folder, monkeypatch):

@@ -195,7 +195,10 @@ def truncations(table: pd.DataFrame) -> Figure:
         panel.set_xticks(range(len(ranks)), ["removed" if rank == 0 else f"{rank}" for rank in ranks])
     style.label_grid(axes, columns=models, rows=rows, x="rank that the states are cut to")
     style.legend(figure, [Line2D([], [], color=k.colour, marker=k.marker, label=name) for name, k in looks.items()])
-    return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", _sizes(table))
+    return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", TOLD, _sizes(table))
+
+
+TOLD = "tasks: share of items right; text: bits per byte"
 
 
 def _sizes(table: pd.DataFrame) -> str:

@@ -70,7 +70,8 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
     null.set_label("mechanism null")
     style.legend(figure, [*handles, null, Line2D([], [], label="min(d, ln(1/ε)/(−g))", **CLOSED)])
     heads = table.groupby("model").size()
-    return style.finish(figure, f"{style.span(heads)} heads a panel, with 95 % interval", style.counted(table))
+    told = "g: mean over a head's channels where they decay apart"
+    return style.finish(figure, f"{style.span(heads)} heads a panel, with 95 % interval", told, style.counted(table))
 
 
 @style.style()
@@ -287,7 +288,7 @@ def head_splits(table: pd.DataFrame) -> Figure:
         figure,
         "bars, brackets: 95 % interval",
         style.counted(table),
-        "half-life (tokens): slower heads high, others low",
+        "half-life at which d = 128 saturates (tokens): slower heads high, others low",
         "κ: agreement with the split by rank, heads one by one",
     )
 

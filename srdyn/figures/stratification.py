@@ -142,14 +142,15 @@ def shares(table: pd.DataFrame) -> Figure:
         panel.axhline(SMALLEST_GROUP, zorder=1, **style.BOUND)
         panel.set_xticks(range(len(splits)), [_split_label(split) for split in splits])
         panel.set_ylim(-0.03, 1.03)
-    style.outer_labels(list(axes.values()), x="threshold ε (share of σ₁)", y="share of heads")
+    style.outer_labels(list(axes.values()), x="threshold ε (share of σ₁)", y="share of a layer's heads")
     _strata_legend(figure, style.seeds(table))
     return style.finish(
         figure,
         "bars: 95 % interval",
         style.counted(table),
         f"dashed: {SMALLEST_GROUP:g}",
-        "half-life (tokens): slower heads high, others low",
+        "medians over layers",
+        "half-life at which d = 128 saturates (tokens): slower heads high, others low",
     )
 
 
