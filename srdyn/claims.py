@@ -99,7 +99,15 @@ def scorecard() -> str:
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in statements.GRADES.items())
     verdicts = [_verdict_row(rows, kinds) for _, rows in book.groupby("claim", sort=False)]
     details = book[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
-    heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", "over", "notebook"]
+    heads = [
+        "claim",
+        "model",
+        "measure, rule: estimate [95 % interval] by seed",
+        "nulls",
+        "why",
+        "over (contexts and positions: as fixed for the reference run)",
+        "notebook",
+    ]
     parts = [
         f"Claims of *{source.title}* ({source.reference}) beside what was found here. Grades: {grades}.",
         markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),
