@@ -144,7 +144,7 @@ bench: $(ENV)  ## measure what everything costs, on a machine that does nothing 
 	$(FAST) SRDYN_RUN=reference "$(PY)" -m srdyn.bench $(ARGS)
 
 lab: $(ENV)  ## open JupyterLab at the notebooks
-	"$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
+	$(FAST) "$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)
 
 clean:  ## remove build/ except trainings (rm -r build/train removes those, rm -r .venv the environment)
 	[ ! -d build ] || find build -mindepth 1 -maxdepth 1 -not -name train -exec rm -rf {} +

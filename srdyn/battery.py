@@ -71,7 +71,8 @@ def sheet(battery: Battery, tokenizer: PreTrainedTokenizerBase) -> dict[str, Pro
     Raises ValueError for an unknown task, domain or part, where rows are too short or a part has too little text, and,
     unless `text_alone`, for a tokenizer without words to write tasks with.
     """
-    text, reason = evals.held_out_text(tokenizer, battery.part), tasks.unwritable(tokenizer)
+    asks = bool(battery.tasks or battery.copies)
+    text, reason = evals.held_out_text(tokenizer, battery.part), tasks.unwritable(tokenizer) if asks else ""
     if reason and not battery.text_alone:
         raise ValueError(f"{reason}; this experiment asks tasks, so it needs a model with a larger vocabulary")
     if reason:

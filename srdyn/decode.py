@@ -42,7 +42,7 @@ def gated_delta_rule(
         return scan.gated_delta_rule(*inputs, **options)
     scan.require_unpacked(options)
     scan.require_compilable(key, value)
-    outputs = torch.empty(value.shape)
+    outputs = torch.empty(value.shape, dtype=torch.float32)
     now = [x.detach()[:, 0].float().numpy() for x in (query, key, value, g.float().exp(), beta)]
     run = functools.partial(_step, *now, initial_state.detach().numpy(), outputs.numpy(), use_qk_l2norm_in_kernel)
     most = 1 if initial_state.numel() < SHARED_FROM else None
@@ -60,10 +60,14 @@ def convolution(stock: Callable) -> Callable:
     def update(hidden_states: Tensor, conv_state: Tensor, weight: Tensor, bias=None, activation=None) -> Tensor:
         given = (hidden_states, conv_state, weight)
         plain = bias is None and activation == "silu" and hidden_states.shape[-1] == 1 and conv_state.is_contiguous()
-        fits = weight.shape[1] == fused.TAPS and weight.shape[0] % lanes.WIDTH == 0 and weight.is_contiguous()
+        fits = (
+            weight.shape[1] == conv_state.shape[2] == fused.TAPS
+            and weight.shape[0] % lanes.WIDTH == 0
+            and weight.is_contiguous()
+        )
         if not (plain and fits) or any(x.dtype != torch.float32 for x in given) or _differentiated(*given):
             return stock(hidden_states, conv_state, weight, bias, activation)
-        outputs = torch.empty(hidden_states.shape[:2])
+        outputs = torch.empty(hidden_states.shape[:2], dtype=torch.float32)
         arrays = [x.detach().numpy() for x in (conv_state, hidden_states[..., 0], weight, outputs)]
         _shift(*arrays)
         return outputs[..., None]

@@ -87,22 +87,21 @@ def _in_time(seconds: float) -> str:
 
 
 def main() -> None:
-    """Print the plan of each name; the exit status is 1 where a model cannot be studied."""
+    """Print the plan of each name; the exit status is 1 where a model is not there or cannot be studied here."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("names", nargs="+", metavar="NAME", help="a preset, a folder with config.json, or a hub name")
     failed = False
     for name in parser.parse_args().names:
-        if (store.root() / "notebooks" / "presets" / f"{name}.yaml").is_file():
-            print(of_preset(name))
-            continue
         try:
-            about = models.check(name)
+            if (store.root() / "notebooks" / "presets" / f"{name}.yaml").is_file():
+                print(of_preset(name))
+            else:
+                about = models.check(name)
+                print(about)
+                failed |= bool(about.unsupported)
         except (OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             failed = True
-        else:
-            print(about)
-            failed |= bool(about.unsupported)
     sys.exit(failed)
 
 

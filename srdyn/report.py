@@ -152,7 +152,8 @@ def about(
 ) -> Report:
     """The report about a model, whose weights need not be there; `rooms` are as `placement.decide` takes them."""
     weights, layer = weight_bytes(hf)
-    unsupported, notes = unsupported_in(hf, name), ()
+    refused, notes = unsupported_in(hf, name), ()
+    unsupported = refused
     try:
         place = placement.decide(weights, layer, rooms, device=device, offload="auto")
     except MemoryError as error:
@@ -161,7 +162,7 @@ def about(
         cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in lengths}
     except ValueError as error:
         cache = dict.fromkeys(lengths)
-        notes = () if unsupported else (f"The size of its cache is not known: {error}.",)
+        notes = () if refused else (f"The size of its cache is not known: {error}.",)
     parameters, active = _parameters(hf)
     return Report(
         name=name,

@@ -157,7 +157,9 @@ def _run_forward(inputs, state, positions):
 
 def _with_scratch(kernel, arguments, K):
     shapes = (sweeps.BLOCK + 1, sweeps.PANEL, K), (sweeps.PANEL, K), (3, sweeps.PANEL), (sweeps.PANEL, lanes.WIDTH)
-    return lambda first, stop: kernel(*arguments, _arrays(*map(torch.empty, shapes)), first, stop)
+    return lambda first, stop: kernel(
+        *arguments, _arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes)), first, stop
+    )
 
 
 def _arrays(*tensors):

@@ -172,10 +172,11 @@ def found(name: str | Path) -> str | Path:
 
     Raises FileNotFoundError for a path, by its first character, that is in neither place.
     """
+    name = Path(name).expanduser() if str(name).startswith("~") else name
     inside = store.root() / name
     if not Path(name).exists() and inside.is_dir():
         return inside
-    if not Path(name).exists() and str(name).startswith((".", "/", "~")):
+    if not Path(name).exists() and str(name).startswith((".", "/")):
         raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {store.root()}")
     return name
 

@@ -6,9 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
+import numpy as np
 import torch
 
 Result = TypeVar("Result")
+_DENORMAL = np.uint32(1).view(np.float32)
 
 
 def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None) -> list[Result]:
@@ -21,7 +23,7 @@ def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None)
     cuts = [n * part // threads for part in range(threads + 1)]
     if threads == 1:
         return [run(0, n)]
-    pool = _pool(threads - 1, os.getpid())
+    pool = _pool(os.getpid(), bool(_DENORMAL * np.float32(1) == 0))
     others = [pool.submit(run, *part) for part in zip(cuts[1:-1], cuts[2:], strict=True)]
     try:
         own = run(0, cuts[1])
@@ -31,6 +33,9 @@ def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None)
 
 
 @functools.cache
-def _pool(threads: int, process: int) -> ThreadPoolExecutor:
-    """Threads of this process: those of its parent are not there after a fork."""
-    return ThreadPoolExecutor(threads)
+def _pool(process: int, flushing: bool) -> ThreadPoolExecutor:
+    """Threads of this process (those of its parent are not there after a fork) that treat denormals as the caller does.
+
+    A thread keeps the mode of the one that starts it, which is the first caller that finds none idle.
+    """
+    return ThreadPoolExecutor(os.cpu_count() or 1)

@@ -108,7 +108,7 @@ def plan(
     asked, read = min(items, 200), min(windows, 10)  # one pass a head: a larger run does not ask more
     fewer = {"items": max(1, asked // 20), "rows": max(2, asked // 20), "windows": max(1, read // 3)}
     calibrates = battery.Battery(
-        ("needle", "recall8"), tuple(domains), **fewer, copies=0, part="calibration", seed=seed
+        ("needle", "recall8"), tuple(domains), **fewer, copies=0, part="calibration", seed=seed, text_alone=text_alone
     )
     return Plan(questions, calibrates, tuple(domains), **options)
 

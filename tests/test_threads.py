@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -22,6 +23,18 @@ def test_the_parts_cover_all_in_order(three_threads, n, most, parts):
 def test_errors_in_a_thread_come_out(three_threads):
     with pytest.raises(ZeroDivisionError):
         threads.split(lambda first, stop: 1 / first, 9)
+
+
+def test_threads_treat_denormals_as_the_caller_does_now(three_threads):
+    tiny = np.full(9, np.uint32(1), np.uint32).view(np.float32)
+    kept = {False: 9, True: 0}
+    for flushing in (False, True, False):
+        torch.set_flush_denormal(flushing)
+        try:
+            found = threads.split(lambda first, stop: int((tiny[first:stop] * np.float32(1) != 0).sum()), 9)
+        finally:
+            torch.set_flush_denormal(False)
+        assert sum(found) == kept[flushing]
 
 
 def test_fused_results_do_not_depend_on_the_number_of_threads(three_threads, monkeypatch):

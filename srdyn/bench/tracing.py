@@ -66,12 +66,13 @@ def _timed(
 
 def _case(case: str, model: models.Model, ids: Int[Tensor, "B T"], positions: list[int]) -> Callable[[], object]:
     trace = functools.partial(states.trace, model, ids, positions)
+    if case == PUBLISHED:
+        return functools.partial(anew, subjects.stock(model), ids, positions, _by_numpy)
     return {
         PLAIN: functools.partial(subjects.read, model, ids),
         TRACED: functools.partial(trace, measure=nothing),
         SPECTRA: trace,
         AGAIN: functools.partial(anew, model, ids, positions, nothing),
-        PUBLISHED: functools.partial(anew, subjects.stock(model), ids, positions, _by_numpy),
         ONE_PASS: functools.partial(trace, measure=ranks),
         THROUGH_CACHE: functools.partial(trace, measure=ranks, route="segments"),
     }[case]
