@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from srdyn import fused, lanes, scan, sweeps, threads
+from srdyn import elementwise, fused, lanes, scan, sweeps, threads
 from srdyn.lanes import flush_denormals, load, mul, mul_add, restore_denormals, sigmoid, splat, store, sub
 
 SHARED_FROM = 2**19
@@ -98,8 +98,8 @@ def _step(q, k, v, decay, beta, state, out, normalise, first, last):
         hk = h // (H // Hk)
         query[0], key[0], value[:] = q[b, hk], k[b, hk], v[b, h]
         if normalise:
-            fused.shorten(query, query, scale, fused.EPS)
-            fused.shorten(key, key, 1.0, fused.EPS)
+            elementwise.shorten(query, query, scale, fused.EPS)
+            elementwise.shorten(key, key, 1.0, fused.EPS)
         else:
             query *= scale
         a, strength = splat(decay[b, h]), splat(beta[b, h])
