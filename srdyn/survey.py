@@ -174,9 +174,11 @@ def found(name: str | Path) -> str | Path:
     """
     name = Path(name).expanduser() if str(name).startswith("~") else name
     inside = store.root() / name
-    if not Path(name).exists() and inside.is_dir():
+    if Path(name).exists():
+        return name
+    if inside.is_dir():
         return inside
-    if not Path(name).exists() and str(name).startswith((".", "/")):
+    if str(name).startswith((".", "/")):
         raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {store.root()}")
     return name
 

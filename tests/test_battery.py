@@ -54,6 +54,7 @@ def test_a_tokenizer_without_words_is_asked_for_text_alone_where_that_is_wanted(
     alone = battery.sheet(dataclasses.replace(SMALL, text_alone=True), tokenizer)
     assert list(alone) == ["bits code", "bits math"]
     assert "text alone is asked" in caplog.text
+    assert list(battery.sheet(dataclasses.replace(SMALL, tasks=(), copies=0), tokenizer)) == ["bits code", "bits math"]
 
 
 def test_a_task_has_items_enough_in_rows_enough(sheet, tokenizer):

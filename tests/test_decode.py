@@ -85,7 +85,7 @@ def test_the_convolution_of_one_token_is_that_of_transformers(channels, width):
         assert torch.equal(*windows)
 
 
-@pytest.mark.parametrize("other", ["bfloat16", "two tokens", "no activation", "bias", "gradient"])
+@pytest.mark.parametrize("other", ["bfloat16", "two tokens", "no activation", "bias", "gradient", "longer window"])
 def test_what_is_not_compiled_is_left_to_transformers(other):
     asked = []
 
@@ -93,7 +93,11 @@ def test_what_is_not_compiled_is_left_to_transformers(other):
         asked.append(arguments)
         return arguments[0]
 
-    given = [torch.ones(2, 16, 1 + (other == "two tokens")), torch.ones(2, 16, 4), torch.ones(16, 4)]
+    given = [
+        torch.ones(2, 16, 1 + (other == "two tokens")),
+        torch.ones(2, 16, 4 + (other == "longer window")),
+        torch.ones(16, 4),
+    ]
     given = [x.bfloat16() if other == "bfloat16" else x for x in given]
     given[2].requires_grad_(other == "gradient")
     given += [torch.ones(16) if other == "bias" else None, None if other == "no activation" else "silu"]

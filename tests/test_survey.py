@@ -364,3 +364,15 @@ def test_groups_of_unequal_size_are_refused(heads):
     uneven = heads[(heads["source"] == "model")].iloc[1:]
     with pytest.raises(ValueError, match="rows"):
         summaries.over_samples(uneven, ["layer", "head", "position"])
+
+
+def test_a_path_is_looked_for_here_in_the_repository_and_at_home(tmp_path, monkeypatch):
+    (tmp_path / "mine").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    assert survey.found("mine") == "mine"
+    assert survey.found("~/mine") == tmp_path / "mine"
+    assert survey.found("data/models/hybrid") == survey.store.root() / "data/models/hybrid"
+    assert survey.found("owner/name") == "owner/name"
+    with pytest.raises(FileNotFoundError, match="neither seen from"):
+        survey.found("../nowhere")
