@@ -35,7 +35,7 @@ help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 	@printf '\nVariables: PRESET=name of notebooks/presets/*.yaml · P="parameter=value …" overrides it\n'
 	@printf '           ONLY="03_ablation …" runs some notebooks\n'
-	@printf '           ARGS="…" for pytest, srdyn.train, JupyterLab · PY=python for your own environment\n'
+	@printf '           ARGS="…" for pytest, srdyn.training.train, JupyterLab · PY=python for your own environment\n'
 
 env: $(ENV)  ## create the environment in .venv (the other targets do so when it is missing)
 
@@ -46,7 +46,7 @@ $(VENV)/installed.%:
 	@rm -f $(VENV)/installed.*
 	@touch $@
 
-# The run's name: the preset, with the overrides behind it. SRDYN_RUN tells it to srdyn.store, which writes to
+# The run's name: the preset, with the overrides behind it. SRDYN_RUN tells it to srdyn.study.run.store, which writes to
 # data/tables and figures for `reference` alone, for any other to build/<run>.
 # A hash stands for what a folder's name cannot say.
 quote := '
@@ -138,7 +138,7 @@ check: $(ENV)  ## lint, formatting, notebooks without outputs
 	$(if $(EVERY),@"$(PY)" -m nbstripout --verify $(STRIP) || { echo 'strip them: $(PY) -m nbstripout $(STRIP)'; exit 1; })
 
 train: $(ENV)  ## train the reference models; goes on where it stopped (ARGS="--help" for its options)
-	$(FAST) "$(PY)" -m srdyn.train $(ARGS)
+	$(FAST) "$(PY)" -m srdyn.training.train $(ARGS)
 
 bench: $(ENV)  ## measure what everything costs, on a machine that does nothing else (ten minutes; notebook 07 draws it)
 	$(FAST) SRDYN_RUN=reference "$(PY)" -m srdyn.bench $(ARGS)

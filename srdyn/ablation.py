@@ -17,8 +17,9 @@ from jaxtyping import Bool, Float, Int64
 from scipy import optimize
 from torch import Tensor, nn
 
-from srdyn import architectures, models, rebinding, recurrence
-from srdyn.architectures import recipe
+from srdyn import architectures, models
+from srdyn.architectures import rebinding, recipe
+from srdyn.kernels import recurrence
 
 Heads = Bool[Tensor, "L H"]
 

@@ -13,7 +13,8 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from srdyn import documents, store
+from srdyn.loading import files
+from srdyn.text import documents
 
 PARTS = ("trace", "calibration", "evaluation")
 ATTACKS = {"rare character": "ß", "common number": "1"}
@@ -136,10 +137,10 @@ def _held_out(name: str | Path) -> list[str]:
 
 def _names(folder: str) -> list[str]:
     suffix = ".jsonl.xz"
-    names = sorted(path.name.removesuffix(suffix) for path in (store.data_dir() / folder).glob("*" + suffix))
+    names = sorted(path.name.removesuffix(suffix) for path in (files.data_dir() / folder).glob("*" + suffix))
     if not names:
         raise FileNotFoundError(
-            f"{store.data_dir() / folder} holds no {suffix} file; restore it from the repository "
+            f"{files.data_dir() / folder} holds no {suffix} file; restore it from the repository "
             "or make it with data/corpus/build.py"
         )
     return names
@@ -148,7 +149,7 @@ def _names(folder: str) -> list[str]:
 def _named(name: str, folder: str) -> Path:
     if name not in (names := _names(folder)):
         raise ValueError(f"no domain is called {name!r}; there are {', '.join(names)}, or give a path with a slash")
-    return store.data_dir() / folder / f"{name}.jsonl.xz"
+    return files.data_dir() / folder / f"{name}.jsonl.xz"
 
 
 def _part(whole: list[str], part: str) -> list[str]:

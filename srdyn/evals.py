@@ -17,7 +17,8 @@ from jaxtyping import Float64, Int, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from srdyn import contexts, intervals, models, tasks
+from srdyn import contexts, intervals, models
+from srdyn.text import tasks
 
 QUERIES = 8  # of an episode of recall
 LONGEST_GAP = 64  # tokens of text inside an episode of recall

@@ -10,7 +10,9 @@ import torch
 from safetensors import SafetensorError
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from srdyn import architectures, checkpoints, linear_cache, memory, placement, report, streaming
+from srdyn import architectures
+from srdyn.architectures import linear_cache
+from srdyn.loading import checkpoints, devices, memory, report, streaming
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +83,7 @@ def load(
     *,
     device: str | torch.device = "auto",
     dtype: torch.dtype | None = None,
-    offload: placement.Offload | None = None,
+    offload: devices.Offload | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
     trust_remote_code: bool = False,
 ) -> Model:

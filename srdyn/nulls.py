@@ -15,7 +15,8 @@ import torch
 from jaxtyping import Bool, Float, Float64
 from torch import Tensor
 
-from srdyn import recurrence, spectra
+from srdyn import spectra
+from srdyn.kernels import recurrence
 
 BLOCK = 64
 """Tokens drawn at a time; part of what a seed means, since keys and values alternate by block."""

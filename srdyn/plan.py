@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 
 import torch
+import yaml
 
-from srdyn import models, parameters, placement, report, store
+from srdyn import models
+from srdyn.loading import devices, files, report
 
 GPU_MEMORY, SMALL_GPU = 80e9, 24e9
 GPU_RATE, CORE_RATE = 50e12, 50e9
@@ -26,8 +28,8 @@ SOURCES = 3
 
 
 def of_preset(name: str) -> str:
-    """What the notebooks 01, 02 and 05 need under a preset, as comments for its file. Raises as `of_run` does."""
-    values = parameters.of_run("01_stratification", name)
+    """What the notebooks 01, 02 and 05 need under a preset, as comments for its file."""
+    values = _reading(name)
     lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
     for model in values["models"]:
         lines += _of_model(report_of(model), values)
@@ -36,8 +38,20 @@ def of_preset(name: str) -> str:
 
 def report_of(name: str) -> report.Report:
     """The report about a model as a GPU would hold it, whose configuration is taken from data/geometry where it is."""
-    known = store.data_dir() / "geometry" / Path(name).name
+    known = files.data_dir() / "geometry" / Path(name).name
     return models.check(known if known.is_dir() else name, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
+
+
+def _reading(preset: str) -> dict:
+    """What the reading notebooks take under a preset."""
+    reference, chosen = (
+        yaml.safe_load(_preset(name).read_text(encoding="utf-8")) or {} for name in ("reference", preset)
+    )
+    return {name: chosen.get(name, value) for name, value in reference["01_stratification"].items()}
+
+
+def _preset(name: str) -> Path:
+    return files.root() / "notebooks" / "presets" / f"{name}.yaml"
 
 
 def _of_model(about: report.Report, values: dict) -> list[str]:
@@ -45,8 +59,8 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
     if not about.linear:
         return [f"{about.name}: {' '.join(about.unsupported)}"]
     [(tokens, cache)] = about.cache_bytes.items()
-    layer = placement.STREAMED * about.layer_bytes
-    streamed, on_cpu, weights = map(placement.in_words, (layer, 2 * layer, about.weight_bytes))
+    layer = devices.STREAMED * about.layer_bytes
+    streamed, on_cpu, weights = map(devices.in_words, (layer, 2 * layer, about.weight_bytes))
     return [
         f"{about.name}: {_billions(about.parameters)} parameters, {_billions(about.active)} for a token,",
         f"  {'; '.join(map(str, about.linear))}:",
@@ -93,7 +107,7 @@ def main() -> None:
     failed = False
     for name in parser.parse_args().names:
         try:
-            if (store.root() / "notebooks" / "presets" / f"{name}.yaml").is_file():
+            if _preset(name).is_file():
                 print(of_preset(name))
             else:
                 about = models.check(name)

@@ -10,7 +10,8 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from srdyn import architectures, models, streaming
+from srdyn import architectures, models
+from srdyn.loading import streaming
 
 
 def saturation_score(

@@ -9,13 +9,11 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-import pandas as pd
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
-from tqdm.auto import tqdm
 
-from srdyn import ablation, architectures, battery, contexts, models, pruning, resuming, spectra, states
+from srdyn import architectures, contexts, models, pruning, spectra, states
 
 Scores = Float[Tensor, "L H"]
 
@@ -107,48 +105,6 @@ RULES: dict[str, Rule] = {
     "random": _random,
 }
 """Which heads go first, by name. α = 1 is rank alone, α = 0 norm alone."""
-
-
-def damage(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.DataFrame:
-    """Bits that every probe costs more when one head alone is removed: the oracle, a pass from its layer on per head.
-
-    Columns: axis (the layer's place along axis L), layer (in the decoder), head, probe, damage (bits per byte of text,
-    per answer of a task), intact.
-    """
-    asked = resuming.Resumable(model, lambda: _bits(model, sheet))
-    intact = asked.first
-    held = [(axis, layer.index, head) for axis, layer in enumerate(model.layers) for head in layer.heads]
-    rows = []
-    for axis, layer, head in tqdm(held, desc=f"{model.name}: single heads", leave=False):
-        with ablation.ablate_heads(model, _only(model, axis, head)):
-            more = asked.from_layer(layer) - intact
-        found = {"probe": intact.index, "damage": more.to_numpy(), "intact": intact.to_numpy()}
-        rows.append(pd.DataFrame({"axis": axis, "layer": layer, "head": head, **found}))
-    return pd.concat(rows, ignore_index=True)
-
-
-def oracle(damages: pd.DataFrame, model: models.Model) -> Scores:
-    """Minus the mean over probes of the head's place by damage, as scores: the least needed head first.
-
-    Places, since the damage to a task that is solved exceeds that to text by orders, in whatever unit.
-    """
-    relative = damages.assign(score=-damages.groupby("probe")["damage"].rank())
-    scores = torch.full((model.grid.L, model.grid.H), torch.nan, dtype=torch.float64)
-    for (layer, head), score in relative.groupby(["axis", "head"])["score"].mean().items():
-        scores[layer, head] = score
-    return scores
-
-
-def _bits(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.Series:
-    """Bits per unit of weight for every probe."""
-    found = battery.answers(model, sheet).groupby("probe")[["bits", "weight"]].sum()
-    return found["bits"] / found["weight"]
-
-
-def _only(model: models.Model, axis: int, head: int) -> Bool[Tensor, "L H"]:
-    heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
-    heads[axis, head] = True
-    return heads
 
 
 @contextlib.contextmanager

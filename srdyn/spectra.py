@@ -8,13 +8,14 @@ Rudelson & Vershynin, Sampling from large matrices, J. ACM 54(4), 2007 (stable r
 """
 
 import logging
+import types
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
-from srdyn import golub_kahan
+from srdyn.kernels import singular_values_cpu
 
 log = logging.getLogger(__name__)
 
@@ -24,17 +25,14 @@ EPS = 1e-4
 FLOAT32_ERROR = 1e-6
 """Relative error, in units of σ₁, that a float32 forward pass leaves in a state."""
 
-WIDEST = 128
-"""The largest K and V that the Triton kernel takes; larger states are left to torch.linalg."""
-
 
 def singular_values(
     states: Float[Tensor, "*batch K V"], *, allow_nan: bool = False, thresholds: Sequence[float] = (EPS,)
 ) -> Float64[Tensor, "*batch D"]:
     """Singular values of every state, largest first, as float64, without gradients.
 
-    On a CPU in float64, to 1e-13·σ₁ (`golub_kahan`). On CUDA up to 128 × 128 by `from_kernel`: to 1e-5·σ₁, with every
-    rank at `thresholds` (relative to σ₁) as float64 gives it. Elsewhere by `reference`.
+    On a CPU in float64, to 1e-13·σ₁ (`kernels.singular_values_cpu`). On CUDA up to 128 × 128 by `from_kernel`: to
+    1e-5·σ₁, with every rank at `thresholds` (relative to σ₁) as float64 gives it. Elsewhere by `reference`.
 
     A state that is NaN throughout marks a head that was pruned away; with `allow_nan` its spectrum is NaN.
     Raises ValueError for states below float32, and for any other NaN or infinity, naming its place in the batch.
@@ -64,13 +62,12 @@ def from_kernel(
     Those with a value that float32 cannot place on one side of a threshold (`uncertain` at the kernel's error); how
     many they were is logged.
     """
-    from srdyn import kernels  # needs Triton, which only some platforms have
-
-    sigma = kernels.singular_values(states)
-    rtol = kernels.ERROR[torch.float32]
+    kernel = _triton()
+    sigma = kernel.singular_values(states)
+    rtol = kernel.ERROR[torch.float32]
     doubtful = torch.stack([uncertain(sigma, eps, rtol=rtol).any(-1) for eps in thresholds]).any(0)
     log.info("%d of %d spectra measured again in float64", int(doubtful.sum()), doubtful.numel())
-    sigma[doubtful] = kernels.singular_values(states[doubtful], precision=torch.float64)
+    sigma[doubtful] = kernel.singular_values(states[doubtful], precision=torch.float64)
     return sigma, doubtful
 
 
@@ -123,10 +120,16 @@ def uncertain(
 
 def _measured(states: Float[Tensor, "*batch K V"], thresholds: Sequence[float]) -> Float64[Tensor, "*batch D"]:
     if states.device.type == "cpu":
-        return golub_kahan.singular_values(states)
-    if not states.is_cuda or max(states.shape[-2:]) > WIDEST:
-        return reference(states)
-    return from_kernel(states, thresholds=thresholds)[0]
+        return singular_values_cpu.singular_values(states)
+    if states.is_cuda and max(states.shape[-2:]) <= _triton().WIDEST:
+        return from_kernel(states, thresholds=thresholds)[0]
+    return reference(states)
+
+
+def _triton() -> types.ModuleType:
+    from srdyn.kernels import singular_values_triton  # needs Triton, which only some platforms have
+
+    return singular_values_triton
 
 
 def _relative(sigma: Float64[Tensor, "*batch D"], unit: Float64[Tensor, "*batch 1"]) -> Float64[Tensor, "*batch D"]:

@@ -16,8 +16,10 @@ from jaxtyping import Float, Float32, Float64, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
-from srdyn import architectures, models, processes, rebinding, recurrence, spectra
-from srdyn.architectures import recipe
+from srdyn import architectures, models, spectra
+from srdyn.architectures import rebinding, recipe
+from srdyn.kernels import recurrence
+from srdyn.loading import processes
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
 Visit = Callable[[int, int, Tensor], None]

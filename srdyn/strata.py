@@ -16,7 +16,8 @@ from jaxtyping import Float64, Real, Shaped
 from scipy import stats
 from torch import Tensor
 
-from srdyn import recurrence, spectra
+from srdyn import spectra
+from srdyn.kernels import recurrence
 
 STRATA = ("low", "middle", "high")
 HEAD = ("model", "seed", "context", "layer", "head", "position")

@@ -12,7 +12,8 @@ import transformers
 from safetensors.torch import save_file
 from transformers import core_model_loading
 
-from srdyn import checkpoints, models, states
+from srdyn import models, states
+from srdyn.loading import checkpoints
 
 LAYERS, EXPERTS = 32, 64
 SIZES = {

@@ -10,7 +10,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srdyn import ablation, architectures, linear_cache, models, spectra, states
+from srdyn import ablation, architectures, models, spectra, states
+from srdyn.architectures import linear_cache
 
 HYBRID = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
 SOME = torch.tensor([[True, False, True, False], [False] * 4, [False, True, True, True]])

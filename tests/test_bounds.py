@@ -3,7 +3,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srdyn import bounds, recurrence, spectra
+from srdyn import bounds, spectra
+from srdyn.kernels import recurrence
 
 T, H, K, V = 40, 3, 6, 8
 

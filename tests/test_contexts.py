@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from srdyn import contexts, store
+from srdyn import contexts
+from srdyn.loading import files
 
-TOKENIZER = AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+TOKENIZER = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
 def generator(seed=0):
@@ -34,7 +35,7 @@ def test_windows_are_distinct_stretches_of_one_held_out_document():
     tokens = draw("prose", n=40)
     assert tokens.dtype == torch.long
     assert len({tuple(row) for row in tokens.tolist()}) == 40
-    with lzma.open(store.data_dir() / "contexts" / "prose.jsonl.xz", "rt", encoding="utf-8") as lines:
+    with lzma.open(files.data_dir() / "contexts" / "prose.jsonl.xz", "rt", encoding="utf-8") as lines:
         whole = [json.loads(line)["text"] for line in lines]
     for row in tokens:
         assert sum(TOKENIZER.decode(row) in document for document in whole) == 1
@@ -70,7 +71,7 @@ def test_parts_share_no_document_and_miss_none(name):
     parts = [contexts.held_out_documents(name, part=part) for part in contexts.PARTS]
     together = [document for part in parts for document in part]
     assert len(together) == len(set(together))
-    with lzma.open(store.data_dir() / "contexts" / f"{name}.jsonl.xz", "rt", encoding="utf-8") as lines:
+    with lzma.open(files.data_dir() / "contexts" / f"{name}.jsonl.xz", "rt", encoding="utf-8") as lines:
         assert sorted(together) == sorted(json.loads(line)["text"] for line in lines)
     sizes = [sum(map(len, part)) for part in parts]
     assert max(sizes) < 1.2 * min(sizes)
@@ -112,7 +113,7 @@ def test_unknown_names_list_the_known_ones():
 def test_missing_files_say_what_to_do(tmp_path, monkeypatch):
     with pytest.raises(FileNotFoundError, match=r"nowhere\.txt is not there; give the path"):
         draw(tmp_path / "nowhere.txt")
-    monkeypatch.setattr(store, "data_dir", lambda: tmp_path)
+    monkeypatch.setattr(files, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"data/corpus/build\.py"):
         contexts.domains()
 

@@ -8,12 +8,14 @@ import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
-from srdyn import contexts, evals, intervals, models, reference, store, tasks
+from srdyn import contexts, evals, intervals, models
+from srdyn.loading import files, reference
+from srdyn.text import tasks
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+    return AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
 @pytest.fixture(scope="module")

@@ -12,7 +12,8 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
-from srdyn import ablation, intervals, models, pruning, store
+from srdyn import ablation, intervals, models, pruning
+from srdyn.loading import files
 
 lm_eval = pytest.importorskip("lm_eval")
 harness = pytest.importorskip("srdyn.harness")
@@ -33,7 +34,7 @@ FAMILIES = {
 
 @pytest.fixture(scope="module")
 def tokenizer():
-    return AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+    return AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
 @pytest.fixture(params=FAMILIES)
@@ -248,7 +249,7 @@ def test_math_500_reads_a_file_in_its_format(hybrid, monkeypatch, tmp_path):
 
 
 def test_neither_the_tokenizer_nor_the_global_random_numbers_change(hybrid):
-    bare = dataclasses.replace(hybrid, tokenizer=AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer"))
+    bare = dataclasses.replace(hybrid, tokenizer=AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer"))
     bare.tokenizer.pad_token = None
     before = torch.get_rng_state(), str(np.random.get_state())  # noqa: NPY002
     harness.evaluate(bare, gsm8k(num_fewshot=1), limit=1)

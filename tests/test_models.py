@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from srdyn import architectures, linear_cache, models, placement, pruning
+from srdyn import architectures, models, pruning
+from srdyn.architectures import linear_cache
+from srdyn.loading import devices
 
 
 @pytest.fixture
@@ -54,7 +56,7 @@ def test_precision_and_device_can_be_chosen(folder):
     ],
 )
 def test_float16_saves_space_only_and_bfloat16_stays_on_a_gpu(stored, device, loaded):
-    assert placement.precision(stored, torch.device(device)) == loaded
+    assert devices.precision(stored, torch.device(device)) == loaded
 
 
 @pytest.mark.parametrize("name", ["./nowhere", "data/models/nowhere", "/nowhere", "~/nowhere"])

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from srdyn import nulls, recurrence, spectra
+from srdyn import nulls, spectra
+from srdyn.kernels import recurrence
 
 
 def seeded(seed=0):

@@ -7,9 +7,11 @@ import pytest
 import yaml
 from transformers import LlamaConfig
 
-from srdyn import parameters, plan, scores, store
+from srdyn import plan, scores
+from srdyn.loading import files
+from srdyn.study.run import parameters
 
-FOLDER = store.root() / "notebooks"
+FOLDER = files.root() / "notebooks"
 PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml"))
 STEMS = sorted(path.stem for path in FOLDER.glob("[0-9]*.ipynb"))
 
@@ -61,7 +63,7 @@ def test_what_a_preset_says_of_its_needs_is_what_the_command_prints(preset):
 
 
 def test_the_command_prints_presets_and_models(monkeypatch, capsys):
-    folder = store.data_dir() / "models" / "hybrid"
+    folder = files.data_dir() / "models" / "hybrid"
     monkeypatch.setattr(sys, "argv", ["plan", "olmo-hybrid", str(folder)])
     with pytest.raises(SystemExit) as left:
         plan.main()

@@ -3,8 +3,10 @@
 import pytest
 import torch
 
-from srdyn import ablation, models, reference, scores, trials
-from srdyn.battery import Probe
+from srdyn import ablation, models, scores
+from srdyn.loading import reference
+from srdyn.study.trials import single_heads, trials
+from srdyn.study.trials.battery import Probe
 
 VOCABULARY, PLANTED, H = 16, 2, 8
 
@@ -76,11 +78,11 @@ def test_the_planted_head_copies_and_no_other_head_is_needed(model, copies):
 
 
 def test_single_head_ablation_finds_it(model, copies):
-    damages = scores.damage(model, {"copy": copies})
+    damages = single_heads.damage(model, {"copy": copies})
     worst = damages.loc[damages["damage"].idxmax()]
     assert worst["head"] == PLANTED
     assert worst["damage"] > 20 * damages.loc[damages["head"] != PLANTED, "damage"].abs().max()
-    assert scores.oracle(damages, model).argmin() == PLANTED
+    assert single_heads.oracle(damages, model).argmin() == PLANTED
 
 
 def test_cutting_its_state_to_half_the_tokens_loses_half_of_them(model, copies):

@@ -11,8 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
-from srdyn import ablation, architectures, linear_cache, models, pruning, recurrence, states, store
-from srdyn.architectures import recipe
+from srdyn import ablation, architectures, models, pruning, states
+from srdyn.architectures import linear_cache, recipe
+from srdyn.kernels import recurrence
+from srdyn.loading import files
 
 LINEAR, SOFTMAX = "linear_attention", "full_attention"
 FAMILIES = {
@@ -166,7 +168,7 @@ def test_loaded_weights_lie_where_computed_ones_do(tmp_path):
 
 
 def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
     whole = models.from_hf(copy.deepcopy(model("hybrid").hf), tokenizer, name="whole")
     whole.hf.config.srdyn_seed = 3
     folder = pruning.save(pruning.prune_heads(whole, mask("hybrid", [0, 3], [], [1, 2, 3])), tmp_path / "pruned")
@@ -193,7 +195,7 @@ def test_saving_replaces_a_model_and_nothing_else(tmp_path):
 
 def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
     folder = pruning.save(model("pure"), tmp_path / "model")
-    before = store.content_hash(folder)
+    before = files.content_hash(folder)
     broken = copy.deepcopy(model("pure"))
 
     def fail(path):
@@ -203,7 +205,7 @@ def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
     broken.hf.save_pretrained = fail
     with pytest.raises(OSError, match="disk full"):
         pruning.save(broken, folder)
-    assert store.content_hash(folder) == before
+    assert files.content_hash(folder) == before
     assert list(tmp_path.iterdir()) == [folder]
 
 

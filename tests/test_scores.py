@@ -3,7 +3,9 @@
 import pytest
 import torch
 
-from srdyn import ablation, battery, evals, models, reference, scores, spectra, states
+from srdyn import ablation, evals, models, scores, spectra, states
+from srdyn.loading import files, reference
+from srdyn.study.trials import battery, single_heads
 
 
 @pytest.fixture(scope="module")
@@ -80,14 +82,14 @@ def test_the_oracle_spares_the_head_that_does_the_work(trained):
         before = weight.clone()
         weight[:, 2 * V : 3 * V] *= 1000
     try:
-        damages = scores.damage(trained, sheet)
+        damages = single_heads.damage(trained, sheet)
     finally:
         with torch.no_grad():
             weight.copy_(before)
     assert len(damages) == trained.grid.L * trained.grid.H
     largest = damages.loc[damages["damage"].abs().idxmax()]
     assert (largest["axis"], largest["head"]) == (1, 2)
-    score = scores.oracle(damages.assign(damage=damages["damage"].abs()), trained)
+    score = single_heads.oracle(damages.assign(damage=damages["damage"].abs()), trained)
     assert score.argmin() == 1 * trained.grid.H + 2
 
 
@@ -103,8 +105,6 @@ def trained():
     """An untrained reference model small enough for tests, with the project's tokenizer."""
     from transformers import AutoTokenizer
 
-    from srdyn import store
-
-    tokenizer = AutoTokenizer.from_pretrained(store.data_dir() / "tokenizer")
+    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
     hf = reference.initialise("pure", seed=0, layers=2, hidden=32, head=16)
     return models.from_hf(hf, tokenizer, name="tiny", seed=0)

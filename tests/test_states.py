@@ -8,7 +8,9 @@ import torch
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from srdyn import architectures, models, pruning, rebinding, recurrence, scan, spectra, states
+from srdyn import architectures, models, pruning, spectra, states
+from srdyn.architectures import rebinding
+from srdyn.kernels import recurrence, scan
 
 ODD = [1, 2, 63, 64, 65, 77, 128, 131, 149, 150]
 

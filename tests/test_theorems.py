@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from srdyn import bounds, contexts, models, spectra, states, store
+from srdyn import bounds, contexts, models, spectra, states
+from srdyn.loading import files
 
 EVERY = [1, 2, 3, 5, 9, 17, 31, 63, 64, 65, 100, 160]
 
 
 @pytest.fixture(scope="module", params=["hybrid", "pure"])
 def model(request):
-    return models.load(store.data_dir() / "models" / request.param)
+    return models.load(files.data_dir() / "models" / request.param)
 
 
 def test_no_rank_exceeds_the_tokens_read(model):

@@ -7,7 +7,8 @@ import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import fla_delta, fla_linear, fla_rwkv, kimi, mamba, olmo, qwen, recipe, refused
+from srdyn.architectures import kimi, mamba, olmo, qwen, recipe, unsupported
+from srdyn.architectures.fla import delta, linear, rwkv
 
 _RECIPES: dict[str, recipe.Recipe] = {}
 
@@ -40,7 +41,7 @@ def refusal(hf: nn.Module) -> str | None:
 
     A class with a recipe is not refused, whoever registered it.
     """
-    reasons = (refused.reason(module) for module in hf.modules() if adapter_for(module) is None)
+    reasons = (unsupported.reason(module) for module in hf.modules() if adapter_for(module) is None)
     return next((reason for reason in reasons if reason is not None), None)
 
 
@@ -93,14 +94,14 @@ register(kimi.BailingDeltaAttention())
 register(mamba.StateSpaceDual())
 register(mamba.Mamba2())
 register(mamba.FalconH1())
-register(fla_delta.GatedDeltaNet())
-register(fla_delta.KimiDeltaAttention())
-register(fla_delta.DeltaNet())
-register(fla_delta.GatedDeltaProduct())
-register(fla_delta.Comba())
-register(fla_linear.GatedLinearAttention())
-register(fla_linear.SimpleGatedLinearAttention())
-register(fla_linear.Retention())
-register(fla_linear.HGRN2())
-register(fla_rwkv.Rwkv6())
-register(fla_rwkv.Rwkv7())
+register(delta.GatedDeltaNet())
+register(delta.KimiDeltaAttention())
+register(delta.DeltaNet())
+register(delta.GatedDeltaProduct())
+register(delta.Comba())
+register(linear.GatedLinearAttention())
+register(linear.SimpleGatedLinearAttention())
+register(linear.Retention())
+register(linear.HGRN2())
+register(rwkv.Rwkv6())
+register(rwkv.Rwkv7())

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from srdyn import decode, rebinding, recurrence, scan
-from srdyn.architectures import cutting, recipe
+from srdyn.architectures import rebinding, recipe, slicing
+from srdyn.kernels import decode, recurrence, scan
 
 
 class DeltaRule(recipe.Recipe):
@@ -76,7 +76,7 @@ class GatedDeltaNet(DeltaRule):
         super().make_runnable(mixer)
         heads = self.heads(mixer)
         if self.is_pruned(mixer) and heads.H:
-            channels = cutting.channels(heads, value_heads=range(heads.H), key_heads=self.sharing(mixer))
+            channels = slicing.channels(heads, value_heads=range(heads.H), key_heads=self.sharing(mixer))
             size = math.gcd(heads.K, heads.V)  # whole blocks are copied faster than channels
             blocks = channels[::size] // size
             picking = {name: _picking(blocks, size, rebinding.meaning(mixer, name)) for name in self.convolutions}
@@ -84,13 +84,13 @@ class GatedDeltaNet(DeltaRule):
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         heads = self.heads(mixer)
-        channels = cutting.channels(heads, value_heads=value_heads, key_heads=key_heads)
+        channels = slicing.channels(heads, value_heads=value_heads, key_heads=key_heads)
         for name, rows in self.projection_rows(mixer, value_heads, key_heads).items():
-            cutting.cut_outputs(getattr(mixer, name), rows)
-        cutting.cut_channels(mixer.conv1d, channels)
-        cutting.cut_inputs(self.readout(mixer), cutting.blocks(value_heads, heads.V))
-        chosen = cutting.blocks(value_heads)
-        mixer.A_log, mixer.dt_bias = (cutting.taken(x, chosen) for x in (mixer.A_log, mixer.dt_bias))
+            slicing.cut_outputs(getattr(mixer, name), rows)
+        slicing.cut_channels(mixer.conv1d, channels)
+        slicing.cut_inputs(self.readout(mixer), slicing.blocks(value_heads, heads.V))
+        chosen = slicing.blocks(value_heads)
+        mixer.A_log, mixer.dt_bias = (slicing.taken(x, chosen) for x in (mixer.A_log, mixer.dt_bias))
         mixer.num_v_heads, mixer.num_k_heads, mixer.conv_dim = len(value_heads), len(key_heads), len(channels)
         # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
         mixer.key_dim, mixer.value_dim = heads.K * len(value_heads), heads.V * len(value_heads)

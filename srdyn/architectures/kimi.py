@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from srdyn import recurrence
-from srdyn.architectures import cutting, delta, recipe
+from srdyn.architectures import delta, recipe, slicing
+from srdyn.kernels import recurrence
 
 
 class KimiDeltaAttention(delta.DeltaRule):
@@ -43,16 +43,16 @@ class KimiDeltaAttention(delta.DeltaRule):
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         heads, gate = self.heads(mixer), mixer.forget_gate
-        rows, one_each = cutting.blocks(value_heads, heads.K), cutting.blocks(value_heads)
-        channels = cutting.channels(heads, value_heads=value_heads, key_heads=key_heads)
+        rows, one_each = slicing.blocks(value_heads, heads.K), slicing.blocks(value_heads)
+        channels = slicing.channels(heads, value_heads=value_heads, key_heads=key_heads)
         for projection in (mixer.q_proj, mixer.k_proj, mixer.v_proj, *self._gate_projections(mixer)):
-            cutting.cut_outputs(projection, rows)
-        cutting.cut_outputs(mixer.b_proj, one_each)
-        cutting.cut_channels(mixer.conv1d, channels)
-        cutting.cut_inputs(mixer.o_proj, rows)
+            slicing.cut_outputs(projection, rows)
+        slicing.cut_outputs(mixer.b_proj, one_each)
+        slicing.cut_channels(mixer.conv1d, channels)
+        slicing.cut_inputs(mixer.o_proj, rows)
         # A_log is [1, 1, H, 1] in Kimi Linear, [H] elsewhere.
-        gate.A_log = cutting.taken(gate.A_log, one_each, axis=gate.A_log.ndim // 2)
-        gate.dt_bias = cutting.taken(gate.dt_bias, rows)
+        gate.A_log = slicing.taken(gate.A_log, one_each, axis=gate.A_log.ndim // 2)
+        gate.dt_bias = slicing.taken(gate.dt_bias, rows)
         mixer.num_heads = gate.num_heads = len(value_heads)
         mixer.qkv_dim, gate.qkv_dim, mixer.conv_dim = len(rows), len(rows), len(channels)
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 
-from srdyn import rebinding, recurrence
-from srdyn.architectures import cutting, recipe
+from srdyn.architectures import rebinding, recipe, slicing
+from srdyn.kernels import recurrence
 
 STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 
@@ -144,22 +144,22 @@ class StateSpaceDual(recipe.Recipe):
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         H, groups, N, P = self.heads(mixer)
-        x, keys = cutting.blocks(value_heads, P), cutting.blocks(key_heads, N)
+        x, keys = slicing.blocks(value_heads, P), slicing.blocks(key_heads, N)
         channels = torch.cat([x, H * P + keys, H * P + groups * N + keys])
-        dt = 2 * (H * P + groups * N) + cutting.blocks(value_heads)
+        dt = 2 * (H * P + groups * N) + slicing.blocks(value_heads)
         self.cut_projection(mixer, torch.cat([x, H * P + channels, dt]))
-        cutting.cut_channels(mixer.conv1d, channels)
+        slicing.cut_channels(mixer.conv1d, channels)
         for name in ("A_log", "D", "dt_bias"):
-            setattr(mixer, name, cutting.taken(getattr(mixer, name), cutting.blocks(value_heads)))
+            setattr(mixer, name, slicing.taken(getattr(mixer, name), slicing.blocks(value_heads)))
         if value_heads:
             self.cut_norm(mixer, x, len(key_heads), (H / groups) / (len(value_heads) / len(key_heads)))
-        cutting.cut_inputs(mixer.out_proj, x)
+        slicing.cut_inputs(mixer.out_proj, x)
         mixer.num_heads, mixer.n_groups = len(value_heads), len(key_heads)
         mixer.intermediate_size, mixer.conv_dim = len(x), len(channels)
 
     def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
         """Leave the input projection these rows."""
-        cutting.cut_outputs(mixer.in_proj, rows)
+        slicing.cut_outputs(mixer.in_proj, rows)
 
     def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
         """Leave the norm these channels in this many groups, each narrower by this factor.
@@ -167,7 +167,7 @@ class StateSpaceDual(recipe.Recipe):
         What is gone was 0, so a group's mean square is that much larger than before, and ε is made so as well; the
         weights take the root of the factor back.
         """
-        mixer.norm.weight = cutting.taken(mixer.norm.weight, channels)
+        mixer.norm.weight = slicing.taken(mixer.norm.weight, channels)
         mixer.norm.weight.data *= narrower**0.5
         mixer.norm.variance_epsilon *= narrower
         mixer.norm.group_size = len(channels) // groups

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from jaxtyping import Float, Int64
 from torch import Tensor, nn
 
-from srdyn.architectures import cutting, delta
+from srdyn.architectures import delta, slicing
 
 
 class OlmoHybrid(delta.GatedDeltaNet):
@@ -33,8 +33,8 @@ class OlmoHybrid(delta.GatedDeltaNet):
     def projection_rows(
         self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]
     ) -> dict[str, Int64[Tensor, " rows"]]:
-        keys, values = cutting.blocks(key_heads, mixer.head_k_dim), cutting.blocks(value_heads, mixer.head_v_dim)
-        one_each = cutting.blocks(value_heads)
+        keys, values = slicing.blocks(key_heads, mixer.head_k_dim), slicing.blocks(value_heads, mixer.head_v_dim)
+        one_each = slicing.blocks(value_heads)
         return {
             "q_proj": keys, "k_proj": keys, "v_proj": values, "g_proj": values, "a_proj": one_each, "b_proj": one_each
         }  # fmt: skip

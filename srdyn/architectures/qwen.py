@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float, Int64, Shaped
 from torch import Tensor, nn
 
-from srdyn.architectures import cutting, delta
+from srdyn.architectures import delta, slicing
 
 
 class Qwen3Next(delta.GatedDeltaNet):
@@ -30,7 +30,7 @@ class Qwen3Next(delta.GatedDeltaNet):
         # The module itself tells whose row is which: it gets the rows' numbers to put in order.
         numbers = (torch.arange(x.out_features)[None, None] for x in (mixer.in_proj_qkvz, mixer.in_proj_ba))
         q, k, v, z, b, a = (x[0, 0] for x in mixer.fix_query_key_value_ordering(*numbers))
-        keys, values = cutting.blocks(key_heads), cutting.blocks(value_heads)
+        keys, values = slicing.blocks(key_heads), slicing.blocks(value_heads)
         return {
             "in_proj_qkvz": torch.cat([q[keys].flatten(), k[keys].flatten(), v[values].flatten(), z[values].flatten()]),
             "in_proj_ba": torch.cat([b[values], a[values]]),
@@ -61,10 +61,10 @@ class Qwen35(delta.GatedDeltaNet):
         self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]
     ) -> dict[str, Int64[Tensor, " rows"]]:
         return {
-            "in_proj_qkv": cutting.channels(self.heads(mixer), value_heads=value_heads, key_heads=key_heads),
-            "in_proj_z": cutting.blocks(value_heads, mixer.head_v_dim),
-            "in_proj_b": cutting.blocks(value_heads),
-            "in_proj_a": cutting.blocks(value_heads),
+            "in_proj_qkv": slicing.channels(self.heads(mixer), value_heads=value_heads, key_heads=key_heads),
+            "in_proj_z": slicing.blocks(value_heads, mixer.head_v_dim),
+            "in_proj_b": slicing.blocks(value_heads),
+            "in_proj_a": slicing.blocks(value_heads),
         }
 
 

@@ -14,7 +14,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from srdyn import linear_cache, rebinding, recurrence
+from srdyn.architectures import linear_cache, rebinding
+from srdyn.kernels import recurrence
 
 
 class Heads(NamedTuple):
@@ -74,7 +75,7 @@ class Recipe(abc.ABC):
     `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
     first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
     the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`.
-    `rule` is the same recurrence as `srdyn.recurrence` has it. `has_decay` says that heads forget: that the log-decay
+    `rule` is the same recurrence as `kernels.recurrence` has it. `has_decay` says that heads forget: that the log-decay
     which `gates` returns, a mean over channels where every channel has its own, is not 0 throughout.
     """
 

@@ -2,7 +2,7 @@
 
 import pandas as pd
 
-from srdyn import store
+from srdyn.study.run import store
 
 STEM = "07_cost"
 PARTS = ("spectra", "tracing", "growth", "pruned", "memory", "training", "families")

@@ -9,8 +9,9 @@ import pandas as pd
 import torch
 import transformers
 
-from srdyn import bench, store, timing
-from srdyn.bench import families, footprint, growth, pruned, subjects, throughput, tracing, training
+from srdyn import bench
+from srdyn.bench import families, footprint, growth, pruned, subjects, throughput, timing, tracing, training
+from srdyn.study.run import store
 
 log = logging.getLogger(__name__)
 

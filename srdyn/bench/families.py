@@ -8,7 +8,9 @@ import torch
 import transformers
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
-from srdyn import architectures, checkpoints, models, timing
+from srdyn import architectures, models
+from srdyn.bench import timing
+from srdyn.loading import checkpoints
 
 READ = "read"
 PARTLY_SPECIFIED = {"qwen4_exp"}

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from srdyn import linear_cache, models, pruning, states, timing
-from srdyn.bench import pruned, subjects, tracing
+from srdyn import models, pruning, states
+from srdyn.architectures import linear_cache
+from srdyn.bench import pruned, subjects, timing, tracing
 
 
 def table(*, lengths: tuple[int, ...], layers: int, removed: float, B: int, T: int) -> pd.DataFrame:

@@ -4,8 +4,8 @@ import functools
 
 import pandas as pd
 
-from srdyn import models, states, timing
-from srdyn.bench import subjects
+from srdyn import models, states
+from srdyn.bench import subjects, timing
 
 EVERY = 64
 COLUMNS = ["axis", "size", "n", "median", "spread", "unit", "exponent", "low", "high"]

@@ -7,8 +7,9 @@ import pandas as pd
 import torch
 from torch import Tensor
 
-from srdyn import architectures, linear_cache, models, timing
-from srdyn.bench import subjects
+from srdyn import architectures, models
+from srdyn.architectures import linear_cache
+from srdyn.bench import subjects, timing
 
 ORIGINAL, PRUNED, STOCK = "original", "pruned", "original, transformers' own step"
 READ = 16

@@ -7,7 +7,9 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from srdyn import architectures, linear_cache, models, pruning, rebinding, reference, store
+from srdyn import architectures, models, pruning
+from srdyn.architectures import linear_cache, rebinding
+from srdyn.loading import files, reference
 
 QWEN3_NEXT = {"heads": 32, "head": 128}
 """The real geometry of a linear layer of Qwen3-Next-80B: 32 value heads on 16 key heads, 128 × 128 each."""
@@ -15,7 +17,7 @@ QWEN3_NEXT = {"heads": 32, "head": 128}
 
 def shipped(name: str) -> models.Model:
     """A reference model of data/models, on the CPU."""
-    return models.load(store.data_dir() / "models" / name, device="cpu")
+    return models.load(files.data_dir() / "models" / name, device="cpu")
 
 
 def drawn(layers: int, **sizes: int) -> models.Model:

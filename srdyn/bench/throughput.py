@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from srdyn import spectra, timing
+from srdyn import spectra
+from srdyn.bench import timing
 
 BASE = "torch.linalg.svdvals"
 LONGEST = 10.0

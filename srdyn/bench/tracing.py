@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from srdyn import architectures, models, spectra, states, timing
-from srdyn.bench import subjects, throughput
+from srdyn import architectures, models, spectra, states
+from srdyn.bench import subjects, throughput, timing
 
 PLAIN, TRACED, SPECTRA = "forward pass", "traced", "traced, with spectra"
 AGAIN, PUBLISHED = "prefixes anew", "prefixes anew, transformers' functions, numpy spectra"

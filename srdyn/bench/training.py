@@ -6,8 +6,11 @@ import pandas as pd
 import torch
 from torch import Tensor, nn
 
-from srdyn import architectures, products, scan, speedups, timing, train
-from srdyn.bench import subjects
+from srdyn import architectures
+from srdyn.architectures import cpu_speedups
+from srdyn.bench import subjects, timing
+from srdyn.kernels import bfloat16, scan
+from srdyn.training import train
 
 STOCK, SCAN, SWEEPS, BFLOAT16 = "transformers", "compiled scan", "and fused sweeps", "and bfloat16 products"
 
@@ -44,10 +47,10 @@ def step(hf: nn.Module, B: int, T: int) -> timing.Case:
 def _variants() -> dict[str, nn.Module]:
     model = subjects.shipped("hybrid")
     found = {STOCK: subjects.stock(model).hf, SCAN: subjects.copied(model).hf, SWEEPS: subjects.copied(model).hf}
-    speedups.use(found[SWEEPS])
-    if products.supported():
+    cpu_speedups.use(found[SWEEPS])
+    if bfloat16.supported():
         found[BFLOAT16] = subjects.copied(model).hf
-        speedups.use(found[BFLOAT16], bfloat16=True)
+        cpu_speedups.use(found[BFLOAT16], bfloat16=True)
     return found
 
 

@@ -9,14 +9,15 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
-from srdyn import emergence, mixture, observations
 from srdyn.figures import style
+from srdyn.loading import reference
+from srdyn.study.analysis import emergence, observations
 
 KEY = ["kind", "seed", "step"]
 ENDS = ["estimate", "low", "high"]
 FEW_STEPS = 4
 NO_BREAK = "\N{NO-BREAK SPACE}"
-STEPS = f"training step ({mixture.TOKENS_PER_BATCH:,} tokens each)"
+STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
 REFERENCES = {
     "final": style.Look("#111111", "o"),
     "untrained": style.SOURCES["untrained"],
@@ -87,8 +88,8 @@ def identity_formation(table: pd.DataFrame) -> Figure:
     figure, axes = style.grid(len(values), len(kinds), height=1.7, sharex="col", sharey=True)
     for (row, column), panel in np.ndenumerate(axes):
         part = table[(table["kind"] == kinds[column]) & (table["value"] == list(values)[row])]
-        for reference, look in REFERENCES.items():
-            _lines(panel, part[part["reference"] == reference], look, line=_dash(reference))
+        for other, look in REFERENCES.items():
+            _lines(panel, part[part["reference"] == other], look, line=_dash(other))
         panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         panel.set_title(kinds[column] if row == 0 else "")
         _step_axis(panel, part["step"])

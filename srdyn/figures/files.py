@@ -8,8 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from srdyn import store
 from srdyn.figures import style
+from srdyn.study.run import store
 
 DPI = 300
 UNDATED = {"CreationDate": None, "Creator": None, "Producer": None}

@@ -19,7 +19,7 @@ SCALE = colormaps[style.COLOURMAP].resampled(20)
 
 @style.style()
 def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "untrained")) -> Figure:
-    """Rank as a share of D, layer by head: models across, `sources` down. Heads without a rank are hatched.
+    """Rank as a share of D, layer by head: models across, `null_tables` down. Heads without a rank are hatched.
 
     Columns: model, source, layer, head, rank, D. Rows of other sources are left out. Raises ValueError for missing
     columns, several rows of one head, or a table without these sources.

@@ -11,8 +11,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from srdyn import observations, spectra
+from srdyn import spectra
 from srdyn.figures import style
+from srdyn.study.analysis import observations
 
 NULL = style.SOURCES["mechanism"]
 CLOSED = {"color": "#111111", "linewidth": 0.9, "linestyle": (0, (1, 1.2))}

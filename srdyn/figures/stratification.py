@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from srdyn import observations
 from srdyn.figures import style
+from srdyn.study.analysis import observations
 
 SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""

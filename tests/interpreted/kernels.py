@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from srdyn import kernels, spectra
+from srdyn import spectra
+from srdyn.kernels import singular_values_triton
 
 
 def normal(*shape, seed=0):
@@ -25,7 +26,10 @@ def poisoned(monkeypatch):
 
 
 def error(states, precision=torch.float32):
-    found, expected = kernels.singular_values(states, precision=precision), torch.linalg.svdvals(states.double())
+    found, expected = (
+        singular_values_triton.singular_values(states, precision=precision),
+        torch.linalg.svdvals(states.double()),
+    )
     assert found.dtype == torch.float64
     assert found.shape == expected.shape
     largest = expected[..., :1]
@@ -46,25 +50,27 @@ SQUARE = {
 def test_seven_kinds_of_state_in_one_batch():
     states = torch.stack(list(SQUARE.values())).float()
     # float32 arithmetic is off by about 1e-7; the bound leaves room for the sums of 128 × 128
-    assert error(states) < kernels.ERROR[torch.float32] / 10
-    assert (kernels.singular_values(states)[3] == 0).all()
+    assert error(states) < singular_values_triton.ERROR[torch.float32] / 10
+    assert (singular_values_triton.singular_values(states)[3] == 0).all()
 
 
 def test_60_by_96():
-    assert error(normal(1, 60, 96).float()) < kernels.ERROR[torch.float32] / 10
+    assert error(normal(1, 60, 96).float()) < singular_values_triton.ERROR[torch.float32] / 10
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (5, 2), (2, 5)])
 def test_float64_is_as_exact_as_lapack(shape):
     # double the digits, double the halvings: 2^-56 of a bound that is at most 2·σ₁
-    assert error(normal(1, *shape), torch.float64) < kernels.ERROR[torch.float64] / 100
+    assert error(normal(1, *shape), torch.float64) < singular_values_triton.ERROR[torch.float64] / 100
 
 
 def test_axes_and_strides():
     states = normal(2, 3, 4, 5).float()[:, 0, :, ::2]
     assert error(states) < 1e-6
-    assert torch.equal(kernels.singular_values(states.mT), kernels.singular_values(states))
-    assert kernels.singular_values(states[:0]).shape == (0, 3)
+    assert torch.equal(
+        singular_values_triton.singular_values(states.mT), singular_values_triton.singular_values(states)
+    )
+    assert singular_values_triton.singular_values(states[:0]).shape == (0, 3)
 
 
 def test_ranks_are_those_of_float64_where_float32_cannot_tell(caplog):
@@ -80,4 +86,4 @@ def test_ranks_are_those_of_float64_where_float32_cannot_tell(caplog):
 
 def test_wider_states_are_refused():
     with pytest.raises(ValueError, match="at most 128, got 2 × 129"):
-        kernels.singular_values(torch.zeros(1, 2, 129))
+        singular_values_triton.singular_values(torch.zeros(1, 2, 129))

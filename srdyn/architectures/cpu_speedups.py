@@ -1,0 +1,62 @@
+"""What makes a reference model read and train faster on a CPU, module by module, with the same results to rounding."""
+
+import functools
+
+import torch
+from torch import nn
+from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
+
+from srdyn import architectures
+from srdyn.architectures import rebinding
+from srdyn.kernels import fused, simd_float32
+
+
+def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
+    """Let this one Qwen3-Next model run the compiled forms of `fused`; with `bfloat16` those of `bfloat16` too.
+
+    The recurrence itself is compiled for every loaded model (`architectures.qwen`).
+    """
+    for site in architectures.sites(hf):
+        rebinding.bind(site.mixer, {"causal_conv1d_fn": fused.causal_conv1d_fn})
+    for module in hf.modules():
+        forward = _FORWARDS.get(type(module))
+        if forward is not None:
+            module.forward = functools.partial(forward, module)
+    if bfloat16:
+        bfloat16.use_bfloat16(hf)
+
+
+def use_if_fit(hf: nn.Module) -> None:
+    """`use`, for a model that it knows; any other runs as transformers made it."""
+    if fit(hf):
+        use(hf)
+
+
+def fit(hf: nn.Module) -> bool:
+    """Whether `use` knows this model: a whole Qwen3-Next on a CPU, float32, widths multiples of sixteen, no expert."""
+    if any(site.recipe.is_pruned(site.mixer) for site in architectures.sites(hf)):
+        return False
+    if not isinstance(hf, qwen3_next.Qwen3NextForCausalLM) or hf.device.type != "cpu" or hf.dtype != torch.float32:
+        return False
+    widths = [len(module.weight) for module in hf.modules() if type(module) in _NORMS]
+    return not hf.config.num_experts and all(width % simd_float32.WIDTH == 0 for width in widths)
+
+
+def _gated_norm(module: nn.Module, hidden_states, gate):
+    return fused.gated_norm(hidden_states, gate, module.weight, eps=module.variance_epsilon)
+
+
+def _norm(module: nn.Module, x):
+    return fused.norm(x, module.weight, eps=module.eps)
+
+
+def _feed_forward(module: nn.Module, x):
+    return module.down_proj(fused.swiglu(module.gate_proj(x), module.up_proj(x)))
+
+
+_NORMS = (qwen3_next.Qwen3NextRMSNormGated, qwen3_next.Qwen3NextRMSNorm)
+_FORWARDS = {
+    qwen3_next.Qwen3NextRMSNormGated: _gated_norm,
+    qwen3_next.Qwen3NextRMSNorm: _norm,
+    qwen3_next.Qwen3NextMLP: _feed_forward,
+}

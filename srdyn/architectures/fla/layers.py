@@ -1,0 +1,214 @@
+"""Layers of flash-linear-attention's models, on a GPU with its kernels and on a CPU without them.
+
+https://github.com/fla-org/flash-linear-attention 0.6. It is imported by those who have such a model, not from here.
+Its registry of backends could bring the plain torch functions in as well, but for every model in the process, and for
+the functions alone that it dispatches; here they come by `rebinding`, module by module, into models that srdyn loads.
+"""
+
+import copy
+import dataclasses
+import functools
+import importlib
+import types
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from srdyn.architectures import rebinding, recipe, slicing
+from srdyn.architectures.fla import ops, rules
+
+FUNCTIONS = ops.FUNCTIONS | rules.FUNCTIONS
+STATELESS = ("fused_chunk", "parallel")
+
+
+@dataclasses.dataclass(frozen=True)
+class Call(recipe.Call):
+    """A call that cannot be cut in time where it holds several sequences, one behind the other."""
+
+    def between(self, start: int, end: int, state: Tensor | None) -> "Call":
+        if self.options.get("cu_seqlens") is not None:
+            raise ValueError("a tapped model of flash-linear-attention reads without attention_mask and cu_seqlens")
+        return super().between(start, end, state)
+
+
+class Layer(recipe.Recipe):
+    """What all of these layers have in common; they name every argument of their recurrence.
+
+    `rows` says which outputs of a projection, channels of a convolution or places of a parameter are whose: "key" and
+    "value" are K and V for a key head and for a value head, in this order; "channel" is K for a value head,
+    "shared value" V for a key head, "head" and "key head" are one each. `shared` are the arguments whose heads are key
+    heads: in a pruned layer, where key heads may serve unequal numbers of value heads, each value head gets its own
+    copy just before the recurrence, while weights and cache hold a key once. `counts` are the attributes of the layer
+    with the number of value heads and of key heads.
+    An ablated head has values of zero: from no state, that writes nothing in any of the rules.
+    """
+
+    chunk_tap: ClassVar[str]
+    step_tap: ClassVar[str]
+    places = ()
+    timed = ("q", "k", "v", "g", "beta")
+    convolutions = ("q_conv1d", "k_conv1d", "v_conv1d")
+    value: ClassVar[str] = "v"
+    slicing = "any heads"
+    rows: ClassVar[dict[str, str]]
+    shared: ClassVar[tuple[str, ...]] = ("q", "k")
+    counts: ClassVar[tuple[str, str]] = ("num_v_heads", "num_heads")
+    own_key: list[int] | None = None
+    """In a pruned layer, the key head of each value head."""
+
+    def of(self, mixer: nn.Module) -> "Layer":
+        if not self.is_pruned(mixer):
+            return self
+        known = copy.copy(self)
+        known.own_key = self.sharing(mixer)
+        return known
+
+    @property
+    def readers(self) -> tuple[str, ...]:
+        """Both, since a short sequence is read by the function for single tokens."""
+        return self.chunk_tap, self.step_tap
+
+    def index(self, mixer: nn.Module) -> int:
+        return mixer.layer_idx
+
+    def heads(self, mixer: nn.Module) -> recipe.Heads:
+        value_heads, key_heads = (getattr(mixer, count) for count in self.counts)
+        return recipe.Heads(value_heads, key_heads, mixer.head_k_dim, mixer.head_v_dim)
+
+    def readout(self, mixer: nn.Module) -> nn.Linear:
+        return mixer.o_proj
+
+    def conv_values(self, mixer: nn.Module) -> int:
+        held = (getattr(mixer, name, None) for name in self.convolutions)
+        return sum(convolution.weight[:, 0].numel() for convolution in held if convolution is not None)
+
+    def empty_cache(self, hf: PreTrainedModel) -> object:
+        return importlib.import_module("fla.models.cache_utils").Cache()
+
+    def stored(self, cache: object, index: int) -> Tensor:
+        return cache[index]["recurrent_state"]
+
+    def taken_apart(self, arguments: tuple, options: dict) -> Call:
+        call = super().taken_apart(arguments, self._expanded(options))
+        return Call(call.timed, call.state, call.options)
+
+    def silenced(self, call: recipe.Call, chosen: Bool[Tensor, " held"]) -> recipe.Call:
+        out = chosen.to(call.timed[self.value].device)
+        timed = call.timed | {self.value: call.timed[self.value].masked_fill(out[:, None], 0)}
+        state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
+        return dataclasses.replace(call, timed=timed, state=state)
+
+    def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
+        """Whatever the layer calls that has a twin."""
+        return {name: FUNCTIONS[name] for name in rebinding.names(mixer) if name in FUNCTIONS}
+
+    def make_runnable(self, mixer: nn.Module) -> None:
+        if not self.kept(mixer):
+            mixer.forward = types.MethodType(self.nothing, mixer)
+            return
+        if getattr(mixer, "mode", None) in STATELESS:
+            mixer.mode = "chunk"  # The same outputs from a kernel that hands out a state.
+        super().make_runnable(mixer)
+        if self.is_pruned(mixer):
+            known = self.of(mixer)
+            expanding = {name: known._expanding(rebinding.meaning(mixer, name)) for name in self.readers}
+            rebinding.bind(mixer, expanding)
+
+    def make_model_runnable(self, hf: PreTrainedModel) -> None:
+        activations = _activations()
+        for module in hf.modules():
+            if type(module).__module__.startswith("fla."):
+                _make_module_runnable(module, activations)
+        # Training that penalises large logits within the loss stays with flash-linear-attention's own.
+        penalised = all(getattr(hf.config, name, False) for name in ("fuse_linear_cross_entropy", "use_l2warp"))
+        if getattr(hf, "criterion", 0) is None and not penalised:
+            hf.criterion = ops.CrossEntropy()
+
+    @staticmethod
+    def nothing(mixer: nn.Module, hidden_states: Tensor, past_key_values: object = None, **_options) -> tuple:
+        """The forward of a layer without heads, which still counts the tokens that a cache has seen."""
+        if past_key_values is not None:
+            past_key_values.update(layer_idx=mixer.layer_idx, offset=hidden_states.shape[1])
+        return torch.zeros_like(hidden_states), None, past_key_values
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        heads = self.heads(mixer)
+        units = {"head": slicing.blocks(value_heads), "key head": slicing.blocks(key_heads)}
+        units |= {"channel": slicing.blocks(value_heads, heads.K), "key": slicing.blocks(key_heads, heads.K)}
+        units |= {"value": slicing.blocks(value_heads, heads.V), "shared value": slicing.blocks(key_heads, heads.V)}
+        for path, unit in self.rows.items():
+            owner, _, name = path.rpartition(".")
+            owner = dict(mixer.named_modules()).get(owner)
+            if getattr(owner, name, None) is not None:
+                _cut(owner, name, units[unit], self.copies(mixer, path))
+        slicing.cut_inputs(mixer.o_proj, units["value"])
+        for count, kept in zip(self.counts, (value_heads, key_heads), strict=True):
+            setattr(mixer, count, len(kept))
+        mixer.key_dim, mixer.value_dim = len(units["key"]), len(units["value"])
+
+    def copies(self, mixer: nn.Module, path: str) -> int:
+        """How many times a part holds the rows of all its heads."""
+        return 1
+
+    def _expanded(self, options: dict) -> dict:
+        """The arguments, with a copy of its key head's for each value head of a pruned layer, unless they have it."""
+        if self.own_key is None:
+            return options
+        own = {}
+        for name in self.shared:
+            x = options.get(name)
+            if x is not None and x.shape[2] != len(self.own_key):
+                own[name] = x[:, :, self.own_key]
+        return options | own
+
+    def _expanding(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(**options):
+            return function(**self._expanded(options))
+
+        return call
+
+
+def _cut(owner: nn.Module, name: str, rows: Int64[Tensor, " rows"], copies: int) -> None:
+    """Leave a parameter or a module these of its rows, in each of the copies."""
+    part = getattr(owner, name)
+    weight = part if isinstance(part, nn.Parameter) else part.weight
+    rows = torch.cat([rows + len(weight) // copies * n for n in range(copies)])
+    if isinstance(part, nn.Parameter):
+        setattr(owner, name, slicing.taken(part, rows))
+    elif isinstance(part, nn.Conv1d):
+        slicing.cut_channels(part, rows)
+        part.hidden_size = len(rows)
+    elif isinstance(part, nn.Linear):
+        slicing.cut_outputs(part, rows)
+    else:
+        for vector, kept in list(part.named_parameters(recurse=False)):
+            setattr(part, vector, slicing.taken(kept, rows))
+        part.hidden_size = len(rows)
+
+
+def _make_module_runnable(module: nn.Module, activations: dict[Callable, Callable]) -> None:
+    """Replace what the module holds and calls that has a twin; layers have done so with what they call."""
+    for name, stock in list(vars(module).items()):
+        if callable(stock) and stock in activations:
+            setattr(module, name, recipe.by_device(activations[stock], stock))
+    if "forward" in vars(module):
+        return
+    if type(module).__name__ == "ShortConvolution":
+        forward = recipe.by_device(ops.short_convolution, type(module).forward)
+        module.forward = types.MethodType(forward, module)
+        return
+    twins = {name: ops.FUNCTIONS[name] for name in rebinding.names(module) if name in ops.FUNCTIONS}
+    if twins:
+        bound = {name: recipe.by_device(twin, rebinding.meaning(module, name)) for name, twin in twins.items()}
+        rebinding.bind(module, bound)
+
+
+def _activations() -> dict[Callable, Callable]:
+    """The twin of each of flash-linear-attention's activations."""
+    stock = importlib.import_module("fla.modules.activations")
+    return {getattr(stock, name): twin for name, twin in ops.ACTIVATIONS.items()}

@@ -1,0 +1,219 @@
+"""Layers of flash-linear-attention's models that decay and write, and erase nothing."""
+
+import copy
+import functools
+import importlib
+from collections.abc import Callable, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from srdyn.architectures import rebinding, recipe, slicing
+from srdyn.architectures.fla import layers, rules
+from srdyn.kernels import recurrence
+
+Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
+
+
+class Written(NamedTuple):
+    """What `recurrence.gated_linear_attention` reads; g is the same in all channels where a head has one decay."""
+
+    q: Float[Tensor, "B T H K"]
+    k: Float[Tensor, "B T H K"]
+    v: Float[Tensor, "B T H V"]
+    g: Float[Tensor, "B T H K"]
+
+    @property
+    def beta(self) -> Float[Tensor, "B T H"]:
+        """One: what is written is the key and the value as they are."""
+        return torch.ones_like(self.g[..., 0])
+
+
+class Writer(layers.Layer):
+    """Value heads here are query heads: those that share keys and values hold the same state each."""
+
+    shared = ("k", "v")
+    counts = ("num_heads", "num_kv_heads")
+    rule = staticmethod(recurrence.gated_linear_attention)
+    rows: ClassVar = {
+        "q_proj": "channel", "k_proj": "key", "v_proj": "shared value", "g_proj": "value",
+        "q_conv1d": "channel", "k_conv1d": "key", "v_conv1d": "shared value",
+    }  # fmt: skip
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        super().cut(mixer, value_heads, key_heads)
+        # The layer would copy keys as if they served equally many heads.
+        mixer.num_kv_groups = 1
+
+
+class GatedLinearAttention(Writer):
+    """A decay for each key channel, `g = log sigmoid(gk) / gate_logit_normalizer`, not below `clamp_min`."""
+
+    mixers = ("fla.layers.gla.GatedLinearAttention",)
+    model_types = ("gla",)
+    gating = "per channel"
+    state_axes = ("V", "K")
+    chunk_tap = "chunk_gla"
+    step_tap = "fused_recurrent_gla"
+    timed = ("q", "k", "v", "g", "gk")
+    shared = ("k", "v", "g", "gk")
+    rows: ClassVar = Writer.rows | {"gk_proj.1": "key"}
+
+    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+        """g is the mean over the key channels of a head."""
+        per_channel = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
+        if mixer.clamp_min is not None:
+            per_channel = per_channel.clamp_min(mixer.clamp_min)
+        g = per_channel.unflatten(-1, (-1, mixer.head_k_dim)).mean(-1)[:, :, self.sharing(mixer)]
+        return g, torch.ones_like(g)
+
+    def inputs(self, call: recipe.Call) -> Written:
+        q, k, v = (call.timed[name].float() for name in ("q", "k", "v"))
+        return Written(q, k, v, call.timed["g" if "g" in call.timed else "gk"].float())
+
+
+class SimpleGatedLinearAttention(Writer):
+    """One decay a head, `g = log sigmoid(gk) / gate_logit_normalizer`; a layer that no model of fla 0.6 has."""
+
+    mixers = ("fla.layers.simple_gla.SimpleGatedLinearAttention",)
+    model_types = ()
+    gating = "per head"
+    state_axes = ("V", "K")
+    chunk_tap = "chunk_simple_gla"
+    step_tap = "fused_recurrent_simple_gla"
+    timed = ("q", "k", "v", "g")
+    rows: ClassVar = Writer.rows | {"gk_proj": "head"}
+
+    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+        g = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
+        return g, torch.ones_like(g)
+
+    def inputs(self, call: recipe.Call) -> Written:
+        q, k, v, g = (call.timed[name].float() for name in ("q", "k", "v", "g"))
+        return Written(q, k, v, g[..., None].expand_as(k))
+
+
+class HGRN2(layers.Layer):
+    """A decay for each key channel, `g = log sigmoid(f)` above the layer's lower bound, and the key `1 − exp(g)`.
+
+    The output is normed over all heads, those that are ablated counted: a pruned layer's norm has weights and an ε that
+    make up for its fewer channels.
+    """
+
+    mixers = ("fla.layers.hgrn2.HGRN2Attention",)
+    model_types = ("hgrn2",)
+    gating = "per channel"
+    state_axes = ("V", "K")
+    chunk_tap = "chunk_gla"
+    step_tap = "fused_recurrent_gla"
+    timed = ("q", "k", "v", "g", "gk")
+    convolutions = ("q_conv1d", "f_conv1d", "i_conv1d")
+    shared = ()
+    counts = ("num_heads", "num_heads")
+    rule = staticmethod(recurrence.gated_linear_attention)
+    inputs = GatedLinearAttention.inputs
+    rows: ClassVar = {
+        "q_proj": "channel", "f_proj": "channel", "i_proj": "value", "g_norm": "value",
+        "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value",
+    }  # fmt: skip
+
+    def heads(self, mixer: nn.Module) -> recipe.Heads:
+        return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_f_dim, mixer.head_i_dim)
+
+    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+        """g is the mean over the key channels of a head."""
+        f = mixer.f_proj(hidden)
+        if mixer.use_short_conv:
+            f, _ = mixer.f_conv1d(x=f)
+        g, bound = F.logsigmoid(f.float()), self._bound(mixer)
+        if bound is not None and mixer.layer_idx:
+            g = torch.logaddexp(bound.log(), torch.log1p(-bound) + g)
+        g = g.unflatten(-1, (-1, mixer.head_f_dim)).mean(-1)
+        return g, torch.ones_like(g)
+
+    def make_runnable(self, mixer: nn.Module) -> None:
+        super().make_runnable(mixer)
+        if not self.kept(mixer):
+            return
+        if _own_bound not in mixer._forward_pre_hooks.values():
+            mixer.register_forward_pre_hook(_own_bound, with_kwargs=True)
+        if self.is_pruned(mixer):
+            norm = rebinding.meaning(mixer, "rms_norm_linear")
+            narrower = self.unpruned(mixer).H / len(self.kept(mixer))
+            # The layer leaves ε to the function, whose default is 1e-5.
+            rebinding.bind(mixer, {"rms_norm_linear": functools.partial(norm, eps=1e-5 * narrower)})
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        narrower = mixer.num_heads / max(len(value_heads), 1)
+        super().cut(mixer, value_heads, key_heads)
+        mixer.g_norm.weight.data *= narrower**0.5
+        mixer.forget_dim, mixer.input_dim = mixer.key_dim, mixer.value_dim
+        vars(mixer).pop("srdyn_bound", None)
+
+    def _bound(self, mixer: nn.Module) -> Float[Tensor, " channels"] | None:
+        """The least decay of the layer's channels, which is the model's and comes with every pass."""
+        if not hasattr(mixer, "srdyn_bound"):
+            raise ValueError(
+                f"decoder layer {mixer.layer_idx} knows the bound of its decays once it has read something"
+            )
+        return mixer.srdyn_bound
+
+
+class Retention(Writer):
+    """One fixed decay a head, which goes by the number that the head had before any pruning: log(1 − 2^(−5−h))."""
+
+    mixers = ("fla.layers.multiscale_retention.MultiScaleRetention",)
+    model_types = ("retnet",)
+    gating = "per head, fixed"
+    chunk_tap = "chunk_retention"
+    step_tap = "fused_recurrent_retention"
+    timed = ("q", "k", "v")
+    decay: Float[Tensor, " H"] | None = None
+
+    def of(self, mixer: nn.Module) -> "Retention":
+        known = copy.copy(super().of(mixer))
+        known.decay = rules.retention_decays(self.unpruned(mixer).H)[list(self.kept(mixer))]
+        return known
+
+    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+        g = self.of(mixer).decay.to(hidden.device).expand(*hidden.shape[:2], -1)
+        return g, torch.ones_like(g)
+
+    def inputs(self, call: recipe.Call) -> Written:
+        q, k, v = (call.timed[name].float() for name in ("q", "k", "v"))
+        return Written(q, k, v, self.decay.to(k.device)[:, None].expand_as(k))
+
+    def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
+        return super().cpu_functions(mixer) | dict.fromkeys(self.readers, self._decaying(mixer, rules.simple_gla))
+
+    def make_runnable(self, mixer: nn.Module) -> None:
+        if self.is_pruned(mixer) and self.kept(mixer):
+            # Where fla's own would number the heads anew.
+            ops = importlib.import_module("fla.ops.simple_gla")
+            stock = ops.chunk_simple_gla, ops.fused_recurrent_simple_gla
+            known = dict(zip(self.readers, (self._decaying(mixer, function) for function in stock), strict=True))
+            rebinding.bind(mixer, known)
+        super().make_runnable(mixer)
+
+    def _decaying(self, mixer: nn.Module, function: Callable) -> Callable:
+        """The function with the decays of the heads that the layer holds."""
+        decay = self.of(mixer).decay
+
+        @functools.wraps(function)
+        def call(*, q: Tensor, **options) -> tuple[Tensor, Tensor | None]:
+            return function(q=q, **options, g_gamma=decay.to(q.device))
+
+        return call
+
+
+def _own_bound(mixer: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
+    """Keep the bound in mind; a pruned layer's is that of its own channels, out of the model's for all."""
+    bound = options.get("lower_bound")
+    if bound is not None and hasattr(mixer, "srdyn_kept"):
+        channels = slicing.blocks(mixer.srdyn_kept, mixer.head_f_dim)
+        bound = bound[channels.to(bound.device)]
+    mixer.srdyn_bound = None if bound is None else bound.detach()
+    return arguments, options | {"lower_bound": bound}

@@ -1,0 +1,297 @@
+"""Plain torch twins of what flash-linear-attention's decoder modules call beside the recurrence.
+
+Its own are Triton kernels, which need a GPU. Names, arguments and results are those of
+https://github.com/fla-org/flash-linear-attention 0.6; arithmetic is float32, results have the dtype that theirs have.
+Arguments that only steer a kernel are taken and not used.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+Packed = Int[Tensor, " sequences_and_1"]
+
+
+def layer_norm(
+    x: Float[Tensor, "*batch D"],
+    weight: Float[Tensor, " D"] | None,
+    bias: Float[Tensor, " D"] | None,
+    residual: Float[Tensor, "*batch D"] | None = None,
+    eps: float = 1e-5,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    is_rms_norm: bool = False,
+    num_groups: int = 1,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """(x + residual) normed within each group of channels; with `prenorm` also x + residual itself."""
+    total = x.float() if residual is None else x.float() + residual.float()
+    rows = total.unflatten(-1, (num_groups, -1))
+    if not is_rms_norm:
+        rows = rows - rows.mean(-1, keepdim=True)
+    normed = (rows * torch.rsqrt(rows.square().mean(-1, keepdim=True) + eps)).flatten(-2)
+    normed = normed if weight is None else normed * weight.float()
+    normed = (normed if bias is None else normed + bias.float()).to(x.dtype)
+    if not prenorm:
+        return normed
+    widened = torch.float32 if residual_in_fp32 else x.dtype
+    return normed, total.to(widened if residual is None else residual.dtype)
+
+
+def group_norm(*arguments, **options) -> Tensor | tuple[Tensor, Tensor]:
+    """As `layer_norm`, whose `num_groups` it is called for."""
+    return layer_norm(*arguments, **options)
+
+
+def rms_norm(*arguments, **options) -> Tensor | tuple[Tensor, Tensor]:
+    """As `layer_norm`, without a mean to take off."""
+    return layer_norm(*arguments, **options, is_rms_norm=True)
+
+
+def rms_norm_linear(
+    x: Float[Tensor, "*batch D"],
+    norm_weight: Float[Tensor, " D"] | None,
+    norm_bias: Float[Tensor, " D"] | None,
+    linear_weight: Float[Tensor, "M D"],
+    linear_bias: Float[Tensor, " M"] | None,
+    residual: Float[Tensor, "*batch D"] | None = None,
+    eps: float = 1e-5,
+) -> Float[Tensor, "*batch M"]:
+    """A projection of the normed x + residual."""
+    return F.linear(rms_norm(x, norm_weight, norm_bias, residual, eps), linear_weight, linear_bias)
+
+
+def rms_norm_gated(
+    x: Float[Tensor, "*batch D"],
+    g: Float[Tensor, "*batch D"],
+    weight: Float[Tensor, " D"] | None,
+    bias: Float[Tensor, " D"] | None,
+    activation: str = "swish",
+    residual: Float[Tensor, "*batch D"] | None = None,
+    prenorm: bool = False,
+    residual_in_fp32: bool = False,
+    eps: float = 1e-6,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """The normed x + residual times SiLU(g), or times sigmoid(g) where `activation` says so."""
+    normed, total = rms_norm(x.float(), weight, bias, residual, eps, True, residual_in_fp32)
+    gated = (normed * (g.float().sigmoid() if activation == "sigmoid" else F.silu(g.float()))).to(x.dtype)
+    return (gated, total if residual_in_fp32 else total.to(x.dtype)) if prenorm else gated
+
+
+def l2norm(
+    x: Float[Tensor, "*batch D"], eps: float = 1e-6, output_dtype: torch.dtype | None = None
+) -> Float[Tensor, "*batch D"]:
+    """x / √(Σx² + eps)."""
+    normed = x.float() * torch.rsqrt(x.float().square().sum(-1, keepdim=True) + eps)
+    return normed.to(output_dtype or x.dtype)
+
+
+def causal_conv1d(
+    x: Float[Tensor, "B T D"],
+    weight: Float[Tensor, "D W"],
+    bias: Float[Tensor, " D"] | None = None,
+    residual: Float[Tensor, "B T D"] | None = None,
+    initial_state: Float[Tensor, "N D W"] | None = None,
+    output_final_state: bool | None = False,
+    activation: str | None = None,
+    backend: str | None = None,
+    cu_seqlens: Packed | None = None,
+    chunk_indices: Tensor | None = None,
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "N D W"] | None]:
+    """Each channel convolved with what it was, then SiLU if `activation` is named, plus residual; the last W inputs."""
+    if cu_seqlens is not None:
+        parts = [
+            causal_conv1d(
+                x[:, start:end], weight, bias, None if residual is None else residual[:, start:end],
+                None if initial_state is None else initial_state[n : n + 1], output_final_state, activation,
+            )
+            for n, (start, end) in enumerate(bounds(cu_seqlens))
+        ]  # fmt: skip
+        states = torch.cat([state for _, state in parts]) if output_final_state else None
+        return torch.cat([y for y, _ in parts], dim=1), states
+    D, W = weight.shape
+    past = x.new_zeros(len(x), D, W) if initial_state is None else initial_state.to(x.dtype)
+    stream = torch.cat([past, x.mT], dim=-1)
+    y = F.conv1d(stream[..., 1:].float(), weight.float()[:, None], None if bias is None else bias.float(), groups=D).mT
+    y = y if activation is None else F.silu(y)
+    y = (y if residual is None else y + residual.float()).to(x.dtype)
+    return y, stream[..., -W:].clone() if output_final_state else None
+
+
+def short_convolution(
+    module: nn.Conv1d,
+    x: Float[Tensor, "B T D"],
+    residual: Float[Tensor, "B T D"] | None = None,
+    mask: Tensor | None = None,
+    cache: Float[Tensor, "N D W"] | None = None,
+    output_final_state: bool | None = False,
+    cu_seqlens: Packed | None = None,
+    chunk_indices: Tensor | None = None,
+) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "N D W"] | None]:
+    """The forward of a `ShortConvolution`, for one token as for many; the cache that it is given stays as it is."""
+    x = x if mask is None else x * mask[..., None]
+    return causal_conv1d(
+        x, module.weight[:, 0], module.bias, residual, cache, output_final_state, module.activation,
+        cu_seqlens=cu_seqlens,
+    )  # fmt: skip
+
+
+def token_shift(
+    x: Float[Tensor, "B T D"],
+    cu_seqlens: Packed | None = None,
+    cache: Float[Tensor, "N D"] | None = None,
+    output_cache: bool = False,
+    chunk_indices: Tensor | None = None,
+) -> Float[Tensor, "B T D"] | tuple[Float[Tensor, "B T D"], Float[Tensor, "N D"]]:
+    """What the token before was, minus what this one is; before the first is `cache`, or zero. And the last token."""
+    if cu_seqlens is None:
+        first = torch.zeros_like(x[:, :1]) if cache is None else cache[:, None]
+        before, last = torch.cat([first, x[:, :-1]], dim=1), x[:, -1]
+    else:
+        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long() - 1
+        before, last = x.roll(1, dims=1), x[0, ends]
+        before[0, starts] = 0 if cache is None else cache
+    return (before - x, last) if output_cache else before - x
+
+
+def rotary_embedding(
+    x: Float[Tensor, "B T H D"],
+    cos: Float[Tensor, "places half"],
+    sin: Float[Tensor, "places half"],
+    interleaved: bool = False,
+    inplace: bool = False,
+    seqlen_offsets: int | Int[Tensor, " N"] = 0,
+    cu_seqlens: Packed | None = None,
+    chunk_indices: Tensor | None = None,
+) -> Float[Tensor, "B T H D"]:
+    """The first channels turned by the angle of their token's place, pair by pair; the others as they are."""
+    places = _places(x, seqlen_offsets, cu_seqlens)
+    cos, sin = (table.float()[places][:, :, None] for table in (cos, sin))
+    turned, rest = x.float().split([2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
+    a, b = turned.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else turned.chunk(2, dim=-1)
+    pairs = a * cos - b * sin, a * sin + b * cos
+    turned = torch.stack(pairs, -1).flatten(-2) if interleaved else torch.cat(pairs, -1)
+    return torch.cat([turned, rest], dim=-1).to(x.dtype)
+
+
+def sqrelu(x: Tensor) -> Tensor:
+    """relu(x)²."""
+    return F.relu(x.float()).square().to(x.dtype)
+
+
+def elu_p1(x: Tensor) -> Tensor:
+    """elu(x) + 1."""
+    return (F.elu(x.float()) + 1).to(x.dtype)
+
+
+def swiglu(x: Float[Tensor, "*batch D"], y: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+    """SiLU(x)·y."""
+    return F.silu(x) * y
+
+
+def swiglu_linear(
+    x: Float[Tensor, "*batch D"],
+    y: Float[Tensor, "*batch D"],
+    weight: Float[Tensor, "M D"],
+    bias: Float[Tensor, " M"] | None,
+) -> Float[Tensor, "*batch M"]:
+    """A projection of SiLU(x)·y."""
+    return F.linear(swiglu(x, y), weight, bias)
+
+
+def fused_addcmul_rwkv7(hidden_states: Float[Tensor, "B T M"], delta: Float[Tensor, "B T M"], *shares: Tensor) -> tuple:
+    """hidden + delta·share for each of the shares."""
+    return tuple(torch.addcmul(hidden_states, delta, share) for share in shares)
+
+
+def fused_k_rwkv7(
+    k: Float[Tensor, "B T D"], a: Float[Tensor, "B T D"], ka: Float[Tensor, " D"]
+) -> Float[Tensor, "B T D"]:
+    """k·(1 + (a − 1)·ka)."""
+    return k.addcmul(k * (a - 1), ka)
+
+
+def gate_output_correction(
+    o: Float[Tensor, "B T HV"],
+    r: Float[Tensor, "B T H K"],
+    k: Float[Tensor, "B T H K"],
+    r_k: Float[Tensor, "H K"],
+    v: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T HV"],
+) -> Float[Tensor, "B T HV"]:
+    """(o + (Σ r·k·r_k)·v)·g."""
+    return (o + ((r * k * r_k).sum(-1, keepdim=True) * v).flatten(-2)) * g
+
+
+def fused_attnres(
+    query: Float[Tensor, "one D"],
+    residuals: Sequence[Float[Tensor, "*batch D"]],
+    rms_weight: Float[Tensor, " D"],
+    output_rms_weight: Float[Tensor, " D"] | None = None,
+    rms_eps: float = 1e-6,
+) -> Float[Tensor, "*batch D"]:
+    """The residuals mixed by a softmax over how well each, once normed, fits the query; normed if there is a weight."""
+    width, stacked = rms_weight.shape, torch.stack(list(residuals)).float()
+    fits = F.rms_norm(stacked, width, rms_weight.float(), rms_eps) @ query.flatten().float()
+    mixed = (fits.softmax(0)[..., None] * stacked).sum(0)
+    if output_rms_weight is not None:
+        mixed = F.rms_norm(mixed, width, output_rms_weight.float(), rms_eps)
+    return mixed.to(residuals[0].dtype)
+
+
+class CrossEntropy(nn.CrossEntropyLoss):
+    """Both of flash-linear-attention's losses: from logits, or from hidden states with the head's weight and bias."""
+
+    def forward(self, x: Tensor, target: Tensor, weight: Tensor | None = None, bias: Tensor | None = None) -> Tensor:
+        logits = x if weight is None else F.linear(x, weight, bias)
+        return super().forward(logits.flatten(0, -2).float(), target.flatten())
+
+
+def bounds(cu_seqlens: Packed) -> list[tuple[int, int]]:
+    """Where each packed sequence starts and ends."""
+    ends = cu_seqlens.tolist()
+    return list(zip(ends[:-1], ends[1:], strict=True))
+
+
+def _places(x: Tensor, offsets: int | Tensor, cu_seqlens: Packed | None) -> Int[Tensor, "_ T"]:
+    """The place of every token in its sequence."""
+    if cu_seqlens is None:
+        offsets = torch.as_tensor(offsets, device=x.device).reshape(-1, 1)
+        return offsets + torch.arange(x.shape[1], device=x.device)
+    lengths = cu_seqlens.diff()
+    starts = cu_seqlens[:-1] - torch.as_tensor(offsets, device=x.device)
+    return (torch.arange(x.shape[1], device=x.device) - starts.repeat_interleave(lengths))[None]
+
+
+FUNCTIONS = {
+    "causal_conv1d": causal_conv1d,
+    "elu_p1": elu_p1,
+    "fused_attnres": fused_attnres,
+    "fused_addcmul_rwkv7": fused_addcmul_rwkv7,
+    "fused_k_rwkv7": fused_k_rwkv7,
+    "gate_output_correction": gate_output_correction,
+    "group_norm": group_norm,
+    "l2_norm": l2norm,
+    "l2norm": l2norm,
+    "layer_norm": layer_norm,
+    "rms_norm": rms_norm,
+    "rms_norm_gated": rms_norm_gated,
+    "rms_norm_linear": rms_norm_linear,
+    "rotary_embedding": rotary_embedding,
+    "swiglu": swiglu,
+    "swiglu_linear": swiglu_linear,
+    "swish": F.silu,
+    "token_shift": token_shift,
+}
+"""The twins by the names that flash-linear-attention's modules call them by."""
+
+ACTIVATIONS = {
+    "elu_p1": elu_p1,
+    "logsigmoid": F.logsigmoid,
+    "sigmoid": torch.sigmoid,
+    "sqrelu": sqrelu,
+    "swish": F.silu,
+}
+"""The twins of activations that modules hold as attributes, by their names in `layers.modules.activations`."""

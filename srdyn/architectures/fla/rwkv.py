@@ -1,0 +1,188 @@
+"""RWKV layers of flash-linear-attention's models.
+
+Beside the recurrence a head adds the bias of the norm of its own channels, in RWKV-7 the token's own value as well. An
+ablated head adds neither, as little as one that was cut out.
+"""
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import ClassVar, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+from srdyn.architectures import recipe, slicing
+from srdyn.architectures.fla import layers, ops
+from srdyn.kernels import recurrence
+
+Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
+DECAY_RATE = 0.6065306597126334
+"""exp(−1/2): RWKV-7's log-decay lies between this, negated, and 0."""
+
+
+class Bonus(NamedTuple):
+    """What `recurrence.rwkv6` reads."""
+
+    q: Float[Tensor, "B T H K"]
+    k: Float[Tensor, "B T H K"]
+    v: Float[Tensor, "B T H V"]
+    g: Float[Tensor, "B T H K"]
+    bonus: Float[Tensor, "H K"]
+
+    @property
+    def beta(self) -> Float[Tensor, "B T H"]:
+        """One: what is written is the key and the value as they are."""
+        return torch.ones_like(self.g[..., 0])
+
+
+class RankOne(NamedTuple):
+    """What `recurrence.rwkv7` reads."""
+
+    q: Float[Tensor, "B T H K"]
+    k: Float[Tensor, "B T H K"]
+    v: Float[Tensor, "B T H V"]
+    g: Float[Tensor, "B T H K"]
+    a: Float[Tensor, "B T H K"]
+    b: Float[Tensor, "B T H K"]
+
+    @property
+    def beta(self) -> Float[Tensor, "B T H"]:
+        """One: what is written is the key and the value as they are."""
+        return torch.ones_like(self.g[..., 0])
+
+
+class Rwkv(layers.Layer):
+    """A decay for each key channel, no key shared; the last token is cached for the layer and for its feed-forward."""
+
+    gating = "per channel"
+    convolutions = ()
+    shared = ()
+    counts = ("num_heads", "num_heads")
+
+    def conv_values(self, mixer: nn.Module) -> int:
+        """The last token that the layer read and, since they go together, the one that its feed-forward read."""
+        return 2 * mixer.hidden_size if self.kept(mixer) else mixer.hidden_size
+
+    def convolution_width(self, mixer: nn.Module) -> int:
+        """Two: every projection mixes a token with the one before it."""
+        return 2
+
+    @contextlib.contextmanager
+    def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> Iterator[None]:
+        columns = chosen.repeat_interleave(self.heads(mixer).V)
+
+        def silenced(_projection: nn.Module, arguments: tuple) -> tuple[Tensor]:
+            return (arguments[0].masked_fill(columns.to(arguments[0].device), 0),)
+
+        with mixer.o_proj.register_forward_pre_hook(silenced):
+            yield
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        super().cut(mixer, value_heads, key_heads)
+        mixer.g_norm.num_groups = len(value_heads)
+
+
+class Rwkv6(Rwkv):
+    """`g = −exp(w)`; the token itself is read with a bonus."""
+
+    mixers = ("fla.layers.rwkv6.RWKV6Attention",)
+    model_types = ("rwkv6",)
+    chunk_tap = "chunk_rwkv6"
+    step_tap = "fused_recurrent_rwkv6"
+    timed = ("r", "k", "v", "w")
+    rule = staticmethod(recurrence.rwkv6)
+    rows: ClassVar = {
+        "r_proj.linear": "channel", "k_proj.linear": "channel", "w_proj.linear.lora.2": "channel", "bonus": "head",
+        "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value",
+    }  # fmt: skip
+
+    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+        """g is the mean over the key channels of a head."""
+        delta = ops.token_shift(hidden)
+        shares = mixer.x_proj[1](mixer.x_proj[0](hidden, delta)).unflatten(-1, (5, -1))
+        weight = mixer.x_proj[2].weight.unflatten(1, (5, -1))
+        # The second of five is the decay's.
+        share = shares[:, :, 1] @ weight[:, 1].T + mixer.x_bias[1]
+        g = -mixer.w_proj(hidden, share, delta).float().exp().unflatten(-1, (-1, mixer.head_k_dim)).mean(-1)
+        return g, torch.ones_like(g)
+
+    def inputs(self, call: recipe.Call) -> Bonus:
+        r, k, v, w = (call.timed[name].float() for name in self.timed)
+        return Bonus(call.options["scale"] * r, k, v, w, call.options["u"].detach().float())
+
+
+class Rwkv7(Rwkv):
+    """`g = −exp(−1/2)·sigmoid(w)` and a rank-one part of the transition.
+
+    Layers after the first mix the first layer's values into their own, so the first has to keep the heads of all.
+    """
+
+    mixers = ("fla.layers.rwkv7.RWKV7Attention",)
+    model_types = ("rwkv7",)
+    chunk_tap = "chunk_rwkv7"
+    step_tap = "fused_mul_recurrent_rwkv7"
+    timed = ("r", "w", "k", "v", "kk", "a", "b")
+    rule = staticmethod(recurrence.rwkv7)
+    rows: ClassVar = {
+        "r_proj": "channel", "k_proj": "channel", "w_lora.lora.2": "channel", "a_lora.lora.2": "channel",
+        "k_k": "channel", "k_a": "channel", "r_k": "head", "v_proj": "value", "v_lora.lora.2": "value",
+        "g_lora.lora.2": "value", "g_norm": "value",
+    }  # fmt: skip
+
+    def heads(self, mixer: nn.Module) -> recipe.Heads:
+        return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_dim, mixer.head_v_dim)
+
+    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+        """g is the mean over the key channels of a head."""
+        w = mixer.w_lora(hidden + ops.token_shift(hidden) * mixer.x_w)
+        g = (-DECAY_RATE * w.float().sigmoid()).unflatten(-1, (-1, mixer.head_dim)).mean(-1)
+        return g, torch.ones_like(g)
+
+    def inputs(self, call: recipe.Call) -> RankOne:
+        timed = {name: x.float() for name, x in call.timed.items()}
+        a, b = timed["a"], timed.get("b")
+        if b is None:
+            a, b = -timed["kk"], timed["kk"] * timed["a"]
+        return RankOne(call.options["scale"] * timed["r"], timed["k"], timed["v"], timed["w"], a, b)
+
+    @staticmethod
+    def nothing(mixer: nn.Module, hidden_states: Tensor, v_first: Tensor | None = None, **options) -> tuple:
+        """As for any layer, with the first layer's values handed on."""
+        return *Rwkv.nothing(mixer, hidden_states, **options), v_first
+
+    def make_model_runnable(self, hf: PreTrainedModel) -> None:
+        """As for any model. Raises ValueError where the first layer lacks a head that a later one holds."""
+        super().make_model_runnable(hf)
+        layers = [layer.attn for layer in hf.get_decoder().layers]
+        first = self.kept(layers[0])
+        for mixer in layers[1:]:
+            missing = sorted(set(self.kept(mixer)) - set(first))
+            if missing:
+                raise ValueError(
+                    f"decoder layer {mixer.layer_idx} keeps the heads {missing}, which mix in values of the first "
+                    f"layer's: it has to keep them too, and keeps {list(first)}"
+                )
+            if self.kept(mixer) not in ((), first) and not hasattr(mixer, "srdyn_own"):
+                mixer.register_forward_pre_hook(_take_own, with_kwargs=True)
+                mixer.register_forward_hook(_hand_on)
+                mixer.srdyn_own = None
+            if hasattr(mixer, "srdyn_own"):
+                mixer.srdyn_own = slicing.blocks([first.index(head) for head in self.kept(mixer)], mixer.head_v_dim)
+
+
+def _take_own(mixer: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
+    """Give a pruned layer its own heads' channels of the first layer's values."""
+    whole, own = options["v_first"], mixer.srdyn_own
+    if whole.shape[-1] == len(own):
+        return arguments, options
+    narrow = whole[..., own.to(whole.device)]
+    narrow.srdyn_whole = whole
+    return arguments, options | {"v_first": narrow}
+
+
+def _hand_on(_mixer: nn.Module, _arguments: tuple, outputs: tuple) -> tuple:
+    """Hand the whole of them on to the next layer."""
+    *others, v_first = outputs
+    return *others, getattr(v_first, "srdyn_whole", v_first)

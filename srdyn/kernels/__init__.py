@@ -1,0 +1,1 @@
+"""Update rules and spectra: the oracle beside its compiled and Triton twins."""

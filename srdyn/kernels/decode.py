@@ -1,0 +1,149 @@
+"""One more token of a Gated DeltaNet layer on a CPU, compiled.
+
+A step costs what reading and writing the state costs, once the states no longer fit the processor's caches. Both
+functions stand in for transformers', which go over the state a dozen times, and change what the cache holds in place.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import no_type_check
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from srdyn.kernels import fused, fused_loops, scan, scan_loops, simd_float32, threads
+from srdyn.kernels.simd_float32 import (
+    flush_denormals,
+    load,
+    mul,
+    mul_add,
+    restore_denormals,
+    sigmoid,
+    splat,
+    store,
+    sub,
+)
+
+SHARED_FROM = 2**19
+"""Numbers in a layer's states from which on starting threads pays."""
+
+
+def gated_delta_rule(
+    query: Float[Tensor, "B T Hk K"],
+    key: Float[Tensor, "B T Hk K"],
+    value: Float[Tensor, "B T H V"],
+    g: Float[Tensor, "B T H"],
+    beta: Float[Tensor, "B T H"],
+    *,
+    initial_state: Float[Tensor, "B H K V"] | None = None,
+    use_qk_l2norm_in_kernel: bool = False,
+    **options: object,
+) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"] | None]:
+    """`scan.gated_delta_rule` to the bit, but for one token without gradients `initial_state` becomes the last state.
+
+    So the cache, which copies the state that it is given into its own, has nothing left to copy. Only a contiguous
+    float32 state, K and V multiples of 32, is changed so; any other is left alone, as in `scan`. Raises as there.
+    """
+    inputs = (query, key, value, g, beta)
+    if value.shape[1] != 1 or not _fits(initial_state) or _differentiated(*inputs, initial_state):
+        options |= {"initial_state": initial_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
+        return scan.gated_delta_rule(*inputs, **options)
+    scan.require_unpacked(options)
+    scan.require_compilable(key, value)
+    outputs = torch.empty(value.shape, dtype=torch.float32)
+    now = [x.detach()[:, 0].float().numpy() for x in (query, key, value, g.float().exp(), beta)]
+    run = functools.partial(_step, *now, initial_state.detach().numpy(), outputs.numpy(), use_qk_l2norm_in_kernel)
+    most = 1 if initial_state.numel() < SHARED_FROM else None
+    threads.split(run, initial_state.shape[0] * initial_state.shape[1], most=most)
+    return outputs.to(query.dtype), initial_state if options.get("output_final_state") else None
+
+
+def convolution(stock: Callable) -> Callable:
+    """transformers' `causal_conv1d_update`, compiled for one token in float32 with SiLU, no bias, no gradients.
+
+    Four taps and channels a multiple of 16, as the models have; anything else is left to `stock`.
+    """
+
+    @functools.wraps(stock)
+    def update(hidden_states: Tensor, conv_state: Tensor, weight: Tensor, bias=None, activation=None) -> Tensor:
+        given = (hidden_states, conv_state, weight)
+        plain = bias is None and activation == "silu" and hidden_states.shape[-1] == 1 and conv_state.is_contiguous()
+        fits = (
+            weight.shape[1] == conv_state.shape[2] == fused.TAPS
+            and weight.shape[0] % simd_float32.WIDTH == 0
+            and weight.is_contiguous()
+        )
+        if not (plain and fits) or any(x.dtype != torch.float32 for x in given) or _differentiated(*given):
+            return stock(hidden_states, conv_state, weight, bias, activation)
+        outputs = torch.empty(hidden_states.shape[:2], dtype=torch.float32)
+        arrays = [x.detach().numpy() for x in (conv_state, hidden_states[..., 0], weight, outputs)]
+        _shift(*arrays)
+        return outputs[..., None]
+
+    return update
+
+
+def _fits(state: Tensor | None) -> bool:
+    plain = state is not None and state.dtype == torch.float32 and state.is_contiguous()
+    return plain and not any(size % scan_loops.PANEL for size in state.shape[2:])
+
+
+def _differentiated(*tensors: Tensor | None) -> bool:
+    return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
+
+
+@simd_float32.compiled
+@no_type_check
+def _step(q, k, v, decay, beta, state, out, normalise, first, last):
+    """The heads `first` to `last` of the B·H heads; the second walk over a panel finds it in the second-level cache."""
+    before = flush_denormals()
+    Hk, K = q.shape[1:]
+    H, V = v.shape[1:]
+    zero, scale = splat(np.float32(0)), np.float32(K**-0.5)
+    query, key, value = np.empty((1, K), np.float32), np.empty((1, K), np.float32), np.empty(V, np.float32)
+    for pair in range(first, last):
+        b, h = pair // H, pair % H
+        hk = h // (H // Hk)
+        query[0], key[0], value[:] = q[b, hk], k[b, hk], v[b, h]
+        if normalise:
+            fused_loops.shorten(query, query, scale, fused.EPS)
+            fused_loops.shorten(key, key, 1.0, fused.EPS)
+        else:
+            query *= scale
+        a, strength = splat(decay[b, h]), splat(beta[b, h])
+        for column in range(0, V, 32):
+            top = pair * K * V + column
+            r0 = r1 = zero
+            for i in range(K):
+                place, k_i = top + i * V, splat(key[0, i])
+                r0, r1 = mul_add(k_i, load(state, place), r0), mul_add(k_i, load(state, place + 16), r1)
+            u0 = mul(strength, sub(load(value, column), mul(a, r0)))
+            u1 = mul(strength, sub(load(value, column + 16), mul(a, r1)))
+            o0 = o1 = zero
+            for i in range(K):
+                place, k_i, q_i = top + i * V, splat(key[0, i]), splat(query[0, i])
+                s0 = mul_add(k_i, u0, mul(a, load(state, place)))
+                s1 = mul_add(k_i, u1, mul(a, load(state, place + 16)))
+                store(state, place, s0)
+                store(state, place + 16, s1)
+                o0, o1 = mul_add(q_i, s0, o0), mul_add(q_i, s1, o1)
+            store(out, pair * V + column, o0)
+            store(out, pair * V + column + 16, o1)
+    restore_denormals(before)
+
+
+@simd_float32.compiled
+@no_type_check
+def _shift(window, new, weight, out):
+    """The window [B, D, 4] of each channel moves on by one token; out = SiLU of its product with the taps [D, 4]."""
+    B, D, _ = window.shape
+    for b in range(B):
+        for d in range(D):
+            x0, x1, x2, x3 = window[b, d, 1], window[b, d, 2], window[b, d, 3], new[b, d]
+            window[b, d, 0], window[b, d, 1], window[b, d, 2], window[b, d, 3] = x0, x1, x2, x3
+            out[b, d] = weight[d, 0] * x0 + weight[d, 1] * x1 + weight[d, 2] * x2 + weight[d, 3] * x3
+        for d in range(b * D, (b + 1) * D, 16):
+            x = load(out, d)
+            store(out, d, mul(x, sigmoid(x)))

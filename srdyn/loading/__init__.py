@@ -1,0 +1,1 @@
+"""Checkpoints, devices, streaming from disk, memory, and what is told before any weight is read."""

@@ -1,0 +1,56 @@
+"""The repository's place, files written whole or not at all, hashes of what files hold."""
+
+import hashlib
+import json
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+
+
+def root() -> Path:
+    """The repository. Raises `FileNotFoundError` if srdyn was installed without it."""
+    path = Path(os.environ.get("SRDYN_ROOT") or Path(__file__).parents[2]).resolve()
+    if not (path / "data").is_dir():
+        raise FileNotFoundError(
+            f"{path} has no data/: srdyn needs its repository. Install it with `pip install -e .` from a clone, "
+            "or set SRDYN_ROOT to the clone"
+        )
+    return path
+
+
+def data_dir() -> Path:
+    """The committed data, the same for every run."""
+    return root() / "data"
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Put `content` at `path` whole or not at all, whatever happens meanwhile; folders are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # machines may share folder and process id
+    with partial.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+
+
+def write_json(path: Path, record: Mapping[str, object]) -> None:
+    """`write_bytes` of `record` as JSON that diffs well."""
+    write_bytes(path, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
+
+
+def content_hash(*paths: Path | str) -> str:
+    """SHA-256 over the files, and over the files in the folders, with their names. Times and places do not matter."""
+    digest = hashlib.sha256()
+    for path in map(Path, paths):
+        if not path.exists():
+            raise FileNotFoundError(f"cannot hash {path}: there is no such file or folder")
+        files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
+        for file in files:
+            name = file.relative_to(path.parent).as_posix()
+            if "__pycache__" not in name and not name.endswith(".tmp"):
+                with file.open("rb") as stream:
+                    content = hashlib.file_digest(stream, "sha256").hexdigest()
+                digest.update(f"{content} {name}\n".encode())
+    return digest.hexdigest()

@@ -1,0 +1,288 @@
+"""What would come of loading a checkpoint, told from its configuration before any weight is read."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from srdyn import architectures
+from srdyn.loading import checkpoints, devices, markdown, memory
+
+LENGTHS = (2048, 32768, 131072)
+MIB = 2**20
+
+
+class Linear(NamedTuple):
+    """Linear-attention layers that are alike: their places in the decoder, class, heads in each, K, V."""
+
+    places: tuple[int, ...]
+    mixer: str
+    heads: int
+    K: int
+    V: int
+
+    def __str__(self) -> str:
+        return f"{len(self.places)} {self.mixer} layers of {self.heads} heads, {self.K} × {self.V} each"
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a checkpoint is, costs, and lacks.
+
+    `parameters` are all, `active` those that read one token. `weight_bytes` is what they take in `dtype`; the largest
+    layer takes `layer_bytes`. `state_bytes` and `cache_bytes`, by context length, are those of one sequence; None
+    where they are not known. `devices` is what `models.load(..., offload="auto")` would do. `unsupported` and `notes`
+    are sentences; a model with any of the first is not loaded.
+    """
+
+    name: str
+    family: str
+    dtype: torch.dtype
+    parameters: int
+    active: int
+    weight_bytes: int
+    layer_bytes: int
+    linear: tuple[Linear, ...]
+    state_bytes: int
+    cache_bytes: Mapping[int, int | None]
+    placement: devices.Placement | None
+    unsupported: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def heads(self) -> int:
+        """How many heads all linear layers hold together."""
+        return sum(len(kind.places) * kind.heads for kind in self.linear)
+
+    def frame(self) -> pd.DataFrame:
+        """One row for each context length."""
+        rows = [
+            {
+                "model": self.name,
+                "family": self.family,
+                "dtype": str(self.dtype).removeprefix("torch."),
+                "parameters": self.parameters,
+                "active": self.active,
+                "weight_bytes": self.weight_bytes,
+                "linear_layers": sum(len(kind.places) for kind in self.linear),
+                "heads": self.heads,
+                "state_bytes": self.state_bytes,
+                "tokens": tokens,
+                "cache_bytes": size,
+                "placement": str(self.placement or ""),
+                "unsupported": " ".join(self.unsupported),
+            }
+            for tokens, size in self.cache_bytes.items()
+        ]
+        return pd.DataFrame(rows)
+
+    def lines(self) -> list[tuple[str, str]]:
+        """What to read: names with their values."""
+        cache = [f"{in_mib(size)} at {tokens} tokens" for tokens, size in self.cache_bytes.items() if size is not None]
+        return [
+            ("model", f"{self.name} ({self.family})"),
+            ("weights", f"{_weights(self)}; largest layer {devices.in_words(self.layer_bytes)}"),
+            ("linear layers", "; ".join(map(str, self.linear)) or "none that srdyn knows"),
+            ("state", f"{in_mib(self.state_bytes)} per sequence" if self.linear else "–"),
+            ("cache", ", ".join(cache) or "–"),
+            ("would load", str(self.placement or "–")),
+            *[("not supported", reason) for reason in self.unsupported],
+            *[("note", note) for note in self.notes],
+        ]
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name + ':':15}{value}" for name, value in self.lines())
+
+    def _repr_markdown_(self) -> str:
+        return markdown.table(["", ""], [list(line) for line in self.lines()])
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Outline:
+    """A checkpoint's configuration, the model that it describes without weights, and where the weights would go."""
+
+    name: str
+    where: str
+    config: PreTrainedConfig
+    dtype: torch.dtype
+    hf: PreTrainedModel
+    rooms: devices.Rooms
+    placement: devices.Placement
+
+
+def check(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    lengths: Sequence[int] = LENGTHS,
+    trust_remote_code: bool = False,
+) -> Report:
+    """Read the configuration of a local folder or a hub name, build its model without weights, and report.
+
+    `lengths` are context lengths in tokens. Raises as `checkpoints.configuration` does; what else is in the way of
+    loading the model stands in the report.
+    """
+    where = checkpoints.source(name_or_path)
+    config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
+    rooms = devices.rooms(max_memory)
+    precision = dtype or devices.precision(_stored(config), devices.resolve_device(device))
+    try:
+        hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
+    except ValueError as error:
+        return _without_model(Path(where).name, config, precision, str(error), lengths)
+    found = about(hf, name=Path(where).name, rooms=rooms, device=device, lengths=lengths)
+    if found.unsupported or checkpoints.may_have_tokenizer(where):
+        return found
+    missing = "It has no tokenizer beside its weights, without which the notebooks cannot read text."
+    return dataclasses.replace(found, notes=(*found.notes, missing))
+
+
+def about(
+    hf: PreTrainedModel,
+    *,
+    name: str,
+    rooms: devices.Rooms,
+    device: str | torch.device = "auto",
+    lengths: Sequence[int] = LENGTHS,
+) -> Report:
+    """The report about a model, whose weights need not be there; `rooms` are as `devices.decide` takes them."""
+    weights, layer = weight_bytes(hf)
+    refused, notes = unsupported_in(hf, name), ()
+    unsupported = refused
+    try:
+        place = devices.decide(weights, layer, rooms, device=device, offload="auto")
+    except MemoryError as error:
+        place, unsupported = None, (*unsupported, str(error))
+    try:
+        cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in lengths}
+    except ValueError as error:
+        cache = dict.fromkeys(lengths)
+        notes = () if refused else (f"The size of its cache is not known: {error}.",)
+    parameters, active = _parameters(hf)
+    return Report(
+        name=name,
+        family=hf.config.model_type,
+        dtype=hf.dtype,
+        parameters=parameters,
+        active=active,
+        weight_bytes=weights,
+        layer_bytes=layer,
+        linear=_linear(hf),
+        state_bytes=memory.state_bytes(hf),
+        cache_bytes=cache,
+        placement=place,
+        unsupported=unsupported,
+        notes=notes,
+    )
+
+
+def outline(
+    name_or_path: str | Path,
+    *,
+    device: str | torch.device = "auto",
+    dtype: torch.dtype | None = None,
+    offload: devices.Offload | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None,
+    trust_remote_code: bool = False,
+) -> Outline:
+    """What `models.load` goes by, after all that can be found wrong before weights are read; raises as it says."""
+    where = checkpoints.source(name_or_path)
+    name = Path(where).name
+    config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
+    precision = dtype or devices.precision(_stored(config), devices.resolve_device(device))
+    hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
+    unsupported = unsupported_in(hf, name)
+    if unsupported:
+        raise ValueError(" ".join(unsupported))
+    weights, layer = weight_bytes(hf)
+    folder = checkpoints.folder(where, config)
+    if folder:
+        checkpoints.require_whole(folder)
+    else:
+        stored = _stored(config) or torch.float32
+        checkpoints.require_space(where, weights // precision.itemsize * stored.itemsize)
+    rooms = devices.rooms(max_memory)
+    place = devices.decide(weights, layer, rooms, device=device, offload=offload)
+    return Outline(name, where, config, precision, hf, rooms, place)
+
+
+def unsupported_in(hf: PreTrainedModel, name: str) -> tuple[str, ...]:
+    """Why the model cannot be studied, a sentence each; empty where it can."""
+    sites = architectures.sites(hf)
+    kinds = getattr(hf.config.get_text_config(decoder=True), "layer_types", None) or []
+    linear = sum(kind in memory.RECURRENT for kind in kinds)
+    refusal = architectures.refusal(hf)
+    if refusal is not None:
+        return (f"{name} cannot be studied: {refusal}",)
+    if not sites:
+        return (f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows",)
+    if len(sites) < linear:
+        return (f"{name} has {linear} layers with a state, of which srdyn knows {len(sites)}",)
+    return ()
+
+
+def weight_bytes(hf: PreTrainedModel) -> tuple[int, int]:
+    """Bytes of all parameters, tied ones once, and of the largest part that is brought in at once."""
+    sizes = {name: parameter.numel() * parameter.itemsize for name, parameter in hf.named_parameters()}
+    by_part: dict[str, int] = {}
+    for name, size in sizes.items():
+        numbered = [i for i, word in enumerate(name.split(".")) if word.isdigit()]
+        part = ".".join(name.split(".")[: numbered[0] + 1]) if numbered else name
+        by_part[part] = by_part.get(part, 0) + size
+    return sum(sizes.values()), max(by_part.values(), default=0)
+
+
+def _parameters(hf: PreTrainedModel) -> tuple[int, int]:
+    """How many parameters a model has, and how many of them read one token; an embedding reads by one row."""
+    config = hf.config.get_text_config(decoder=True)
+    chosen = getattr(config, "num_experts_per_tok", None) or getattr(config, "num_experts_per_token", None) or 0
+    embedding, total, active = hf.get_input_embeddings().weight, 0, 0
+    tied = embedding is getattr(hf.get_output_embeddings(), "weight", None)
+    for name, parameter in hf.named_parameters():
+        size = parameter.numel()
+        total += size
+        if parameter is embedding and not tied:
+            continue
+        active += size * chosen // len(parameter) if ".experts." in name and chosen else size
+    return total, active
+
+
+def _linear(hf: PreTrainedModel) -> tuple[Linear, ...]:
+    """The linear layers, those that are alike together."""
+    places: dict[tuple, list[int]] = {}
+    for site in architectures.sites(hf):
+        heads = site.recipe.heads(site.mixer)
+        kind = type(site.mixer).__name__, len(site.recipe.kept(site.mixer)), heads.K, heads.V
+        places.setdefault(kind, []).append(site.index)
+    return tuple(Linear(tuple(found), *kind) for kind, found in places.items())
+
+
+def _stored(config: PreTrainedConfig) -> torch.dtype | None:
+    return config.dtype or config.get_text_config(decoder=True).dtype
+
+
+def _without_model(
+    name: str, config: PreTrainedConfig, dtype: torch.dtype, reason: str, lengths: Sequence[int]
+) -> Report:
+    return Report(name, config.model_type, dtype, 0, 0, 0, 0, (), 0, dict.fromkeys(lengths), None, (reason,))
+
+
+def _weights(report: Report) -> str:
+    some = "" if report.active == report.parameters else f", {_count(report.active)} of them for a token"
+    dtype = str(report.dtype).removeprefix("torch.")
+    return f"{_count(report.parameters)} parameters{some}: {devices.in_words(report.weight_bytes)} as {dtype}"
+
+
+def _count(number: int) -> str:
+    return f"{number / 1e9:.2f} billion" if number >= 1e8 else f"{number / 1e6:.3g} million"
+
+
+def in_mib(size: int) -> str:
+    """Bytes of a cache as text."""
+    return f"{size / MIB:,.1f} MiB" if size >= MIB / 10 else f"{size / 1024:.1f} KiB"

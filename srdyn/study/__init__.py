@@ -1,0 +1,1 @@
+"""The reproduction, on top of the instrument: surveys, trials, claims, analysis."""

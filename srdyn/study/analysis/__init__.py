@@ -1,0 +1,1 @@
+"""From head tables to numbers with intervals."""

@@ -1,0 +1,107 @@
+"""Whether two checkpoints of one architecture have the same heads low-ranked and the same heads high-ranked (C6)."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from srdyn import intervals
+from srdyn.study.analysis import observations
+from srdyn.study.survey import null_tables, survey
+
+NULL = "permuted heads"
+"""The second checkpoint's heads in random order within each layer: what the layers alone have in common stays."""
+PERMUTATIONS = 1000
+
+Ranks = Float[np.ndarray, "rows L H"]
+Agreement = Callable[[Ranks, Ranks], Float[np.ndarray, " rows"]]
+
+
+def compare(first: str | Path, second: str | Path, reading: survey.Reading, *, at: int) -> pd.DataFrame:
+    """How far the order and the strata of all heads agree between two checkpoints, beside their permutation null.
+
+    Ranks are those after `at` tokens, each head's mean over the reading's domains and tasks. Measures: tie-averaged
+    Spearman ρ, Cohen's κ of the strata. The pair's interval is from drawing documents again, the same ones for both
+    checkpoints; its null has the mean and the middle 95 % of `PERMUTATIONS`. Columns of `observations.measure`: the
+    pair is one model and kind, "first / second", and `why` says how many permutations agree as well as the pair.
+    Raises ValueError for checkpoints of one name, of different grids, without all their heads, or that read different
+    documents.
+    """
+    tables = [_ranks(name, reading, at) for name in (first, second)]
+    data = _side_by_side(*(observations.cube(table) for table in tables))
+    pair = _label(*(table["model"].iloc[0] for table in tables))
+    agreements: dict[str, Agreement] = {
+        "spearman between checkpoints": lambda a, b: observations.spearman(_flat(a), _flat(b)),
+        "kappa between checkpoints": lambda a, b: observations.kappa(_flat(a), _flat(b), data.D),
+    }
+    rows = [_rows(agree, data, {"measure": name, "model": pair, "kind": pair}) for name, agree in agreements.items()]
+    return pd.concat(rows, ignore_index=True)
+
+
+def _ranks(name: str | Path, reading: survey.Reading, at: int) -> pd.DataFrame:
+    heads = survey.heads([name], reading, sources=())
+    return heads[heads["context"].isin([*reading.texts, *reading.tasks]) & (heads["position"] == at)]
+
+
+def _label(first: str, second: str) -> str:
+    """Both names, of the second only what it does not share with the first."""
+    if first == second:
+        raise ValueError(f"checkpoints are told apart by the names of their folders, but both are called {first!r}")
+    parts = [name.split("-") for name in (first, second)]
+    shared = len(list(itertools.takewhile(lambda pair: pair[0] == pair[1], zip(*parts, strict=False))))
+    return f"{first} / {'-'.join(parts[1][shared:]) or second}"
+
+
+def _side_by_side(first: observations.Cube, second: observations.Cube) -> observations.Cube:
+    """Both checkpoints' ranks where a cube has its positions."""
+    if (first.values.shape, first.layers, first.D) != (second.values.shape, second.layers, second.D):
+        grids = [f"{len(x.layers)} layers {x.layers} of {x.values.shape[3]} heads, D = {x.D}" for x in (first, second)]
+        raise ValueError(f"only checkpoints of one grid have heads in common, not {' and '.join(grids)}")
+    if not np.array_equal(first.documents, second.documents):
+        raise ValueError("the checkpoints read different documents, as with different tokenizers: their texts differ")
+    values = np.concatenate([first.values, second.values], -1)
+    if np.isnan(values).any():
+        raise ValueError("heads are compared where both checkpoints hold all of them, but some were pruned away")
+    return first._replace(values=values)
+
+
+def _rows(agree: Agreement, data: observations.Cube, names: dict[str, str]) -> pd.DataFrame:
+    """The pair's row and its null's."""
+
+    def statistic(means: observations.Means) -> observations.Pooled:
+        a, b = np.moveaxis(means.mean(0)[None], -1, 0)
+        value = float(agree(a, b)[0])
+        return observations.Pooled(value, int(np.isnan(value)), 1, "pairs", observations.CORRELATION)
+
+    found, interval = observations.observe(data, statistic)
+    permuted = _permuted(agree, data)
+    as_well = f"{int((permuted >= found.value).sum())} of {PERMUTATIONS} permutations agree as well"
+    null = intervals.of_resamples(float(permuted.mean()), permuted)
+    shared = names | {"seed": 0, "n": len(data.values)}
+    counted = observations.documents_drawn(data)
+    return pd.DataFrame(
+        [
+            {
+                **shared,
+                "source": null_tables.MODEL,
+                **interval._asdict(),
+                "over": counted,
+                "why": found.remark or as_well,
+            },
+            {**shared, "source": NULL, **null._asdict(), "over": "permutations within layers", "why": ""},
+        ]
+    )
+
+
+def _permuted(agree: Agreement, data: observations.Cube) -> Float[np.ndarray, " rows"]:
+    a, b = np.moveaxis(data.values.mean((0, 1)), -1, 0)
+    shape = (PERMUTATIONS, *a.shape)
+    shuffled = np.random.default_rng(0).permuted(np.broadcast_to(b, shape), axis=-1)
+    return agree(np.broadcast_to(a, shape), shuffled)
+
+
+def _flat(ranks: Ranks) -> Float[np.ndarray, "rows heads"]:
+    return ranks.reshape(len(ranks), -1)

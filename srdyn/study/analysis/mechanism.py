@@ -1,0 +1,312 @@
+"""Tables of what the heads' ranks owe to decay, to training, and to the precision of their states."""
+
+import functools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float32, Float64
+from scipy import optimize
+from torch import Tensor
+
+from srdyn import intervals, models, nulls, spectra, states, strata
+from srdyn.study.analysis import observations, summaries
+from srdyn.study.claims import claims
+from srdyn.study.survey import null_tables, survey
+
+OF_A_MODEL = ["model", "kind", "seed"]
+OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
+MECHANISM, UNTRAINED, CLOSED_FORM, MONOTONE = "mechanism", "untrained", "closed form", "monotone fit"
+BETWEEN, WITHIN, ORDER = "R² between heads", "R² within heads", "Spearman ρ"
+R_SQUARED = (-np.inf, 1.0)
+PRECISIONS = ("float64", "float16", "bfloat16", "float32 Gram")
+"""How the spectrum of a float32 state is taken; float64 is the way that every other table uses."""
+PAPER_D = 128
+"""Dimensions of a head in the paper's models."""
+
+Means = Float64[np.ndarray, "contexts heads columns"]
+Ranks = Float64[np.ndarray, "contexts heads"]
+Share = Callable[[Means], Float64[np.ndarray, " heads"]]
+"""The rank of every head as a share of d."""
+
+
+def heads(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
+    """Every head after `at` tokens: its rank beside what its decay and the mechanism null make of it.
+
+    Columns of `summaries.final_ranks` without source, then `predicted` (`nulls.predicted_rank` of the mean log-decay),
+    `mechanism` (the null's mean rank), `mechanism_stratum`, and `residual` (model less null, mean over samples) with
+    `residual_low`, `residual_high`. A model without the null has NaN there.
+    """
+    last = text[(text["position"] == at) & text["source"].isin([null_tables.MODEL, MECHANISM])]
+    final = summaries.final_ranks(last, at)
+    own, null = (final[final["source"] == source].drop(columns="source") for source in (null_tables.MODEL, MECHANISM))
+    predicted = [_closed_form(np.array([row.log_decay]), int(row.D), eps).item() for row in own.itertuples()]
+    null = null[[*OF_A_HEAD, "rank", "stratum"]].rename(columns={"rank": MECHANISM, "stratum": "mechanism_stratum"})
+    table = own.assign(predicted=predicted).merge(null, on=OF_A_HEAD, how="left")
+    return table.merge(_residuals(last), on=OF_A_HEAD, how="left")
+
+
+def explained(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
+    """How well each predictor gives the heads' mean ranks after `at` tokens in each context.
+
+    Predictors: `closed form` of the mean log-decay; `monotone fit`, rank against log-decay fitted on half of the heads
+    in half of the contexts, then used on the other heads in the other contexts; the same head's rank in the `mechanism`
+    null and in the `untrained` model, where the model has them. Quantities: R² = 1 − SSE/SST of the predictions as they
+    stand, between heads (means over contexts) and within heads (deviations of the contexts from them); Spearman ρ
+    between heads. Columns: model, kind, seed, predictor, quantity, estimate, low, high, n (samples of each context),
+    `variance` (share of all variance that is between, or within, heads), `reproducible` (share of that which is not due
+    to the choice of documents; what has read the same documents may explain more). Raises ValueError for fewer than two
+    contexts.
+    """
+    rows = []
+    for names, d, tables in _of_each_model(text, at):
+        nulls_of_it = [source for source in (MECHANISM, UNTRAINED) if source in tables]
+        columns = {null_tables.MODEL: ("rank", "log_decay"), **dict.fromkeys(nulls_of_it, ("rank",))}
+        data = _cube(tables, columns)
+        if len(data.contexts) < 2:
+            raise ValueError(f"ranks vary within a head between at least two contexts, got {data.contexts}")
+        spread = _spread(tables[null_tables.MODEL])
+        for predictor, predict in _predictors(nulls_of_it, d, eps).items():
+            for quantity, (score, limits) in SCORES.items():
+                found = _interval(data, lambda means, p=predict, s=score: s(means[..., 0], p(means)), limits)
+                labels = names | {"predictor": predictor, "quantity": quantity}
+                rows.append(labels | found._asdict() | {"n": len(data.values)} | spread.get(quantity, {}))
+    return pd.DataFrame(rows)
+
+
+def sweep(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
+    """Shares of low, middle and high heads by the threshold: of the model, the mechanism null, the closed form.
+
+    `eps` is the threshold that the column `rank` was taken at. Columns: model, kind, seed, ranks_of, eps, and for each
+    stratum its share of all heads with the interval's ends (low, low_lo, low_hi, …), n.
+    """
+    rows = []
+    for names, d, tables in _of_each_model(text, at):
+        decays = _cube(tables, {null_tables.MODEL: ("log_decay",)})
+        for threshold, column in {eps: "rank", **{e: f"rank {e:.0e}" for e in null_tables.SWEEP}}.items():
+            for source in (name for name in (null_tables.MODEL, MECHANISM) if name in tables):
+                found = _share_columns(_cube(tables, {source: (column,)}), _measured(d, column=0))
+                rows.append(names | {"ranks_of": source, "eps": threshold} | found)
+            found = _share_columns(decays, _predicted(d, threshold, column=0))
+            rows.append(names | {"ranks_of": CLOSED_FORM, "eps": threshold} | found)
+    return pd.DataFrame(rows)
+
+
+def splits(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
+    """Shares of low, middle and high heads by other splits than the measured rank, and how far they agree with it.
+
+    `closed form` predicts the rank from the mean log-decay, at the model's own d or at the paper's; `half-life` calls
+    heads high from the half-life on at which a head of the paper's dimensions saturates, the others low. Columns:
+    model, kind, seed, split, the shares as in `sweep`, kappa (Cohen's κ with the strata by rank), kappa_lo, kappa_hi.
+    """
+    rows = []
+    for names, d, tables in _of_each_model(text, at):
+        data, by_rank = _cube(tables, {null_tables.MODEL: ("rank", "log_decay")}), _measured(d, column=0)
+        found = {
+            "rank": by_rank,
+            CLOSED_FORM: _predicted(d, eps, column=1),
+            f"{CLOSED_FORM}, d = {PAPER_D}": _predicted(PAPER_D, eps, column=1),
+            f"half-life {summaries.HALF_LIFE:g}": _slow,
+        }
+        for split, share in found.items():
+            agreement = _interval(
+                data, lambda means, s=share, r=by_rank: _kappa(s(means), r(means)), observations.CORRELATION
+            )
+            kappa = dict(zip(("kappa", "kappa_lo", "kappa_hi"), agreement, strict=True))
+            rows.append(names | {"split": split} | _share_columns(data, share) | kappa)
+    return pd.DataFrame(rows)
+
+
+def precision(name: str | Path, reading: survey.Reading) -> pd.DataFrame:
+    """Ranks of the same states in each of `PRECISIONS`, in the domains of a reading after its last position.
+
+    `float16` and `bfloat16` round the state once, before a float64 decomposition; `float32 Gram` takes the square roots
+    of the eigenvalues of a Gram matrix in float32. One row for every context, sample, layer, head and precision, with
+    the columns that `observations.measure` asks for. Raises ValueError for a state beyond the largest float16.
+    """
+    model, at = models.load(survey.found(name), offload="auto"), reading.positions[-1]
+    names = {"model": model.name, "kind": null_tables.kind(model), "seed": model.seed or 0, "source": null_tables.MODEL}
+    measure = functools.partial(_ranks_by_precision, eps=reading.eps)
+    layers, tables = [layer.index for layer in model.layers], []
+    for domain in reading.texts:
+        tokens, document = reading.samples(domain, model.tokenizer)
+        ranks = states.trace(model, tokens, [at], measure=measure)
+        axes = {"layer": layers, "sample": range(len(tokens)), "position": [at], "head": range(model.grid.H)}
+        places = pd.MultiIndex.from_product([*axes.values(), PRECISIONS], names=[*axes, "precision"])
+        table = places.to_frame(index=False).assign(context=domain, rank=ranks.numpy().ravel())
+        tables.append(table.assign(document=document.numpy()[table["sample"]]))
+    return pd.concat(tables, ignore_index=True).assign(**names, D=min(model.grid.K, model.grid.V))
+
+
+def rounded_heads(ranks: pd.DataFrame) -> pd.DataFrame:
+    """Every head's mean rank in each precision with its interval, beside `exact`, the one in float64.
+
+    `ranks` is what `precision` returned, of any number of models. `moved` says whether the stratum differs.
+    """
+    by = [*OF_A_HEAD, "D", "precision"]
+    table = pd.concat([summaries.over_samples(part, by) for _, part in ranks.groupby("model", sort=False)])
+    table = strata.stratify(table, observations.LOW, observations.HIGH, by=by)
+    exact = table.loc[table["precision"] == PRECISIONS[0], [*OF_A_HEAD, "rank", "stratum"]]
+    table = table.merge(exact, on=OF_A_HEAD, suffixes=("", "_exact")).rename(columns={"rank_exact": "exact"})
+    return table.assign(moved=table["stratum"] != table["stratum_exact"]).drop(columns="stratum_exact")
+
+
+def rounded_fork(ranks: pd.DataFrame) -> pd.DataFrame:
+    """The measures of C1 in each precision, what the rule of each says of them, and whether float64 says otherwise.
+
+    Columns of `observations.measure`, precision, outcome, moved.
+    """
+    at, parts = int(ranks["position"].iloc[0]), []
+    for name in PRECISIONS:
+        part = ranks[ranks["precision"] == name]
+        smaller = observations.measure(part, "smaller group", observations.smaller_group, at=at)
+        middle = observations.measure(part, "middle", observations.stratum_share, at=at, stratum="middle")
+        parts.append(pd.concat([smaller, middle]).assign(precision=name))
+    table = pd.concat(parts, ignore_index=True)
+    rules = {measure.name: measure for measure in claims.paper().claim("C1").measures}
+    table["outcome"] = [rules[row.measure].outcome(row.estimate, row.low, row.high) for row in table.itertuples()]
+    exact = table.groupby([*OF_A_MODEL, "measure"])["outcome"].transform("first")
+    return table.assign(moved=table["outcome"] != exact)
+
+
+def _residuals(last: pd.DataFrame) -> pd.DataFrame:
+    """Model less mechanism null, sample by sample, in the mean of each head."""
+    keys = [*OF_A_HEAD, "context", "sample"]
+    own, null = (observations.with_documents(last[last["source"] == s]) for s in (null_tables.MODEL, MECHANISM))
+    both = own[[*keys, "document", "rank"]].merge(null[[*keys, "rank"]], on=keys, suffixes=("", "_null"))
+    both = both.assign(residual=both["rank"] - both["rank_null"])
+    parts = [summaries.over_samples(part, OF_A_HEAD, value="residual") for _, part in both.groupby("model")]
+    columns = [*OF_A_HEAD, "residual", "low", "high"]
+    table = pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
+    return table.rename(columns={end: f"residual_{end}" for end in ("low", "high")})
+
+
+def _of_each_model(text: pd.DataFrame, at: int) -> Iterator[tuple[dict, int, dict[str, pd.DataFrame]]]:
+    """Its names, the size D of its states, its head tables by source at one position."""
+    for names, table in text[text["position"] == at].groupby(OF_A_MODEL, sort=False):
+        labels = dict(zip(OF_A_MODEL, names, strict=True))
+        yield labels, int(table["D"].iloc[0]), dict(list(table.groupby("source", sort=False)))
+
+
+def _cube(tables: dict[str, pd.DataFrame], columns: dict[str, tuple[str, ...]]) -> observations.Cube:
+    """These columns of the sources' tables side by side, where a cube has its positions."""
+    cubes = [observations.cube(tables[source], name) for source, names in columns.items() for name in names]
+    return cubes[0]._replace(values=np.concatenate([cube.values for cube in cubes], -1))
+
+
+def _interval(
+    data: observations.Cube, statistic: Callable[[Means], float], limits: tuple[float, float]
+) -> intervals.Interval:
+    def pooled(means: Float[np.ndarray, "contexts L H columns"]) -> observations.Pooled:
+        value = statistic(means.reshape(len(means), -1, means.shape[-1]))
+        return observations.Pooled(value, int(np.isnan(value)), 1, "values", limits)
+
+    return observations.observe(data, pooled)[1]
+
+
+def _predictors(sources: list[str], d: int, eps: float) -> dict[str, Callable[[Means], Ranks]]:
+    """The columns of the means are rank, log-decay, then the ranks of these sources."""
+    of_nulls = {name: lambda means, i=i: means[..., i] for i, name in enumerate(sources, start=2)}
+    return {CLOSED_FORM: lambda means: _closed_form(means[..., 1], d, eps), MONOTONE: _monotone_fit} | of_nulls
+
+
+def _closed_form(log_decay: Float64[np.ndarray, "*batch"], d: int, eps: float) -> Float64[np.ndarray, "*batch"]:
+    return nulls.predicted_rank(torch.from_numpy(np.ascontiguousarray(log_decay)), d, eps).numpy()
+
+
+def _monotone_fit(means: Means) -> Ranks:
+    """Each half of the heads in each half of the contexts, from a fit that has seen neither."""
+    rank, log_decay = means[..., 0], means[..., 1]
+    predicted = np.empty_like(rank)
+    for contexts, other_contexts in ((0, 1), (1, 0)):
+        for heads, other_heads in ((0, 1), (1, 0)):
+            x, y = (values[other_contexts::2, other_heads::2].ravel() for values in (log_decay, rank))
+            order = np.argsort(x, kind="stable")
+            fitted = optimize.isotonic_regression(y[order]).x
+            place = np.s_[contexts::2, heads::2]
+            predicted[place] = np.interp(log_decay[place], x[order], fitted)
+    return predicted
+
+
+def _r2_between(actual: Ranks, predicted: Ranks) -> float:
+    mean = actual.mean()
+    return _r2(actual.mean(0) - mean, predicted.mean(0) - mean)
+
+
+def _r2_within(actual: Ranks, predicted: Ranks) -> float:
+    return _r2(actual - actual.mean(0), predicted - predicted.mean(0))
+
+
+def _r2(actual: Float64[np.ndarray, "..."], predicted: Float64[np.ndarray, "..."]) -> float:
+    """1 − SSE/SST of deviations; NaN where nothing varies."""
+    total = (actual**2).sum()
+    return float(1 - ((actual - predicted) ** 2).sum() / total) if total > 0 else np.nan
+
+
+def _order(actual: Ranks, predicted: Ranks) -> float:
+    return float(observations.spearman(actual.mean(0)[None], predicted.mean(0)[None])[0])
+
+
+SCORES = {
+    BETWEEN: (_r2_between, R_SQUARED),
+    WITHIN: (_r2_within, R_SQUARED),
+    ORDER: (_order, observations.CORRELATION),
+}
+
+
+def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """The variance between and within heads, as shares of both, and how much of each is no noise of the documents."""
+    by = ["layer", "head", "context"]
+    means = table.groupby(by)["rank"].mean().unstack().to_numpy()
+    documents = observations.with_documents(table).groupby([*by, "document"])["rank"].mean().groupby(by)
+    noise = (documents.var() / documents.size()).sum()  # of the means, summed over heads and contexts
+    heads, contexts = means.shape
+    sums = {
+        BETWEEN: (contexts * ((means.mean(1) - means.mean()) ** 2).sum(), noise / contexts * (heads - 1) / heads),
+        WITHIN: (((means - means.mean(1, keepdims=True)) ** 2).sum(), noise * (contexts - 1) / contexts),
+    }
+    total = sum(found for found, _ in sums.values())
+    return {
+        name: {"variance": found / total, "reproducible": 1 - by_chance / found}
+        for name, (found, by_chance) in sums.items()
+    }
+
+
+def _measured(d: int, *, column: int) -> Share:
+    return lambda means: means[..., column].mean(0) / d
+
+
+def _predicted(d: int, eps: float, *, column: int) -> Share:
+    return lambda means: _closed_form(means[..., column].mean(0), d, eps) / d
+
+
+def _slow(means: Means) -> Float64[np.ndarray, " heads"]:
+    log_decay = means[..., 1].mean(0)
+    return np.where(np.isnan(log_decay), np.nan, -log_decay * summaries.HALF_LIFE <= np.log(2))
+
+
+def _share_columns(data: observations.Cube, share: Share) -> dict[str, float]:
+    row: dict[str, float] = {}
+    for place, stratum in enumerate(strata.STRATA):
+        of_stratum = lambda means, place=place: float(observations.shares(share(means), 1)[place])  # noqa: E731
+        found = _interval(data, of_stratum, observations.SHARE)
+        row |= dict(zip((stratum, f"{stratum}_lo", f"{stratum}_hi"), found, strict=True))
+    return row | {"n": len(data.values)}
+
+
+def _kappa(a: Float64[np.ndarray, " heads"], b: Float64[np.ndarray, " heads"]) -> float:
+    return float(observations.kappa(a[None], b[None], 1)[0])
+
+
+def _ranks_by_precision(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H precisions"]:
+    rounded = [state, state.half().float(), state.bfloat16().float()]
+    sigma = [spectra.singular_values(each) for each in rounded] + [_gram_spectrum(state)]
+    return torch.stack([spectra.effective_rank(each, eps) for each in sigma], -1)
+
+
+def _gram_spectrum(state: Float32[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
+    """Singular values by the wrong way: squaring leaves nothing below σ₁ · √(float32's precision), about 3e-4 σ₁."""
+    narrow = state if state.shape[-1] <= state.shape[-2] else state.mT
+    return torch.linalg.eigvalsh(narrow.mT @ narrow).clamp(min=0).sqrt().double()

@@ -1,0 +1,253 @@
+"""Tables that the figures draw, made from head tables."""
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Shaped
+from torch import Tensor
+
+from srdyn import architectures, bounds, intervals, models, spectra, states, strata
+from srdyn.study.analysis import observations
+from srdyn.study.survey import null_tables, samples, survey
+
+log = logging.getLogger(__name__)
+
+HALF_LIFE = 9.6
+"""Tokens: the half-life above which a head of 128 dimensions saturates, ln 2 · 128 / ln(1/ε) at ε = 1e-4."""
+OF_A_MODEL = ["model", "kind", "seed", "source"]
+OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
+UNBOUNDED = "it needs the gated delta rule with one decay a head, keys of length and write strengths of at most 1"
+LONGEST_KEY = 1 + 1e-4  # as rounding leaves a key of length 1
+Known = tuple[Float64[Tensor, "B T H"], ...]
+
+
+def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank", seed: int = 0) -> pd.DataFrame:
+    """Mean of `value` over samples (and over contexts that `by` does not name), with a bootstrap interval of the mean.
+
+    Drawn again are the documents of each context, as `observations.observe` does. Columns: `by`, then `value`, low,
+    high, n. Every group must hold the same samples of the same documents.
+    Raises ValueError where groups differ in size.
+    """
+    heads = observations.with_documents(heads)
+    ordered = heads.sort_values([*by, "context", "sample"], kind="stable")
+    sizes = ordered.groupby(by, sort=True, observed=True).size()
+    if sizes.nunique() != 1:
+        raise ValueError(f"groups hold between {sizes.min()} and {sizes.max()} rows; select contexts and sources alike")
+    first = ordered.head(int(sizes.iloc[0]))
+    documents = first["document"].to_numpy().reshape(first["context"].nunique(), -1).T
+    values = ordered[value].to_numpy(np.float64).reshape(len(sizes), -1)
+    low, high = _mean_interval(values, documents, seed)
+    table = sizes.index.to_frame(index=False)
+    return table.assign(**{value: values.mean(1), "low": low, "high": high, "n": values.shape[1]})
+
+
+def _mean_interval(
+    values: Float[np.ndarray, "rows n"], documents: Shaped[np.ndarray, "samples contexts"], seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of the intervals of the rows' means, each context weighing alike; a row goes context by context."""
+    generator = torch.Generator().manual_seed(seed)
+    times = intervals.times_drawn(documents, generator=generator, n=observations.RESAMPLES)
+    weights = (times / times.sum(-1, keepdims=True)).reshape(len(times), -1) / documents.shape[1]
+    low, high = np.quantile(values @ weights.T, [0.025, 0.975], axis=1)
+    return low, high
+
+
+def final_ranks(text: pd.DataFrame, at: int) -> pd.DataFrame:
+    """Every head after `at` tokens: mean rank with its interval, stratum, norm, log-decay, half-life in tokens."""
+    last = text[text["position"] == at]
+    table = pd.concat([over_samples(part, OF_A_HEAD) for _, part in _each(last)])
+    extra = last.groupby(OF_A_HEAD, as_index=False)[["D", "nuclear_norm", "log_decay"]].mean()
+    table = table.merge(extra, on=OF_A_HEAD).assign(position=at)
+    table["half_life"] = np.log(2) / -table["log_decay"]
+    return strata.stratify(table, observations.LOW, observations.HIGH, by=OF_A_HEAD)
+
+
+def trajectories(text: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
+    """Mean rank of every head of one layer at every position: the layer in the middle of each model, seed 0."""
+    layers = text.groupby("model")["layer"].unique().map(lambda found: np.sort(found)[len(found) // 2])
+    chosen = text[(text["layer"] == text["model"].map(layers)) & text["source"].isin(sources) & (text["seed"] == 0)]
+    by = [*OF_A_HEAD, "position", "D"]
+    table = pd.concat([over_samples(part, by) for _, part in _each(chosen)])
+    ends = table[table["position"] == table["position"].max()]
+    settled = strata.stratify(ends, observations.LOW, observations.HIGH, by=OF_A_HEAD)[[*OF_A_HEAD, "stratum"]]
+    return table.merge(settled, on=OF_A_HEAD)
+
+
+def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
+    """Shares of low, middle and high heads by the threshold ε, and split at the half-life of a 128-dimensional head.
+
+    `eps` is the threshold that the column `rank` was taken at. Models without decays have no split at a half-life.
+    """
+    last = text[text["position"] == at]
+    splits = {f"{eps:.0e}": "rank"} | {f"{e:.0e}": f"rank {e:.0e}" for e in null_tables.SWEEP}
+    rows = [_share_row(table, split, column) for split, column in splits.items() for _, table in _each(last)]
+    mean_decay = last.groupby(OF_A_HEAD, sort=False)["log_decay"].transform("mean")
+    slow = last.assign(slow=np.where(-np.log(2) / mean_decay >= HALF_LIFE, last["D"], 0))
+    forgetting = slow[slow.groupby(OF_A_MODEL)["log_decay"].transform("count") > 0]
+    rows += [_share_row(table, f"half-life {HALF_LIFE}", "slow") for _, table in _each(forgetting)]
+    return pd.DataFrame(rows)
+
+
+def _each(table: pd.DataFrame):
+    return table.groupby(OF_A_MODEL, sort=False)
+
+
+def _share_row(table: pd.DataFrame, split: str, column: str) -> dict:
+    data = observations.cube(table, column)
+    at = data.positions[0]
+    row = dict(zip(OF_A_MODEL, table[OF_A_MODEL].iloc[0], strict=True)) | {"split": split, "n": len(data.values)}
+    for stratum in strata.STRATA:
+        share = lambda means, s=stratum: observations.stratum_share(means, data, at=at, stratum=s)  # noqa: E731
+        row[stratum], row[f"{stratum}_lo"], row[f"{stratum}_hi"] = observations.observe(data, share)[1]
+    return row | strata.bimodality(data.values[..., 0].mean((0, 1)).ravel() / data.D).drop("n").to_dict()
+
+
+def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
+    """Spearman ρ of the mean ranks of all heads in every pair of contexts, for seed 0 of each model."""
+    rows = []
+    for (model, kind), table in heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0)].groupby(
+        ["model", "kind"], sort=False
+    ):
+        data = observations.cube(table)
+        ranks = data.values.mean(0)[..., data.at(at)].reshape(len(data.contexts), -1)
+        for i, a in enumerate(data.contexts):
+            rhos = observations.spearman(ranks, np.broadcast_to(ranks[i], ranks.shape))
+            rows += [
+                {"model": model, "kind": kind, "a": a, "b": b, "spearman": rho, "n": len(data.values)}
+                for b, rho in zip(data.contexts, rhos, strict=True)
+            ]
+    return pd.DataFrame(rows)
+
+
+def time_order(text: pd.DataFrame) -> pd.DataFrame:
+    """Spearman ρ of a layer's mean ranks at t and at the last position, median over layers, for every t."""
+    *earlier, last = (int(t) for t in sorted(text["position"].unique()))
+    tables = [
+        observations.measure(
+            text[text["position"].isin([t, last])], "order in time", observations.order_in_time, first=t, second=last
+        ).assign(position=t)
+        for t in earlier
+    ]
+    return pd.concat(tables, ignore_index=True).rename(columns={"estimate": "spearman"})
+
+
+def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str], at: int) -> pd.DataFrame:
+    """Every head's mean rank under each attack beside its mean rank in text, for seed 0 of each model.
+
+    `bound` is the bound on the exact rank in the first layer, for the longest block among the attack's variants.
+    """
+    own = heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0) & (heads["position"] == at)]
+    by = ["model", "kind", "seed", "context", "layer", "head", "D"]
+    attacked = over_samples(own[own["context"].isin(attacks)], by)
+    reading = own[own["context"].isin(text)].groupby(["model", "layer", "head"], as_index=False)["rank"].mean()
+    return attacked.merge(reading.rename(columns={"rank": "text_rank"}), on=["model", "layer", "head"])
+
+
+def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
+    """The table of `under_attack` with `bound`: p + 3 in the first layer of each model of `names`, NaN elsewhere.
+
+    The 3 is one less than the width of the layer's convolution. NaN also where a layer of another kind comes first.
+    """
+    # None of the weights is needed, so that none is read.
+    loaded = (models.load(survey.found(name), offload="disk") for name in names)
+    return pd.concat([_bounded(table, model) for model in loaded], ignore_index=True)
+
+
+def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
+    own, first = table[table["model"] == model.name], architectures.sites(model.hf)[0]
+    width = first.recipe.convolution_width(first.mixer)
+    if width is None or first.index > 0:
+        return own.assign(bound=np.nan)
+    longest = {
+        attack: max(len(block) for block in samples.attack_blocks(attack, model.tokenizer))
+        for attack in own["context"].unique()
+    }
+    limit = own["context"].map({a: bounds.periodic_rank_bound(p, conv_width=width) for a, p in longest.items()})
+    return own.assign(bound=np.where(own["layer"] == first.index, limit, np.nan))
+
+
+def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
+    """Cosine of a layer's nuclear-norm vectors at t − 1 and t beside the bound of Eq. 13, for each t of `tokens_at`.
+
+    B comes from gates and writes (`bounds.step_bound`), before the step is measured. The text is that of the reading's
+    domains, the first `n` samples of each. The bound is NaN, which is logged, in a model whose states do not follow the
+    gated delta rule, and in layers with longer keys or strengths than 1: Eq. 13 says nothing of them.
+    Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
+    """
+    model = models.load(survey.found(name), offload="auto")
+    tokens = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.texts]
+    rows = {
+        "context": np.repeat(reading.texts, [len(part) for part in tokens]),
+        "sample": np.concatenate([np.arange(len(part)) for part in tokens]),
+    }
+    tokens = torch.cat(tokens)
+    positions = sorted({p for t in tokens_at for p in (t - 1, t)})
+    norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
+    names = {"model": model.name, "kind": null_tables.kind(model), "seed": model.seed or 0}
+    follows = null_tables.follows_gated_delta(model)
+    known_of = states.from_inputs(model, tokens, _known) if follows else [None] * model.grid.L
+    tables = []
+    for place, (layer, known) in enumerate(zip(model.layers, known_of, strict=True)):
+        for t in tokens_at:
+            before, now = (norms[place, :, positions.index(p)] for p in (t - 1, t))
+            bound = _promised(known, t, before) if known else np.nan
+            columns = {"cosine": _cosine(before, now), "bound": bound}
+            tables.append(pd.DataFrame({**names, **rows, "layer": layer.index, "position": t, **columns}))
+    table = pd.concat(tables, ignore_index=True)
+    if unbounded := table.loc[table["bound"].isna(), "layer"].nunique():
+        log.warning(
+            "%s: no bound of Eq. 13 in %d of %d layers: %s", model.name, unbounded, len(model.layers), UNBOUNDED
+        )
+    return table
+
+
+def _known(inputs: architectures.recipe.Inputs) -> Known | None:
+    """What Eq. 13 may use of a layer: decays, write strengths, lengths of what is written, the bound on the state.
+
+    None where the layer writes with a strength above 1 or under longer keys, of which Eq. 13 says nothing.
+    """
+    if (inputs.beta > 1).any() or (inputs.k.norm(dim=-1) > LONGEST_KEY).any():
+        return None
+    g, beta, written = (x.double().cpu() for x in (inputs.g, inputs.beta, inputs.v.norm(dim=-1)))
+    return g, beta, written, bounds.frobenius_bound(g, beta, written)
+
+
+def _promised(known: Known, t: int, before: Float64[Tensor, "B H"]) -> Float64[np.ndarray, " B"]:
+    """The bound of Eq. 13 on the step to token t, from the norms before it and from what is known."""
+    *writes, radius = known
+    step = bounds.step_bound(*(x[:, t - 1] for x in writes), before, radius[:, t - 2])
+    return bounds.cosine_lower_bound(step / before.norm(dim=-1)).numpy()
+
+
+def _cosine(a: Float64[Tensor, "B H"], b: Float64[Tensor, "B H"]) -> Float64[np.ndarray, " B"]:
+    return ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).numpy()
+
+
+def _nuclear_norm(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H 1"]:
+    return spectra.nuclear_norm(spectra.singular_values(state))[..., None]
+
+
+def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
+    """Share of (layer, token) whose cosine is at least its bound, per model, with an interval over samples (Eq. 13).
+
+    `why` says in how many steps the bound is above 0, below which no cosine of positive vectors lies, and its slack.
+    Steps without a bound are left out; a model that has no other gets NaN, which `why` explains.
+    """
+    rows = []
+    for (model, kind, seed), part in table.groupby(["model", "kind", "seed"], sort=False):
+        names = {"measure": "within bound", "model": model, "kind": kind, "seed": seed}
+        bounded = part[part["bound"].notna()]
+        holds = (bounded["cosine"] >= bounded["bound"]).groupby([bounded["context"], bounded["sample"]]).mean()
+        if holds.empty:
+            undefined = {"estimate": np.nan, "low": np.nan, "high": np.nan, "n": 0}
+            rows.append({**names, **undefined, "over": "samples of all domains", "why": UNBOUNDED})
+            continue
+        share = intervals.bootstrap(holds.to_numpy(), np.mean, generator=torch.Generator().manual_seed(0))
+        says = bounded["bound"] > 0
+        slack = (bounded["cosine"] - bounded["bound"])[says].median()
+        why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")
+        rows.append({**names, **share._asdict(), "n": len(holds), "over": "samples of all domains", "why": why})
+    return pd.DataFrame(rows)

@@ -1,0 +1,1 @@
+"""What the paper claims, what decides it, what was found."""

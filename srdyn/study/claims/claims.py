@@ -1,0 +1,334 @@
+"""The ledger of what the paper claims, fixed before any result, against what the runs found."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Collection, Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn.loading import files, markdown
+from srdyn.study.claims import registration
+from srdyn.study.run import store
+
+MODEL = "model"
+"""The `source` of what was measured in the model itself; every other source is a null."""
+CONTROLS = ("uniform",)
+"""Kinds of model that are trained as a control, with one seed."""
+VERDICTS = {
+    "passes": "reproduced",
+    "fails": "not reproduced",
+    "undecided": "inconclusive",
+    "undefined": "not testable here",
+}
+MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
+TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
+NUMBERS = ["seed", "estimate", "low", "high", "n"]
+COLUMNS = ["claim", "measure", "source", "model", "kind", *NUMBERS, "over", "why"]
+SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
+
+log = logging.getLogger(__name__)
+
+
+def paper() -> registration.Paper:
+    """What the paper claims and what decides each claim here. Raises ValueError where claims.yaml is not in order."""
+    return registration.load()
+
+
+def record(claim_id: str, measured: pd.DataFrame, *, null: pd.DataFrame | None = None, run: str) -> pd.DataFrame:
+    """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
+
+    `measured` has one row for every measure of the claim and model, with columns measure, model, kind, seed, estimate,
+    low, high, n; optionally over (what was resampled) and why (it is undefined, in whole or in part, or what else a
+    reader must know). `null` has also source, one row
+    for every measure, source and model that has this source. The rows go into the table `<run>_claims`, in place of
+    the claim's former rows, beside those of the notebook's other claims. Columns added: unit, rule, paper, grade,
+    outcome (pass, fail, undecided, undefined). Raises ValueError for a claim of another notebook, measures that are
+    not the claim's, missing columns, or crossed ends. An estimate outside its interval is logged: the percentile
+    interval of a statistic that resampling shifts may exclude it, and the interval decides.
+    """
+    claims, claim = paper().claims, paper().claim(claim_id)
+    if claim.notebook != run:
+        raise ValueError(f"{claim_id} is decided in {claim.notebook}, not in {run}")
+    rows = _rows(claim, measured, null)
+    standing, stem = _standing(run), f"{run}_claims"
+    known = {} if standing is None else dict(list(standing.groupby("claim")))
+    known[claim_id] = rows
+    table = pd.concat([known.pop(c.id) for c in claims if c.notebook == run and c.id in known], ignore_index=True)
+    if known:
+        log.warning("%s: dropped %s, which claims.yaml gives to no or another notebook", stem, ", ".join(known))
+    outside = rows[(rows["estimate"] < rows["low"]) | (rows["estimate"] > rows["high"])]
+    if len(outside):
+        log.warning("%s: resampling shifts these, their intervals exclude them:\n%s", claim_id, outside[SHOWN])
+    store.save_table(table, stem, meta={"claims": files.content_hash(registration.path())})
+    saved = _standing(run)
+    return _with_outcomes(saved[saved["claim"] == claim_id].reset_index(drop=True))
+
+
+def judge(rows: pd.DataFrame) -> pd.DataFrame:
+    """One verdict for every claim and kind of model in `rows`, which are rows that `record` saved or returned.
+
+    Columns: claim, kind, verdict, why, measure (the one that decides), nulls (the sources that pass every measure in
+    every model that has them). A measure that fails in every seed decides before one that is undefined. Raises
+    ValueError for rows that are not those of the claims as claims.yaml has them now.
+    """
+    judged = []
+    for claim_id, of_claim in _plain(rows).groupby("claim", sort=False):
+        _require_rows(paper().claim(claim_id), of_claim)
+        for kind, group in _with_outcomes(of_claim).groupby("kind", sort=False):
+            judged.append({"claim": claim_id, "kind": kind, **_verdict(kind, group)})
+    return pd.DataFrame(judged, columns=["claim", "kind", "verdict", "why", "measure", "nulls"])
+
+
+def ledger() -> pd.DataFrame:
+    """Every claim of the paper beside what the run at work found, one row for every claim and kind of model.
+
+    Columns: claim, statement, paper, kind, verdict, why, leading (the value that decides), ours (all values), nulls
+    (theirs), over, notebook, beside. A claim that was not measured has one row, with an empty kind, that says why.
+    The reference run leaves the verdict to the committed thorough run where that measured the claim; `beside` then
+    tells whether its own agrees.
+    """
+    entries = [entry for claim in paper().claims for entry in _entries(claim)]
+    columns = ["claim", "statement", "paper", "kind", "verdict", "why", "leading", "ours", "nulls", "over", "notebook"]
+    return pd.DataFrame(entries, columns=[*columns, "beside"])
+
+
+def scorecard() -> str:
+    """The ledger in Markdown: a table of verdicts, then every measure with its interval and its nulls."""
+    book, source = ledger(), paper()
+    kinds = [kind for kind in book["kind"].unique() if kind]
+    grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
+    verdicts = [_verdict_row(rows, kinds) for _, rows in book.groupby("claim", sort=False)]
+    details = book[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
+    heads = [
+        "claim",
+        "model",
+        "measure, rule: estimate [95 % interval] by seed",
+        "nulls",
+        "why",
+        "over (contexts and positions: as fixed for the reference run)",
+        "notebook",
+    ]
+    parts = [
+        f"Claims of *{source.title}* ({source.reference}) beside what was found here. Grades: {grades}.",
+        markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),
+        "<details><summary>Every measure, with its interval and its nulls</summary>",
+        markdown.table(heads, details),
+        " · ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items()),
+        "</details>",
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def publish() -> Path:
+    """Write `scorecard.md` beside the figures; the reference run also puts it between the README's two markers.
+
+    The markers are `<!-- scorecard:begin -->` and `<!-- scorecard:end -->`; ValueError is raised where the README
+    lacks them. Files that already say the same are left alone.
+    """
+    text, path, readme = scorecard(), store.figure_dir() / "scorecard.md", files.root() / "README.md"
+    _write(path, text)
+    if store.run_name() == store.REFERENCE:
+        try:
+            page = markdown.replace_block(readme.read_bytes().decode(), "scorecard", text)
+        except ValueError as error:
+            raise ValueError(f"{readme}: {error}") from error
+        _write(readme, page)
+    return path
+
+
+def _rows(claim: registration.Claim, measured: pd.DataFrame, null: pd.DataFrame | None) -> pd.DataFrame:
+    """`measured` and `null` as rows of the table of claims."""
+    if not measured.get("source", pd.Series(dtype=object)).isin([MODEL]).all():
+        raise ValueError(f"{claim.id}: measured rows come from the source {MODEL!r} alone; give others as null")
+    frames = [measured.assign(source=MODEL)]
+    if null is not None and len(null):
+        if "source" not in null or null["source"].isin([MODEL]).any():
+            raise ValueError(f"{claim.id}: null rows need a column source that names a null, not {MODEL!r}")
+        frames.append(null)
+    frames = [frame.assign(**{name: "" for name in ("over", "why") if name not in frame}) for frame in frames]
+    rows = [_plain(frame.assign(claim=claim.id), claim) for frame in frames]
+    joined = pd.concat(rows, ignore_index=True)
+    _require_rows(claim, joined)
+    order = [measure.name for measure in claim.measures]
+    return joined.sort_values("measure", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+
+
+def _plain(frame: pd.DataFrame, claim: registration.Claim | None = None) -> pd.DataFrame:
+    missing = [column for column in COLUMNS if column not in frame]
+    if missing:
+        raise ValueError(f"{claim.id if claim else 'a table of claims'}: rows lack the columns {', '.join(missing)}")
+    texts = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in TEXTS}
+    return frame.assign(**texts)[COLUMNS]
+
+
+def _standing(run: str, *, of: str | None = None) -> pd.DataFrame | None:
+    """The rows that a notebook saved in the run at work, or in the run `of`; None where it has not run."""
+    try:
+        return _plain(store.load_table(f"{run}_claims", run=of))
+    except FileNotFoundError:
+        return None
+
+
+def _found(claim: registration.Claim) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
+    """The rows that decide a claim, and those of the reference run where the thorough one decides instead."""
+    own = _standing(claim.notebook)
+    thorough = _standing(claim.notebook, of=store.THOROUGH) if store.run_name() == store.REFERENCE else None
+    own, thorough = (None if table is None else table[table["claim"] == claim.id] for table in (own, thorough))
+    return (own, None) if thorough is None or thorough.empty else (thorough, own)
+
+
+def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
+    """One row for each measure of the claim in every source and model, every null beside its model, ordered ends."""
+    names = [measure.name for measure in claim.measures]
+    if not names:
+        raise ValueError(f"{claim.id} has no measure in claims.yaml: define one before measuring")
+    for (source, model), group in rows.groupby(["source", "model"], sort=False):
+        if sorted(group["measure"]) != sorted(names):
+            raise ValueError(
+                f"{claim.id}: {source} of {model} has rows for {', '.join(sorted(group['measure']))}, "
+                f"but the claim wants one for each of {', '.join(names)}"
+            )
+    models = rows.loc[rows["source"] == MODEL, ["model", "kind", "seed"]].drop_duplicates()
+    if models.empty:
+        raise ValueError(f"{claim.id}: no model was measured: give a row for each measure and model")
+    if models["model"].duplicated().any() or models.duplicated(["kind", "seed"]).any():
+        raise ValueError(f"{claim.id}: a model has one kind and seed, which no other has, not\n{models}")
+    strange = set(rows[["model", "kind", "seed"]].itertuples(index=False, name=None))
+    strange -= set(models.itertuples(index=False, name=None))
+    if strange:
+        raise ValueError(f"{claim.id}: nulls of models that were not measured: {sorted(strange)}")
+    crossed = rows[rows["low"] > rows["high"]]
+    if len(crossed):
+        raise ValueError(f"{claim.id}: low ≤ high does not hold in\n{crossed[SHOWN]}")
+
+
+def _with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
+    source = paper()
+    claims = [source.claim(claim_id) for claim_id in rows["claim"]]
+    measures = [
+        next(measure for measure in claim.measures if measure.name == name)
+        for claim, name in zip(claims, rows["measure"], strict=True)
+    ]
+    ends = zip(measures, rows["estimate"], rows["low"], rows["high"], strict=True)
+    return rows.assign(
+        unit=[measure.unit for measure in measures],
+        rule=[measure.rule for measure in measures],
+        paper=[claim.value for claim in claims],
+        grade=[claim.grade for claim in claims],
+        outcome=[measure.outcome(*map(float, values)) for measure, *values in ends],
+    )
+
+
+def _verdict(kind: str, rows: pd.DataFrame) -> dict[str, str]:
+    ours, others = rows[rows["source"] == MODEL], rows[rows["source"] != MODEL]
+    outcomes = ours.pivot(index="measure", columns="seed", values="outcome").reindex(ours["measure"].unique())
+    state, measure = _decide(outcomes)
+    all_passed = others["outcome"].eq("pass").groupby(others["source"], sort=False).all()
+    nulls = ", ".join(source for source, passed in all_passed.items() if passed)
+    verdict = VERDICTS[state]
+    if outcomes.shape[1] == 1 and state != "undefined":
+        verdict = f"{'control (one seed)' if kind in CONTROLS else 'one seed'}: {state}"
+    if nulls:
+        verdict += f" (null passes{' too' if state == 'passes' else ''}: {nulls})"
+    reasons = ours.loc[(ours["measure"] == measure) & (ours["why"] != ""), "why"].unique()
+    why = ": ".join([_why(state, measure, set(outcomes.loc[measure])), *reasons]) if state != "passes" else ""
+    return {"verdict": verdict, "why": why, "measure": measure, "nulls": nulls}
+
+
+def _decide(outcomes: pd.DataFrame) -> tuple[str, str]:
+    """What the outcomes [measure, seed] come to, with the measure that decides."""
+    failed, passed = outcomes.eq("fail").all(axis=1), outcomes.eq("pass").all(axis=1)
+    undefined = outcomes.eq("undefined").any(axis=1)
+    for state, deciding in (("fails", failed), ("undefined", undefined), ("undecided", ~passed)):
+        if deciding.any():
+            return state, str(deciding.idxmax())
+    return "passes", str(outcomes.index[0])
+
+
+def _why(state: str, measure: str, outcomes: Collection[str]) -> str:
+    if state == "undecided" and {"pass", "fail"} <= set(outcomes):
+        return f"seeds disagree on {measure}"
+    return {"fails": f"{measure} fails", "undecided": f"{measure} is undecided"}.get(state, f"{measure} is undefined")
+
+
+def _entries(claim: registration.Claim) -> Iterator[dict[str, str]]:
+    """The lines of the ledger for one claim."""
+    line = {"claim": claim.id, "statement": claim.statement, "paper": claim.paper, "notebook": claim.notebook}
+    blank = dict.fromkeys(("kind", "leading", "ours", "nulls", "over", "beside"), "")
+    found, smaller = _found(claim)
+    unmeasured = found is None or found.empty
+    if not claim.measures or (claim.untested and unmeasured):
+        yield line | blank | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
+    elif unmeasured:
+        why = f"{claim.notebook} {'has not run' if found is None else 'ran without it'}"
+        yield line | blank | {"verdict": "not measured yet", "why": why}
+    else:
+        for judged in judge(found).to_dict("records"):
+            rows = _with_outcomes(found[found["kind"] == judged["kind"]])
+            texts = _texts(claim, rows, judged["measure"])
+            texts |= {"kind": judged["kind"], "verdict": judged["verdict"], "why": judged["why"]}
+            yield line | texts | {"beside": _beside(judged, smaller)}
+
+
+def _beside(judged: dict[str, str], smaller: pd.DataFrame | None) -> str:
+    """What the reference run says of a verdict that the thorough run gave; empty where it decided itself."""
+    if smaller is None:
+        return ""
+    others = judge(smaller).set_index("kind")["verdict"] if len(smaller) else {}
+    verdict = others.get(judged["kind"], "nothing")
+    return "thorough run; default run " + ("agrees" if verdict == judged["verdict"] else f"says: {verdict}")
+
+
+def _texts(claim: registration.Claim, rows: pd.DataFrame, deciding: str) -> dict[str, str]:
+    """The values of one claim and kind as text, a line for each measure."""
+    ours, nulls, leading = [], [], ""
+    for measure in claim.measures:
+        of_measure = rows[rows["measure"] == measure.name].sort_values("seed", kind="stable")
+        mine = of_measure[of_measure["source"] == MODEL]
+        ours.append(f"{measure.name} {measure.rule}: {', '.join(_interval(measure, row) for row in mine.itertuples())}")
+        others = of_measure[of_measure["source"] != MODEL].groupby("source", sort=False)["estimate"]
+        values = [f"{source} {_values(measure, estimates)}" for source, estimates in others]
+        nulls += [f"{measure.name}: {', '.join(values)}"] if values else []
+        if measure.name == deciding:
+            leading = f"{measure.name} {_values(measure, mine['estimate'])} ({measure.rule})"
+    drawn = [f"{f'{row.over}, ' if row.over else ''}n = {row.n:g}" for row in rows.itertuples()]
+    own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == MODEL))
+    over = own + [f"nulls: {text}" for text in dict.fromkeys(drawn) if text not in own]
+    over += [f"{measure.name}: {measure.taken}" for measure in claim.measures if measure.taken]
+    return {"leading": leading, "ours": "\n".join(ours), "nulls": "\n".join(nulls), "over": "\n".join(over)}
+
+
+def _values(measure: registration.Measure, estimates: pd.Series) -> str:
+    return " / ".join(_number(measure, value) for value in estimates)
+
+
+def _interval(measure: registration.Measure, row: tuple) -> str:
+    low, high = (_number(measure, end) for end in (row.low, row.high))
+    remark = f" ({row.why})" if row.why else ""
+    return f"{_number(measure, row.estimate)} [{low}, {high}] {MARKS[row.outcome]}{remark}"
+
+
+def _number(measure: registration.Measure, value: float) -> str:
+    """Three significant digits, or as many as it takes to stay on the same side of the threshold."""
+    if pd.isna(value):
+        return "–"
+    value = 0.0 if abs(value) < 1e-9 else float(value)
+    texts = [f"{value:#.{digits}g}".rstrip(".") for digits in range(3, 10)]
+    return next((text for text in texts if measure.satisfied(float(text)) == measure.satisfied(value)), texts[-1])
+
+
+def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
+    """A claim's line in the table of verdicts: one cell for each kind of model."""
+    first = rows.iloc[0]
+    texts = ([f"**{row.verdict}**", row.leading, row.beside] for row in rows.itertuples())
+    cells = {kind: "\n".join(filter(None, text)) for kind, text in zip(rows["kind"], texts, strict=True)}
+    verdicts = [cells.get(kind, cells.get("", "–")) for kind in kinds or [""]]
+    return [f"**{first['claim']}** {first['statement']}", first["paper"], *verdicts]
+
+
+def _write(path: Path, text: str) -> None:
+    content = text.encode()
+    if not path.exists() or path.read_bytes() != content:
+        files.write_bytes(path, content)

@@ -1,0 +1,121 @@
+"""What the README shows that code and runs write: the figures with their captions, the layers that srdyn knows."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn import architectures
+from srdyn.loading import files, markdown
+from srdyn.study.claims import claims
+from srdyn.study.run import store
+
+COLUMNS = 2
+SPEEDS = "07_cost_families"
+"""The table that `make bench` writes of every family."""
+HEADS = {
+    "model_types": "models",
+    "mixer": "layers",
+    "gating": "decay",
+    "slicing": "what can be removed",
+    "state": "state",
+    "speed": "tokens/s on a CPU",
+}
+
+
+def captions() -> pd.DataFrame:
+    """One row for every notebook with a figure of its own name: notebook, title (its heading), caption.
+
+    The caption says what the ledger of the run at work has for the notebook's claims, empty where it decides none.
+    """
+    ledger, rows = claims.ledger(), []
+    for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
+        if (store.figure_dir() / f"{path.stem}.png").exists():
+            decided = ledger[(ledger["notebook"] == path.stem) & (ledger["kind"] != "")]
+            rows.append({"notebook": path.stem, "title": _title(path), "caption": _sentence(decided)})
+    return pd.DataFrame(rows, columns=["notebook", "title", "caption"])
+
+
+def gallery() -> str:
+    """The figures in Markdown, two in a row, each above its title and caption."""
+    cells = [
+        f"![{row.title}](figures/{row.notebook}.png)<br>[{row.title}](notebooks/{row.notebook}.ipynb) {row.caption}"
+        for row in captions().itertuples()
+    ]
+    cells += [""] * (-len(cells) % COLUMNS)
+    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
+    return markdown.table([""] * COLUMNS, rows) + "\n"
+
+
+def families() -> str:
+    """`architectures.supported()` in Markdown, a line for all classes that one recipe describes.
+
+    With their speeds once `make bench` has measured them.
+    """
+    table, rows = architectures.supported(), []
+    table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
+    speeds, note = _speeds()
+    heads = HEADS if note else {name: head for name, head in HEADS.items() if name != "speed"}
+    others = [name for name in table if name != "mixer"]
+    for cells, part in table.groupby(others, sort=False):
+        row = dict(zip(others, cells, strict=True)) | {"mixer": ", ".join(part["mixer"])}
+        row["speed"] = _ends(speeds.reindex(part["mixer"]).dropna())
+        rows.append([row[name] for name in heads])
+    return markdown.table(list(heads.values()), rows) + "\n" + note
+
+
+def _speeds() -> tuple[pd.Series, str]:
+    """Tokens per second by class of layer, and how they were measured; nothing before `make bench` has run."""
+    try:
+        table = store.load_table(SPEEDS, run=store.REFERENCE)
+    except FileNotFoundError:
+        return pd.Series(dtype=float), ""
+    side = (store.table_dir(store.REFERENCE) / f"{SPEEDS}.json").read_text(encoding="utf-8")
+    machine, tokens = json.loads(side)["machine"], table["tokens"].iloc[0]
+    note = (
+        f"\ntokens/s: one sequence of {tokens} through one layer alone, of the size that its configuration has by "
+        f"default, in float32 ({machine['processor']}, {machine['threads']} threads; `make bench` measures yours).\n"
+    )
+    return table.groupby("layer")["per_second"].first(), note
+
+
+def _ends(values: pd.Series) -> str:
+    """The least and the most, to two digits."""
+    ends = dict.fromkeys(f"{float(f'{end:.2g}'):,.0f}" for end in (values.min(), values.max()) if len(values))
+    return "–".join(ends) or "not measured"
+
+
+def publish() -> None:
+    """The reference run puts `gallery` and `families` between the README's markers of these names.
+
+    A marker looks like `<!-- gallery:begin -->`. Any other run leaves the README alone. Raises ValueError where one is
+    missing.
+    """
+    if store.run_name() != store.REFERENCE:
+        return
+    path = files.root() / "README.md"
+    before = page = path.read_bytes().decode()
+    for name, block in (("gallery", gallery()), ("families", families())):
+        page = markdown.replace_block(page, name, block)
+    if page != before:
+        files.write_bytes(path, page.encode())
+
+
+def _title(notebook: Path) -> str:
+    """The heading of a notebook. Raises ValueError where the first cell begins with none."""
+    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"][0].strip()
+    if not first.startswith("# "):
+        raise ValueError(f"{notebook} begins with {first!r}, not with a heading")
+    return first.removeprefix("# ")
+
+
+def _sentence(ledger: pd.DataFrame) -> str:
+    """`C8: not reproduced in hybrid, inconclusive in pure; …` for the claims of one notebook, controls left out."""
+    found = []
+    for claim, rows in ledger[~ledger["kind"].isin(claims.CONTROLS)].groupby("claim", sort=False):
+        plain = rows["verdict"].str.split(" (null", regex=False).str[0]
+        kinds = rows["kind"].groupby(plain, sort=False).agg(" and ".join)
+        found.append(f"{claim}: " + ", ".join(f"{verdict} in {names}" for verdict, names in kinds.items()))
+    return "; ".join(found) + "." if found else ""

@@ -1,0 +1,167 @@
+"""What the paper says: `claims.yaml`, checked, as objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from srdyn.loading import files
+
+GRADES = {
+    "A": "abstract or figure caption",
+    "B": "quoted with its place by a reader of the paper",
+    "C": "second hand",
+    "D": "derived by us, not the paper's",
+}
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One quantity of a claim, in `unit`, with the rule that it must satisfy: at least, at most or below `threshold`.
+
+    `taken` says where it is measured: after how many tokens, in which contexts, and what its interval is over.
+    """
+
+    name: str
+    quantity: str
+    unit: str
+    at_least: bool
+    threshold: float
+    taken: str = ""
+    strict: bool = False
+
+    @property
+    def rule(self) -> str:
+        """The rule as text."""
+        return f"{'≥' if self.at_least else '<' if self.strict else '≤'} {self.threshold:g}"
+
+    def satisfied(self, value: float) -> bool:
+        """Whether one value satisfies the rule."""
+        if self.strict and value == self.threshold:
+            return False
+        return value >= self.threshold if self.at_least else value <= self.threshold
+
+    def outcome(self, estimate: float, low: float, high: float) -> str:
+        """`pass` when the whole interval satisfies the rule, `fail` when none of it does; `undefined` is NaN."""
+        if np.isnan(estimate):
+            return "undefined"
+        if np.isnan(low) or np.isnan(high):
+            return "undecided"
+        ends = {self.satisfied(low), self.satisfied(high)}
+        return "undecided" if len(ends) == 2 else "pass" if True in ends else "fail"
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper, its value there with grade and place, and the notebook that decides it.
+
+    `untested` may say why nothing was measured: the claim has no measures, or needs what the reference run has not.
+    """
+
+    id: str
+    statement: str
+    value: str
+    grade: str
+    place: str
+    notebook: str
+    measures: tuple[Measure, ...]
+    untested: str = ""
+
+    @property
+    def paper(self) -> str:
+        """The paper's value as text: value, place, grade."""
+        return f"{self.value} ({self.place}; grade {self.grade})"
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The paper's claims in order, and what is fixed beside them."""
+
+    title: str
+    reference: str
+    thresholds: Mapping[str, float]
+    primary: Mapping[str, str]
+    claims: tuple[Claim, ...]
+
+    def claim(self, claim_id: str) -> Claim:
+        """The claim called `claim_id`. Raises ValueError for one that the paper does not make."""
+        for claim in self.claims:
+            if claim.id == claim_id:
+                return claim
+        raise ValueError(f"claims.yaml has no claim {claim_id!r}; there are {', '.join(c.id for c in self.claims)}")
+
+
+def path() -> Path:
+    """Where the claims are stated."""
+    return files.data_dir() / "paper" / "claims.yaml"
+
+
+def load() -> Paper:
+    """What `data/paper/claims.yaml` says. Raises ValueError where it departs from its form, saying where."""
+    content = yaml.safe_load(path().read_text(encoding="utf-8"))
+    _require_keys(content, ("paper", "thresholds", "primary", "claims"), "claims.yaml")
+    _require_keys(content["paper"], ("title", "reference"), "paper")
+    _require_keys(content["primary"], ("claim", "contrast"), "primary")
+    made = tuple(_claim(entry) for entry in content["claims"])
+    _require_unique([claim.id for claim in made], "claims")
+    found = Paper(**content["paper"], thresholds=content["thresholds"], primary=content["primary"], claims=made)
+    found.claim(found.primary["claim"])
+    return found
+
+
+def rules() -> pd.DataFrame:
+    """Every measure's rule: columns claim, measure, at_least, at_most, of which one is NaN."""
+    rows = [
+        {
+            "claim": claim.id,
+            "measure": measure.name,
+            "at_least": measure.threshold if measure.at_least else np.nan,
+            "at_most": np.nan if measure.at_least else measure.threshold,
+        }
+        for claim in load().claims
+        for measure in claim.measures
+    ]
+    return pd.DataFrame(rows)
+
+
+def _claim(entry: Mapping[str, object]) -> Claim:
+    _require_keys(entry, ("id", "statement", "paper", "notebook", "measures"), "a claim", optional=["untested"])
+    where, cited = f"claim {entry['id']}", entry["paper"]
+    _require_keys(cited, ("value", "grade", "place"), f"{where}: paper")
+    if cited["grade"] not in GRADES:
+        raise ValueError(f"{where}: a grade is one of {', '.join(GRADES)}, not {cited['grade']!r}")
+    measures = tuple(_measure(measure, where) for measure in entry["measures"])
+    _require_unique([measure.name for measure in measures], f"{where}: measures")
+    untested = entry.get("untested", "")
+    return Claim(
+        entry["id"], entry["statement"], **cited, notebook=entry["notebook"], measures=measures, untested=untested
+    )
+
+
+def _measure(entry: Mapping[str, object], where: str) -> Measure:
+    _require_keys(entry, ("name", "quantity", "unit", "rule"), f"{where}: a measure", optional=["taken"])
+    rule, where = entry["rule"], f"{where}: {entry['name']}"
+    if not isinstance(rule, dict) or len(rule) != 1 or not set(rule) <= {"at_least", "at_most", "below"}:
+        raise ValueError(f"{where}: a rule is exactly one of at_least, at_most and below, not {rule!r}")
+    [(bound, threshold)] = rule.items()
+    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
+        raise ValueError(f"{where}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
+    named = entry["name"], entry["quantity"], entry["unit"]
+    return Measure(*named, bound == "at_least", float(threshold), entry.get("taken", ""), strict=bound == "below")
+
+
+def _require_keys(entry: object, keys: Sequence[str], where: str, *, optional: Sequence[str] = ()) -> None:
+    found = sorted(entry.keys() - set(optional), key=str) if isinstance(entry, dict) else entry
+    if found != sorted(keys):
+        raise ValueError(f"{where}: claims.yaml wants exactly the keys {', '.join(sorted(keys))}, not {found}")
+
+
+def _require_unique(names: Sequence[str], where: str) -> None:
+    repeated = {name for name in names if names.count(name) > 1}
+    if repeated:
+        raise ValueError(f"{where}: a name stands for one thing, but these come twice: {', '.join(sorted(repeated))}")

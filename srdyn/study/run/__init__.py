@@ -1,0 +1,1 @@
+"""What every run needs: files that last, parameters, processes."""

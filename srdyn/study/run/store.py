@@ -1,0 +1,227 @@
+"""Files that outlive a run: their places, their exact bytes, their origin.
+
+`SRDYN_RUN` names the run. Only the run `reference` (make sets it, for the committed defaults alone) writes to the
+committed `data/tables` and `figures`; any other writes to `build/<run>/`, and without it the run is `interactive`.
+The tables of the run `thorough` are committed as well, in `data/tables/thorough`.
+"""
+
+import hashlib
+import importlib.metadata
+import io
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import urllib.parse
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn.loading import files
+from srdyn.study.run import comparison
+
+REFERENCE = "reference"
+THOROUGH = "thorough"
+INTERACTIVE = "interactive"
+CSV_ROWS = 2_000
+"""A table of more rows is parquet: nobody reads its diff."""
+SIGNIFICANT = "%.9g"
+"""Digits of a real in a CSV: four more than the tolerance sees, few enough for a readable diff."""
+PACKAGES = ("srdyn", "torch", "transformers", "flash-linear-attention", "triton", "numpy", "scipy", "pandas", "pyarrow")
+
+log = logging.getLogger(__name__)
+
+
+def run_name() -> str:
+    """The run at work, from `SRDYN_RUN`; `interactive` without it."""
+    name = os.environ.get("SRDYN_RUN", INTERACTIVE)
+    if not re.fullmatch(r"\w[\w.=+-]*", name):
+        raise ValueError(f"SRDYN_RUN names a folder of build/: letters, digits and .=+- are allowed, not {name!r}")
+    return name
+
+
+def figures_dir() -> Path:
+    """The committed figures, whatever the run; to write one ask `figure_dir`."""
+    return files.root() / "figures"
+
+
+def build_dir(run: str | None = None) -> Path:
+    """The ignored folder of `run`, by default of the run at work."""
+    return files.root() / "build" / (run or run_name())
+
+
+def table_dir(run: str | None = None) -> Path:
+    """Where the tables of `run` lie: in `data/tables` those of the two committed runs, else in `build/<run>/tables`."""
+    run = run or run_name()
+    committed = {REFERENCE: files.data_dir() / "tables", THOROUGH: files.data_dir() / "tables" / THOROUGH}
+    return committed.get(run) or build_dir(run) / "tables"
+
+
+def figure_dir(run: str | None = None) -> Path:
+    """Where the figures of `run` lie: `figures` for the reference run, `build/<run>/figures` for any other."""
+    run = run or run_name()
+    return figures_dir() if run == REFERENCE else build_dir(run) / "figures"
+
+
+def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | None = None) -> Path:
+    """Write `frame` as `<stem>.csv`, or `.parquet` beyond `CSV_ROWS`, with `<stem>.json` beside it saying what made it.
+
+    `meta` (JSON: parameters, hashes of inputs, seeds; no times) goes into the side file beside the hashes of code and
+    table. Where a table stands that `comparison` finds within tolerance, made from the same `meta["parameters"]`,
+    both files keep their bytes. Otherwise both are replaced, and a log line says how far off the old table was.
+    Raises `ValueError` for an index that would be lost or a stem that is not a plain name.
+    """
+    _require_plain(frame, stem)
+    folder = table_dir()
+    path = folder / (stem + (".csv" if len(frame) <= CSV_ROWS else ".parquet"))
+    content = _encode(frame, path.suffix)
+    side = {
+        "rows": len(frame),
+        "columns": list(frame.columns),
+        "code": files.content_hash(Path(__file__).parents[2]),
+        "table": hashlib.sha256(content).hexdigest(),
+        **(meta or {}),
+    }
+    if path.exists():
+        difference = comparison.compare_tables(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
+        if difference.within and _describes(path, side):
+            return path
+        log.warning("%s is replaced: %s", path.name, difference)
+    files.write_bytes(path, content)
+    files.write_json(path.with_suffix(".json"), side)
+    for other in {".csv", ".parquet"} - {path.suffix}:
+        path.with_suffix(other).unlink(missing_ok=True)
+    return path
+
+
+def load_table(stem: str, *, run: str | None = None) -> pd.DataFrame:
+    """The table `stem` of `run`, by default of the run at work; `run="reference"` reads the committed one."""
+    for suffix in (".csv", ".parquet"):
+        path = table_dir(run) / (stem + suffix)
+        if path.exists():
+            return _decode(path.read_bytes(), suffix)
+    raise FileNotFoundError(
+        f"the run {run or run_name()!r} has no table {stem!r} in {table_dir(run)}: run the notebook that writes it "
+        'first, or read the committed one with run="reference"'
+    )
+
+
+def run_record(**extra: object) -> dict[str, object]:
+    """What ran, where and when: run, commit, versions, device, time. For build/ only: no two are alike."""
+    import torch  # heavy, and nothing else here needs it
+
+    cuda = torch.cuda.is_available()
+    return {
+        "run": run_name(),
+        "commit": _commit(),
+        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {os.cpu_count()} cores",
+        "platform": platform.platform(),
+        "time": datetime.now(UTC).isoformat(timespec="seconds"),
+        **extra,
+    }
+
+
+def save_record(stem: str, record: Mapping[str, object]) -> Path:
+    """Write `record` to `build/<run>/records/<stem>.json`."""
+    path = build_dir() / "records" / f"{stem}.json"
+    files.write_json(path, record)
+    return path
+
+
+class RunStore:
+    """A long run's finished items, a file each, so that a killed run goes on where it stopped.
+
+    Items lie in `path/<hash of made_by>`: another model or other parameters never meet the items of this one.
+    """
+
+    def __init__(self, path: Path, *, made_by: Mapping[str, object]) -> None:
+        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
+        self.folder = Path(path) / digest[:16]
+        files.write_json(self.folder / "made_by.json", made_by)
+
+    def has(self, key: str) -> bool:
+        """Whether the item `key` is finished."""
+        return self._path(key).exists()
+
+    def put(self, key: str, frame: pd.DataFrame) -> None:
+        """Keep `frame` as the finished item `key`."""
+        _require_plain(frame, "item")
+        files.write_bytes(self._path(key), _encode(frame, ".parquet"))
+
+    def get(self, key: str) -> pd.DataFrame:
+        """The finished item `key`. Raises `FileNotFoundError` if it is not finished."""
+        return pd.read_parquet(self._path(key))
+
+    def keys(self) -> list[str]:
+        """The finished items, sorted."""
+        return sorted(urllib.parse.unquote(path.stem) for path in self.folder.glob("*.parquet"))
+
+    def frame(self) -> pd.DataFrame:
+        """All items, in the order of their keys, as one table. Raises `ValueError` if there is none."""
+        if not (keys := self.keys()):
+            raise ValueError(f"{self.folder} holds no finished item yet")
+        return pd.concat([pd.read_parquet(self._path(key)) for key in keys], ignore_index=True)
+
+    def _path(self, key: str) -> Path:
+        name = urllib.parse.quote(key, safe="")
+        if not key or len(name) > 200:
+            raise ValueError(f"an item's key names a file: 1 to 200 characters once quoted, not {key!r}")
+        return self.folder / f"{name}.parquet"
+
+
+def _require_plain(frame: pd.DataFrame, stem: str) -> None:
+    if not re.fullmatch(r"\w[\w-]*", stem):
+        raise ValueError(f"a table's stem is a plain name of letters, digits, _ and -, not {stem!r}")
+    if not frame.index.equals(pd.RangeIndex(len(frame))) or not frame.columns.is_unique:
+        raise ValueError(f"table {stem!r} needs unique columns and a plain index: call reset_index() first")
+
+
+def _encode(frame: pd.DataFrame, suffix: str) -> bytes:
+    if suffix == ".csv":
+        return frame.to_csv(index=False, float_format=SIGNIFICANT, lineterminator="\n").encode()
+    buffer = io.BytesIO()
+    frame.to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()
+
+
+def _decode(content: bytes, suffix: str) -> pd.DataFrame:
+    if suffix == ".parquet":
+        return pd.read_parquet(io.BytesIO(content))
+    # Only the empty cell is missing: "NA" and "None" may be names.
+    return pd.read_csv(io.BytesIO(content), keep_default_na=False, na_values=[""])
+
+
+def _describes(path: Path, side: Mapping[str, object]) -> bool:
+    """Whether the side file belongs to the bytes at `path` and to the parameters of `side`."""
+    beside = path.with_suffix(".json")
+    if not beside.exists():
+        return False
+    standing = json.loads(beside.read_bytes())
+    parameters = json.loads(json.dumps(side.get("parameters")))
+    whole = standing.get("table") == hashlib.sha256(path.read_bytes()).hexdigest()
+    return whole and standing.get("parameters") == parameters
+
+
+def _commit() -> str:
+    """The commit of this clone, or "unknown" where it is no clone or git is not installed."""
+    if not (files.root() / ".git").exists():
+        return "unknown"
+    try:
+        asked = subprocess.run(
+            ["git", "rev-parse", "HEAD"], cwd=files.root(), capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return "unknown"
+    return asked.stdout.strip() if asked.returncode == 0 else "unknown"
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "not installed"

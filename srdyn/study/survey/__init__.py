@@ -1,0 +1,1 @@
+"""Head tables of models and their nulls over contexts."""

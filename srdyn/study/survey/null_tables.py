@@ -1,0 +1,209 @@
+"""The states of one model and of its nulls, read context by context into tables that are kept."""
+
+import functools
+import logging
+import zlib
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64
+from torch import Tensor
+
+from srdyn import architectures, models, nulls, spectra, states, strata
+from srdyn.architectures import cpu_speedups
+from srdyn.loading import reference
+from srdyn.study.run import store
+from srdyn.study.survey import samples
+
+log = logging.getLogger(__name__)
+
+MODEL = "model"
+UNTRAINED, MECHANISM, PERMUTED, COMMON = "untrained", "mechanism", "permuted decays", "common decay"
+NULLS = (UNTRAINED, MECHANISM, PERMUTED, COMMON)
+SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
+"""Thresholds that the rank is also taken at, in the columns `rank 1e-02` …"""
+
+Gates = tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]
+
+
+def available(model: models.Model, sources: Sequence[str]) -> list[str]:
+    """The model and those of its nulls that it can have; a log line says which it cannot, and why."""
+    if model.seed:
+        return [MODEL]
+    lacking = {}
+    if not _is_reference(model):
+        lacking["what it was started from is not known"] = [UNTRAINED]
+    if not follows_gated_delta(model):
+        lacking["its states do not follow the gated delta rule with one decay a head"] = [MECHANISM, PERMUTED, COMMON]
+    elif not forgets(model):
+        lacking["its heads do not forget"] = [PERMUTED, COMMON]
+    for why, nulls_of_it in lacking.items():
+        if out := [source for source in sources if source in nulls_of_it]:
+            which = f"{', '.join(out)} null{'s' if len(out) > 1 else ''}"
+            log.warning("%s is shown without its %s: %s", model.name, which, why)
+            sources = [source for source in sources if source not in out]
+    return [MODEL, *sources]
+
+
+def _is_reference(model: models.Model) -> bool:
+    return model.seed is not None and hasattr(model.hf.config, "srdyn_kind")
+
+
+class Tables:
+    """The tables of one model, made when asked for the first time and kept."""
+
+    def __init__(self, model: models.Model, reading: samples.Reading, kept: store.RunStore) -> None:
+        self.model, self.reading, self.kept = model, reading, kept
+        self._samples = functools.lru_cache(maxsize=1)(lambda name: reading.samples(name, model.tokenizer))
+        self._last: tuple[str, Gates] | None = None
+
+    def table(self, source: str, context: str) -> pd.DataFrame:
+        """The rows of one source in one context; columns as in `survey.heads`. Raises ValueError for another source."""
+        key = _key(source, context)
+        if not self.kept.has(key):
+            self.kept.put(key, self._make(source, context))
+        return self.kept.get(key)
+
+    def lacks(self, context: str, sources: Sequence[str]) -> bool:
+        """Whether one of the sources is not made yet in this context."""
+        return not all(self.kept.has(_key(source, context)) for source in sources)
+
+    def _make(self, source: str, context: str) -> pd.DataFrame:
+        make: dict[str, Callable] = {
+            MODEL: self._model,
+            UNTRAINED: self._untrained,
+            MECHANISM: self._mechanism,
+            PERMUTED: self._permuted,
+            COMMON: self._common,
+        }
+        if source not in make:
+            raise ValueError(f"no source is called {source!r}; there are {', '.join(make)}")
+        return make[source](context).assign(source=source, kind=kind(self.model))
+
+    def _model(self, context: str) -> pd.DataFrame:
+        sigma, gates = self._read(self.model, context)
+        self._last = context, gates
+        return self._tidy(sigma, context, gates)
+
+    def _untrained(self, context: str) -> pd.DataFrame:
+        sigma, gates = self._read(untrained(self.model), context)
+        return self._tidy(sigma, context, gates)
+
+    def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
+        measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
+        sigmas, gates = [], []
+        for part in self._parts(model, context):
+            with states.gates_of(model, *part.shape) as found:
+                sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
+            gates.append(found)
+        g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
+        return torch.cat(sigmas, dim=1), (g, beta)
+
+    def _parts(self, model: models.Model, context: str) -> tuple[Tensor, ...]:
+        tokens = self._samples(context).tokens
+        return tokens.split(models.batch_size(model, tokens.shape[1]))
+
+    def _gates(self, context: str) -> Gates:
+        """The model's gates: those of the context that it read last are at hand."""
+        if self._last and self._last[0] == context:
+            return self._last[1]
+        found = [states.gates(self.model, part) for part in self._parts(self.model, context)]
+        return tuple(torch.cat(gates, dim=1) for gates in zip(*found, strict=True))
+
+    def _mechanism(self, context: str) -> pd.DataFrame:
+        return self._null(self._gates(context), context)
+
+    def _common(self, context: str) -> pd.DataFrame:
+        shape = self.model.grid.L, len(self._samples(context).tokens), self.reading.length, self.model.grid.H
+        g, beta = (x[:, None, None].expand(shape) for x in self._median_gates)
+        return self._null((g, beta), context)
+
+    @functools.cached_property
+    def _median_gates(self) -> tuple[Float64[Tensor, "L H"], Float64[Tensor, "L H"]]:
+        """Log-decay and write strength of the median head over the reading; heads that were pruned away stay NaN."""
+        own = pd.concat([self.table(MODEL, context) for context in self.reading.names()])
+        means = own.groupby(["layer", "head"])[["log_decay", "write_strength"]].mean()
+        common = means.where(means.isna(), means.median(), axis=1).to_numpy()
+        g, beta = torch.tensor(common).T.reshape(2, self.model.grid.L, self.model.grid.H)
+        return g, beta
+
+    def _permuted(self, context: str) -> pd.DataFrame:
+        """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
+        table = self.table(MECHANISM, context)
+        grid = self.model.grid
+        order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
+        layers = np.array([layer.index for layer in self.model.layers])
+        place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
+        return table.assign(layer=layers[place // grid.H], head=place % grid.H)
+
+    def _null(self, gates: Gates, context: str) -> pd.DataFrame:
+        (g, beta), (K, V) = gates, (self.model.grid.K, self.model.grid.V)
+        generator = self._generator(context)
+        sigma = nulls.decay_only(g, K, V, self.reading.positions, beta=beta, generator=generator)
+        return self._tidy(sigma, context, gates)
+
+    def _generator(self, context: str) -> torch.Generator:
+        return torch.Generator().manual_seed((self.reading.seed + zlib.crc32(context.encode())) % 2**32)
+
+    def _tidy(self, sigma: Float64[Tensor, "L B C H D"], context: str, gates: Gates) -> pd.DataFrame:
+        layers = [layer.index for layer in self.model.layers]
+        reading = self.reading
+        table = strata.head_table(
+            sigma,
+            positions=reading.positions,
+            layers=layers,
+            context=context,
+            model=self.model.name,
+            seed=self.model.seed or 0,
+            eps=reading.eps,
+        )
+        for eps in SWEEP:
+            table[f"rank {eps:.0e}"] = spectra.effective_rank(sigma, eps).numpy().ravel()
+        L, B, C, H, _ = sigma.shape
+        for name, gate in zip(("log_decay", "write_strength"), gates, strict=True):
+            table[name] = gate.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()
+        if not forgets(self.model):
+            table["log_decay"] = np.nan
+        return table.assign(document=self._samples(context).document.numpy()[table["sample"]])
+
+
+def _key(source: str, context: str) -> str:
+    return f"{source}--{context}"
+
+
+def follows_gated_delta(model: models.Model) -> bool:
+    """Whether the nulls of decay and Eq. 13 speak of this model (`Recipe.gated_delta`)."""
+    return all(site.recipe.gated_delta for site in architectures.sites(model.hf))
+
+
+def forgets(model: models.Model) -> bool:
+    """Whether the model's heads have decays (`Recipe.has_decay`)."""
+    return all(site.recipe.has_decay for site in architectures.sites(model.hf))
+
+
+def kind(model: models.Model) -> str:
+    """`hybrid`, `pure`, `uniform` for a reference model, the model's own name for any other."""
+    return getattr(model.hf.config, "srdyn_kind", model.name)
+
+
+def untrained(model: models.Model) -> models.Model:
+    """A reference model as it was before its first step.
+
+    Raises ValueError for a model that is none: its initialisation is not known.
+    """
+    config = model.hf.config
+    if not _is_reference(model):
+        raise ValueError(f"{model.name} does not say what it was started from; leave the null 'untrained' out")
+    start = reference.initialise(
+        config.srdyn_kind,
+        seed=model.seed,
+        vocab_size=config.vocab_size,
+        layers=config.num_hidden_layers,
+        hidden=config.hidden_size,
+        head=config.linear_key_head_dim,
+    )
+    started = models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
+    cpu_speedups.use_if_fit(started.hf)
+    return started

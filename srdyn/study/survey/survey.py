@@ -1,0 +1,196 @@
+"""Head tables of several models and their nulls over the same contexts."""
+
+import dataclasses
+import functools
+import itertools
+import json
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pandas as pd
+import torch
+import transformers
+from tqdm.auto import tqdm
+
+from srdyn import models
+from srdyn.architectures import cpu_speedups
+from srdyn.loading import files, processes, streaming
+from srdyn.study.run import store, workers
+from srdyn.study.survey import samples
+from srdyn.study.survey.null_tables import COMMON, NULLS, Tables, available
+from srdyn.text import documents, tasks
+
+log = logging.getLogger(__name__)
+
+SETTLING = 120
+"""Seconds after which what another machine has written must be seen here: network file systems show it late."""
+HELD_BY_EACH = 2**28
+"""Bytes of weights up to which every process of this machine holds the model itself."""
+WORTH_WORKERS = 2**17
+"""Tokens, times sources, that one process reads sooner than others have started."""
+Reading = samples.Reading
+
+
+def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> pd.DataFrame:
+    """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
+
+    `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
+    model's own decays and write strengths (`mechanism`); the same with heads exchanged at random over the model, alike
+    in every context (`permuted decays`); the same with one decay and one write strength for all heads, tokens and
+    contexts, those of the median head (`common decay`). A null has as many samples as its model, since agreement grows
+    with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out, which is logged:
+    one that is no reference model has no `untrained` null, one whose states follow another rule none of the others.
+    Finished contexts are kept in build/survey, so that a second call only reads them; several processes
+    (`loading.processes`) share the work if they all make this call, or `fill`. Much work with a small model on a CPU is
+    dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
+    Columns: those of `strata.head_table`, document, kind, source, log_decay (NaN without decay) and write_strength
+    (means over the context), `rank 1e-02` ….
+    """
+    finished = _finished(names, reading, sources)
+    return pd.concat((tables.table(*item) for tables, items in finished for item in items), ignore_index=True)
+
+
+def fill(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> None:
+    """Do this process's share of what `heads` would, and put nothing together."""
+    for _ in _finished(names, reading, sources):
+        pass
+
+
+def _finished(
+    names: Sequence[str | Path], reading: Reading, sources: Sequence[str]
+) -> Iterator[tuple[Tables, list[tuple[str, str]]]]:
+    """Each model with its (source, context) pairs in the order of the table, when all processes have made them."""
+    made_by = _made_by(reading)
+    for name in tqdm(names, desc="models", disable=not processes.is_first()):
+        name = found(name)
+        model = models.load(name, device=processes.device(), offload="auto")
+        cpu_speedups.use_if_fit(model.hf)
+        own = _readable(reading, model)
+        about = made_by | {"weights": identity(model, name), "tasks": own.tasks}
+        tables = Tables(model, own, store.RunStore(kept_in(), made_by=about))
+        wanted = available(model, sources)
+        early = [source for source in wanted if source != COMMON]
+        late = [source for source in wanted if source == COMMON]
+        # The common decay comes last: it needs what the model did in every context.
+        for together in filter(None, (early, late)):
+            _make(tables, together, name, about)
+        items = itertools.chain(itertools.product(own.names(), early), itertools.product(own.names(), late))
+        yield tables, [(source, context) for context, source in items]
+
+
+def _made_by(reading: Reading) -> dict[str, object]:
+    """What the tables of any model depend on besides its weights. Raises where a domain is not there."""
+    return {
+        **dataclasses.asdict(reading),
+        "code": files.content_hash(Path(__file__).parent),
+        "contexts": files.content_hash(files.data_dir() / "contexts"),
+        "places": [documents.content_hash(name) for name in reading.domains if documents.is_place(name)],
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def _readable(reading: Reading, model: models.Model) -> Reading:
+    """The reading without the tasks, which is logged, where the model's tokenizer has no words to write them with.
+
+    Raises ValueError for a model without a tokenizer.
+    """
+    if model.tokenizer is None:
+        raise ValueError(
+            f"{model.name} has no tokenizer beside its weights, and what it reads is text: put its tokenizer files "
+            "(tokenizer.json, tokenizer_config.json) into the folder"
+        )
+    reason = tasks.unwritable(model.tokenizer)
+    if reason and reading.tasks:
+        log.warning("%s reads no tasks (%s): %s", model.name, ", ".join(reading.tasks), reason)
+    return dataclasses.replace(reading, tasks=()) if reason else reading
+
+
+def _make(tables: Tables, sources: Sequence[str], name: str | Path, made_by: dict[str, object]) -> None:
+    """Finish these sources in all contexts, together with the other processes."""
+    left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
+    share, first = processes.share(left), processes.is_first()
+    bar = tqdm(total=len(share), desc=tables.model.name, leave=False, disable=not first)
+    if _is_worth_workers(tables, len(share) * len(sources)):
+        opened = _anywhere(name), _placed(tables.reading), json.dumps(made_by)
+        done = workers.deal(_make_one, [(*opened, context, tuple(sources)) for context in share])
+    else:
+        done = ([tables.table(source, context) for source in sources] for context in share)
+    for _ in done:
+        bar.update()
+    bar.close()
+    processes.barrier()
+    _wait_for(left, tables, sources)
+
+
+def _is_worth_workers(tables: Tables, items: int) -> bool:
+    """Whether processes of this machine shall share the work: much of it, by a model that each of them can hold."""
+    model, reading = tables.model, tables.reading
+    weights = sum(parameter.nbytes for parameter in model.hf.parameters())
+    here = processes.count() == 1 and model.device.type == "cpu" and not streaming.is_attached(model.hf)
+    return here and weights <= HELD_BY_EACH and items * reading.n * reading.length >= WORTH_WORKERS
+
+
+def _make_one(name: str | Path, reading: Reading, made_by: str, context: str, sources: tuple[str, ...]) -> None:
+    torch.set_flush_denormal(False)  # as in a process that does all by itself; `trials` sets it
+    tables = _opened(name, reading, made_by)
+    for source in sources:
+        tables.table(source, context)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(name: str | Path, reading: Reading, made_by: str) -> Tables:
+    model, about = models.load(name, device="cpu"), json.loads(made_by)
+    if identity(model, name) != about["weights"]:
+        raise RuntimeError(f"{name} changed while it was read: leave its files alone and start again")
+    cpu_speedups.use_if_fit(model.hf)
+    return Tables(model, reading, store.RunStore(kept_in(), made_by=about))
+
+
+def _anywhere(name: str | Path) -> str:
+    """A folder's or file's name that holds in every working directory; a hub name as it is."""
+    return str(Path(name).resolve()) if Path(name).exists() else str(name)
+
+
+def _placed(reading: Reading) -> Reading:
+    domains = (_anywhere(name) if documents.is_place(name) else name for name in reading.domains)
+    return dataclasses.replace(reading, domains=tuple(domains))
+
+
+def _wait_for(contexts: Sequence[str], tables: Tables, sources: Sequence[str]) -> None:
+    deadline = time.monotonic() + SETTLING
+    while lost := [context for context in contexts if tables.lacks(context, sources)]:
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
+                "build/ must lie in a folder that all machines share"
+            )
+        time.sleep(1)
+
+
+def found(name: str | Path) -> str | Path:
+    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own.
+
+    Raises FileNotFoundError for a path, by its first character, that is in neither place.
+    """
+    name = Path(name).expanduser() if str(name).startswith("~") else name
+    inside = files.root() / name
+    if Path(name).exists():
+        return name
+    if inside.is_dir():
+        return inside
+    if str(name).startswith((".", "/")):
+        raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {files.root()}")
+    return name
+
+
+def identity(model: models.Model, name: str | Path) -> str:
+    """What tells these weights from others: the folder's content, or the hub's commit."""
+    return files.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
+
+
+def kept_in() -> Path:
+    """The ignored folder of finished contexts."""
+    return files.root() / "build" / "survey"

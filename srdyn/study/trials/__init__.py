@@ -1,0 +1,1 @@
+"""What models answer while heads are removed."""

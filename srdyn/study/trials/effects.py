@@ -1,0 +1,263 @@
+"""What removing heads does, as tables: every arm with its interval, beside the intact model and beside random heads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from scipy import stats
+
+from srdyn.study.trials import contrasts, trials
+
+ARM = ["model", "kind", "seed", "arm", "share", "cut", "layers", "window", "truncated"]
+HEAD = ["model", "kind", "seed", "layer", "axis", "head"]
+SOLVED = 0.9
+"""Accuracy of the intact model from which a task decides anything."""
+TEXT, KEPT = "bits per byte", "accuracy kept"
+PREDICTORS = {"effective rank": "rank", "log-decay": "decay", "output norm": "output"}
+RESAMPLES = 1000
+
+
+def with_text(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers with a probe more: bits per byte over the windows of all domains."""
+    text = answers[answers["probe"].str.startswith("bits ")]
+    return pd.concat([answers, _joined(text, TEXT)], ignore_index=True)
+
+
+def with_kept(answers: pd.DataFrame) -> pd.DataFrame:
+    """The answers with a probe more: accuracy over that of the intact model, mean over the tasks that it solves.
+
+    Its value is 1 for the intact model. A model that solves none of the tasks has no such row.
+    """
+    parts = []
+    for _, of_model in answers.groupby("model", sort=False):
+        intact = _only(of_model, trials.INTACT)
+        by_task = intact[_is_task(intact)].groupby("probe")["value"].agg(["mean", "size"])
+        solved = by_task[by_task["mean"] >= SOLVED]
+        if solved.empty:
+            continue
+        rows = of_model[of_model["probe"].isin(solved.index)]
+        accuracy, size = (rows["probe"].map(solved[name]) for name in ("mean", "size"))
+        parts.append(_joined(rows.assign(value=rows["value"] / accuracy / size, weight=1 / size), KEPT))
+    return pd.concat([answers, *parts], ignore_index=True)
+
+
+def estimates(answers: pd.DataFrame, *, value: str = "value") -> pd.DataFrame:
+    """One row for every model, arm and probe: estimate, low, high, n (answers), rows, draws, removed, testable.
+
+    `value="bits"` gives the bits of an answer instead of whether it is right. `testable` is False for a task on which
+    the intact model is below `SOLVED`. Intervals as in `contrasts`.
+    """
+    rows = [
+        {**about, **contrasts.estimate(frame, generator=_generator())._asdict(), **_sizes(frame)}
+        for about, frame in _frames(answers, value)
+    ]
+    return _with_testable(pd.DataFrame(rows), answers)
+
+
+def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> pd.DataFrame:
+    """One row for every model, arm and probe: the arm minus `versus`, paired, all else alike.
+
+    `versus` is `intact` or another arm. Columns: difference, low, high, p, n, rows, draws, removed, intact (accuracy
+    without ablation, of a task), testable. An arm without its counterpart is left out.
+    """
+    frames = list(_frames(answers, value))
+    known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
+    rows = []
+    for about, frame in frames:
+        reference = known.get(_key(about, versus, about["window"]))
+        if about["arm"] in (versus, trials.INTACT) or reference is None:
+            continue
+        found = contrasts.difference(frame, reference, generator=_generator())
+        p = contrasts.p_value(frame, reference, generator=_generator())
+        ends = {"versus": versus, "difference": found.estimate, "low": found.low, "high": found.high, "p": p}
+        rows.append({**about, **ends, **_sizes(frame)})
+    return _with_testable(pd.DataFrame(rows), answers)
+
+
+def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT, value: str = "bits") -> pd.DataFrame:
+    """How much more an arm costs than `versus` does under a softmax window than under none, in nats per unit of weight.
+
+    Columns: model, …, versus, interaction, low, high, n. Positive: the missing heads are missed more when softmax
+    cannot look back; against `random` instead of the intact model: these heads more than any others.
+    """
+    frames = [(about, frame.assign(value=frame["value"] * np.log(2))) for about, frame in _frames(answers, value)]
+    known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
+    rows = []
+    for about, frame in frames:
+        if about["arm"] in (trials.INTACT, versus) or not about["window"]:
+            continue
+        four = [known[_key(about, arm, w)] for w in (about["window"], 0) for arm in (about["arm"], versus)]
+        found = contrasts.interaction(*four, generator=_generator())
+        ends = {"versus": versus, "interaction": found.estimate, "low": found.low, "high": found.high}
+        rows.append({**about, **ends, **_sizes(frame)})
+    return pd.DataFrame(rows)
+
+
+def adjusted(differences: pd.DataFrame, *, share: float) -> pd.DataFrame:
+    """Holm's adjustment of p over all testable contrasts but the primary ones, which keep theirs (column `adjusted`).
+
+    What is not testable has none.
+    Primary (claims.yaml): `share` of the heads of highest rank against random ones, needle retrieval, in the hybrid.
+    """
+    named = {"arm": "high", "versus": "random", "probe": "needle", "kind": "hybrid", "share": share}
+    named |= {"layers": "all", "cut": "per layer"}
+    primary = (differences[list(named)] == pd.Series(named)).all(axis=1)
+    table = differences.assign(adjusted=differences["p"].where(differences["testable"]), primary=primary)
+    others = ~primary & table["testable"]
+    table.loc[others, "adjusted"] = contrasts.holm(table.loc[others, "p"])
+    return table
+
+
+def regression(heads: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+    """Single-head damage regressed on effective rank, log-decay and output norm, within layers, all as ranks.
+
+    `heads` are the rows of `trials.damages` beside those of `trials.profiles`. Columns: model, kind, seed, probe,
+    predictor, coefficient (standardised), low, high (heads resampled), explained (R² of the predictor given the others:
+    near 1 the data cannot tell them apart), n (heads). Damage and predictors are replaced by their ranks over the
+    model's heads, the layers' means taken out.
+    """
+    rows = []
+    for (model, kind, of_seed, probe), table in heads.groupby(["model", "kind", "seed", "probe"], sort=False):
+        x = np.stack([_within(table[name], table["layer"]) for name in PREDICTORS.values()], 1)
+        y = _within(table["damage"], table["layer"])
+        low, high = _resampled(x, y, seed)
+        about = {"model": model, "kind": kind, "seed": of_seed, "probe": probe, "n": len(table)}
+        found = zip(PREDICTORS, _coefficients(x, y), low, high, _explained(x), strict=True)
+        rows += [
+            about | dict(zip(("predictor", "coefficient", "low", "high", "explained"), r, strict=True)) for r in found
+        ]
+    return pd.DataFrame(rows)
+
+
+def with_state(table: pd.DataFrame, profiles: pd.DataFrame) -> pd.DataFrame:
+    """The table with `state`, the share of the state's bytes that is left: all heads of a model are equally large."""
+    heads = profiles.groupby("model")["rank"].count()
+    return table.assign(state=1 - table["removed"] / table["model"].map(heads))
+
+
+def truncated(estimates: pd.DataFrame) -> pd.DataFrame:
+    """Estimates of the arms whose states are cut: `heads` in words, `rank` (0: removed), `intact` without any cut."""
+    key = ["model", "probe"]
+    intact = estimates[estimates["arm"] == trials.INTACT].set_index(key)["estimate"].rename("intact")
+    cut = estimates[estimates["arm"] != trials.INTACT].drop(columns="intact").merge(intact, on=key)
+    some = cut["share"].map("{:.0%} of heads, ".format) + cut["arm"] + "est rank"
+    return cut.assign(heads=some.where(cut["share"] < 1, "all heads"), rank=cut["truncated"])
+
+
+def kept(differences: pd.DataFrame) -> pd.DataFrame:
+    """Differences of `KEPT` to the intact model, whose own value is 1, as the share that is kept."""
+    table = differences[differences["probe"] == KEPT]
+    return table.assign(**{name: table[name] + 1 for name in ("difference", "low", "high")})
+
+
+def described(measured: pd.DataFrame, composition: pd.DataFrame, arm: str, *, share: float) -> pd.DataFrame:
+    """Rows of `measured` that also say, from `trials.compositions`, which strata the arm's heads are from."""
+    own = composition[(composition["arm"] == arm) & (composition["share"] == share)].set_index("model")
+    text = "{high:.0%} of the removed heads high-rank, {low:.0%} low-rank"
+    strata = {model: text.format(high=row["high"], low=row["low"]) for model, row in own.iterrows()}
+    why = measured["why"].where(measured["why"] != "", measured["model"].map(strata))
+    return measured.assign(why=why)
+
+
+def solved(answers: pd.DataFrame) -> pd.Series:
+    """By model the tasks that its intact form solves, in words: what `KEPT` is a mean over."""
+    intact = _only(answers, trials.INTACT)
+    accuracy = intact[_is_task(intact)].groupby(["model", "probe"], sort=False)["value"].mean()
+    told = accuracy[accuracy >= SOLVED].reset_index().groupby("model", sort=False)["probe"].agg(", ".join)
+    return told.reindex(answers["model"].unique(), fill_value="")
+
+
+def over_solved(measured: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    """Rows about `KEPT` with the tasks behind them named, and a row that says why for a model that solves none."""
+    tasks, about = solved(answers), answers[["model", "kind", "seed"]].drop_duplicates()
+    named = measured.assign(over=measured["over"] + "; " + measured["model"].map(tasks))
+    none = about[about["model"].map(tasks) == ""].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan)
+    if none.empty:
+        return named
+    none = none.assign(over="", why=f"the intact model solves no task at {SOLVED:.0%}")
+    return pd.concat([named, *(none.assign(measure=name) for name in measured["measure"].unique())], ignore_index=True)
+
+
+def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign: int = 1) -> pd.DataFrame:
+    """Rows of `estimates` or `differences` as `claims.record` takes them, `sign` −1 turning them round.
+
+    A row that is not testable has no estimate, and says why.
+    """
+    ends = table[["low", "high"]].to_numpy() * sign + 0.0
+    testable = table["testable"].to_numpy()
+    over = [f"{row.rows} rows in {row.draws} draws" for row in table.itertuples()]
+    rows = table[["model", "kind", "seed", "n"]].assign(measure=name, over=over)
+    values = {"estimate": table[column] * sign + 0.0, "low": ends.min(1), "high": ends.max(1)}
+    for key, found in values.items():
+        rows[key] = np.where(testable, found, np.nan)
+    why = [f"the intact model is right in {share:.1%} of the items only" for share in table["intact"]]
+    return rows.assign(why=np.where(testable, "", why)).reset_index(drop=True)
+
+
+def _frames(answers: pd.DataFrame, value: str) -> Iterator[tuple[dict, pd.DataFrame]]:
+    for key, frame in answers.groupby([*ARM, "probe"], sort=False):
+        yield dict(zip([*ARM, "probe"], key, strict=True)), frame.assign(value=frame[value])
+
+
+def _key(about: dict, arm: str, window: int) -> tuple:
+    """What finds an arm's counterpart; the intact model knows neither share nor cut nor layers."""
+    own = ["model", "probe"] + ([] if arm == trials.INTACT else ["share", "cut", "layers", "truncated"])
+    return arm, window, *(about[name] for name in own)
+
+
+def _only(answers: pd.DataFrame, arm: str) -> pd.DataFrame:
+    return answers[(answers["arm"] == arm) & (answers["window"] == 0)]
+
+
+def _is_task(answers: pd.DataFrame) -> pd.Series:
+    return ~answers["probe"].str.contains(r"^(?:bits|induction)\b") & (answers["probe"] != KEPT)
+
+
+def _joined(rows: pd.DataFrame, name: str) -> pd.DataFrame:
+    """Several probes as one, their rows apart."""
+    number = pd.factorize(rows["probe"], sort=True)[0]
+    return rows.assign(row=rows["row"] + number * (rows["row"].max() + 1), probe=name)
+
+
+def _sizes(frame: pd.DataFrame) -> dict[str, int | float]:
+    draws = frame["draw"].nunique()
+    return {"n": len(frame), "rows": frame["row"].nunique(), "draws": draws, "removed": float(frame["removed"].mean())}
+
+
+def _with_testable(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
+    intact = _only(answers, trials.INTACT)
+    accuracy = intact[_is_task(intact)].groupby(["model", "probe"])["value"].mean().rename("intact")
+    table = table.merge(accuracy, on=["model", "probe"], how="left")
+    return table.assign(testable=(table["intact"] >= SOLVED) | ~_is_task(table))
+
+
+def _within(values: pd.Series, layer: pd.Series) -> Float[np.ndarray, " heads"]:
+    """Standardised ranks without the layers' means."""
+    ranks = pd.Series(stats.rankdata(values), index=values.index)
+    inside = (ranks - ranks.groupby(layer).transform("mean")).to_numpy()
+    return inside / (inside.std() or 1.0)
+
+
+def _coefficients(x: Float[np.ndarray, "heads p"], y: Float[np.ndarray, " heads"]) -> Float[np.ndarray, " p"]:
+    return np.linalg.lstsq(x, y, rcond=None)[0]
+
+
+def _resampled(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    draws = [rng.integers(0, len(y), len(y)) for _ in range(RESAMPLES)]
+    low, high = np.quantile([_coefficients(x[draw], y[draw]) for draw in draws], [0.025, 0.975], axis=0)
+    return low, high
+
+
+def _explained(x: Float[np.ndarray, "heads p"]) -> list[float]:
+    """R² of each column given the others."""
+    others = [(x[:, i], np.delete(x, i, 1)) for i in range(x.shape[1])]
+    return [float(1 - np.var(y - rest @ _coefficients(rest, y)) / (np.var(y) or 1.0)) for y, rest in others]
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(0)

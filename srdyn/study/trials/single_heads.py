@@ -1,0 +1,54 @@
+"""What each head alone is worth: the model's answers without it."""
+
+from __future__ import annotations
+
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from srdyn import ablation, models, scores
+from srdyn.study.trials import battery, partial_pass
+
+
+def damage(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.DataFrame:
+    """Bits that every probe costs more when one head alone is removed: the oracle, a pass from its layer on per head.
+
+    Columns: axis (the layer's place along axis L), layer (in the decoder), head, probe, damage (bits per byte of text,
+    per answer of a task), intact.
+    """
+    asked = partial_pass.Resumable(model, lambda: _bits(model, sheet))
+    intact = asked.first
+    held = [(axis, layer.index, head) for axis, layer in enumerate(model.layers) for head in layer.heads]
+    rows = []
+    for axis, layer, head in tqdm(held, desc=f"{model.name}: single heads", leave=False):
+        with ablation.ablate_heads(model, _only(model, axis, head)):
+            more = asked.from_layer(layer) - intact
+        found = {"probe": intact.index, "damage": more.to_numpy(), "intact": intact.to_numpy()}
+        rows.append(pd.DataFrame({"axis": axis, "layer": layer, "head": head, **found}))
+    return pd.concat(rows, ignore_index=True)
+
+
+def oracle(damages: pd.DataFrame, model: models.Model) -> scores.Scores:
+    """Minus the mean over probes of the head's place by damage, as scores: the least needed head first.
+
+    Places, since the damage to a task that is solved exceeds that to text by orders, in whatever unit.
+    """
+    relative = damages.assign(score=-damages.groupby("probe")["damage"].rank())
+    score_of = torch.full((model.grid.L, model.grid.H), torch.nan, dtype=torch.float64)
+    for (layer, head), score in relative.groupby(["axis", "head"])["score"].mean().items():
+        score_of[layer, head] = score
+    return score_of
+
+
+def _bits(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.Series:
+    """Bits per unit of weight for every probe."""
+    found = battery.answers(model, sheet).groupby("probe")[["bits", "weight"]].sum()
+    return found["bits"] / found["weight"]
+
+
+def _only(model: models.Model, axis: int, head: int) -> Bool[Tensor, "L H"]:
+    heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+    heads[axis, head] = True
+    return heads

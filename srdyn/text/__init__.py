@@ -1,0 +1,1 @@
+"""What models read: documents of one's own, items with a known answer."""

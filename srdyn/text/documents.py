@@ -1,0 +1,177 @@
+"""Documents of one's own: from a text file, a folder of them, or a data set on the Hugging Face hub."""
+
+import itertools
+import json
+import logging
+import lzma
+import urllib.parse
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+from srdyn.loading import files
+
+HUB = "hf:"
+"""What the name of a data set on the hub begins with."""
+SUFFIXES = (".txt", ".jsonl", ".jsonl.xz")
+MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 20_000_000
+"""A data set on the hub is read from its beginning until there are so many."""
+
+log = logging.getLogger(__name__)
+
+
+class Dataset(NamedTuple):
+    """A split of a data set on the hub; documents are the texts in its column `field`."""
+
+    repository: str
+    config: str = ""
+    split: str = "train"
+    field: str = "text"
+
+
+def is_place(name: str | Path) -> bool:
+    """Whether the name says where documents lie: a path with a slash or one of `SUFFIXES`, or hf:…
+
+    Any other name is one that srdyn ships, such as "prose"; a folder of this name here is ./prose.
+    """
+    text = str(name)
+    return isinstance(name, Path) or text.startswith(HUB) or text.endswith(SUFFIXES) or "/" in text
+
+
+def short_name(place: str | Path) -> str:
+    """The place without folders, suffix, owner: what tables and figures call it."""
+    if str(place).startswith(HUB):
+        found = dataset(str(place))
+        return " ".join(part for part in (found.repository.split("/")[-1], found.config) if part)
+    name = _path(place).resolve().name
+    return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
+
+
+def read(place: str | Path) -> list[str]:
+    """The documents that lie there, without empty ones.
+
+    A .txt is one document; .jsonl and .jsonl.xz hold one a line, {"text": …}; a folder holds those of all such files
+    in it and below, by name. A relative path is seen from here, else from the repository. Of a data set on the hub
+    (column "text" of the split "train", unless the name says more) the first `MOST_DOCUMENTS` are read, fewer where
+    `MOST_CHARACTERS` are reached, and kept in build/datasets, where later runs find them offline.
+
+    Raises FileNotFoundError for what is not there, ValueError for what cannot be read as text, ModuleNotFoundError and
+    OSError where a data set needs `datasets` or the network.
+    """
+    path = _downloaded(dataset(str(place))) if str(place).startswith(HUB) else _existing(place)
+    found = [document for file in _files(path) for document in _documents(file) if document.strip()]
+    if not found:
+        raise ValueError(f"{place} holds no text: give files in {', '.join(SUFFIXES)} with a document in them")
+    return found
+
+
+def content_hash(place: str | Path) -> str:
+    """What tells the documents that lie there now from any others."""
+    path = _downloaded(dataset(str(place))) if str(place).startswith(HUB) else _existing(place)
+    return files.content_hash(*_files(path))
+
+
+def dataset(name: str) -> Dataset:
+    """A name of a data set, hf:owner/name[:config[:split[:field]]], by its parts; an empty part keeps its default.
+
+    Raises ValueError for a name of another form.
+    """
+    repository, *rest = name.removeprefix(HUB).split(":")
+    if not name.startswith(HUB) or not repository or len(rest) > 3:
+        raise ValueError(f"a data set is named hf:owner/name[:config[:split[:field]]], not {name!r}")
+    given = dict(zip(Dataset._fields[1:], rest, strict=False))
+    return Dataset(repository, **{part: value for part, value in given.items() if value})
+
+
+def _path(name: str | Path) -> Path:
+    """The path as it is, or seen from the repository: notebooks run in a folder of their own."""
+    path = Path(name).expanduser()
+    return path if path.exists() else files.root() / path
+
+
+def _existing(place: str | Path) -> Path:
+    path = _path(place)
+    if not path.exists():
+        raise FileNotFoundError(
+            f"{Path(place).expanduser().absolute()} is not there; give the path of a file in {', '.join(SUFFIXES)}, or "
+            "of a folder of such files"
+        )
+    return path
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
+    if not files:
+        raise FileNotFoundError(f"{path} holds no file in {', '.join(SUFFIXES)}")
+    return files
+
+
+def _documents(path: Path) -> list[str]:
+    try:
+        if path.name.endswith(".txt"):
+            return [path.read_text(encoding="utf-8")]
+        if path.name.endswith(SUFFIXES):
+            opened = lzma.open if path.suffix == ".xz" else open
+            with opened(path, "rt", encoding="utf-8") as lines:
+                return [_text(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text ({error}): convert it") from error
+    raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}")
+
+
+def _text(line: str, where: str) -> str:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{where}: not JSON ({error})") from error
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str):
+        has = f"an object with {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
+        raise ValueError(f'{where}: every line must be a JSON object with its document under "text", this is {has}')
+    return row["text"]
+
+
+def _downloaded(wanted: Dataset) -> Path:
+    """The file in build/datasets that holds the documents, written when it is missing."""
+    path = files.root() / "build" / "datasets" / (urllib.parse.quote(":".join(wanted), safe=":") + ".jsonl")
+    if not path.exists():
+        lines = [json.dumps({"text": text}) + "\n" for text in _within_limits(_texts(wanted))]
+        files.write_bytes(path, "".join(lines).encode())
+        log.warning("%d documents of the data set %s are kept in %s", len(lines), wanted.repository, path)
+    return path
+
+
+def _texts(wanted: Dataset) -> Iterator[str]:
+    for row in _rows(wanted):
+        if not isinstance(row.get(wanted.field), str):
+            raise ValueError(
+                f"{wanted.repository} has no text in a column {wanted.field!r}, its columns are {', '.join(row)}: name "
+                "one, hf:owner/name:config:split:field"
+            )
+        yield row[wanted.field]
+
+
+def _rows(wanted: Dataset) -> Iterator[Mapping[str, object]]:
+    try:
+        import datasets  # no other domain needs it, and it brings twenty packages
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("a data set from the hub needs the package datasets: pip install datasets") from error
+    try:
+        yield from datasets.load_dataset(wanted.repository, wanted.config or None, split=wanted.split, streaming=True)
+    except OSError as error:
+        raise OSError(
+            f"the data set {wanted.repository} is out of reach: check its name, and the network, which is needed once "
+            f"(HF_HUB_OFFLINE unset). datasets says: {error}"
+        ) from error
+    except ValueError as error:  # an unknown configuration or split
+        raise ValueError(f"the data set {wanted.repository} cannot be read: {error}") from error
+
+
+def _within_limits(texts: Iterable[str]) -> Iterator[str]:
+    characters = 0
+    for text in itertools.islice(texts, MOST_DOCUMENTS):
+        yield text
+        characters += len(text)
+        if characters >= MOST_CHARACTERS:
+            return

@@ -1,0 +1,122 @@
+"""The tables of the reference models' card, made from `evaluation.csv`."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn.loading import markdown
+
+COLUMNS = (
+    "model",
+    "kind",
+    "seed",
+    "parameters",
+    "tokens",
+    "quantity",
+    "of",
+    "length",
+    "value",
+    "low",
+    "high",
+    "low_over_rows",
+    "high_over_rows",
+    "n",
+    "unit",
+    "target",
+    "met",
+    "extrapolated",
+    "task_seed",
+)
+"""One row for every model, or baseline, and quantity. `low` … `high` is the 95 % interval: Wilson's for a share of
+items, resampled over windows for bits per byte; `…_over_rows` is resampled over the rows that items lie in."""
+VERDICTS_FROM = 0.90
+"""A task on which a model is below this is used for no verdict."""
+MARKER = "evaluation"
+
+
+def read(path: Path) -> pd.DataFrame:
+    """An `evaluation.csv`. Raises ValueError where its columns are not `COLUMNS`."""
+    rows = pd.read_csv(path, dtype=dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64"))
+    if list(rows.columns) != list(COLUMNS):
+        raise ValueError(f"{path} has the columns {list(rows.columns)}, not {list(COLUMNS)}; write it anew")
+    return rows
+
+
+def fill(text: str, rows: pd.DataFrame) -> str:
+    """`text` with everything measured between its markers `evaluation:begin` and `evaluation:end`."""
+    parts = [_models(rows), _text(rows), _tasks(rows), *_remarks(rows), _targets(rows)]
+    return markdown.replace_block(text, MARKER, "\n\n".join(parts))
+
+
+def _models(rows: pd.DataFrame) -> str:
+    trained = _trained(rows).drop_duplicates("model")
+    cells = [
+        [row.model, row.kind, str(row.seed), f"{row.parameters:,}", f"{row.tokens:,}"] for row in trained.itertuples()
+    ]
+    return markdown.table(["model", "kind", "seed", "parameters", "tokens seen"], cells)
+
+
+def _text(rows: pd.DataFrame) -> str:
+    text = rows[rows["quantity"] == "bits per byte"]
+    domains = sorted(text["of"].unique())
+    cells = []
+    for model in [*_trained(text)["model"].unique(), *text[text["kind"] == "baseline"]["model"].unique()]:
+        own = text[text["model"] == model].set_index("of")
+        cells.append([model, *(_bits(own.loc[domain]) for domain in domains)])
+    windows, length = int(text["n"].dropna().iloc[0]), int(text["length"].iloc[0])
+    caption = f"Held-out bits per byte, with 95 % intervals over {windows} windows of {length} tokens in each domain:"
+    return f"{caption}\n\n{markdown.table(['', *domains], cells)}"
+
+
+def _tasks(rows: pd.DataFrame) -> str:
+    tasks = rows[rows["quantity"] == "accuracy"]
+    names = list(tasks["model"].unique())
+    cells = []
+    for (task, length), group in tasks.groupby(["of", "length"], sort=False):
+        own = group.set_index("model")
+        shares = [_share(own.loc[name]) for name in names]
+        cells.append([task, str(length), ", ".join(sorted({str(n) for n in own["n"]})), *shares])
+    caption = "Share of items that are right, in %, with 95 % intervals (Wilson):"
+    return f"{caption}\n\n{markdown.table(['task', 'tokens', 'items', *names], cells)}"
+
+
+def _remarks(rows: pd.DataFrame) -> Iterator[str]:
+    tasks = rows[rows["quantity"] == "accuracy"]
+    if tasks["extrapolated"].astype(bool).any():
+        yield "\\* longer than any sequence that the model was trained on: extrapolation, used for no verdict."
+    weak = tasks[tasks["value"] < VERDICTS_FROM]
+    named = [f"{model}: {', '.join(_named(group))}" for model, group in weak.groupby("model", sort=False)]
+    below = "; ".join(named) or "no model on any task"
+    yield f"Below {VERDICTS_FROM:.0%} right, hence shown but used for no verdict: {below}."
+
+
+def _targets(rows: pd.DataFrame) -> str:
+    """Every target with what was reached; a miss says by how much."""
+    cells = []
+    for row in rows[rows["target"].notna()].itertuples():
+        is_text = row.quantity == "bits per byte"
+        number = "{:.3f}".format if is_text else "{:.1%}".format
+        gap = f"{abs(row.value - row.target):.3f}" if is_text else f"{100 * abs(row.value - row.target):.1f} points"
+        reached = "met" if row.met in (True, "True") else f"missed by {gap}"
+        wanted = ("< " if is_text else "≥ ") + number(row.target)
+        cells.append([row.model, f"{row.quantity}, {row.of}", wanted, number(row.value), reached])
+    caption = "Targets (bits per byte: the best baseline of the domain):"
+    return f"{caption}\n\n{markdown.table(['model', 'quantity', 'target', 'reached', ''], cells)}"
+
+
+def _trained(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows[rows["kind"] != "baseline"]
+
+
+def _named(tasks: pd.DataFrame) -> list[str]:
+    return [f"{row.of} at {row.length} tokens ({row.value:.1%})" for row in tasks.itertuples()]
+
+
+def _bits(row: pd.Series) -> str:
+    return f"{row['value']:.3f}" + ("" if pd.isna(row["low"]) else f" ({row['low']:.3f}–{row['high']:.3f})")
+
+
+def _share(row: pd.Series) -> str:
+    star = "\\*" if row["extrapolated"] in (True, "True") else ""
+    return f"{100 * row['value']:.1f}{star} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"

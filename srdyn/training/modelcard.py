@@ -1,0 +1,184 @@
+"""Measures the reference models for the card that stands beside them: `python -m srdyn.training.modelcard`."""
+
+import argparse
+import json
+import logging
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from srdyn import contexts, evals, intervals, models
+from srdyn.loading import files
+from srdyn.study.run import store, workers
+from srdyn.training import baselines, card_tables, mixture
+
+log = logging.getLogger(__name__)
+
+PART = "evaluation"
+TEXT_LENGTH = 512
+SEED = 0  # of the tasks' draws and of the resampling
+ARITHMETIC = {"chain": 0.95, "sum": 0.95}
+TARGETS = {
+    "hybrid": {"needle": 0.98, "recall8": 0.98, **ARITHMETIC},
+    "pure": {"needle": 0.95, "recall8": 0.90, **ARITHMETIC},
+}
+"""Share of items a kind of model should get right at `TEXT_LENGTH` tokens; its text should be below every baseline."""
+
+
+class Plan(NamedTuple):
+    """How much is measured: items of each task at each length, windows of text in each domain."""
+
+    items: dict[tuple[str, int], int]
+    windows: int | None
+
+
+PLAN = Plan(
+    items={
+        **{(task, TEXT_LENGTH): 400 for task in evals.TASKS if task not in evals.NEEDLES_AT},
+        ("needle4", 2048): 200,
+        ("recall8", 2048): 400,
+    },
+    windows=48,
+)
+
+
+def folders(root: Path) -> list[Path]:
+    """The models in `root`: folders that training wrote. Raises `FileNotFoundError` where there is none."""
+    found = sorted(path.parent for path in root.glob("*/training.json") if (path.parent / "config.json").exists())
+    if not found:
+        raise FileNotFoundError(f"{root} holds no trained model; `python -m srdyn.training.train` makes one")
+    return found
+
+
+def baseline_rows(tokenizer: PreTrainedTokenizerBase, *, plan: Plan = PLAN) -> pd.DataFrame:
+    """Bits per byte of the baselines in each domain: n-gram models on the bytes of the models' windows, xz on all."""
+    names, rows = contexts.domains(), []
+    everything = baselines.KneserNey(baselines.training_bytes(names))
+    for name in names:
+        chosen = _windows(name, tokenizer, plan)
+        text = {"quantity": "bits per byte", "of": name, "length": TEXT_LENGTH, "unit": "bits per byte"}
+        alone = baselines.KneserNey(baselines.training_bytes([name]))
+        for which, ngrams in (("all domains", everything), ("that domain alone", alone)):
+            bits = _ngram_bits(ngrams, name, chosen)
+            interval = evals.per_byte(bits, chosen, generator=_generator())
+            rows.append({"model": f"{baselines.ORDER}-gram, {which}", **text, **_ends(interval), "n": len(bits)})
+        rows.append({"model": "xz -9", **text, "value": baselines.xz_bits_per_byte(name, part=PART)})
+    return pd.DataFrame(rows).assign(kind="baseline")
+
+
+def model_rows(folder: Path, *, plan: Plan = PLAN, device: str = "auto") -> pd.DataFrame:
+    """Bits per byte in each domain and accuracy on each task of one model, without targets."""
+    torch.set_flush_denormal(True)
+    model = models.load(folder, device=device)
+    training = json.loads((folder / "training.json").read_text())
+    about = {
+        "model": folder.name,
+        "kind": training["settings"]["kind"],
+        "seed": training["settings"]["seed"],
+        "parameters": model.hf.num_parameters(),
+        "tokens": training["step"] * mixture.TOKENS_PER_BATCH,
+    }
+    longest = longest_trained(about["tokens"])
+    rows = pd.DataFrame([*_text_rows(model, plan), *_task_rows(model, plan)])
+    return rows.assign(**about, extrapolated=rows["length"] > longest)
+
+
+def longest_trained(tokens: int) -> int:
+    """The longest sequence among the first `tokens` tokens of the training stream."""
+    return max(length for start, lengths in mixture.LENGTHS for length in lengths if start * 1e6 < tokens)
+
+
+def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
+    """Add the target of each row that has one, and whether it is met: accuracy from it on, text below it."""
+    best = rows[rows["kind"] == "baseline"].groupby("of")["value"].min()
+
+    def target(row: pd.Series) -> float:
+        if row["kind"] not in TARGETS or row["length"] != TEXT_LENGTH:
+            return float("nan")
+        return (
+            best[row["of"]] if row["quantity"] == "bits per byte" else TARGETS[row["kind"]].get(row["of"], float("nan"))
+        )
+
+    rows = rows.assign(target=rows.apply(target, axis=1))
+    reached = (
+        rows["value"].lt(rows["target"]).where(rows["quantity"] == "bits per byte", rows["value"].ge(rows["target"]))
+    )
+    return rows.assign(met=reached.astype(object).where(rows["target"].notna(), None))
+
+
+def measure(root: Path, *, plan: Plan = PLAN) -> pd.DataFrame:
+    """One row for every model, or baseline, and quantity; models are measured side by side, one a core."""
+    found = folders(root)
+    tokenizer = AutoTokenizer.from_pretrained(found[0])
+    measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
+    tables = [baseline_rows(tokenizer, plan=plan), *tqdm(measured, total=len(found), desc="models")]
+    rows = with_targets(pd.concat(tables, ignore_index=True).assign(task_seed=SEED))
+    return rows.astype(dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64"))[list(card_tables.COLUMNS)]
+
+
+def write(root: Path, rows: pd.DataFrame) -> None:
+    """Write `evaluation.csv`, then the tables of `README.md` from what the CSV holds."""
+    path = root / "evaluation.csv"
+    files.write_bytes(path, rows.to_csv(index=False, float_format=store.SIGNIFICANT, lineterminator="\n").encode())
+    readme = root / "README.md"
+    files.write_bytes(readme, card_tables.fill(readme.read_text(encoding="utf-8"), card_tables.read(path)).encode())
+
+
+def _text_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
+    for name in contexts.domains():
+        chosen = _windows(name, model.tokenizer, plan)
+        bits = evals.window_bits(model, chosen.tokens)
+        ends = _ends(evals.per_byte(bits, chosen, generator=_generator()))
+        kind = {"quantity": "bits per byte", "of": name, "length": TEXT_LENGTH, "unit": "bits per byte"}
+        yield {**kind, **ends, "n": len(bits)}
+
+
+def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
+    text = evals.held_out_text(model.tokenizer, PART)
+    for (task, length), n in plan.items.items():
+        rng = evals.draws(task, part=PART, seed=SEED)
+        rows = evals.task_rows(task, tokenizer=model.tokenizer, text=text, n=n, length=length, rng=rng)
+        frame = evals.outcomes(model, *rows)
+        over_rows = evals.accuracy_by_rows(frame, generator=_generator())
+        kind = {"quantity": "accuracy", "of": task, "length": length, "unit": "share of items"}
+        ends = {**_ends(evals.accuracy(frame)), "low_over_rows": over_rows.low, "high_over_rows": over_rows.high}
+        yield {**kind, **ends, "n": len(frame)}
+
+
+def _windows(name: str, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.Windows:
+    return evals.windows(name, tokenizer, length=TEXT_LENGTH, part=PART, n=plan.windows)
+
+
+def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.Windows):
+    """What the n-gram model needs for the bytes of each window, given all that precedes them in their document."""
+    bits = [ngrams.bits(document.encode()) for document in contexts.held_out_documents(name, part=PART)]
+    spans = zip(chosen.document, chosen.start, chosen.stop, strict=True)
+    return pd.Series([bits[i][start:stop].sum() for i, start, stop in spans]).to_numpy()
+
+
+def _ends(interval: intervals.Interval) -> dict[str, float]:
+    return {"value": interval.estimate, "low": interval.low, "high": interval.high}
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(SEED)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure every model in data/models, then write evaluation.csv and the tables of README.md there."""
+    parser = argparse.ArgumentParser(prog="python -m srdyn.training.modelcard", description=__doc__)
+    parser.add_argument("--root", type=Path, default=files.data_dir() / "models", help="folder of model folders")
+    root = parser.parse_args(arguments).root
+    logging.basicConfig(level=logging.INFO)
+    write(root, measure(root))
+    log.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""Puts finished reference models where the repository keeps them: `python -m srdyn.training.publish`."""
+
+import argparse
+import io
+import shutil
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn.loading import files
+
+
+def publish(run: Path, target: Path) -> None:
+    """Copy a finished training run to `target`: weights, kept checkpoints, log, spectra as one table, run record.
+
+    Raises FileNotFoundError for a run that has not finished.
+    """
+    if not (run / "final").is_dir():
+        raise FileNotFoundError(
+            f"{run} holds no finished model; `python -m srdyn.training.train {run.name}` goes on with it"
+        )
+    partial = target.with_name(f".{target.name}.tmp")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(run / "final", partial)
+    for checkpoint in sorted((run / "checkpoints").glob("step-*")):
+        shutil.copytree(checkpoint, partial / "checkpoints" / checkpoint.name)
+    shutil.copy(run / "log.csv", partial / "log.csv")
+    shutil.copy(run / "record.json", partial / "record.json")
+    files.write_bytes(partial / "spectra.parquet", _spectra(run))
+    former = target.with_name(f".{target.name}.former.tmp")
+    shutil.rmtree(former, ignore_errors=True)
+    if target.exists():
+        target.rename(former)
+    partial.rename(target)
+    shutil.rmtree(former, ignore_errors=True)
+
+
+def _spectra(run: Path) -> bytes:
+    """The tables of all observed steps as one; numbers that need no more digits are float32."""
+    table = pd.concat(
+        [pd.read_parquet(path) for path in sorted((run / "spectra").glob("*.parquet"))], ignore_index=True
+    )
+    reals = table.select_dtypes("float64").columns
+    buffer = io.BytesIO()
+    table.astype(dict.fromkeys(reals, "float32")).to_parquet(buffer, index=False, compression="zstd")
+    return buffer.getvalue()
+
+
+def main() -> None:
+    """Publish the runs named on the command line, by default all finished ones, to data/models."""
+    runs = files.root() / "build" / "train"
+    parser = argparse.ArgumentParser(prog="python -m srdyn.training.publish", description=__doc__)
+    parser.add_argument("names", nargs="*", default=sorted(path.parent.name for path in runs.glob("*/final")))
+    for name in parser.parse_args().names:
+        publish(runs / name, files.data_dir() / "models" / name)
+
+
+if __name__ == "__main__":
+    main()

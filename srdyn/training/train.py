@@ -1,0 +1,304 @@
+"""Trains the reference models: `python -m srdyn.training.train`, resumable at any moment with the same result."""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import dataclasses
+import io
+import logging
+import shutil
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from srdyn import contexts, models, states, strata
+from srdyn.architectures import cpu_speedups
+from srdyn.kernels import bfloat16
+from srdyn.loading import devices, files, reference
+from srdyn.study.run import store
+from srdyn.text import tasks
+from srdyn.training import mixture
+
+log = logging.getLogger(__name__)
+
+TOKENS = {"hybrid": 8_000_000, "pure": 8_000_000, "uniform": 5_200_000}
+CHECKPOINTS = {"hybrid": (96, 384, 1280), "pure": (96, 384, 1280), "uniform": (96, 384)}
+"""Steps whose weights are kept, of seed 0 alone: 0.2, 0.8 and 2.6 million tokens."""
+DOMAIN_WEIGHTS = {"math": 2.0}
+"""How often a domain is read, against 1 for the others: proofs are the hardest to compress."""
+LOG_EVERY = 20
+SAVE_EVERY = 100
+SPECTRA_POSITIONS = (16, 64, 128, 256, 512)
+SPECTRA_WINDOWS = 2  # of 512 tokens from each domain
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides a trained model, and nothing else."""
+
+    kind: str
+    seed: int = 0
+    tokens: int = 0
+    learning_rate: float = 4e-3
+    warmup_steps: int = 50
+    decay_share: float = 0.3
+    clip: float = 1.0
+    options: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As `reference.name_of` has it."""
+        return reference.name_of(self.kind, self.seed)
+
+    @property
+    def steps(self) -> int:
+        return (self.tokens or TOKENS[self.kind]) // mixture.TOKENS_PER_BATCH
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, constant, linear to zero over the last `decay_share`."""
+        rise = (step + 1) / self.warmup_steps
+        fall = (self.steps - step) / (self.decay_share * self.steps)
+        return self.learning_rate * min(1.0, rise, fall)
+
+    def spectra_steps(self) -> list[int]:
+        """0, the powers of two from 4 on, the kept checkpoints, the last step."""
+        powers = [2**k for k in range(2, 30) if 2**k < self.steps]
+        return sorted({0, *powers, *CHECKPOINTS[self.kind], self.steps})
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps whose weights are kept; none for a second seed."""
+        return [] if self.seed else list(CHECKPOINTS[self.kind])
+
+
+def training_text(tokenizer: PreTrainedTokenizerBase) -> tasks.Text:
+    """The corpus as one token array per domain, documents separated by the end-of-text token."""
+    ids = {}
+    for name in contexts.domains():
+        encoded = tokenizer(contexts.training_documents(name), add_special_tokens=False)["input_ids"]
+        ids[name] = np.concatenate([[tokenizer.eos_token_id, *document] for document in encoded])
+    return tasks.Text(ids, weights=DOMAIN_WEIGHTS)
+
+
+def spectra_contexts(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "B T"]:
+    """The fixed held-out contexts whose spectra are followed through training, domain after domain."""
+    generator = torch.Generator().manual_seed(0)
+    draw = lambda name: contexts.domain(name, tokenizer, n=SPECTRA_WINDOWS, length=512, generator=generator)  # noqa: E731
+    return torch.cat([draw(name) for name in contexts.domains()])
+
+
+class Run:
+    """One model in training, in a folder of its own that holds all that is needed to go on."""
+
+    def __init__(self, settings: Settings, folder: Path, *, device: str = "auto", bfloat16: bool = False) -> None:
+        self.settings, self.folder = settings, folder
+        self.tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
+        self.text = training_text(self.tokenizer)
+        self.alphabet = tasks.Alphabet.of(self.tokenizer)
+        hf = reference.initialise(settings.kind, seed=settings.seed, **settings.options)
+        hf.config.use_cache = False
+        hf.config.srdyn_seed, hf.config.srdyn_kind = settings.seed, settings.kind
+        hf = hf.to(devices.resolve_device(device))
+        self.model = models.from_hf(hf, self.tokenizer, name=settings.name, seed=settings.seed)
+        self.bfloat16 = bfloat16 and hf.device.type == "cpu"
+        if hf.device.type == "cpu":
+            cpu_speedups.use(hf, bfloat16=bfloat16)
+        self.optimizers = optimizers(hf)
+        self.step = 0
+        self.rows: list[dict] = []
+        self.started = time.perf_counter()
+
+    def resume(self) -> None:
+        """Go back to the last saved step, if there is one."""
+        path = self.folder / "state.pt"
+        if not path.exists():
+            return
+        saved = torch.load(path, weights_only=True, map_location=self.model.hf.device)
+        if saved["settings"] != _plain(self.settings):
+            raise ValueError(f"{path} belongs to {saved['settings']}, not to these settings; remove {self.folder}")
+        if saved["bfloat16"] != self.bfloat16:
+            how = "with" if saved["bfloat16"] else "without"
+            raise ValueError(
+                f"{path} was trained {how} products in bfloat16, unlike this call: go on with a processor and a "
+                f"--float32 like those, or remove {self.folder}"
+            )
+        self.step, self.rows = saved["step"], saved["rows"]
+        self.model.hf.load_state_dict(saved["model"])
+        for optimizer, state in zip(self.optimizers, saved["optimizers"], strict=True):
+            optimizer.load_state_dict(state)
+        self.started -= self.rows[-1]["seconds"] if self.rows else 0.0
+
+    def save(self) -> None:
+        """Write the state and the log of this step, whole or not at all."""
+        buffer = io.BytesIO()
+        optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
+        weights = self.model.hf.state_dict()
+        torch.save(
+            {"settings": _plain(self.settings), "bfloat16": self.bfloat16, "step": self.step, "rows": self.rows}
+            | {"model": weights, "optimizers": optimizers},
+            buffer,
+        )
+        files.write_bytes(self.folder / "state.pt", buffer.getvalue())
+        files.write_bytes(self.folder / "log.csv", _csv(self.rows))
+
+    def train(self, *, until: int | None = None) -> None:
+        """Train from the present step to step `until`, by default to the end, then write the model."""
+        last = self.settings.steps if until is None else until
+        self.model.hf.train()
+        with tqdm(total=self.settings.steps, initial=self.step, desc=self.settings.name, mininterval=10) as bar:
+            while self.step < last:
+                self._observe()
+                self._advance()
+                bar.update()
+                if self.step % SAVE_EVERY == 0:
+                    self.save()
+        self.save()
+        if self.step == self.settings.steps:
+            self._observe()
+            self._write_model("final")
+
+    def _advance(self) -> None:
+        batch = mixture.batch(self.step, seed=self.settings.seed, alphabet=self.alphabet, text=self.text)
+        tokens, weights, items = (torch.from_numpy(x).to(self.model.hf.device) for x in batch)
+        logits = self.model.hf(tokens, use_cache=False).logits[:, :-1]
+        nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
+        loss = (nats * weights[:, 1:]).sum() / weights[:, 1:].sum()
+        loss.backward()
+        norm = nn.utils.clip_grad_norm_(self.model.hf.parameters(), self.settings.clip)
+        if not torch.isfinite(norm):
+            raise FloatingPointError(f"{self.settings.name}: gradient norm {norm} at step {self.step}; lower the rate")
+        rate = self.settings.rate(self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        if self.step % LOG_EVERY == 0 or self.step == self.settings.steps:
+            right = logits.detach().argmax(-1) == tokens[:, 1:]
+            self._log(loss.item(), float(norm), rate, nats.detach(), right, weights[:, 1:], items[:, 1:])
+
+    def _log(self, loss: float, norm: float, rate: float, nats: Tensor, right: Tensor, weights: Tensor, items: Tensor):
+        row = {"step": self.step, "tokens": self.step * mixture.TOKENS_PER_BATCH, "length": weights.shape[1] + 1}
+        row |= {"rate": rate, "loss": loss, "gradient_norm": norm, "text_nats": float(nats[weights == 1.0].mean())}
+        for kind, item in tasks.KINDS.items():
+            row[kind] = float(right[items == item].float().mean()) if (items == item).any() else float("nan")
+        self.rows.append(row | {"seconds": round(time.perf_counter() - self.started, 1)})
+
+    def _observe(self) -> None:
+        """Spectra at the log-spaced steps, weights at the kept ones; what is there already stays."""
+        path = self.folder / "spectra" / f"step-{self.step:06d}.parquet"
+        if self.step in self.settings.spectra_steps() and not path.exists():
+            frame, buffer = self.spectra(), io.BytesIO()
+            frame.to_parquet(buffer, index=False, compression="zstd")
+            files.write_bytes(path, buffer.getvalue())
+        if self.step in self.settings.checkpoint_steps():
+            self._write_model(f"checkpoints/step-{self.step:06d}")
+
+    def spectra(self) -> pd.DataFrame:
+        """Rank, norms and mean log-decay of every head in the fixed contexts, at this step, as the training reads them.
+
+        That is, through the products of `srdyn.kernels.bfloat16` where the training uses them.
+        """
+        tokens = spectra_contexts(self.tokenizer)
+        self.model.hf.eval()
+        with states.gates_of(self.model, *tokens.shape) as (g, _):
+            sigma = states.trace(self.model, tokens, SPECTRA_POSITIONS)
+        decay = g.double().mean(2)
+        self.model.hf.train()
+        layers, settings = [layer.index for layer in self.model.layers], self.settings
+        options = {"positions": SPECTRA_POSITIONS, "layers": layers, "model": settings.name, "seed": settings.seed}
+        tables = []
+        for i, name in enumerate(contexts.domains()):
+            part = slice(i * SPECTRA_WINDOWS, (i + 1) * SPECTRA_WINDOWS)
+            table = strata.head_table(sigma[:, part], context=name, **options)
+            tables.append(table.merge(_long(decay[:, part], layers), on=["layer", "sample", "head"]))
+        return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.step * mixture.TOKENS_PER_BATCH)
+
+    def _write_model(self, place: str) -> None:
+        """The weights in float16 with tokenizer, as a Hugging Face folder; replaces what a killed run left there."""
+        partial, target = self.folder / "partial", self.folder / place
+        shutil.rmtree(partial, ignore_errors=True)
+        state = {name: weight.half() for name, weight in self.model.hf.state_dict().items()}
+        self.model.hf.save_pretrained(partial, state_dict=state)
+        _say_float16(partial)
+        self.tokenizer.save_pretrained(partial)
+        files.write_json(partial / "training.json", {"settings": _plain(self.settings), "step": self.step})
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        partial.rename(target)
+
+
+def _say_float16(folder: Path) -> None:
+    path = folder / "config.json"
+    path.write_text(path.read_text().replace('"dtype": "float32"', '"dtype": "float16"'))
+
+
+def optimizers(hf: nn.Module) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside the layers, AdamW for the rest; weight decay for matrices only."""
+    matrix = lambda n, p: p.ndim == 2 and "embed" not in n and "in_proj_ba" not in n  # noqa: E731
+    named = list(hf.named_parameters())
+    inner = [p for n, p in named if matrix(n, p)]
+    outer = [p for n, p in named if p.ndim == 2 and not matrix(n, p)]
+    vectors = [p for _, p in named if p.ndim != 2]
+    muon = torch.optim.Muon(inner, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
+    groups = [{"params": outer, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
+    return [muon, torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)]
+
+
+def _long(decay: Float[Tensor, "L B H"], layers: list[int]) -> pd.DataFrame:
+    index = pd.MultiIndex.from_product(
+        [layers, range(decay.shape[1]), range(decay.shape[2])], names=["layer", "sample", "head"]
+    )
+    return pd.DataFrame({"log_decay": decay.flatten().numpy()}, index=index).reset_index()
+
+
+def _csv(rows: list[dict]) -> bytes:
+    if not rows:
+        return b""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue().encode()
+
+
+def _plain(settings: Settings) -> dict:
+    return dataclasses.asdict(settings) | {"tokens": settings.steps * mixture.TOKENS_PER_BATCH}
+
+
+def _wanted(names: list[str]) -> Iterator[Settings]:
+    for name in names:
+        kind, _, seed = name.partition("-seed")
+        yield Settings(kind=kind, seed=int(seed or 0))
+
+
+def main() -> None:
+    """Train the models named on the command line, one after the other, each into `build/train/<name>`."""
+    parser = argparse.ArgumentParser(prog="python -m srdyn.training.train", description=__doc__)
+    parser.add_argument("names", nargs="*", default=["hybrid", "pure", "uniform", "hybrid-seed1", "pure-seed1"])
+    parser.add_argument("--device", default="auto", help="cpu, cuda or auto")
+    parser.add_argument("--float32", action="store_true", help="never multiply matrices in bfloat16")
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.INFO)
+    torch.set_flush_denormal(True)
+    rounded = bfloat16.supported() and not arguments.float32
+    for settings in _wanted(arguments.names):
+        folder = files.root() / "build" / "train" / settings.name
+        run = Run(settings, folder, device=arguments.device, bfloat16=rounded)
+        run.resume()
+        run.train()
+        files.write_json(folder / "record.json", store.run_record(bfloat16=rounded, settings=_plain(settings)))
+
+
+if __name__ == "__main__":
+    main()

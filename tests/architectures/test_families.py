@@ -1,0 +1,220 @@
+"""What holds for every family, shown on a tiny random model of each (`families.FAMILIES`)."""
+
+import functools
+import subprocess
+import sys
+import textwrap
+
+import families
+import pandas as pd
+import pytest
+import torch
+
+from srdyn import ablation, architectures, models, pruning, states
+from srdyn.architectures import linear_cache
+from srdyn.study.trials import partial_pass
+
+TOKENS = torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(2))  # more than one chunk of 64
+POSITIONS = [1, 9, 64, 67, 70]
+IDS = [family.id for family in families.FAMILIES]
+WINDOWED = {"qwen3_next", "qwen3_5", "qwen3_5_moe", "olmo_hybrid", "kimi_linear", "bailing_hybrid"}
+WINDOWED |= {"bamba", "granitemoehybrid"}
+"""Families with plain softmax layers."""
+SEVERAL_FROM_LAYERS = {"bamba", "glm5_next", "falcon_h1", "falcon_h1, norm"}
+"""Families of transformers whose layers return a tuple, as all of flash-linear-attention do."""
+LOGITS = {"rtol": 0, "atol": 1e-4}
+"""Logits of these models are of the order of 1; float32 sums in another order differ by 1e-6 … 1e-5."""
+
+
+def whole(state):
+    return state.flatten(2)
+
+
+def logits(model, tokens=TOKENS, **options):
+    with torch.no_grad():
+        return model.hf(tokens, use_cache=False, **options).logits
+
+
+def generated(model, **options):
+    return model.hf.generate(TOKENS[:, :9], max_new_tokens=4, do_sample=False, **options)
+
+
+def masks(family, n=3):
+    """Draws of heads to keep, and all heads of the model gone."""
+    L, H, _, _ = families.model(family).grid
+    generator = torch.Generator().manual_seed(4)
+    drawn = [family.keep(L, H, generator) for _ in range(n)]
+    assert any((~row).all() for keep in drawn for row in keep)
+    return [*drawn, torch.zeros(L, H, dtype=torch.bool)]
+
+
+def held(keep):
+    return [tuple(row.nonzero()[:, 0].tolist()) for row in keep]
+
+
+def assert_same_states(family, found, expected):
+    """Tolerances are relative to the largest number of each layer's states."""
+    for ours, theirs in zip(found, expected, strict=True):
+        scale = float(theirs.nan_to_num().abs().max())
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=family.tolerance * scale, equal_nan=True)
+
+
+@functools.cache
+def traced(family, route="forward", positions=tuple(POSITIONS)):
+    return states.trace(families.model(family), TOKENS, positions, measure=whole, route=route)
+
+
+@pytest.fixture(scope="module")
+def without_fla(tmp_path_factory):
+    """What a process in which fla cannot be imported finds, by family: layers, recipe, logits, generated tokens.
+
+    One process for all rows, since its imports take longer than the rest.
+    """
+    folder = tmp_path_factory.mktemp("without_fla")
+    chosen = [family for family in families.FAMILIES if not family.needs_fla]
+    for family in chosen:
+        families.model(family).hf.save_pretrained(folder / family.id)
+    script = """
+        import sys, torch
+        from pathlib import Path
+        sys.modules["fla"] = None
+        from srdyn import architectures, models
+        tokens, found = torch.load(sys.argv[2]), {}
+        for path in map(Path, sys.argv[3:]):
+            model = models.load(path, device="cpu")
+            recipe = type(architectures.sites(model.hf)[0].recipe).__name__
+            generated = model.hf.generate(tokens[:, :9], max_new_tokens=4, do_sample=False)
+            with torch.no_grad():
+                found[path.name] = (len(model.layers), recipe, model.hf(tokens, use_cache=False).logits, generated)
+        assert sys.modules["fla"] is None
+        torch.save(found, sys.argv[1])
+    """
+    torch.save(TOKENS, folder / "tokens")
+    paths = [folder / name for name in ("found", "tokens", *(family.id for family in chosen))]
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), *paths], check=True)
+    return torch.load(folder / "found")
+
+
+@pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba and
+@pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, whenever one is built
+@pytest.mark.parametrize("family", families.FAMILIES, ids=IDS)
+class TestEveryFamily:
+    def test_whole_segmented_and_token_by_token_states_are_the_same(self, family):
+        assert_same_states(family, traced(family, "segments"), traced(family))
+        by_token = traced(family, "segments", tuple(range(1, 13)))
+        assert_same_states(family, by_token, traced(family, "forward", tuple(range(1, 13))))
+
+    def test_tracing_leaves_the_pass_as_it_is(self, family):
+        model = families.model(family)
+        with states.tapped(model, [5, 64], lambda *_: None):
+            tapped = logits(model)
+        torch.testing.assert_close(tapped, logits(model), **LOGITS)
+
+    def test_inputs_give_the_state_by_the_rule_and_by_an_independent_loop(self, family):
+        model = families.model(family)
+        for layer, site in enumerate(architectures.sites(model.hf)):
+            read = states.inputs(model, TOKENS, layer)
+            expected = traced(family)[layer, :, -1]
+            _, state = site.recipe.rule(*read)
+            assert_same_states(family, whole(state[:, 0]).double(), expected)
+            looped = family.last_state(*(x.double().numpy() for x in read))
+            assert_same_states(family, whole(torch.from_numpy(looped)), expected)
+
+    def test_gates_are_those_that_the_recurrence_reads(self, family):
+        model = families.model(family)
+        g, beta = states.gates(model, TOKENS)
+        assert g.shape == beta.shape == (model.grid.L, *TOKENS.shape, model.grid.H)
+        assert (g <= 0).all()
+        for layer in range(model.grid.L):
+            read = states.inputs(model, TOKENS, layer)
+            per_head = read.g if read.g.ndim == 3 else read.g.mean(-1)
+            torch.testing.assert_close(g[layer], per_head, rtol=1e-5, atol=1e-7)
+            torch.testing.assert_close(beta[layer], read.beta, rtol=1e-5, atol=1e-7)
+
+    def test_an_ablated_model_computes_what_the_smaller_one_does(self, family):
+        model, before = families.model(family), logits(families.model(family))
+        for keep in masks(family):
+            pruned = pruning.prune_heads(model, keep)
+            assert [layer.heads for layer in pruned.layers] == held(keep)
+            with ablation.ablate_heads(model, ~keep):
+                ablated = logits(model)
+            torch.testing.assert_close(logits(pruned), ablated, **LOGITS)
+            assert (ablated - before).abs().max() > 100 * LOGITS["atol"]
+        assert torch.equal(logits(model), before)
+
+    def test_a_softmax_window_is_cut_or_the_family_says_why_not(self, family):
+        model, before = families.model(family), logits(families.model(family))
+        if family.id not in WINDOWED:
+            why = "no softmax layers whose window could be cut"
+            with pytest.raises(ValueError, match=why), ablation.attention_window(model, 3):
+                pass
+            return
+        with ablation.attention_window(model, 3):
+            narrowed = logits(model)
+        torch.testing.assert_close(narrowed[:, :3], before[:, :3], **LOGITS)
+        assert (narrowed - before).abs().max() > 100 * LOGITS["atol"]
+
+    def test_a_pass_resumed_at_the_changed_layer_is_the_whole_one(self, family):
+        model = families.model(family)
+        asked = partial_pass.Resumable(model, lambda: pd.Series(logits(model).flatten().numpy()))
+        assert asked.resumes == (family.id not in SEVERAL_FROM_LAYERS and not family.needs_fla)
+        for axis, layer in enumerate(model.layers):
+            heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+            heads[axis, ::2] = True
+            with ablation.ablate_heads(model, heads):
+                pd.testing.assert_series_equal(asked.from_layer(layer.index), asked.run(), check_exact=True)
+        pd.testing.assert_series_equal(asked.run(), asked.first, check_exact=True)
+
+    def test_a_pruned_model_holds_the_states_of_its_heads_alone(self, family):
+        for keep in masks(family, n=1):
+            pruned = pruning.prune_heads(families.model(family), keep)
+            with ablation.ablate_heads(families.model(family), ~keep):
+                expected = states.trace(families.model(family), TOKENS, POSITIONS, measure=whole)
+            expected[(~keep)[:, None, None].expand(expected.shape[:-1])] = torch.nan
+            for route in ("forward", "segments"):
+                found = states.trace(pruned, TOKENS, POSITIONS, measure=whole, route=route)
+                assert_same_states(family, found, expected)
+
+    def test_bytes_are_those_that_a_cache_holds(self, family):
+        whole_model = families.model(family)
+        for model in (whole_model, *(pruning.prune_heads(whole_model, keep) for keep in masks(family, n=1))):
+            site = architectures.sites(model.hf)[0]
+            cache = site.recipe.empty_cache(model.hf)
+            with torch.no_grad():
+                model.hf(TOKENS, use_cache=True, **{site.recipe.cache_argument: cache})
+            recurrent, _ = linear_cache.held_bytes(cache)
+            assert recurrent == len(TOKENS) * models.state_bytes(model)
+            assert families.held_by_convolutions(cache) == len(TOKENS) * sum(
+                site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf)
+            )
+
+    def test_a_saved_model_loads_bit_for_bit(self, family, tmp_path):
+        model = families.model(family)
+        model.hf.save_pretrained(tmp_path / "stock")
+        loaded = models.load(tmp_path / "stock", device="cpu")
+        assert loaded.layers == model.layers
+        assert torch.equal(logits(loaded), logits(model))
+        for keep in masks(family, n=1):
+            pruned = pruning.prune_heads(model, keep)
+            loaded = models.load(pruning.save(pruned, tmp_path / "pruned"), device="cpu")
+            assert (loaded.grid, loaded.layers) == (pruned.grid, pruned.layers)
+            assert type(loaded.hf) is type(pruned.hf)
+            assert torch.equal(logits(loaded), logits(pruned))
+
+    def test_a_pruned_model_generates_as_without_a_cache_and_as_the_ablated_one(self, family):
+        for keep in masks(family, n=1):
+            pruned = pruning.prune_heads(families.model(family), keep)
+            tokens = generated(pruned)
+            assert torch.equal(tokens, generated(pruned, use_cache=False))
+            with ablation.ablate_heads(families.model(family), ~keep):
+                assert torch.equal(tokens, generated(families.model(family)))
+
+    def test_flash_linear_attention_makes_no_difference_on_a_cpu(self, family, without_fla):
+        if family.needs_fla:
+            pytest.skip("its modelling file is flash-linear-attention's")
+        model = families.model(family)
+        L, recipe, expected, tokens = without_fla[family.id]
+        assert "fla.ops" in sys.modules
+        assert (len(model.layers), type(architectures.sites(model.hf)[0].recipe).__name__) == (L, recipe)
+        assert torch.equal(logits(model), expected)
+        assert torch.equal(generated(model), tokens)

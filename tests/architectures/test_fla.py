@@ -1,0 +1,252 @@
+"""Models of flash-linear-attention on a CPU: what `test_families` does not ask."""
+
+import copy
+import importlib
+import subprocess
+import sys
+import textwrap
+
+import families
+import pytest
+import torch
+import torch.nn.functional as F
+
+from srdyn import ablation, architectures, models, pruning, states
+from srdyn.architectures import rebinding
+from srdyn.architectures.fla import layers
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:According to Bo"),
+    pytest.mark.filterwarnings("ignore:The correction_factor is set to 1"),
+]
+TOKENS = torch.randint(0, 64, (2, 11), generator=torch.Generator().manual_seed(3))
+CLOSE = {"rtol": 0, "atol": 1e-4}
+"""Logits here are of the order of 10; Triton's interpreter and torch sum in another order, which changes 2e-5."""
+
+
+def loaded(stem, kind, **sizes):
+    return models.from_hf(families.fla(stem, kind, **sizes), name=kind)
+
+
+def delta_net(**sizes):
+    return loaded("GatedDeltaNet", "gated_deltanet", **families.SHARED_KEYS | sizes)
+
+
+def logits(model, tokens=TOKENS, **options):
+    with torch.no_grad():
+        return model.hf(tokens, **options).logits
+
+
+KERNELS = """
+    import os, sys, warnings
+    os.environ["TRITON_INTERPRET"] = "1"
+    warnings.simplefilter("ignore")
+    import torch
+    from triton.runtime import autotuner
+    # Timing kernels fails in the interpreter; any of them will do.
+    autotuner.Autotuner.do_bench = property(lambda self: lambda *_, **__: [1.0] * 3, lambda self, value: None)
+    import fla
+    from transformers import AutoModelForCausalLM
+    tokens, found = torch.load(sys.argv[2]), {}
+    for path in sys.argv[3:]:
+        hf = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
+        with torch.no_grad():
+            first = hf(tokens[:, :3], use_cache=True)
+            rest = hf(tokens[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+        last = [layer.state["recurrent_state"] for layer in rest.past_key_values.layers]
+        found[path] = torch.cat([first.logits, rest.logits], 1), last
+    torch.save(found, sys.argv[1])
+"""
+
+
+def test_logits_and_states_are_those_of_the_triton_kernels(tmp_path):
+    """In Triton's interpreter, which takes the kernels for at most 64 tokens, not the chunked ones."""
+    chosen = [family for family in families.FAMILIES if family.id in ("fla gated_deltanet", "fla kda", "fla gla")]
+    tokens, paths = TOKENS[:1, :5], [str(tmp_path / str(n)) for n in range(len(chosen))]
+    for family, path in zip(chosen, paths, strict=True):
+        family.build().save_pretrained(path)
+    torch.save(tokens, tmp_path / "tokens")
+    command = [sys.executable, "-c", textwrap.dedent(KERNELS), tmp_path / "found", tmp_path / "tokens", *paths]
+    subprocess.run(command, check=True)
+    for path, (expected, last) in torch.load(tmp_path / "found").items():
+        model = models.load(path, device="cpu")
+        with torch.no_grad():
+            first = model.hf(tokens[:, :3], use_cache=True)
+            rest = model.hf(tokens[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+        torch.testing.assert_close(torch.cat([first.logits, rest.logits], 1), expected, **CLOSE)
+        for site, state in zip(architectures.sites(model.hf), last, strict=True):
+            ours = site.recipe.stored(rest.past_key_values, site.index)
+            torch.testing.assert_close(ours, state.float(), rtol=0, atol=1e-5 * float(state.abs().max()))
+
+
+def test_a_checkpoint_loads_where_flash_linear_attention_was_not_imported(tmp_path):
+    model = delta_net()
+    model.hf.save_pretrained(tmp_path / "model")
+    torch.save(TOKENS, tmp_path / "tokens")
+    script = """
+        import sys, torch
+        from srdyn import architectures, models
+        assert "fla" not in sys.modules
+        model = models.load(sys.argv[1], device="cpu")
+        tokens = torch.load(sys.argv[2])
+        with torch.no_grad():
+            found = model.hf(tokens).logits, model.hf.generate(tokens, max_new_tokens=3, do_sample=False)
+        torch.save(found, sys.argv[3])
+    """
+    paths = [tmp_path / name for name in ("model", "tokens", "found")]
+    subprocess.run([sys.executable, "-c", textwrap.dedent(script), *paths], check=True)
+    found, generated = torch.load(tmp_path / "found")
+    assert torch.equal(found, logits(model))
+    assert torch.equal(generated, model.hf.generate(TOKENS, max_new_tokens=3, do_sample=False))
+
+
+def test_models_that_srdyn_did_not_load_stay_as_they_are():
+    other = families.fla("GatedDeltaNet", "gated_deltanet", **families.SHARED_KEYS)
+    classes = {type(module) for module in other.modules()}
+    before = {cls: (cls.forward, dict(cls.forward.__globals__)) for cls in classes}
+    loss = other.criterion
+    model = delta_net()
+    assert logits(model).isfinite().all()
+    assert all("forward" not in vars(module) for module in other.modules())
+    for cls, (forward, names) in before.items():
+        assert cls.forward is forward
+        assert {name: forward.__globals__[name] for name in names} == names
+    assert other.criterion is loss is None
+    with pytest.raises(RuntimeError, match="0 active drivers"), torch.no_grad():
+        other(TOKENS)
+
+
+def test_a_copy_and_a_second_wrapping_change_nothing():
+    model = delta_net()
+    again = models.from_hf(copy.deepcopy(model.hf), name="again")
+    assert torch.equal(logits(again), logits(model))
+
+
+def test_padded_sequences_are_read_as_they_are_alone():
+    model = delta_net()
+    mask = torch.ones_like(TOKENS)
+    mask[0, :4] = 0
+    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
+    together = model.hf.generate(TOKENS, attention_mask=mask, **options)[:, -3:]
+    for row, start in ((0, 4), (1, 0)):
+        alone = TOKENS[row : row + 1, start:]
+        generated = model.hf.generate(alone, attention_mask=torch.ones_like(alone), **options)
+        assert torch.equal(together[row], generated[0, -3:])
+    gone = torch.zeros(3, 4, dtype=torch.bool)
+    gone[0, 1] = True
+    with ablation.ablate_heads(model, gone):
+        padded, alone = logits(model, attention_mask=mask), logits(model, TOKENS[:1, 4:])
+    torch.testing.assert_close(padded[:1, 4:], alone, **CLOSE)
+    with states.tapped(model, [2], lambda *_: None), pytest.raises(ValueError, match="without attention_mask"):
+        logits(model, attention_mask=mask)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_a_loss_and_its_gradients_are_torchs(fused):
+    kind = {"fuse_cross_entropy": not fused, "fuse_linear_cross_entropy": fused}
+    with pytest.warns(UserWarning, match="fuse_linear") if fused else pytest.MonkeyPatch.context():
+        model = delta_net(**kind)
+    labels = TOKENS.clone()
+    labels[0, :3] = -100
+    loss = model.hf(TOKENS, labels=labels).loss
+    shifted = logits(model)[:, :-1].flatten(0, 1)
+    torch.testing.assert_close(loss, F.cross_entropy(shifted, labels[:, 1:].flatten()))
+    loss.backward()
+    assert all(x.grad is not None and x.grad.isfinite().all() for x in model.hf.parameters())
+
+
+VARIANTS = [
+    ("GatedDeltaNet", "gated_deltanet", dict(num_heads=4, head_dim=8, allow_neg_eigval=True, use_gate=False)),
+    ("GatedDeltaNet", "gated_deltanet", families.SHARED_KEYS | dict(attnres_block_size=2, hidden_act="swish")),
+    ("KDA", "kda", families.SHARED_KEYS | dict(safe_gate=True, lower_bound=-5.0, allow_neg_eigval=True)),
+    ("DeltaNet", "delta_net", dict(num_heads=4, use_beta=False, use_gate=True, qk_norm="sum", qk_activation="elu")),
+    ("GLA", "gla", dict(num_heads=4, use_short_conv=True, clamp_min=-0.1, use_output_gate=False)),
+    ("RetNet", "retnet", dict(num_heads=4, use_short_conv=True, attn_mode="parallel", intermediate_size=48)),
+    ("GatedDeltaProduct", "gated_deltaproduct", dict(num_heads=4, head_dim=8, num_householder=3)),
+    ("Comba", "comba", families.SHARED_KEYS | dict(use_inner_decay=False, use_output_correction=False)),
+    ("HGRN2", "hgrn2", dict(expand_ratio=8, use_short_conv=True, use_lower_bound=False)),
+    ("RWKV6", "rwkv6", dict(num_heads=4, proj_low_rank_dim=4, gate_low_rank_dim=4, fuse_norm=False)),
+    ("RWKV7", "rwkv7", dict(head_dim=8, fuse_norm=False)),
+]
+
+
+def checked(model, keep):
+    """Both routes agree, gates are what the recurrence reads, and what was cut out does what was ablated."""
+    tokens = TOKENS.repeat(1, 7)[:, :66]  # more than the 64 that are read by the function for single tokens
+    whole, cut = (states.trace(model, tokens, [3, 66], route=route) for route in ("forward", "segments"))
+    torch.testing.assert_close(whole, cut, rtol=0, atol=1e-5 * float(whole.max()))
+    g, beta = states.gates(model, tokens)
+    for layer in range(model.grid.L):
+        read = states.inputs(model, tokens, layer)
+        torch.testing.assert_close(g[layer], read.g.mean(-1) if read.g.ndim == 4 else read.g, rtol=1e-5, atol=1e-7)
+        torch.testing.assert_close(beta[layer], read.beta, rtol=1e-5, atol=1e-7)
+    with ablation.ablate_heads(model, ~keep):
+        ablated = logits(model, tokens)
+    assert (ablated - logits(model, tokens)).abs().max() > 100 * CLOSE["atol"]
+    smaller = pruning.prune_heads(model, keep)
+    torch.testing.assert_close(logits(smaller, tokens), ablated, **CLOSE)
+    return smaller
+
+
+@pytest.mark.parametrize(("stem", "kind", "sizes"), VARIANTS, ids=[kind for _, kind, _ in VARIANTS])
+def test_other_settings_of_a_family_do_as_well(stem, kind, sizes):
+    model = loaded(stem, kind, **sizes)
+    keep = torch.ones(3, model.grid.H, dtype=torch.bool)
+    keep[1:, 1], keep[2] = False, False
+    smaller = checked(model, keep)
+    keep[1, 2] = False
+    again, at_once = (pruning.prune_heads(each, keep) for each in (smaller, model))
+    torch.testing.assert_close(logits(again), logits(at_once), **CLOSE)
+
+
+def test_a_layer_of_simple_gla_is_studied_in_another_model():
+    hf = families.fla("GLA", "gla", num_heads=4)
+    layer = importlib.import_module("fla.layers.simple_gla").SimpleGatedLinearAttention
+    torch.manual_seed(1)
+    for place, block in enumerate(hf.model.layers):
+        block.attn = layer(hidden_size=32, num_heads=4, num_kv_heads=2, expand_k=0.5, layer_idx=place).eval()
+    keep = torch.ones(3, 4, dtype=torch.bool)
+    keep[1, 1:], keep[2] = False, False
+    model = models.from_hf(hf, name="simple_gla")
+    assert architectures.sites(hf)[0].recipe.chunk_tap == "chunk_simple_gla"
+    checked(model, keep)
+
+
+def test_the_first_layer_of_rwkv7_keeps_what_later_ones_mix_in():
+    model = loaded("RWKV7", "rwkv7", head_dim=8)
+    keep = torch.ones(3, 4, dtype=torch.bool)
+    keep[0, 2] = False
+    with pytest.raises(ValueError, match=r"decoder layer 1 keeps the heads \[2\]"):
+        pruning.prune_heads(model, keep)
+
+
+def test_retention_keeps_the_decay_of_a_head_when_others_go():
+    model = loaded("RetNet", "retnet", num_heads=4, intermediate_size=48)
+    keep = torch.tensor([[True, False, False, True]] * 3)
+    g = states.decays(pruning.prune_heads(model, keep), TOKENS)
+    assert torch.equal(g[..., keep[0]], states.decays(model, TOKENS)[..., keep[0]])
+    assert g[..., ~keep[0]].isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("stem", "kind", "sizes", "reason"),
+    [
+        ("HGRN", "hgrn", {}, "is a vector"),
+        ("Mom", "mom", {"num_heads": 2, "head_dim": 8}, "wrong logits"),
+        ("GSA", "gsa", {"num_heads": 2, "num_slots": 4}, "two states"),
+    ],
+)
+def test_other_models_are_refused_with_the_reason(stem, kind, sizes, reason, tmp_path):
+    families.fla(stem, kind, **sizes).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=reason):
+        models.load(tmp_path, device="cpu")
+
+
+def test_every_twin_stands_for_something_that_is_called():
+    """A name that flash-linear-attention no longer uses would be a twin that nobody calls."""
+    called = set()
+    for family in (each for each in families.FAMILIES if each.needs_fla):
+        for module in families.model(family).hf.modules():
+            if type(module).__module__.startswith("fla."):
+                called |= set(rebinding.names(module))
+    assert not set(layers.FUNCTIONS) - called - {"chunk_simple_gla", "fused_recurrent_simple_gla", "l2norm"}

@@ -1,0 +1,253 @@
+"""Every part of the benchmark runs at toy size, and its tables can be drawn and judged."""
+
+import functools
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+
+from srdyn import bench, figures, models, spectra, states
+from srdyn.bench import __main__ as command
+from srdyn.bench import criteria, footprint, pruned, subjects, throughput, timing, tracing
+from srdyn.loading import reference
+from srdyn.study.run import store
+
+TIMED = {"n", "median", "spread", "unit"}
+
+
+def tiny(name):
+    kind = "hybrid" if name == "hybrid" else "pure"
+    hf = reference.initialise(kind, seed=0, layers=4, hidden=32, head=32, heads=4).eval()
+    return models.from_hf(hf, name=name)
+
+
+@pytest.fixture(scope="module")
+def tables():
+    """All parts at toy size, on tiny models; memory is not measured in processes of its own."""
+
+    def rise(prepare, *arguments):
+        prepare(*arguments)()
+        return 4096 * (len(arguments) + max(x for x in arguments if isinstance(x, int)))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(subjects, "shipped", tiny)
+        patch.setattr(timing, "peak_bytes", rise)
+        patch.setattr(timing, "SHORTEST", 1e-4)
+        return {part: command.measured(part, command.QUICK[part]) for part in bench.PARTS}
+
+
+def test_every_part_has_a_plan_at_full_size_too():
+    assert list(command.FULL) == list(command.QUICK) == list(bench.PARTS)
+    assert {part: set(plan) for part, plan in command.FULL.items()} == {
+        part: set(plan) for part, plan in command.QUICK.items()
+    }
+
+
+@pytest.mark.parametrize("part", [part for part in bench.PARTS if part != "memory"])
+def test_rows_say_what_they_took_and_over_how_many_rounds(tables, part):
+    table = tables[part]
+    assert set(table) >= TIMED
+    assert (table["median"] > 0).all()
+    assert (table["n"] >= 2).all()
+    assert set(table["unit"]) == {"s"}
+    ends = table[["low", "high"]].to_numpy()
+    assert (ends[:, 0] <= ends[:, 1]).all()
+
+
+def test_methods_agree_on_the_spectra(tables):
+    table = tables["spectra"]
+    assert table.groupby(["d", "batch"]).size().tolist() == [4] * 4
+    errors = table.groupby("method")["error"].max()
+    assert errors["srdyn"] < 1e-13
+    assert errors["numpy, one by one"] < 1e-13
+    assert 1e-16 < errors["Gram and eigvalsh"] < 1e-6  # a Gram matrix loses half of the digits
+    assert (table["per_second"] == table["batch"] / table["median"]).all()
+
+
+def test_what_would_take_long_is_left_out_and_said(monkeypatch):
+    slow = functools.partial(_after, 0.02)
+    monkeypatch.setattr(throughput, "METHODS", throughput.METHODS | {"numpy, one by one": slow})
+    monkeypatch.setattr(throughput, "LONGEST", 0.03)
+    monkeypatch.setattr(throughput, "LARGEST", 100 * 8 * 8 * 8)
+    table = throughput.table(sizes=(8,), batches=(1, 10, 1000), rounds=2).set_index(["batch", "method"])
+    assert table.loc[(10, "numpy, one by one"), "note"].startswith("left out: a call would take")
+    assert table.loc[(10, "srdyn"), ["note", "n"]].tolist() == ["", 2]
+    assert (table.loc[1000, "note"] == "left out: 0.0 GiB in float64").all()
+    assert table.loc[1000, "median"].isna().all()
+
+
+def _after(seconds, matrices):
+    until = timing.time.perf_counter() + seconds
+    while timing.time.perf_counter() < until:
+        pass
+    return spectra.reference(matrices)
+
+
+def test_reading_prefixes_anew_finds_the_same_states():
+    model = tiny("hybrid")
+    ids, positions = subjects.tokens(model, 2, 12), [3, 7, 12]
+    for measure in (tracing.ranks, tracing.nothing):
+        once, anew = states.trace(model, ids, positions, measure=measure), tracing.anew(model, ids, positions, measure)
+        # float32 products of other sizes; ranks are whole numbers
+        torch.testing.assert_close(anew.double(), once, rtol=1e-4, atol=1e-6)
+
+
+def test_tracing_rows_compare_like_with_like(tables):
+    table = tables["tracing"]
+    anew = table[table["what"] == "prefixes"].set_index(["positions", "case"])["base"]
+    assert anew[2].to_dict() == {
+        tracing.TRACED: tracing.TRACED, tracing.SPECTRA: tracing.SPECTRA,
+        tracing.AGAIN: tracing.TRACED, tracing.PUBLISHED: tracing.SPECTRA,
+    }  # fmt: skip
+    assert set(table[table["what"] == "every token"]["positions"]) == {4}
+
+
+def test_stock_layers_give_the_same_outputs_by_transformers_functions():
+    model = tiny("pure")
+    stock, ids = subjects.stock(model), subjects.tokens(model, 2, 9)
+    file = sys.modules[type(model.hf).__module__]
+    called = subjects.rebinding.meaning(subjects.architectures.sites(stock.hf)[0].mixer, "torch_chunk_gated_delta_rule")
+    assert called is subjects.inspect.unwrap(file.torch_chunk_gated_delta_rule)
+    with torch.no_grad():
+        ours, theirs = (one.hf(ids, use_cache=False).logits for one in (model, stock))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5 * ours.abs().max().item())  # float32 in another order
+
+
+def test_bytes_of_the_pruned_states_are_as_predicted(tables):
+    held = tables["memory"].query("what == 'states'")
+    assert (held["bytes"] == held["predicted"]).all()
+    left = held.groupby("model")["bytes"].agg(lambda x: x.iloc[1] / x.iloc[0])
+    assert left.to_dict() == {"hybrid": 7 / 12, "pure": 10 / 16, "Qwen3-Next layers": 20 / 32}
+
+
+def test_memory_is_measured_of_what_it_says(monkeypatch):
+    monkeypatch.setattr(subjects, "shipped", tiny)
+    for route in ("forward", "segments"):
+        assert footprint.every_token("pure", 5, route)().shape == (4, 1, 5, 4)
+
+
+def test_verdicts_follow_from_intervals(tables):
+    found = criteria.verdicts(tables)
+    assert set(found["verdict"]) <= {"", "met", "missed", "undecided"}
+    held = found[found["what"].str.contains("k of N heads")]
+    assert held["verdict"].tolist() == ["met"] * 3
+    assert found.set_index("what").loc["exponent of T", ["at_least", "at_most"]].tolist() == [0.9, 1.1]
+
+
+@pytest.mark.parametrize(
+    ("measured", "bounds", "verdict"),
+    [
+        ((1.0, 0.9, 1.05), (np.nan, 1.1), "met"),
+        ((1.0, 0.9, 1.2), (np.nan, 1.1), "undecided"),
+        ((1.3, 1.2, 1.4), (np.nan, 1.1), "missed"),
+        ((1.3, np.nan, np.nan), (1.2, np.nan), "met"),
+        ((1.0, 0.8, 1.2), (0.9, 1.1), "undecided"),
+        ((1.0, 0.8, 1.2), (np.nan, np.nan), ""),
+    ],
+)
+def test_a_verdict_needs_the_whole_interval(measured, bounds, verdict):
+    assert criteria._verdict(*measured, *bounds) == verdict
+
+
+def test_the_steps_that_are_timed_are_steps():
+    model, seen = tiny("pure"), []
+    mixer = subjects.architectures.sites(model.hf)[0].mixer
+    hook = mixer.register_forward_pre_hook(lambda _, given: seen.append(tuple(given[0].shape)))
+    for case in (pruned.layer_step(model, 3), pruned.layer_prefill(model, 7)):
+        case()
+    assert seen == [(3, pruned.READ, 32), (3, 1, 32), (1, 7, 32)]
+    hook.remove()
+    seen.clear()
+    count = lambda _, given, named: seen.append(tuple(named["input_ids"].shape))  # noqa: E731
+    model.hf.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
+    pruned.model_step(model, 2, 5)()
+    assert seen == [(2, 5), (2, 1)]
+
+
+def test_the_notebook_draws_what_the_benchmark_wrote(tables, tmp_path, monkeypatch):
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    notebook = json.loads((Path(__file__).parents[2] / "notebooks/07_cost.ipynb").read_text(encoding="utf-8"))
+    cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
+    shown = []
+    names = {"display": lambda *things: shown.extend(things)}
+    exec(cells[0], names)
+    with pytest.raises(FileNotFoundError, match="`make bench` measures it"):
+        exec(cells[1], names)
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    for part, table in tables.items():
+        store.save_table(table, f"{bench.STEM}_{part}", meta={"machine": timing.machine()})
+    for cell in cells:
+        exec(cell, names)
+    drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    assert drawn == {f"07_cost{part}.png" for part in ("", "_spectra", "_growth", "_pruned", "_training")}
+    assert sum(isinstance(thing, pd.DataFrame) for thing in shown) == 6
+
+
+def test_a_quick_run_never_writes_to_the_committed_tables(monkeypatch, capsys):
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    monkeypatch.setattr(sys, "argv", ["srdyn.bench", "--quick"])
+    with pytest.raises(SystemExit):
+        command.main()
+    assert "may not write to data/tables" in capsys.readouterr().err
+
+
+def test_tables_go_to_the_run_with_the_machine_beside_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    monkeypatch.setattr(sys, "argv", ["srdyn.bench", "--quick", "spectra"])
+    before = torch.get_num_threads()
+    command.main()
+    torch.set_flush_denormal(False)
+    assert torch.get_num_threads() == before
+    side = json.loads((tmp_path / "build/interactive/tables/07_cost_spectra.json").read_text())
+    assert side["machine"]["cores"] >= 1
+    assert side["parameters"] == json.loads(json.dumps(command.QUICK["spectra"]))
+    assert len(bench.load("spectra", run="interactive")) == side["rows"]
+
+
+@pytest.mark.parametrize(
+    ("draw", "part"),
+    [
+        (figures.tracing_cost, "tracing"),
+        (figures.spectrum_rates, "spectra"),
+        (figures.cost_growth, "growth"),
+        (functools.partial(figures.pruned_cost, left=0.6, wanted=0.7), "pruned"),
+        (figures.training_rates, "training"),
+    ],
+)
+def test_figures_keep_to_their_page_and_refuse_a_table_that_does_not_fit(tables, draw, part):
+    figure = draw(tables[part])
+    box = figure.get_tightbbox(FigureCanvasAgg(figure).get_renderer())
+    assert min(box.x0, box.y0) >= -0.01
+    assert box.x1 <= figure.get_figwidth() + 0.01
+    assert box.y1 <= figure.get_figheight() + 0.01
+    with pytest.raises(ValueError, match="lacks the columns n"):
+        draw(tables[part].drop(columns="n"))
+    with pytest.raises(ValueError, match="one row for every"):
+        draw(pd.concat([tables[part]] * 2, ignore_index=True))
+
+
+def test_make_leaves_the_notebook_out_until_there_is_something_to_draw(tmp_path):
+    root = Path(__file__).parents[2]
+    (tmp_path / "Makefile").write_bytes((root / "Makefile").read_bytes())
+    for name in ("01_stratification", "07_cost"):
+        (tmp_path / "notebooks").mkdir(exist_ok=True)
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    (tmp_path / "data/tables").mkdir(parents=True)
+    stems = functools.partial(_stems, tmp_path)
+    assert stems() == "01_stratification"
+    assert stems("ONLY=07_cost") == "07_cost"
+    (tmp_path / "data/tables/07_cost_families.csv").touch()
+    assert stems() == "01_stratification 07_cost"
+
+
+def _stems(folder, *arguments):
+    told = ["make", "-s", "PY=python", *arguments, "--eval=tell: ; @echo $(STEMS)", "tell"]
+    return subprocess.run(told, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()

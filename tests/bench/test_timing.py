@@ -1,0 +1,126 @@
+import numpy as np
+import pandas as pd
+import pytest
+
+from srdyn.bench import timing
+
+
+class Clock:
+    """Time passes only while a case runs: case x takes `durations[x]`, in a slow round ten times as long."""
+
+    def __init__(self, **durations):
+        self.now, self.durations, self.order = 0.0, durations, []
+
+    def cases(self):
+        return {name: lambda name=name: self.run(name) for name in self.durations}
+
+    def run(self, name):
+        self.order.append(name)
+        self.now += self.durations[name]
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    clock = Clock(a=1.0, b=2.0)
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock.now)
+    return clock
+
+
+def test_cases_are_interleaved_in_turning_order_after_a_warm_up(clock):
+    times = timing.interleaved(clock.cases(), rounds=3)
+    assert "".join(clock.order) == "ab" + "ab" + "ba" + "ab"
+    assert times.groupby("case")["seconds"].agg(["size", "mean"]).to_numpy().tolist() == [[3, 1], [3, 2]]
+    assert list(times["calls"]) == [1] * 6
+
+
+def test_short_cases_are_repeated_within_a_reading(clock):
+    clock.durations = {"a": timing.SHORTEST / 7.5, "b": 1.0}
+    times = timing.interleaved(clock.cases(), rounds=1).set_index("case")
+    assert times["calls"].to_dict() == {"a": 8, "b": 1}
+    assert times["seconds"].to_dict() == pytest.approx(clock.durations)
+
+
+def test_without_warm_up_the_first_call_counts(clock):
+    times = timing.interleaved(clock.cases(), rounds=2, warm_up=False)
+    assert "".join(clock.order) == "abba"
+    assert list(times["round"]) == [0, 0, 1, 1]
+
+
+def test_rounds_end_with_the_time_but_a_few_are_read(clock):
+    assert timing.interleaved(clock.cases(), rounds=9, seconds=1.0)["round"].max() == timing.FEWEST - 1
+    assert timing.interleaved(clock.cases(), rounds=9, seconds=13.0)["round"].max() == 4 - 1
+    assert timing.interleaved(clock.cases(), rounds=1, seconds=0.0)["round"].max() == 0
+
+
+def test_what_comes_after_belongs_to_the_reading(clock):
+    def waited():
+        clock.now += 5
+
+    times = timing.interleaved(clock.cases(), rounds=1, after=waited).set_index("case")
+    assert times["seconds"].to_dict() == {"a": 6, "b": 7}
+
+
+def wide(**columns):
+    return pd.DataFrame(columns).rename_axis("round")
+
+
+def long(frame):
+    return frame.reset_index().melt("round", var_name="case", value_name="seconds")
+
+
+def test_medians_spreads_and_ratios():
+    frame = wide(slow=[4.0, 4, 8, 40, 4], fast=[2.0, 2, 4, 20, 2])
+    table = timing.medians(long(frame), base="slow", faster=True).set_index("case")
+    assert list(table.index) == ["slow", "fast"]
+    assert table.loc["fast", ["n", "median", "spread", "unit"]].tolist() == [5, 2, 2, "s"]
+    # a busy round slows both: the ratio and its interval do not see it
+    assert table.loc["fast", ["ratio", "low", "high"]].tolist() == [2, 2, 2]
+    assert table.loc["slow", ["ratio", "low", "high"]].tolist() == [1, 1, 1]
+    table = timing.medians(long(frame), base="slow").set_index("case")
+    assert table.loc["fast", ["base", "ratio", "low", "high"]].tolist() == ["slow", 0.5, 0.5, 0.5]
+    assert timing.wide(long(frame)).to_numpy().tolist() == frame.to_numpy().tolist()
+
+
+def test_ratios_of_one_round_have_no_interval():
+    assert timing.quotient(wide(a=[3.0], b=[2.0]), "a", "b") == pytest.approx((1.5, np.nan, np.nan), nan_ok=True)
+
+
+def test_an_interval_covers_what_varies():
+    rng = np.random.default_rng(0)
+    frame = wide(a=rng.normal(3, 0.3, 40), b=rng.normal(1, 0.1, 40))
+    found = timing.quotient(frame, "a", "b")
+    assert found.low < 3 < found.high
+    assert 0.01 < found.high - found.low < 1
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
+def test_the_exponent_is_that_of_a_power_law(power):
+    sizes = {f"{size}": size for size in (3, 10, 50)}
+    frame = wide(**{name: [2 * size**power, 3 * size**power] for name, size in sizes.items()})
+    assert timing.exponent(frame, sizes) == pytest.approx((power, power, power))
+
+
+def test_what_cannot_be_told_is_refused():
+    with pytest.raises(ValueError, match="no case is called c; there are a, b"):
+        timing.quotient(wide(a=[1.0], b=[1.0]), "a", "c")
+    with pytest.raises(ValueError, match="at least two sizes"):
+        timing.exponent(wide(a=[1.0]), {"a": 4})
+    with pytest.raises(ValueError, match="got 0 and 3"):
+        timing.interleaved({}, rounds=3)
+
+
+def test_the_machine_says_its_name():
+    machine = timing.machine()
+    assert machine["processor"]
+    assert machine["cores"] >= 1
+    assert {"threads", "gpu", "torch", "python"} <= machine.keys()
+
+
+def test_peak_memory_is_that_of_the_case():
+    found = timing.peak_bytes(filled, 200)
+    assert 195e6 < found < 240e6  # 200 MB, and what Python allocates beside it
+
+
+def filled(megabytes):
+    np.ones(250 * 125_000).sum()  # given back before the case begins, hides nothing of it
+    return lambda: np.ones(megabytes * 125_000).sum()

@@ -1,0 +1,153 @@
+import inspect
+
+import numpy as np
+import pytest
+import torch
+
+from srdyn.kernels import recurrence, scan
+
+NAMES = ("q", "k", "v", "g", "beta", "initial_state")
+
+
+def drawn(*, tokens, key_heads=2, heads=4, key=48, value=32, batch=2, decay=0.3, seed=0):
+    """Inputs of the gated delta rule; keys are of length one, which keeps the state bounded."""
+    generator = torch.Generator().manual_seed(seed)
+    q, k = (torch.randn(batch, tokens, key_heads, key, generator=generator) for _ in range(2))
+    v = torch.randn(batch, tokens, heads, value, generator=generator)
+    g = -decay * torch.rand(batch, tokens, heads, generator=generator)
+    beta = torch.rand(batch, tokens, heads, generator=generator)
+    state = torch.randn(batch, heads, key, value, generator=generator)
+    return recurrence.l2norm(q), recurrence.l2norm(k), v, g, beta, state
+
+
+def numpy_loop(q, k, v, g, beta, state):
+    q, k, v, g, beta, S = (x.double().numpy() for x in (q, k, v, g, beta, state))
+    q, k = (np.repeat(x, v.shape[2] // k.shape[2], axis=2) for x in (q, k))
+    outputs, states, S = np.zeros(v.shape), [], S.copy()
+    for b, h in np.ndindex(*S.shape[:2]):
+        trail, s = [], S[b, h]
+        for t in range(v.shape[1]):
+            s = np.exp(g[b, t, h]) * s
+            s = s + np.outer(k[b, t, h], beta[b, t, h] * (v[b, t, h] - s.T @ k[b, t, h]))
+            outputs[b, t, h] = s.T @ q[b, t, h] / np.sqrt(q.shape[-1])
+            trail.append(s)
+        states.append(trail)
+    return outputs, np.array(states).reshape(*S.shape[:2], v.shape[1], *S.shape[2:]).swapaxes(1, 2)
+
+
+def relative(x, reference):
+    x, reference = (torch.as_tensor(y).double() for y in (x, reference))
+    return float((x - reference).norm() / reference.norm())
+
+
+@pytest.mark.parametrize("tokens", [1, 63, 100])
+def test_every_position_meets_a_float64_loop(tokens):
+    inputs = drawn(tokens=tokens)
+    outputs, states = scan.scan(*inputs[:5], initial_state=inputs[5], positions=range(1, tokens + 1))
+    expected, expected_states = numpy_loop(*inputs)
+    # 100 steps of float32 arithmetic with contraction: a few units in the last place
+    assert relative(outputs, expected) < 2e-6
+    assert max(relative(states[:, c], expected_states[:, c]) for c in range(tokens)) < 2e-6
+
+
+@pytest.mark.parametrize("cuts", [(1,), (31, 32), (5, 6, 77)])
+def test_a_cut_pass_has_the_same_bits(cuts):
+    *inputs, state = drawn(tokens=100)
+    whole, states = scan.scan(*inputs, initial_state=state, positions=[*cuts, 100])
+    edges = [0, *cuts, 100]
+    for number, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        outputs, captured = scan.scan(*(x[:, start:stop] for x in inputs), initial_state=state)
+        state = captured[:, 0]
+        assert torch.equal(outputs, whole[:, start:stop])
+        assert torch.equal(state, states[:, number])
+
+
+@pytest.mark.parametrize("shape", [{"tokens": 1}, {"tokens": 63, "key": 20, "value": 40}, {"tokens": 100}])
+def test_gradients_meet_float64_autograd(shape):
+    inputs = [x.requires_grad_() for x in drawn(**shape)]
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    generator = torch.Generator().manual_seed(1)
+    outputs, state = scan.gated_delta_rule(*inputs[:5], initial_state=inputs[5], output_final_state=True)
+    weights = [torch.randn(x.shape, generator=generator) for x in (outputs, state)]
+    loss = (outputs * weights[0]).sum() + (state * weights[1]).sum()
+    expected, expected_states = recurrence.gated_delta_rule(*exact[:5], initial_state=exact[5])
+    expected_loss = (expected * weights[0]).sum() + (expected_states[:, -1] * weights[1]).sum()
+    found, wanted = torch.autograd.grad(loss, inputs), torch.autograd.grad(expected_loss, exact)
+    errors = {name: relative(a, b) for name, a, b in zip(NAMES, found, wanted, strict=True)}
+    assert max(errors.values()) < 1e-5, errors
+
+
+@pytest.mark.parametrize("name", ["torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"])
+def test_stands_in_for_transformers(name):
+    from transformers.models.qwen3_next import modeling_qwen3_next
+
+    theirs = inspect.unwrap(getattr(modeling_qwen3_next, name))
+    inputs = [x.requires_grad_() for x in drawn(tokens=70)]
+    with torch.no_grad():
+        inputs[0] *= 3  # so that the l2norm inside has something to do
+    results = []
+    for function in (scan.gated_delta_rule, theirs):
+        outputs, state = function(
+            *inputs[:3],
+            g=inputs[3],
+            beta=inputs[4],
+            initial_state=inputs[5],
+            output_final_state=True,
+            use_qk_l2norm_in_kernel=True,
+            cu_seqlens=None,
+        )
+        results.append((outputs, state, *torch.autograd.grad(outputs.square().sum() + state.square().sum(), inputs)))
+    # theirs is float32 as well, in another order
+    assert max(relative(a.detach(), b.detach()) for a, b in zip(*results, strict=True)) < 1e-5
+
+
+def test_final_state_only_on_request_and_dtype_of_the_query():
+    *inputs, _ = drawn(tokens=3)
+    outputs, state = scan.gated_delta_rule(*(x.bfloat16() for x in inputs))
+    assert outputs.dtype == torch.bfloat16
+    assert state is None
+
+
+def test_number_of_threads_does_not_change_a_bit():
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            inputs = [x.requires_grad_() for x in drawn(tokens=40, batch=3)]
+            outputs, _ = scan.gated_delta_rule(*inputs[:5], initial_state=inputs[5])
+            results.append((outputs, *torch.autograd.grad(outputs.square().sum(), inputs)))
+    finally:
+        torch.set_num_threads(before)
+    assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
+
+
+def test_denormals_become_zero_and_the_thread_keeps_its_own_mode():
+    torch.set_flush_denormal(False)
+    *inputs, state = drawn(tokens=12)
+    inputs[2].zero_()
+    inputs[3].fill_(-8.0)  # e^-96 is a denormal float32
+    _, states = scan.scan(*inputs, initial_state=state, positions=[10, 12])
+    assert states[:, 0].abs().max() > 0
+    assert (states[:, 1] == 0).all()
+    assert torch.tensor(1e-30) * torch.tensor(1e-10) > 0
+
+
+def test_nan_and_infinity_are_not_hidden():
+    inputs = drawn(tokens=20)
+    inputs[2][0, 7, 1, 3] = float("nan")
+    inputs[2][1, 5, 2, 4] = float("inf")
+    outputs, _ = scan.scan(*inputs[:5], initial_state=inputs[5])
+    assert outputs[0, 7:, 1, 3].isnan().all()
+    assert not outputs[1, 5:, 2, 4].isfinite().any()
+    assert outputs[0, :7].isfinite().all()
+
+
+def test_refuses_what_it_cannot_do():
+    *inputs, _ = drawn(tokens=3)
+    with pytest.raises(ValueError, match="cu_seqlens"):
+        scan.gated_delta_rule(*inputs, cu_seqlens=torch.tensor([0, 3]))
+    with pytest.raises(ValueError, match="multiple of key heads, got 4 on 3"):
+        scan.gated_delta_rule(*(x.repeat(1, 1, 2, 1)[:, :, :3] for x in inputs[:2]), *inputs[2:])
+    with pytest.raises(ValueError, match="at most 3"):
+        scan.scan(*inputs, positions=[4])

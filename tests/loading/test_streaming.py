@@ -1,0 +1,194 @@
+"""Weights that come and go give what weights that stay give, bit for bit; and memory holds one layer at a time."""
+
+import accelerate
+import conftest
+import families
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from srdyn import ablation, models, pruning, states
+from srdyn.loading import streaming
+
+LINEAR, FULL = "linear_attention", "full_attention"
+POSITIONS = [1, 64, 100, 150]
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 2,
+    "num_key_value_heads": 2,
+    "layer_types": [LINEAR, LINEAR, FULL],
+    "pad_token_id": None,
+    "bos_token_id": 0,
+    "eos_token_id": 0,
+}
+DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 12}
+EXPERTS = {"num_experts": 12, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+CONVERTED = {
+    # Experts are stored one by one; embeddings are tied or not.
+    "Qwen3Next": DELTA | EXPERTS | {"head_dim": 16, "shared_expert_intermediate_size": 16, "tie_word_embeddings": True},
+    # Three convolutions are stored apart.
+    "OlmoHybrid": DELTA,
+    # Renamed gates, stored convolutions, stored experts.
+    "KimiLinear": {"linear_num_heads": 3, "linear_head_dim": 8, "num_experts": 12, "num_experts_per_token": 2}
+    | {"kv_lora_rank": 10, "qk_rope_head_dim": 6, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 16}
+    | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
+}
+
+OTHERS = ("glm5_next", "bamba", "falcon_h1", "zamba2", "fla gated_deltanet", "fla gla")
+
+
+def saved(stem, folder):
+    """A random checkpoint in bfloat16, in several files."""
+    torch.manual_seed(0)
+    hf = getattr(transformers, f"{stem}ForCausalLM")(getattr(transformers, f"{stem}Config")(**SMALL | CONVERTED[stem]))
+    conftest.with_slow_decays(hf).to(torch.bfloat16).save_pretrained(folder, max_shard_size="40KB")
+    assert len(list(folder.glob("*.safetensors"))) > 1
+    return folder
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return saved("Qwen3Next", tmp_path_factory.mktemp("moe"))
+
+
+@pytest.fixture(scope="module")
+def stays(folder):
+    return models.load(folder, device="cpu")
+
+
+@pytest.fixture
+def streams(folder):
+    return models.load(folder, device="cpu", offload="disk")
+
+
+@pytest.mark.parametrize("stem", CONVERTED)
+def test_every_parameter_is_what_transformers_loads(stem, tmp_path):
+    stock, place = getattr(transformers, f"{stem}ForCausalLM"), saved(stem, tmp_path / "it")
+    whole = stock.from_pretrained(place, dtype=torch.float32)
+    hf, report, shards = streaming.from_pretrained(stock, str(place), dtype=torch.float32)
+    assert type(hf) is stock
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    assert all(parameter.device.type == "meta" for parameter in hf.parameters())
+    for name, parameter in whole.named_parameters(remove_duplicate=False):
+        assert torch.equal(shards[name], parameter), name
+        assert shards[name].dtype == torch.float32
+    for name, buffer in whole.named_buffers():
+        assert torch.equal(hf.get_buffer(name), buffer), name
+
+
+def test_a_trace_from_disk_is_the_one_from_memory(stays, streams, tokens):
+    assert torch.equal(states.trace(streams, tokens, POSITIONS), states.trace(stays, tokens, POSITIONS))
+    for ours, theirs in zip(states.gates(streams, tokens), states.gates(stays, tokens), strict=True):
+        assert torch.equal(ours, theirs)
+    assert streams.device == torch.device("cpu")
+    assert all(parameter.device.type == "meta" for parameter in streams.hf.parameters())
+
+
+@pytest.mark.parametrize(
+    "family",
+    [family for family in families.FAMILIES if family.id in OTHERS],
+    ids=lambda family: family.id,
+)
+def test_other_families_stream_as_well(family, tmp_path):
+    """Renamed, merged and shared weights, buffers, a state cache of their own, modules rebound for the CPU."""
+    families.model(family).hf.save_pretrained(tmp_path)
+    whole, streamed = (models.load(tmp_path, device="cpu", offload=offload) for offload in (None, "disk"))
+    tokens = torch.randint(0, whole.hf.get_input_embeddings().num_embeddings, (2, 70))
+    assert torch.equal(*(states.trace(model, tokens, [1, 40, 70]) for model in (whole, streamed)))
+    assert torch.equal(*(model.hf(tokens, use_cache=False).logits for model in (whole, streamed)))
+
+
+def test_the_other_route_and_generation_are_the_same_too(stays, streams, tokens):
+    whole, streamed = (states.trace(x, tokens, POSITIONS, route="segments") for x in (stays, streams))
+    assert torch.equal(whole, streamed)
+    options = {"max_new_tokens": 3, "do_sample": False}
+    assert torch.equal(streams.hf.generate(tokens, **options), stays.hf.generate(tokens, **options))
+
+
+def test_heads_are_ablated_alike(stays, streams, tokens):
+    heads = torch.zeros(2, 4, dtype=torch.bool)
+    heads[1, 2] = True
+    logits = []
+    for model in (stays, streams):
+        with ablation.ablate_heads(model, heads):
+            logits.append(model.hf(tokens).logits)
+    assert torch.equal(*logits)
+    assert not torch.equal(logits[0], stays.hf(tokens).logits)
+
+
+def test_each_weight_is_read_once_whatever_the_number_of_positions(streams, tokens, monkeypatch):
+    read = []
+    original = streaming.Shards._read
+    monkeypatch.setattr(streaming.Shards, "_read", lambda shards, key: read.append(key) or original(shards, key))
+    states.trace(streams, tokens, range(1, 151, 7))
+    shards = streams.hf.get_decoder().layers[0]._hf_hook.weights_map.dataset
+    # The decoder alone is read; its head is the embedding.
+    assert sorted(read) == sorted(shards.files)
+
+
+def test_one_layer_is_held_at_a_time(streams, tokens):
+    held = []
+    layers = streams.hf.get_decoder().layers
+    inside = lambda *_: held.append([next(x.parameters()).device.type for x in layers])  # noqa: E731
+    for layer in layers:
+        layer.mlp.register_forward_hook(inside)
+    states.trace(streams, tokens, [150])
+    assert held == [["cpu" if i == place else "meta" for i in range(3)] for place in range(3)]
+
+
+def test_weights_kept_in_memory_come_as_those_on_disk_do(stays, folder, tokens):
+    """What offload="cpu" does for a GPU, here from the CPU's memory to the CPU."""
+    model = models.load(folder, device="cpu")
+    streaming.attach(model.hf, model.hf.state_dict(), torch.device("cpu"))
+    assert streaming.is_attached(model.hf)
+    assert torch.equal(states.trace(model, tokens, POSITIONS), states.trace(stays, tokens, POSITIONS))
+
+
+def test_a_pruned_model_streams(stays, tokens, tmp_path):
+    keep = torch.tensor([[True, False, True, True], [False] * 4])
+    place = pruning.save(pruning.prune_heads(stays, keep), tmp_path / "pruned")
+    whole, streamed = models.load(place, device="cpu"), models.load(place, device="cpu", offload="disk")
+    assert streamed.layers == whole.layers
+    assert torch.equal(streamed.hf(tokens).logits, whole.hf(tokens).logits)
+
+
+def test_a_model_that_holds_no_weights_is_not_pruned(streams):
+    with pytest.raises(ValueError, match=r"holds no weights to cut.*load it without offload"):
+        pruning.prune_heads(streams, torch.ones(2, 4, dtype=torch.bool))
+
+
+def test_missing_weights_are_an_error_from_disk_too(folder, tmp_path):
+    for path in folder.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    name = "model.layers.0.linear_attn.A_log"
+    [file] = [path for path in tmp_path.glob("*.safetensors") if name in load_file(path)]
+    weights = load_file(file)
+    del weights[name]
+    save_file(weights, file, metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=rf"lacks weights of the model it describes: \['{name}'\]"):
+        models.load(tmp_path, device="cpu", offload="disk")
+
+
+@pytest.mark.parametrize("pruned", [False, True])
+def test_hooks_as_accelerate_puts_them_on_several_gpus_change_nothing(stays, tokens, pruned):
+    """accelerate wraps every module's forward when it shares a model out, mixers too."""
+    model = pruning.prune_heads(stays, torch.ones(2, 4, dtype=torch.bool))
+    accelerate.dispatch_model(model.hf, {"": "cpu"}, force_hooks=True)
+    for part in model.hf.modules():
+        accelerate.hooks.add_hook_to_module(part, accelerate.hooks.AlignDevicesHook(execution_device="cpu"))
+    model = models.from_hf(model.hf, name="shared out")
+    assert torch.equal(states.trace(model, tokens, POSITIONS), states.trace(stays, tokens, POSITIONS))
+    heads = torch.tensor([[False] * 4, [False, True, False, False]])
+    with ablation.ablate_heads(model, heads):
+        logits = model.hf(tokens).logits
+    with ablation.ablate_heads(stays, heads):
+        assert torch.equal(logits, stays.hf(tokens).logits)
+    assert torch.equal(model.hf(tokens).logits, stays.hf(tokens).logits)
+    if pruned:
+        ours, theirs = (pruning.prune_heads(x, ~heads).hf(tokens).logits for x in (model, stays))
+        assert torch.equal(ours, theirs)

@@ -1,0 +1,142 @@
+"""Two checkpoints' heads side by side: independent agreement, planted identity, honest null."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from srdyn import figures, strata
+from srdyn.loading import files, reference
+from srdyn.study.analysis import checkpoint_pairs, observations
+from srdyn.study.claims import claims, registration
+from srdyn.study.run import store
+from srdyn.study.survey import null_tables, survey
+
+AT = 48
+
+
+def planted(ranks, name="a"):
+    """A head table with ranks [samples, contexts, L, H] at one position."""
+    axes = np.indices(ranks.shape)
+    names = {"sample": axes[0], "context": axes[1], "layer": axes[2], "head": axes[3], "rank": ranks}
+    return pd.DataFrame({key: value.ravel() for key, value in names.items()}).assign(position=AT, D=64, model=name)
+
+
+def side_by_side(a, b):
+    return checkpoint_pairs._side_by_side(*(observations.cube(planted(ranks)) for ranks in (a, b)))
+
+
+def drawn(seed):
+    """Ranks of three layers that differ a lot, of five heads that differ in each."""
+    rng = np.random.default_rng(seed)
+    heads = np.array([5.0, 30.0, 55.0])[:, None] + rng.uniform(-5, 5, (3, 5))
+    return np.round(heads + rng.uniform(-1, 1, (4, 2, 3, 5)))
+
+
+@pytest.fixture
+def ranks():
+    return drawn(0)
+
+
+@pytest.fixture(scope="module")
+def places(tmp_path_factory):
+    """A tiny model, and the same with every weight moved a little, as fine-tuning would."""
+    folder = tmp_path_factory.mktemp("models")
+    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
+    found = []
+    for name in ("tiny-base", "tiny-tuned"):
+        hf.save_pretrained(folder / name)
+        AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(folder / name)
+        found.append(folder / name)
+        with torch.no_grad():
+            for i, parameter in enumerate(hf.parameters()):
+                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+                parameter.add_(0.02 * noise * parameter.std(correction=0))
+    return found
+
+
+@pytest.fixture
+def reading(tmp_path, monkeypatch):
+    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path / "kept")
+    text = "".join(f"The number {i} is followed by {i + 1}.\n" for i in range(300))
+    (tmp_path / "own.txt").write_text(text)
+    return survey.Reading((str(tmp_path / "own.txt"),), (), ("common number",), (8, AT), length=AT, n=4)
+
+
+def test_two_checkpoints_are_compared_head_by_head(places, reading):
+    table = checkpoint_pairs.compare(*places, reading, at=AT)
+    assert table["measure"].tolist() == ["spearman between checkpoints"] * 2 + ["kappa between checkpoints"] * 2
+    assert set(table["model"]) == {"tiny-base / tuned"}
+    heads = survey.heads(places, reading, sources=())
+    own = heads[(heads["context"] == "own") & (heads["position"] == AT)]
+    a, b = (part.groupby(["layer", "head"])["rank"].mean() for _, part in own.groupby("model", sort=False))
+    expected = strata.agreement(a, b, d=8)
+    rows = table[table["source"] == null_tables.MODEL].set_index("measure")
+    for name in ("spearman", "kappa"):
+        found = rows.loc[f"{name} between checkpoints"]
+        assert found["estimate"] == pytest.approx(expected[name], abs=1e-12)
+        assert found["low"] <= found["estimate"] <= found["high"]
+    nulls = table[table["source"] == checkpoint_pairs.NULL].set_index("measure")["estimate"]
+    assert rows.at["spearman between checkpoints", "estimate"] > nulls["spearman between checkpoints"]
+
+
+def test_what_a_pair_shows_is_recorded_and_drawn(places, reading, tmp_path, monkeypatch):
+    table = checkpoint_pairs.compare(*places, reading, at=AT)
+    own = table["source"] == null_tables.MODEL
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    claims.record("C6", table[own], null=table[~own], run="02_consistency")
+    [line] = claims.ledger().query("claim == 'C6'").to_dict("records")
+    assert (line["kind"], line["verdict"].split(":")[0]) == ("tiny-base / tuned", "one seed")
+    figures.measures(store.load_table("02_consistency_claims"), registration.rules())
+
+
+def test_the_null_keeps_what_the_layers_share_and_nothing_else(ranks):
+    spearman = lambda a, b: observations.spearman(a.reshape(len(a), -1), b.reshape(len(b), -1))  # noqa: E731
+    same = checkpoint_pairs._rows(spearman, side_by_side(ranks, ranks), {})
+    assert same["estimate"][0] == pytest.approx(1)
+    assert same["why"][0].startswith("0 of 1000")
+    assert 0.8 < same["estimate"][1] < 0.95  # three layers in order already agree: this is why they are kept apart
+    unrelated = checkpoint_pairs._rows(spearman, side_by_side(ranks, drawn(1)), {})
+    low, high = unrelated.loc[1, ["low", "high"]]
+    assert low <= unrelated["estimate"][0] <= high
+
+
+def test_permutations_are_those_of_a_loop(ranks):
+    a, b = ranks.mean((0, 1)), ranks.mean((0, 1))[::-1]
+    kappa = lambda a, b: observations.kappa(a.reshape(len(a), -1), b.reshape(len(b), -1), 64)  # noqa: E731
+    found = checkpoint_pairs._permuted(kappa, side_by_side(ranks, ranks[:, :, ::-1]))
+    rng = np.random.default_rng(1)
+    looped = [
+        strata.agreement(a.ravel(), np.concatenate([rng.permutation(layer) for layer in b]), d=64)["kappa"]
+        for _ in range(400)
+    ]
+    # Means of 1000 and of 400 draws differ by less than four standard errors of the smaller sample.
+    assert abs(found.mean() - np.mean(looped)) <= 4 * np.std(looped) / np.sqrt(400) + 1e-12
+
+
+def test_what_is_no_pair_is_refused(ranks, places, reading):
+    with pytest.raises(ValueError, match="both are called 'tiny-base'"):
+        checkpoint_pairs.compare(places[0], places[0], reading, at=AT)
+    with pytest.raises(ValueError, match=r"4 heads, D = 64 and 3 layers \(0, 1, 2\) of 5 heads"):
+        side_by_side(ranks[..., :4], ranks)
+    with pytest.raises(ValueError, match="pruned away"):
+        side_by_side(ranks, np.where(np.arange(5) == 2, np.nan, ranks))
+    one, other = (observations.cube(planted(ranks).assign(document=document)) for document in (0, 1))
+    with pytest.raises(ValueError, match="different documents"):
+        checkpoint_pairs._side_by_side(one, other)
+
+
+@pytest.mark.parametrize(
+    ("names", "label"),
+    [
+        (("Qwen3-80B-A3B-Instruct", "Qwen3-80B-A3B-Thinking"), "Qwen3-80B-A3B-Instruct / Thinking"),
+        (("hybrid", "hybrid-seed1"), "hybrid / seed1"),
+        (("hybrid-seed1", "hybrid"), "hybrid-seed1 / hybrid"),
+        (("base", "tuned"), "base / tuned"),
+    ],
+)
+def test_a_pair_is_called_by_what_tells_it_apart(names, label):
+    assert checkpoint_pairs._label(*names) == label

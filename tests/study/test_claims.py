@@ -1,0 +1,356 @@
+"""Verdicts follow from intervals, nulls and seeds alone; what is published follows from the saved tables alone."""
+
+import itertools
+
+import pandas as pd
+import pytest
+import yaml
+
+from srdyn.study.claims import claims, registration
+from srdyn.study.run import store
+
+NAN = float("nan")
+VALUES = {"pass": (0.96, 0.93, 0.98), "fail": (0.5, 0.4, 0.6), "undecided": (0.9, 0.8, 0.95), "undefined": (NAN,) * 3}
+MEASURES = ("ranks", "norms")
+RUN = "02_consistency"
+
+
+def stated(claim_id, notebook=RUN, measures=MEASURES):
+    rule = {"quantity": "cosine", "unit": "cosine", "rule": {"at_least": 0.9}, "taken": "t = 8"}
+    return {
+        "id": claim_id,
+        "statement": f"Statement of {claim_id} | with a bar.",
+        "paper": {"value": "> 0.9", "grade": "B", "place": "appendix"},
+        "notebook": notebook,
+        "measures": [{"name": name} | rule for name in measures],
+    }
+
+
+UNTESTED = {"untested": "needs a pair of models"}
+CLAIMS = [stated("C1", "01_stratification"), stated("C4"), stated("C5"), stated("C6", measures=()) | UNTESTED]
+README = "# Title\r\nlead\n<!-- scorecard:begin -->\nold\n<!-- scorecard:end -->\ntail\n"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone with four claims, in which the reference run is at work."""
+    (tmp_path / "data/paper").mkdir(parents=True)
+    state(tmp_path, CLAIMS)
+    (tmp_path / "README.md").write_bytes(README.encode())
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    return tmp_path
+
+
+def state(clone, entries):
+    rest = {"paper": {"title": "Ranks", "reference": "arXiv:0"}, "thresholds": {"eps": 1e-4}}
+    content = rest | {"primary": {"claim": "C4", "contrast": "x"}, "claims": entries}
+    (clone / "data/paper/claims.yaml").write_text(yaml.safe_dump(content))
+
+
+def rows(*outcomes, kind="hybrid", measures=MEASURES, **columns):
+    """Rows of one kind: `outcomes` by seed, by measure within a seed."""
+    table = [
+        {"measure": measure, "model": f"{kind}-{seed}", "kind": kind, "seed": seed}
+        | dict(zip(("estimate", "low", "high"), VALUES[outcome], strict=True))
+        | {"n": 8, "over": "samples"}
+        | columns
+        for seed, by_measure in enumerate(outcomes)
+        for measure, outcome in zip(measures, by_measure, strict=True)
+    ]
+    return pd.DataFrame(table)
+
+
+PASS, FAIL, OPEN, NONE = ("pass",) * 2, ("fail",) * 2, ("undecided",) * 2, ("undefined",) * 2
+
+
+def verdict(measured, null=None):
+    [judged] = claims.judge(claims.record("C4", measured, null=null, run=RUN)).to_dict("records")
+    return judged
+
+
+def by_definition(outcomes):
+    """The header of claims.yaml, written once more, for outcomes[seed][measure] of two seeds."""
+    by_measure = list(zip(*outcomes, strict=True))
+    if all(outcome == "pass" for seeds in by_measure for outcome in seeds):
+        return "reproduced"
+    if any(seeds == ("fail", "fail") for seeds in by_measure):
+        return "not reproduced"
+    if any("undefined" in seeds for seeds in by_measure):
+        return "not testable here"
+    return "inconclusive"
+
+
+def test_every_combination_of_outcomes_in_two_seeds(clone):
+    combinations = itertools.product(itertools.product(VALUES, repeat=2), repeat=2)
+    measured, wanted = [], {}
+    for i, outcomes in enumerate(combinations):
+        measured.append(rows(*outcomes, kind=f"kind {i}"))
+        wanted[f"kind {i}"] = by_definition(outcomes)
+    judged = claims.judge(claims.record("C4", pd.concat(measured, ignore_index=True), run=RUN))
+    assert len(wanted) == 256
+    assert dict(zip(judged["kind"], judged["verdict"], strict=True)) == wanted
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "wanted", "why", "measure"),
+    [
+        ((PASS, PASS), "reproduced", "", "ranks"),
+        ((PASS, PASS, PASS), "reproduced", "", "ranks"),
+        ((PASS, PASS, FAIL), "inconclusive", "seeds disagree on ranks", "ranks"),
+        ((("pass", "fail"), ("undecided", "fail")), "not reproduced", "norms fails", "norms"),
+        ((("fail", "pass"), ("pass", "fail")), "inconclusive", "seeds disagree on ranks", "ranks"),
+        ((("pass", "undecided"), PASS), "inconclusive", "norms is undecided", "norms"),
+        ((("pass", "undefined"), PASS), "not testable here", "norms is undefined", "norms"),
+        ((("undefined", "fail"), ("undefined", "fail")), "not reproduced", "norms fails", "norms"),
+        ((PASS,), "one seed: passes", "", "ranks"),
+        ((("pass", "fail"),), "one seed: fails", "norms fails", "norms"),
+        ((("undecided", "pass"),), "one seed: undecided", "ranks is undecided", "ranks"),
+        ((NONE,), "not testable here", "ranks is undefined", "ranks"),
+    ],
+)
+def test_a_verdict_says_what_decided(clone, outcomes, wanted, why, measure):
+    judged = verdict(rows(*outcomes))
+    assert (judged["verdict"], judged["why"], judged["measure"]) == (wanted, why, measure)
+
+
+@pytest.mark.parametrize(("outcome", "word"), [(PASS, "passes"), (FAIL, "fails"), (OPEN, "undecided")])
+def test_the_control_is_called_so(clone, outcome, word):
+    assert verdict(rows(outcome, kind="uniform"))["verdict"] == f"control (one seed): {word}"
+
+
+def test_a_reason_for_nan_is_passed_on(clone):
+    measured = rows(PASS, ("undefined", "pass")).assign(why=["", "", "no low-rank head", ""])
+    assert verdict(measured)["why"] == "ranks is undefined: no low-rank head"
+
+
+def test_nulls_that_pass_are_named(clone):
+    null = pd.concat(
+        [
+            rows(PASS, PASS, source="mechanism"),
+            rows(PASS, source="untrained"),
+            rows(("pass", "undecided"), source="common decay"),
+            rows(PASS, ("pass", "fail"), source="permuted decays"),
+            rows(NONE, source="other"),
+        ]
+    )
+    judged = verdict(rows(PASS, PASS), null)
+    assert judged["verdict"] == "reproduced (null passes too: mechanism, untrained)"
+    assert judged["nulls"] == "mechanism, untrained"
+    judged = verdict(rows(FAIL, FAIL), null)
+    assert judged["verdict"] == "not reproduced (null passes: mechanism, untrained)"
+    judged = verdict(rows(PASS, kind="uniform"), rows(PASS, kind="uniform", source="mechanism"))
+    assert judged["verdict"] == "control (one seed): passes (null passes too: mechanism)"
+
+
+def test_a_null_counts_for_its_own_kind_alone(clone):
+    measured = pd.concat([rows(PASS, PASS), rows(PASS, PASS, kind="pure")])
+    table = claims.record("C4", measured, null=rows(PASS, kind="pure", source="mechanism"), run=RUN)
+    assert claims.judge(table)["verdict"].tolist() == ["reproduced", "reproduced (null passes too: mechanism)"]
+
+
+def test_recorded_rows_say_what_they_are(clone):
+    table = claims.record("C4", rows(("fail", "pass"), PASS)[::-1], run=RUN)
+    assert table["measure"].tolist() == ["ranks", "ranks", "norms", "norms"]
+    assert table.loc[table["seed"] == 0, "outcome"].tolist() == ["fail", "pass"]
+    first = table.iloc[0]
+    wanted = {"claim": "C4", "source": "model", "paper": "> 0.9", "grade": "B", "rule": "≥ 0.9", "unit": "cosine"}
+    assert {name: first[name] for name in wanted} == wanted
+    pd.testing.assert_frame_equal(claims.judge(table), claims.judge(store.load_table(f"{RUN}_claims")))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"claim_id": "C99"}, "no claim 'C99'"),
+        ({"claim_id": "C1"}, "C1 is decided in 01_stratification, not in 02_consistency"),
+        ({"claim_id": "C6"}, "C6 has no measure"),
+        ({"measured": rows(PASS, PASS)[:-1]}, "model of hybrid-1 has rows for ranks, but the claim wants one for each"),
+        ({"measured": rows(PASS, measures=("ranks", "drift"))}, "has rows for drift, ranks"),
+        ({"measured": pd.concat([rows(PASS)] * 2)}, "has rows for norms, norms, ranks, ranks"),
+        ({"measured": rows(PASS).drop(columns=["n", "low"])}, "lack the columns low, n"),
+        ({"measured": rows(PASS)[:0]}, "no model was measured"),
+        ({"measured": rows(PASS).assign(low=0.99)}, "low ≤ high does not hold"),
+        ({"measured": rows(PASS, PASS).assign(seed=0)}, "a model has one kind and seed"),
+        ({"measured": rows(PASS, PASS).assign(seed=[0, 1, 0, 1])}, "a model has one kind and seed"),
+        ({"measured": rows(PASS, source="mechanism")}, "measured rows come from the source 'model' alone"),
+        ({"null": rows(PASS)}, "need a column source"),
+        ({"null": rows(PASS, source="model")}, "need a column source"),
+        ({"null": rows(PASS, source="mechanism")[:1]}, "mechanism of hybrid-0 has rows for ranks"),
+        ({"null": rows(PASS, source="mechanism", kind="pure")}, r"not measured: \[\('pure-0', 'pure', 0\)\]"),
+    ],
+)
+def test_what_cannot_be_recorded_is_refused_and_leaves_no_table(clone, arguments, message):
+    given = {"claim_id": "C4", "measured": rows(PASS), "null": None} | arguments
+    with pytest.raises(ValueError, match=message):
+        claims.record(given["claim_id"], given["measured"], null=given["null"], run=RUN)
+    assert not (clone / "data/tables").exists()
+
+
+def test_a_column_source_that_says_model_is_welcome(clone):
+    assert verdict(rows(PASS, PASS, source="model"))["verdict"] == "reproduced"
+
+
+def test_an_estimate_outside_its_interval_is_logged_and_the_interval_decides(clone, caplog):
+    table = claims.record("C4", rows(PASS, PASS).assign(estimate=0.99), run=RUN)
+    assert "C4: resampling shifts these" in caplog.text
+    assert set(table["outcome"]) == {"pass"}
+
+
+def files(folder):
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_claims_of_a_run_lie_together_in_the_papers_order(clone):
+    claims.record("C5", rows(PASS, PASS), null=rows(FAIL, source="mechanism"), run=RUN)
+    claims.record("C4", rows(FAIL, FAIL), run=RUN)
+    before = files(clone)
+    claims.record("C5", rows(PASS, PASS), null=rows(FAIL, source="mechanism"), run=RUN)
+    nudged = rows(FAIL, FAIL)
+    claims.record("C4", nudged.assign(estimate=nudged["estimate"] * (1 + 5e-5)), run=RUN)
+    assert files(clone) == before
+    table = store.load_table(f"{RUN}_claims")
+    assert table["claim"].tolist() == ["C4"] * 4 + ["C5"] * 6
+    claims.record("C4", rows(OPEN, OPEN, OPEN), run=RUN)
+    again = store.load_table(f"{RUN}_claims")
+    assert again["claim"].tolist() == ["C4"] * 6 + ["C5"] * 6
+    pd.testing.assert_frame_equal(again[6:].reset_index(drop=True), table[4:].reset_index(drop=True))
+
+
+def test_returned_rows_are_the_standing_ones(clone):
+    claims.record("C4", rows(PASS, PASS), run=RUN)
+    table = claims.record("C4", rows(PASS, PASS).assign(low=0.93 * (1 - 5e-5)), run=RUN)
+    assert set(table["low"]) == {0.93}
+
+
+def test_rows_of_a_claim_that_moved_are_dropped_aloud(clone, caplog):
+    claims.record("C4", rows(PASS, PASS), run=RUN)
+    claims.record("C5", rows(PASS, PASS), run=RUN)
+    state(clone, [CLAIMS[0], stated("C4", "03_ablation"), *CLAIMS[2:]])
+    claims.record("C5", rows(PASS, PASS), run=RUN)
+    assert "dropped C4" in caplog.text
+    assert set(store.load_table(f"{RUN}_claims")["claim"]) == {"C5"}
+
+
+def test_rows_of_a_claim_that_changed_its_measures_are_not_judged(clone):
+    claims.record("C4", rows(PASS, PASS), run=RUN)
+    state(clone, [CLAIMS[0], stated("C4", measures=(*MEASURES, "third")), *CLAIMS[2:]])
+    with pytest.raises(ValueError, match="one for each of ranks, norms, third"):
+        claims.ledger()
+
+
+def test_the_ledger_drops_nothing(clone):
+    null = rows(("pass", "fail"), source="mechanism", n=2)
+    measured = pd.concat(
+        [rows(PASS, FAIL).assign(why=["1 of 3 pairs undefined", "", "", ""]), rows(PASS, kind="uniform")]
+    )
+    claims.record("C4", measured, null=null, run=RUN)
+    book = claims.ledger()
+    assert book[["claim", "kind", "verdict", "why"]].to_numpy().tolist() == [
+        ["C1", "", "not measured yet", "01_stratification has not run"],
+        ["C4", "hybrid", "inconclusive", "seeds disagree on ranks: 1 of 3 pairs undefined"],
+        ["C4", "uniform", "control (one seed): passes", ""],
+        ["C5", "", "not measured yet", "02_consistency ran without it"],
+        ["C6", "", "not testable here", "needs a pair of models"],
+    ]
+    line = book.iloc[1]
+    assert line["ours"].splitlines() == [
+        "ranks ≥ 0.9: 0.960 [0.930, 0.980] ✓ (1 of 3 pairs undefined), 0.500 [0.400, 0.600] ✗",
+        "norms ≥ 0.9: 0.960 [0.930, 0.980] ✓, 0.500 [0.400, 0.600] ✗",
+    ]
+    assert line["nulls"].splitlines() == ["ranks: mechanism 0.960", "norms: mechanism 0.500"]
+    assert line["over"].splitlines() == ["samples, n = 8", "nulls: samples, n = 2", "ranks: t = 8", "norms: t = 8"]
+    assert book.iloc[2]["over"].splitlines()[0] == "samples, n = 8"
+    assert line["leading"] == "ranks 0.960 / 0.500 (≥ 0.9)"
+    assert (line["paper"], line["notebook"]) == ("> 0.9 (appendix; grade B)", RUN)
+
+
+def test_a_claim_that_needs_more_is_not_testable_until_it_is_measured(clone):
+    state(clone, [*CLAIMS[:3], stated("C6") | UNTESTED])
+    line = claims.ledger().set_index("claim").loc["C6"]
+    assert (line["kind"], line["verdict"], line["why"]) == ("", "not testable here", "needs a pair of models")
+    claims.record("C4", rows(PASS, PASS), run=RUN)
+    assert claims.ledger().set_index("claim").at["C6", "verdict"] == "not testable here"
+    claims.record("C6", rows(PASS, kind="a / b"), null=rows(FAIL, kind="a / b", source="permuted heads"), run=RUN)
+    line = claims.ledger().set_index("claim").loc["C6"]
+    assert (line["kind"], line["verdict"]) == ("a / b", "one seed: passes")
+
+
+def test_another_run_sees_its_own_tables_alone(clone, monkeypatch):
+    claims.record("C4", rows(PASS, PASS), run=RUN)
+    monkeypatch.setenv("SRDYN_RUN", "smoke")
+    assert set(claims.ledger()["verdict"]) == {"not measured yet", "not testable here"}
+    claims.record("C4", rows(FAIL, FAIL), run=RUN)
+    assert claims.ledger().set_index("claim").at["C4", "verdict"] == "not reproduced"
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    assert claims.ledger().set_index("claim").at["C4", "verdict"] == "reproduced"
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (0.9, "0.900"),
+        (0.89996, "0.89996"),
+        (0.90004, "0.900"),
+        (1.0, "1.00"),
+        (0.0, "0.00"),
+        (-3e-17, "0.00"),
+        (1.234e-5, "1.23e-05"),
+        (64.0, "64.0"),
+        (128.4, "128"),
+        (NAN, "–"),
+    ],
+)
+def test_a_number_stays_on_its_side_of_the_threshold(value, text):
+    assert claims._number(registration.Measure("m", "q", "u", at_least=True, threshold=0.9), value) == text
+
+
+def test_the_scorecard_has_a_cell_for_each_claim_and_kind(clone):
+    claims.record("C4", pd.concat([rows(PASS, PASS), rows(FAIL, kind="uniform")]), run=RUN)
+    claims.record("C5", rows(NONE, PASS), run=RUN)
+    card = claims.scorecard()
+    lines = [line for line in card.splitlines() if line.startswith("|")]
+    bars = [line.replace(r"\|", "").count("|") for line in lines]
+    assert bars == [5] * 6 + [8] * 7
+    assert lines[0] == "| claim | paper (place; grade) | hybrid | uniform |"
+    assert "**reproduced**<br>ranks 0.960 / 0.960 (≥ 0.9) | **control (one seed): fails**<br>ranks 0.500" in lines[3]
+    assert lines[4].endswith("| **not testable here**<br>ranks – / 0.960 (≥ 0.9) | – |")
+    assert lines[5].count("**not testable here**") == 2
+
+
+def test_a_scorecard_without_any_run_says_so(clone):
+    card = claims.scorecard()
+    assert "| claim | paper (place; grade) | verdict |" in card
+    assert card.count("**not measured yet**") == 3
+
+
+def test_publishing_twice_changes_no_byte(clone):
+    claims.record("C4", rows(PASS, PASS), run=RUN)
+    path = claims.publish()
+    assert path == clone / "figures/scorecard.md"
+    before = files(clone)
+    readme = before["README.md"].decode()
+    assert readme.startswith("# Title\r\nlead\n<!-- scorecard:begin -->\n\nClaims of *Ranks*")
+    assert readme.endswith("\n<!-- scorecard:end -->\ntail\n")
+    assert path.read_text().strip() in readme
+    times = [(clone / name).stat().st_mtime_ns for name in ("README.md", "figures/scorecard.md")]
+    claims.record("C4", rows(PASS, PASS).assign(high=0.98 * (1 + 5e-5)), run=RUN)
+    claims.publish()
+    assert files(clone) == before
+    assert [(clone / name).stat().st_mtime_ns for name in ("README.md", "figures/scorecard.md")] == times
+    claims.record("C4", rows(FAIL, PASS), run=RUN)
+    claims.publish()
+    assert b"seeds disagree" in (clone / "README.md").read_bytes()
+
+
+def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
+    monkeypatch.setenv("SRDYN_RUN", "smoke")
+    assert claims.publish() == clone / "build/smoke/figures/scorecard.md"
+    assert (clone / "README.md").read_bytes() == README.encode()
+    assert not (clone / "figures").exists()
+
+
+def test_a_readme_without_markers_is_refused(clone):
+    (clone / "README.md").write_text("# Title\n")
+    with pytest.raises(ValueError, match=r"README\.md: .*<!-- scorecard:begin -->"):
+        claims.publish()

@@ -1,0 +1,91 @@
+"""The tolerances of a rerun let through what machines differ in, and nothing more."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from srdyn.study.run import comparison
+
+ROWS = 400
+
+
+@pytest.fixture
+def table() -> pd.DataFrame:
+    rng = np.random.default_rng(0)
+    return pd.DataFrame(
+        {
+            "model": ["hybrid", "pure"] * (ROWS // 2),
+            "head": np.arange(ROWS),
+            "rank": rng.integers(1, 60, ROWS),
+            "uncertain": np.arange(ROWS) % 4 == 0,
+            "norm": rng.uniform(0.5, 2.0, ROWS),
+        }
+    )
+
+
+def changed(table: pd.DataFrame, column: str, rows: list[int], by: object) -> pd.DataFrame:
+    copy = table.copy()
+    copy[column] = copy[column].astype(object)
+    for row in rows:
+        copy.loc[row, column] = copy.loc[row, column] + by if column != "model" else by
+    return copy.astype({column: table[column].dtype})
+
+
+def test_a_table_equals_itself(table):
+    difference = comparison.compare_tables(table, table.copy())
+    assert difference == comparison.Difference()
+    assert difference.within
+
+
+@pytest.mark.parametrize(("factor", "within"), [(1 + 0.5e-4, True), (1 - 0.5e-4, True), (1 + 2e-4, False)])
+def test_reals_agree_to_1e_4(table, factor, within):
+    fresh = table.assign(norm=table["norm"] * factor)
+    difference = comparison.compare_tables(fresh, table)
+    assert difference.within is within
+    assert difference.relative == pytest.approx(abs(factor - 1), rel=1e-3)
+
+
+@pytest.mark.parametrize(
+    ("rows", "by", "within"),
+    [
+        ([0], 1, True),
+        ([0, 4, 8, 12], -1, True),  # 1 % of 400
+        ([0, 4, 8, 12, 16], 1, False),  # more than 1 %
+        ([0], 2, False),  # two off
+        ([1], 1, False),  # outside the band
+    ],
+)
+def test_ranks_differ_by_one_in_few_entries_of_their_band(table, rows, by, within):
+    difference = comparison.compare_tables(changed(table, "rank", rows, by), table)
+    assert difference.within is within
+    assert difference.ranks == len(rows) / ROWS
+
+
+def test_without_a_band_ranks_are_exact(table):
+    bare = table.drop(columns="uncertain")
+    assert not comparison.compare_tables(changed(bare, "rank", [0], 1), bare).within
+
+
+@pytest.mark.parametrize(("column", "by"), [("head", 1), ("model", "uniform")])
+def test_counts_and_names_are_exact(table, column, by):
+    difference = comparison.compare_tables(changed(table, column, [7], by), table)
+    assert difference.faults == (f"{column}: 1 of {ROWS} entries differ",)
+
+
+@pytest.mark.parametrize(("rows", "within"), [(4, True), (5, False)])
+def test_the_band_itself_may_move_a_little(table, rows, within):
+    flags = table["uncertain"].to_numpy(copy=True)
+    flags[:rows] = ~flags[:rows]
+    assert comparison.compare_tables(table.assign(uncertain=flags), table).within is within
+
+
+@pytest.mark.parametrize("column", ["norm", "rank"])
+def test_a_missing_value_equals_only_a_missing_value(table, column):
+    holed = table.assign(**{column: table[column].where(table["head"] != 3)})
+    assert comparison.compare_tables(holed, holed.copy()).within
+    assert not comparison.compare_tables(holed, table).within
+
+
+def test_shape_and_columns_must_agree(table):
+    assert "399 rows for 400" in str(comparison.compare_tables(table.iloc[:-1], table))
+    assert not comparison.compare_tables(table.rename(columns={"norm": "nuclear"}), table).within

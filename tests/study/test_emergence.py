@@ -1,0 +1,307 @@
+import json
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from scipy import stats
+from transformers import AutoTokenizer
+
+from srdyn import contexts, intervals, models, strata
+from srdyn.loading import files, reference
+from srdyn.study.analysis import emergence, observations
+from srdyn.study.survey import null_tables
+from srdyn.study.trials import battery, trials
+
+STEPS = (0, 4, 8, 20)
+CONTEXTS = ("code", "prose", "technical")
+SAMPLES, L, H, D = 4, 3, 8, 16
+W = SAMPLES * len(CONTEXTS)
+
+
+def history(ranks, decays, *, model="hybrid", kind="hybrid", seed=0, steps=STEPS):
+    """What training writes, from ranks and decays [samples, contexts, L, H, steps]; another position beside them."""
+    axes = np.indices(ranks.shape)
+    table = pd.DataFrame({"model": model, "kind": kind, "seed": seed, "sample": axes[0].ravel()})
+    table["context"], table["layer"], table["head"] = (
+        np.array(CONTEXTS)[axes[1].ravel()],
+        axes[2].ravel(),
+        axes[3].ravel(),
+    )
+    table = table.assign(step=np.array(steps)[axes[4].ravel()], rank=ranks.ravel(), log_decay=decays.ravel(), D=D)
+    return pd.concat([table.assign(position=64), table.assign(position=8, rank=0.0)], ignore_index=True)
+
+
+@pytest.fixture(scope="module")
+def values():
+    rng = np.random.default_rng(0)
+    shape = (SAMPLES, len(CONTEXTS), L, H, len(STEPS))
+    final, start = rng.uniform(0, D, (L, H, 1)), rng.uniform(0, D, (L, H, 1))
+    path = start + (final - start) * np.array([0, 0.2, 0.7, 1])
+    ranks = np.clip(np.round(path + rng.normal(0, 2, shape)), 0, D)
+    return ranks, -np.exp(-path / 4 + rng.normal(0, 0.1, shape))
+
+
+@pytest.fixture(scope="module")
+def table(values):
+    return history(*values)
+
+
+def one(found, **wanted):
+    for name, value in wanted.items():
+        found = found[found[name] == value]
+    return found[["estimate", "low", "high"]].to_numpy().squeeze()
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_identity_is_scipy_s_spearman_and_cohen_s_kappa_of_the_means(values, table, place):
+    found = emergence.identity(table, at=64)
+    means = values[0].mean((0, 1))
+    for name, other in (("final", means[..., -1]), ("untrained", means[..., 0])):
+        a, b = means[..., place].ravel(), other.ravel()
+        wanted = {"spearman": stats.spearmanr(a, b).statistic, "kappa": strata.agreement(a, b, d=D)["kappa"]}
+        in_layers = [stats.spearmanr(x, y).statistic for x, y in zip(means[..., place], other, strict=True)]
+        for measure, value in (wanted | {"spearman within layers": np.mean(in_layers)}).items():
+            estimate, low, high = one(found, reference=name, measure=measure, step=STEPS[place])
+            assert estimate == pytest.approx(value, abs=1e-12)
+            assert low <= estimate <= high
+
+
+def test_intervals_are_those_of_the_bootstrap_over_windows(values, table):
+    windows = values[0].reshape(W, L, H, len(STEPS))[..., [1, 3]]
+
+    def rho(chosen):
+        return stats.spearmanr(*np.moveaxis(chosen.mean(0), -1, 0).reshape(2, -1)).statistic
+
+    generator = torch.Generator().manual_seed(0)
+    wanted = intervals.bootstrap(windows, rho, generator=generator, n=observations.RESAMPLES, centred=True)
+    found = emergence.identity(table, at=64)
+    np.testing.assert_allclose(one(found, reference="final", measure="spearman", step=4), wanted, rtol=1e-9)
+    assert set(found.loc[found["reference"] == "final", "n"]) == {W}
+
+
+def test_halves_share_no_window(values, table):
+    first, second = values[0][::2].mean((0, 1)), values[0][1::2].mean((0, 1))
+    found = emergence.identity(table, at=64)
+    for place, step in enumerate(STEPS):
+        wanted = stats.spearmanr(first[..., place].ravel(), second[..., place].ravel()).statistic
+        assert one(found, reference="other half", measure="spearman", step=step)[0] == pytest.approx(wanted)
+    assert set(found.loc[found["reference"] == "other half", "n"]) == {W // 2}
+    noise = np.random.default_rng(1).uniform(0, D, values[0].shape)
+    found = emergence.identity(history(noise, values[1]), at=64)
+    assert abs(one(found, reference="other half", measure="spearman", step=0)[0]) < 0.5
+    assert one(found, reference="untrained", measure="spearman", step=0)[0] == 1
+    alone = table[table["sample"] == 0]
+    with pytest.raises(ValueError, match="two samples"):
+        emergence.identity(alone, at=64)
+
+
+def test_decays_have_an_order_but_no_strata(values, table):
+    found = emergence.identity(table, at=64, value="log_decay")
+    assert set(found["measure"]) == {"spearman", "spearman within layers"}
+    means = values[1].mean((0, 1))
+    wanted = stats.spearmanr(means[..., 0].ravel(), means[..., -1].ravel()).statistic
+    assert one(found, reference="final", measure="spearman", step=0)[0] == pytest.approx(wanted)
+
+
+def test_equal_heads_have_no_order(values):
+    ranks = values[0].copy()
+    ranks[..., 0] = D
+    found = emergence.identity(history(ranks, values[1]), at=64)
+    assert np.isnan(one(found, reference="final", measure="spearman", step=0)).all()
+    assert np.isnan(one(found, reference="other half", measure="spearman", step=0)).all()
+    assert not np.isnan(one(found, reference="final", measure="spearman", step=4)).any()
+    measured = emergence.measured(found).set_index("measure")
+    assert np.isnan(measured.loc["identity with untrained", "estimate"])
+    assert measured.loc["identity in training", "estimate"] > 0.9
+
+
+def test_measures_of_the_claim_are_those_of_the_last_step(table):
+    other = table.assign(model="hybrid-seed1", seed=1)
+    other = other[other["step"] < 20]
+    found = emergence.identity(pd.concat([table, other]), at=64)
+    rows = emergence.measured(found)
+    assert list(rows) == ["measure", "model", "kind", "seed", "estimate", "low", "high", "n", "over"]
+    for (measure, model), row in rows.groupby(["measure", "model"]):
+        place = {"identity with untrained": "untrained", "identity in training": "other half"}[measure]
+        wanted = one(found, model=model, reference=place, measure="spearman", step=8 if "seed1" in model else 20)
+        np.testing.assert_array_equal(row[["estimate", "low", "high"]].to_numpy().squeeze(), wanted)
+    assert len(rows) == 4
+
+
+def test_the_distribution_is_that_of_the_heads_means(values, table):
+    found = emergence.distribution(table, at=64)
+    means = values[0].mean((0, 1)).reshape(L * H, -1)
+    low = means[:, -1] <= 0.25 * D
+    assert low.any()
+    for place, step in enumerate(STEPS):
+        now = means[:, place]
+        half_lives = np.log(2) / -values[1].mean((0, 1)).reshape(L * H, -1)[:, place]
+        wanted = {"share of low": (now <= 0.25 * D).mean(), "share of high": (now >= 0.9 * D).mean()}
+        wanted |= {"quantile 0.25": np.quantile(now, 0.25), "spread of ranks": now.std() / D}
+        wanted |= {"rank of low": now[low].mean(), "spread of half-lives": np.log2(half_lives).std()}
+        for measure, value in wanted.items():
+            assert one(found, measure=measure, step=step)[0] == pytest.approx(value), (measure, step)
+    shares = found[found["measure"].str.startswith("share") & (found["step"] == 8)]
+    assert shares["estimate"].sum() == pytest.approx(1)
+    assert not found.duplicated(["model", "step", "measure"]).any()
+
+
+def test_a_stratum_that_nobody_ends_in_has_no_mean(values):
+    ranks = np.full_like(values[0], D)
+    found = emergence.distribution(history(ranks, values[1]), at=64)
+    assert {"rank of high"} == {name for name in found["measure"] if name.startswith("rank of")}
+
+
+def test_explained_variance_is_that_of_a_regression_on_ranks(values, table):
+    means = [x.mean((0, 1)).reshape(L * H, -1) for x in values]
+    start, final, decay, first_decay = means[0][:, 0], means[0][:, -1], means[1][:, -1], means[1][:, 0]
+
+    def explained(*predictors):
+        x = np.stack([np.ones(L * H), *map(stats.rankdata, predictors)], 1)
+        y = stats.rankdata(final)
+        return 1 - np.var(y - x @ np.linalg.lstsq(x, y, rcond=None)[0]) / np.var(y)
+
+    wanted = {"rank at the start": explained(start), "decay at the end": explained(decay)}
+    wanted |= {"decay at the start": explained(first_decay)}
+    wanted |= {"start beyond decay": explained(start, decay) - explained(decay)}
+    wanted |= {"decay beyond start": explained(start, decay) - explained(start)}
+    found = emergence.origin(table, at=64)
+    assert set(found["measure"]) == set(wanted)
+    for measure, value in wanted.items():
+        assert one(found, measure=measure)[0] == pytest.approx(value, abs=1e-9), measure
+
+
+def test_an_order_made_in_training_is_told_from_one_kept(values):
+    rng = np.random.default_rng(2)
+    fresh, kept = values[0].copy(), values[0].copy()
+    fresh[..., 0] = rng.uniform(0, D, fresh.shape[:-1])
+    kept[..., 0] = kept[..., -1]
+    shares = [
+        one(emergence.origin(history(r, values[1]), at=64), measure="rank at the start")[0] for r in (fresh, kept)
+    ]
+    assert shares[0] < 0.3
+    assert shares[1] == pytest.approx(1)
+
+
+def test_sentences_say_what_the_tables_hold(values, table):
+    kept = values[0].copy()
+    kept[..., 0] = kept[..., -1]
+    both = pd.concat([table, history(kept, values[1], model="kept")])
+    origins = emergence.origin(both, at=64)
+    measured = emergence.measured(emergence.identity(both, at=64))
+    first, second = emergence.sentences(measured, origins)
+    share = one(origins, model="hybrid", measure="rank at the start")[0]
+    assert f"hybrid: ranks before the first step explain {share:.0%} of the order" in first
+    assert "Most of the order: made in training" in first
+    assert "kept: ranks before the first step explain 100% of the order" in second
+    assert "Most of the order: there before the first step" in second
+
+
+def test_trajectories_name_the_stratum_at_the_end(values, table):
+    second = history(*values, model="hybrid-seed1", seed=1)
+    found = emergence.trajectories(pd.concat([table, second]), at=64)
+    assert len(found) == L * H * len(STEPS)
+    means, decays = (x.mean((0, 1)) for x in values)
+    for row in found.sample(20, random_state=0).itertuples():
+        here = (row.layer, row.head, STEPS.index(row.step))
+        assert row.rank == pytest.approx(means[here])
+        assert row.half_life == pytest.approx(math.log(2) / -decays[here])
+        end = means[row.layer, row.head, -1] / D
+        assert row.stratum == ("low" if end <= 0.25 else "middle" if end < 0.9 else "high")
+
+
+def test_a_head_fills_up_from_the_half_life_on():
+    assert emergence.half_life_that_saturates(128) == pytest.approx(9.6, abs=0.05)
+    fills = emergence.half_life_that_saturates(64, eps=1e-2)
+    assert 0.5 ** (64 / fills) == pytest.approx(1e-2)
+
+
+def test_a_position_that_was_not_read_is_named(table):
+    with pytest.raises(ValueError, match=r"after 7 tokens, but after \[8, 64\]"):
+        emergence.identity(table, at=7)
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A repository with a tiny model in two stages of training beside its start; a second without checkpoints."""
+    root = tmp_path_factory.mktemp("root")
+    (root / "data").symlink_to(files.data_dir())
+    for seed, step, folder in ((0, 3, "hybrid/checkpoints/step-000003"), (0, 9, "hybrid"), (1, 9, "hybrid-seed1")):
+        target = root / "trained" / folder
+        hf = reference.initialise("hybrid", seed=seed, layers=4, hidden=32, head=16)
+        hf.config.srdyn_seed, hf.config.srdyn_kind = seed, "hybrid"
+        with torch.no_grad():
+            for parameter in hf.parameters():
+                parameter.mul_(1 + step / 9)
+        hf.save_pretrained(target)
+        AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(target)
+        settings = {"kind": "hybrid", "seed": seed, "options": {}}
+        (target / "training.json").write_text(json.dumps({"settings": settings, "step": step}))
+    return root
+
+
+@pytest.fixture
+def here(place, monkeypatch):
+    monkeypatch.setenv("SRDYN_ROOT", str(place))
+    return place / "trained"
+
+
+def test_histories_are_what_training_wrote(here, table):
+    table.drop(columns="kind").to_parquet(here / "hybrid" / "spectra.parquet")
+    found = emergence.histories([here / "hybrid"])
+    pd.testing.assert_frame_equal(found[table.columns], table, check_dtype=False)
+    with pytest.raises(FileNotFoundError, match=r"holds no spectra\.parquet"):
+        emergence.histories([here / "hybrid-seed1"])
+
+
+def test_stages_go_from_the_untrained_model_to_the_final_one(here):
+    found = emergence.stages(here / "hybrid")
+    assert list(found) == [0, 3, 9]
+    assert list(emergence.stages(here / "hybrid-seed1")) == [0, 9]
+    start = models.load(found[0])
+    wanted = null_tables.untrained(models.load(here / "hybrid")).hf.state_dict()
+    assert all(torch.equal(weight, wanted[name]) for name, weight in start.hf.state_dict().items())
+    assert (start.seed, null_tables.kind(start)) == (0, "hybrid")
+    before = files.content_hash(found[0])
+    emergence.stages(here / "hybrid")
+    assert files.content_hash(found[0]) == before
+
+
+@pytest.fixture
+def plan():
+    domains = tuple(contexts.domains()[:2])
+    questions = battery.Battery((), domains, length=64, windows=4, copies=2)
+    calibration = battery.Battery((), domains, length=64, windows=2, copies=0, part="calibration")
+    return trials.Plan(questions, calibration, domains, sequences=2, length=64, draws=2)
+
+
+def test_removals_cost_what_each_stage_loses(here, plan, monkeypatch):
+    """In one process and from one sheet, beside sums over the answers themselves."""
+    asked = {}
+    sheet = battery.sheet(plan.questions, models.load(here / "hybrid").tokenizer)
+    monkeypatch.setattr(battery, "sheet", lambda questions, tokenizer: sheet)
+
+    def answers(names, arms, plan):
+        for name in names:
+            subject = trials.Subject(name, plan)
+            asked[name] = {arm.name: subject.answers(arm) for arm in arms}
+        return pd.concat([frame for arms in asked.values() for frame in arms.values()], ignore_index=True)
+
+    monkeypatch.setattr(trials, "answers", answers)
+    found = emergence.removals([here / "hybrid", here / "hybrid-seed1"], plan, share=0.25)
+    assert set(zip(found["model"], found["step"], strict=True)) == {
+        *(("hybrid", step) for step in (0, 3, 9)), *(("hybrid-seed1", step) for step in (0, 9))
+    }  # fmt: skip
+    for (model, step), rows in found.groupby(["model", "step"]):
+        given = asked[emergence.stages(here / model)[step]]
+        text = {name: frame[frame["probe"].str.startswith("bits")] for name, frame in given.items()}
+        bits = {name: frame["value"].sum() / frame["weight"].sum() for name, frame in text.items()} | {"": 0.0}
+        assert len(rows) == 4 + 3 + 2 + 2
+        for row in rows.itertuples():
+            assert row.estimate == pytest.approx(bits[row.arm] - bits[row.reference], abs=1e-9)
+            assert row.low <= row.estimate <= row.high
+            assert (row.removed, row.n) == (0 if row.arm == "intact" else 2 * 3, 8)
+    at_end = found[(found["reference"] == "intact") & (found["step"] == 9)]
+    assert (at_end["estimate"].abs() > 1e-4).any()

@@ -1,0 +1,219 @@
+import functools
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+
+from srdyn import strata
+from srdyn.study.analysis import observations
+
+POSITIONS = (1, 64, 128, 256)
+D = 64
+
+
+def heads(ranks, *, source="model", contexts=("a", "b")):
+    """A head table with ranks [samples, contexts, L, H, C]."""
+    ranks = np.asarray(ranks, dtype=float)
+    axes = np.indices(ranks.shape)
+    names = {"sample": axes[0].ravel(), "context": np.array(contexts)[axes[1].ravel()], "layer": axes[2].ravel()}
+    names |= {"head": axes[3].ravel(), "position": np.array(POSITIONS)[axes[4].ravel()], "rank": ranks.ravel()}
+    return pd.DataFrame(names).assign(model="m", kind="k", seed=0, source=source, D=D)
+
+
+@pytest.fixture
+def random_ranks():
+    return np.random.default_rng(0).integers(0, D + 1, (4, 2, 3, 8, 4)).astype(float)
+
+
+def test_cube_keeps_every_value_in_its_place(random_ranks):
+    table = heads(random_ranks).sample(frac=1.0, random_state=1).sort_values("context", kind="stable")
+    cube = observations.cube(table)
+    np.testing.assert_array_equal(cube.values, random_ranks)
+    assert cube.positions == POSITIONS
+    assert cube.contexts == ("a", "b")
+
+
+def test_cube_refuses_a_table_with_holes_or_two_sources(random_ranks):
+    table = heads(random_ranks)
+    with pytest.raises(ValueError, match="full grid"):
+        observations.cube(table.iloc[1:])
+    with pytest.raises(ValueError, match="full grid"):
+        observations.cube(pd.concat([table, table.assign(source="mechanism")]))
+
+
+def test_positions_that_are_not_there_are_named(random_ranks):
+    cube = observations.cube(heads(random_ranks))
+    with pytest.raises(ValueError, match="position 3"):
+        cube.at(3)
+
+
+def test_a_planted_fork_is_found_and_a_continuum_is_not():
+    fork = np.zeros((4, 2, 3, 8, 4)) + np.array([2, 2, 3, 4, 64, 64, 63, 64])[:, None]
+    line = np.zeros((4, 2, 3, 8, 4)) + np.linspace(20, 56, 8)[:, None]
+    for ranks, smaller, middle in ((fork, 0.5, 0.0), (line, 0.0, 1.0)):
+        cube = observations.cube(heads(ranks))
+        means = cube.values.mean(0)
+        assert observations.smaller_group(means, cube, at=256).value == smaller
+        assert observations.stratum_share(means, cube, at=256, stratum="middle").value == middle
+
+
+def test_a_fork_must_survive_in_the_worse_context():
+    ranks = np.zeros((4, 2, 3, 8, 4)) + np.array([2, 2, 3, 4, 64, 64, 63, 64])[:, None]
+    ranks[:, 1, :, :3] = 32
+    found = observations.measure(heads(ranks), "least", observations.least_group, at=256)
+    assert found["estimate"].item() == 1 / 8
+
+
+def test_followers_and_drifters_are_counted():
+    ranks = np.zeros((2, 2, 1, 4, 4))
+    ranks[..., 0, :] = np.minimum(POSITIONS, D)
+    ranks[..., 1, :] = [1, 40, 64, 64]  # high at the end, but late
+    ranks[..., 2, :] = 3
+    ranks[..., 3, :] = [1, 3.2, 6.4, 9.6]  # rises by D/20 per doubling
+    cube = observations.cube(heads(ranks))
+    means = cube.values.mean(0)
+    assert observations.follow(means, cube).value == 7 / 8
+    assert observations.drift(means, cube).value == pytest.approx((0 + 0.05) / 2)
+
+
+def test_measures_without_their_group_are_undefined():
+    table = heads(np.full((2, 2, 1, 4, 4), 32.0))
+    remarks = {
+        observations.follow: "there are no high-rank heads",
+        observations.drift: "there are no low-rank heads",
+        functools.partial(observations.order_in_time, first=64, second=256): "1 of 1 layers undefined",
+    }
+    for statistic, remark in remarks.items():
+        found = observations.measure(table, "none", statistic)
+        assert found[["estimate", "low", "high"]].isna().all(axis=None)
+        assert found["why"].item() == remark
+
+
+def test_undefined_parts_are_counted_and_left_out(random_ranks):
+    random_ranks[:, 1] = random_ranks[:, 0]
+    constant = np.full_like(random_ranks[:, :1], D)
+    table = heads(np.concatenate([random_ranks, constant], axis=1), contexts=("a", "b", "c"))
+    found = observations.measure(table, "rho", observations.spearman_between, at=256)
+    assert found["estimate"].item() == pytest.approx(1)
+    assert found["why"].item() == "2 of 3 pairs of contexts undefined"
+
+
+def test_the_least_agreement_over_attacks_counts(random_ranks):
+    contexts, text = ("text", "like", "unlike"), random_ranks[:, :1]
+    ranks = np.concatenate([text, text, D - text], axis=1)
+    options = {"at": 256, "text": ["text"]}
+    for attacks, least in ((["like"], 1), (["unlike"], -1), (["like", "unlike"], -1)):
+        table = heads(ranks, contexts=contexts)
+        found = observations.measure(table, "rho", observations.spearman_to_text, attacks=attacks, **options)
+        assert found["estimate"].item() == pytest.approx(least)
+    ranks[:, 2] = 3
+    table = heads(ranks, contexts=contexts)
+    found = observations.measure(table, "rho", observations.spearman_to_text, attacks=["like", "unlike"], **options)
+    assert np.isnan(found["estimate"].item())
+    assert found["why"].item() == "1 of 2 attacks undefined"
+
+
+def test_the_order_from_d_is_in_units_of_the_model_s_d(random_ranks):
+    table = heads(random_ranks).assign(D=16)
+    own = observations.measure(table.replace({"position": {1: 16}}), "order", observations.order_from_d)
+    paper = observations.measure(table, "order", observations.order_in_time, first=1, second=256)
+    assert own["estimate"].item() == paper["estimate"].item()
+
+
+def test_an_order_at_positions_that_were_not_captured_is_undefined(random_ranks):
+    found = observations.measure(heads(random_ranks).assign(D=16), "order", observations.order_from_d)
+    assert np.isnan(found["estimate"].item())
+    assert found["why"].item() == "there are no positions 16 and 256 among those captured"
+
+
+def test_documents_are_drawn_whole(random_ranks):
+    ranks = np.repeat(random_ranks[:2], 4, axis=0)  # two documents of four equal windows each
+    table = heads(ranks)
+    together = table.assign(document=table["sample"] // 4)
+    once = heads(random_ranks[:2])
+    cube = observations.cube(together)
+    statistic = lambda means: observations.spearman_between(means, cube, at=256)  # noqa: E731
+    _, whole = observations.observe(cube, statistic)
+    _, expected = observations.observe(observations.cube(once), statistic)
+    assert whole == pytest.approx(expected)
+    _, apart = observations.observe(observations.cube(table), statistic)
+    assert apart.high - apart.low < whole.high - whole.low
+    found = observations.measure(together, "rho", observations.spearman_between, at=256)
+    assert (found["n"].item(), found["over"].item()) == (8, "2 documents of each context")
+
+
+def test_equal_ranks_stay_on_their_side_of_a_threshold():
+    table = heads(np.full((7, 2, 3, 8, 4), observations.LOW * D)).assign(document=lambda t: t["sample"] % 3)
+    found = observations.measure(table, "low", observations.stratum_share, at=256, stratum="low")
+    assert found[["estimate", "low", "high"]].to_numpy().tolist() == [[1, 1, 1]]
+
+
+def test_an_interval_stays_within_the_range_of_its_statistic(random_ranks):
+    table = heads(random_ranks / 4 + np.arange(8)[:, None] * 7)
+    found = observations.measure(table, "rho", observations.spearman_between, at=256)
+    assert found["low"].item() < found["estimate"].item() < 1
+    assert found["high"].item() == 1
+
+
+def test_spearman_and_kappa_equal_the_references(random_ranks):
+    a, b = random_ranks[0, 0, :, :, 3] // 8 * 8, random_ranks[0, 1, :, :, 3] // 8 * 8
+    expected = [stats.spearmanr(x, y).statistic for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(observations.spearman(a, b), expected, rtol=1e-12)
+    expected = [strata.agreement(x, y, d=D)["kappa"] for x, y in zip(a, b, strict=True)]
+    np.testing.assert_allclose(observations.kappa(a, b, D), expected, rtol=1e-12)
+
+
+def test_cosine_of_positive_vectors_is_high_for_unrelated_heads(random_ranks):
+    cube = observations.cube(heads(random_ranks + 100))
+    means = cube.values.mean(0)
+    assert observations.cosine_between(means, cube, at=256).value > 0.97
+    assert abs(observations.spearman_between(means, cube, at=256).value) < 0.6
+
+
+def test_identical_contexts_agree_fully(random_ranks):
+    random_ranks[:, 1] = random_ranks[:, 0]
+    table = heads(random_ranks)
+    for statistic in (observations.spearman_between, observations.kappa_between, observations.cosine_between):
+        found = observations.measure(table, "same", statistic, at=256)
+        assert found["estimate"].item() == pytest.approx(1.0)
+        assert found["low"].item() < 1  # their documents are drawn apart
+
+
+def test_the_interval_holds_its_estimate_and_repeats(random_ranks):
+    table = heads(random_ranks + np.arange(8)[:, None] * 8)
+    first, second = (observations.measure(table, "rho", observations.spearman_between, at=256) for _ in range(2))
+    pd.testing.assert_frame_equal(first, second)
+    assert first["low"].item() <= first["estimate"].item() <= first["high"].item()
+    assert first["n"].item() == 4
+
+
+def test_a_rank_above_the_bound_is_noticed():
+    ranks = np.minimum(np.array(POSITIONS), D) * np.ones((2, 2, 1, 4, 1))
+
+    def shares(ranks):
+        table = observations.bounded(heads(ranks))
+        options = {"statistic": observations.share_within, "value": "within"}
+        return [observations.measure(table, "within", before_d=early, **options).iloc[0] for early in (False, True)]
+
+    assert [share["estimate"] for share in shares(ranks)] == [1, 1]
+    ranks[0, 0, 0, 0, 0] = 2
+    everywhere, early = shares(ranks)
+    assert everywhere["estimate"] == 1 - 1 / ranks.size
+    assert early["estimate"] == 1 - 4 / ranks.size
+    assert early["low"] < early["estimate"] < early["high"] == 1
+    ranks[..., 0, :] = np.nan  # pruned away
+    assert shares(ranks)[1]["why"] == "2 of 8 states undefined"
+
+
+def test_thresholds_are_those_of_the_claims():
+    from srdyn.study.claims import claims
+
+    assert claims.paper().thresholds["low"] == observations.LOW
+    assert claims.paper().thresholds["high"] == observations.HIGH
+
+
+def test_heads_without_a_value_are_in_no_stratum():
+    shares = observations.shares(np.array([[1.0, np.nan, D / 2, D], [np.nan] * 4]), D)
+    np.testing.assert_allclose(shares[0], [1 / 3, 1 / 3, 1 / 3])
+    assert np.isnan(shares[1]).all()

@@ -1,0 +1,128 @@
+"""The committed claims are in order; a departure from their form is named."""
+
+import copy
+
+import pytest
+import yaml
+
+from srdyn.study.claims import registration
+
+CONTENT = {
+    "paper": {"title": "T", "reference": "arXiv:0"},
+    "thresholds": {"eps": 1e-4},
+    "primary": {"claim": "C1", "contrast": "x"},
+    "claims": [
+        {
+            "id": "C1",
+            "statement": "Heads fork.",
+            "paper": {"value": "half", "grade": "C", "place": "Fig. 1"},
+            "notebook": "01_stratification",
+            "measures": [{"name": "middle", "quantity": "share", "unit": "share", "rule": {"at_most": 0.2}}],
+        }
+    ],
+}
+
+
+@pytest.fixture
+def load(tmp_path, monkeypatch):
+    """Loads claims.yaml of a clone that holds the given content."""
+    (tmp_path / "data/paper").mkdir(parents=True)
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+
+    def write_and_load(content):
+        (tmp_path / "data/paper/claims.yaml").write_text(yaml.safe_dump(content))
+        return registration.load()
+
+    return write_and_load
+
+
+def test_the_committed_claims_are_in_order(monkeypatch):
+    monkeypatch.delenv("SRDYN_ROOT", raising=False)
+    paper = registration.load()
+    assert paper.reference == "arXiv:2602.02195v1"
+    assert [claim.id for claim in paper.claims if claim.notebook == "01_stratification"] == ["Thm 3.1", "C1", "C2"]
+    assert {f"C{i}" for i in range(1, 11)} <= {claim.id for claim in paper.claims}
+    smaller, middle = paper.claim("C1").measures
+    assert (smaller.rule, middle.rule) == ("≥ 0.2", "≤ 0.2")
+    assert paper.claim("C3").paper.endswith("(§3.2; grade B)")
+    with pytest.raises(ValueError, match=r"no claim 'C11'; there are Thm 3\.1, C1"):
+        paper.claim("C11")
+
+
+def test_content_becomes_objects(load):
+    [claim] = load(CONTENT).claims
+    assert claim.measures == (registration.Measure("middle", "share", "share", at_least=False, threshold=0.2),)
+    assert claim.paper == "half (Fig. 1; grade C)"
+
+
+def test_what_may_be_left_out_is_empty(load):
+    [claim] = load(claim_with(measures=[], untested="needs two models")).claims
+    assert (claim.untested, claim.measures) == ("needs two models", ())
+    [claim] = load(claim_with(untested="needs two models")).claims
+    assert (claim.untested, len(claim.measures)) == ("needs two models", 1)
+    [claim] = load(measure_with(taken="t = 8")).claims
+    assert (claim.untested, claim.measures[0].taken) == ("", "t = 8")
+    [claim] = load(claim_with(measures=[])).claims
+    assert (claim.untested, claim.measures) == ("", ())
+
+
+def claim_with(**changes):
+    content = copy.deepcopy(CONTENT)
+    content["claims"][0] |= changes
+    return content
+
+
+def measure_with(**changes):
+    return claim_with(measures=[CONTENT["claims"][0]["measures"][0] | changes])
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (CONTENT | {"claims": CONTENT["claims"] * 2}, "claims: .* come twice: C1"),
+        (CONTENT | {"primary": {"claim": "C8", "contrast": "x"}}, "no claim 'C8'"),
+        ({key: CONTENT[key] for key in ("paper", "primary", "claims")}, r"claims\.yaml wants exactly the keys"),
+        (claim_with(paper={"value": "half", "grade": "E", "place": "?"}), "claim C1: a grade is one of A, B, C, D"),
+        (claim_with(paper={"value": "half"}), "claim C1: paper"),
+        (claim_with(extra=1), "a claim: .* not .*'extra'"),
+        (claim_with(measures=CONTENT["claims"][0]["measures"] * 2), "claim C1: measures: .* come twice: middle"),
+        (measure_with(rule={"at_least": 0.1, "at_most": 0.2}), "C1: middle: a rule is exactly one of"),
+        (measure_with(rule={}), "exactly one of"),
+        (measure_with(rule={"above": 0.2}), "exactly one of"),
+        (measure_with(rule={"at_most": "1e-3"}), "a threshold is a number"),
+        (measure_with(rule={"at_most": True}), "a threshold is a number"),
+        (measure_with(unit="x", bound=1), "C1: a measure"),
+    ],
+)
+def test_a_departure_is_named(load, content, message):
+    with pytest.raises(ValueError, match=message):
+        load(content)
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("at_least", "interval", "outcome"),
+    [
+        (True, (0.95, 0.9, 1.0), "pass"),
+        (True, (0.95, 0.899, 1.0), "undecided"),
+        (True, (0.8, 0.7, 0.9), "undecided"),
+        (True, (0.8, 0.7, 0.899), "fail"),
+        (False, (0.85, 0.8, 0.9), "pass"),
+        (False, (0.95, 0.9, 1.0), "undecided"),
+        (False, (0.95, 0.901, 1.0), "fail"),
+        (True, (NAN, NAN, NAN), "undefined"),
+        (True, (0.95, NAN, NAN), "undecided"),
+    ],
+)
+def test_the_whole_interval_decides(at_least, interval, outcome):
+    measure = registration.Measure("m", "q", "u", at_least=at_least, threshold=0.9)
+    assert measure.outcome(*interval) == outcome
+
+
+def test_rules_have_one_side_each():
+    rules = registration.rules()
+    assert (rules[["at_least", "at_most"]].notna().sum(axis=1) == 1).all()
+    measures = [(claim.id, measure.name) for claim in registration.load().claims for measure in claim.measures]
+    assert list(zip(rules["claim"], rules["measure"], strict=True)) == measures

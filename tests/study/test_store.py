@@ -1,0 +1,205 @@
+"""What is committed changes only by a reference run, only whole, only beyond tolerance."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from srdyn.loading import files
+from srdyn.study.run import store
+
+STEM = "02_consistency_agreement"
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """An empty clone, in which the reference run is at work."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    return tmp_path
+
+
+@pytest.fixture
+def frame() -> pd.DataFrame:
+    rng = np.random.default_rng(1)
+    return pd.DataFrame(
+        {
+            "context": ["prose", "NA", "None", "code"],
+            "uncertain": [True, False, False, False],
+            "rank": [3, 40, 64, 64],
+            "spearman": rng.uniform(0, 1, 4) / 3,
+            "kappa": [np.nan, 1e-30, -0.5, np.inf],
+        }
+    )
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+@pytest.mark.parametrize("copies", [1, 501])
+def test_a_table_is_read_as_it_was_saved(clone, frame, copies):
+    frame = pd.concat([frame] * copies, ignore_index=True)
+    path = store.save_table(frame, STEM)
+    assert path.suffix == (".csv" if copies == 1 else ".parquet")
+    # nine significant digits: half a unit of the ninth at most
+    pd.testing.assert_frame_equal(store.load_table(STEM), frame, check_dtype=False, rtol=5e-9, atol=0)
+
+
+def test_saving_twice_gives_the_same_bytes(clone, frame):
+    store.save_table(frame, STEM, meta={"parameters": {"eps": 1e-4, "lengths": (1, 2)}, "seed": 3})
+    before = contents(clone)
+    store.save_table(frame, STEM, meta={"parameters": {"eps": 1e-4, "lengths": (1, 2)}, "seed": 3})
+    assert contents(clone) == before
+    assert set(before) == {f"data/tables/{STEM}.csv", f"data/tables/{STEM}.json"}
+
+
+def test_within_tolerance_the_committed_bytes_stay(clone, frame, caplog):
+    store.save_table(frame, STEM)
+    before = contents(clone)
+    store.save_table(frame.assign(spearman=frame["spearman"] * (1 + 5e-5)), STEM)
+    assert contents(clone) == before
+    assert not caplog.messages
+
+
+def test_beyond_tolerance_table_and_side_file_are_replaced(clone, frame, caplog):
+    store.save_table(frame, STEM)
+    before = contents(clone)
+    store.save_table(frame.assign(spearman=frame["spearman"] * 1.01), STEM)
+    after = contents(clone)
+    assert all(after[name] != before[name] for name in before)
+    assert "spearman: 4 of 4 reals differ" in caplog.text
+    assert "0.0099 relative" in caplog.text
+
+
+def test_a_rank_outside_its_band_is_a_change(clone, frame):
+    store.save_table(frame, STEM)
+    store.save_table(frame.assign(rank=[3, 40, 64, 63]), STEM)
+    assert store.load_table(STEM)["rank"].tolist() == [3, 40, 64, 63]
+
+
+def test_other_parameters_are_recorded_even_if_the_table_stays(clone, frame):
+    store.save_table(frame, STEM, meta={"parameters": {"draws": 10}})
+    path = store.save_table(frame, STEM, meta={"parameters": {"draws": 20}})
+    assert json.loads(path.with_suffix(".json").read_bytes())["parameters"] == {"draws": 20}
+
+
+def test_a_side_file_that_does_not_belong_to_its_table_is_mended(clone, frame):
+    path = store.save_table(frame, STEM)
+    good = contents(clone)
+    path.with_suffix(".json").write_text('{"table": "of another run"}')
+    store.save_table(frame, STEM)
+    assert contents(clone) == good
+
+
+def test_a_table_that_outgrew_csv_leaves_no_second_one(clone, frame):
+    store.save_table(frame, STEM)
+    store.save_table(pd.concat([frame] * 501, ignore_index=True), STEM)
+    assert set(contents(clone)) == {f"data/tables/{STEM}.parquet", f"data/tables/{STEM}.json"}
+
+
+@pytest.mark.parametrize("run", [None, "smoke", "reference-eps=1e-3"])
+def test_only_the_reference_run_writes_to_committed_places(clone, frame, monkeypatch, run):
+    store.save_table(frame, STEM)
+    before = contents(clone)
+    monkeypatch.setenv("SRDYN_RUN", run) if run else monkeypatch.delenv("SRDYN_RUN")
+    store.save_table(frame.assign(spearman=0.0), STEM)
+    files.write_bytes(store.figure_dir() / "02.png", b"figure")
+    name = run or "interactive"
+    added = {n: b for n, b in contents(clone).items() if n not in before}
+    assert set(added) == {f"build/{name}/{p}" for p in (f"tables/{STEM}.csv", f"tables/{STEM}.json", "figures/02.png")}
+    assert {n: b for n, b in contents(clone).items() if n in before} == before
+    assert store.load_table(STEM, run="reference")["spearman"].ne(0).all()
+
+
+KILLED = """
+import os, signal
+import pandas as pd
+from srdyn.study.run import store
+def kill(*args): os.kill(os.getpid(), signal.SIGKILL)
+os.{call} = kill
+store.save_table(pd.DataFrame({{"spearman": [0.0] * 4}}), "{stem}")
+"""
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_killed_write_leaves_the_old_table_whole(clone, frame, call):
+    path = store.save_table(frame, STEM)
+    before = path.read_bytes()
+    code = KILLED.format(call=call, stem=STEM)
+    assert subprocess.run([sys.executable, "-c", code], env=os.environ).returncode == -signal.SIGKILL
+    assert path.read_bytes() == before
+    store.save_table(frame.assign(spearman=1.0), STEM)
+    assert store.load_table(STEM)["spearman"].eq(1).all()
+
+
+def test_clear_errors(clone, frame, monkeypatch):
+    with pytest.raises(FileNotFoundError, match="'reference' has no table '07_cost'"):
+        store.load_table("07_cost")
+    with pytest.raises(ValueError, match="plain name"):
+        store.save_table(frame, "../escape")
+    with pytest.raises(ValueError, match="reset_index"):
+        store.save_table(frame.set_index("context"), STEM)
+    with pytest.raises(FileNotFoundError, match="cannot hash"):
+        files.content_hash(clone / "absent")
+    monkeypatch.setenv("SRDYN_RUN", "../data")
+    with pytest.raises(ValueError, match="SRDYN_RUN"):
+        store.run_name()
+    monkeypatch.setenv("SRDYN_ROOT", str(clone / "data"))
+    with pytest.raises(FileNotFoundError, match="SRDYN_ROOT"):
+        files.root()
+
+
+def test_a_hash_sees_content_and_names_but_no_times(tmp_path):
+    for folder in ("a/model", "b/model"):
+        (tmp_path / folder / "sub").mkdir(parents=True)
+        (tmp_path / folder / "sub/weights").write_bytes(b"1")
+    a, b = tmp_path / "a/model", tmp_path / "b/model"
+    os.utime(b / "sub/weights", (0, 0))
+    (b / "__pycache__").mkdir()
+    (b / "__pycache__/x.pyc").write_bytes(b"2")
+    assert files.content_hash(a) == files.content_hash(b)
+    (b / "sub/weights").rename(b / "sub/other")
+    assert files.content_hash(a) != files.content_hash(b)
+    assert files.content_hash(a, b) != files.content_hash(a)
+
+
+def test_a_run_store_goes_on_where_it_stopped(clone, frame):
+    made_by = {"model": "hybrid", "lengths": [64, 128]}
+    first = store.RunStore(store.build_dir() / "runs/03_ablation", made_by=made_by)
+    first.put("hybrid/low/0", frame)
+    first.put("hybrid/high/0", frame.iloc[:1])
+    (first.folder / ".hybrid%2Frandom%2F0.parquet.1.tmp").write_bytes(b"killed here")
+    again = store.RunStore(store.build_dir() / "runs/03_ablation", made_by=made_by)
+    assert again.keys() == ["hybrid/high/0", "hybrid/low/0"]
+    assert again.has("hybrid/low/0")
+    assert not again.has("hybrid/random/0")
+    pd.testing.assert_frame_equal(again.frame(), pd.concat([frame.iloc[:1], frame], ignore_index=True))
+    pd.testing.assert_frame_equal(again.get("hybrid/low/0"), frame)
+    again.put("hybrid/low/0", frame.iloc[:2])
+    assert len(again.frame()) == 3
+
+
+def test_a_run_store_keeps_other_parameters_apart(clone, frame):
+    store.RunStore(clone / "runs", made_by={"model": "hybrid"}).put("0", frame)
+    other = store.RunStore(clone / "runs", made_by={"model": "pure"})
+    assert not other.has("0")
+    with pytest.raises(ValueError, match="no finished item"):
+        other.frame()
+
+
+def test_a_run_record_says_what_ran(clone):
+    record = store.run_record(seed=5)
+    assert record["run"] == "reference"
+    assert record["commit"] == "unknown"  # the clone of this test is no git repository
+    assert record["versions"]["pandas"] == pd.__version__
+    assert record["seed"] == 5
+    path = store.save_record("02_consistency", record)
+    assert path == clone / "build/reference/records/02_consistency.json"
+    assert json.loads(path.read_bytes()) == record

@@ -1,0 +1,166 @@
+"""Arms of an experiment: which heads they take, which rows they answer, that nothing is asked twice."""
+
+import dataclasses
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from srdyn.loading import files, reference
+from srdyn.study.run import store
+from srdyn.study.trials import battery, trials
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=16)
+    hf.config.srdyn_seed, hf.config.srdyn_kind = 0, "hybrid"
+    hf.save_pretrained(folder)
+    AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def plan():
+    asked = battery.Battery(("recall4",), ("code",), length=64, items=4, rows=4, windows=4, copies=0)
+    calibrates = dataclasses.replace(asked, domains=(), rows=1, items=1, part="calibration")
+    return trials.Plan(asked, calibrates, ("code", "prose"), sequences=1, length=48, draws=2)
+
+
+@pytest.fixture(scope="module")
+def subject(place, plan, tmp_path_factory):
+    with pytest.MonkeyPatch.context() as patch:
+        kept, make = tmp_path_factory.mktemp("kept"), store.RunStore
+        patch.setattr(store, "RunStore", lambda _, made_by: make(kept, made_by=made_by))
+        yield trials.Subject(place, plan)
+
+
+@pytest.mark.parametrize("name", [name for name in trials.known() if name != trials.INTACT])
+def test_every_arm_takes_the_same_share_of_every_layer(subject, name):
+    heads = subject.heads(trials.Arm(name, 0.25), 0)
+    assert heads.sum(1).tolist() == [2, 2, 2]
+
+
+def test_the_cut_over_the_whole_model_counts_all_heads(subject):
+    heads = subject.heads(trials.Arm("rank", 0.389, "overall"), 0)
+    assert int(heads.sum()) == round(0.389 * 24)
+
+
+def test_high_and_low_are_the_ends_of_the_ranks(subject):
+    profile = subject.profile().set_index(["axis", "head"])["rank"]
+    for name, worse in (("high", 1), ("low", -1)):
+        heads = subject.heads(trials.Arm(name, 0.25), 0)
+        for axis in range(3):
+            ranks = torch.tensor(profile.loc[axis].to_numpy()) * worse
+            assert ranks[heads[axis]].min() >= ranks[~heads[axis]].max()
+
+
+def test_the_decay_matched_heads_are_others(subject):
+    high, matched = (subject.heads(trials.Arm(name, 0.25), 1) for name in ("high", "decay-matched"))
+    assert not (high & matched).any()
+
+
+def test_matched_heads_are_as_many_in_every_layer_wherever_a_cut_over_the_model_falls(subject):
+    arm = trials.Arm("rank", 0.389, "overall")
+    matched = dataclasses.replace(arm, name=trials.MATCHED + "rank")
+    assert subject.heads(matched, 0).sum(1).tolist() == subject.heads(arm, 0).sum(1).tolist()
+    assert any(not torch.equal(subject.heads(matched, draw), subject.heads(arm, draw)) for draw in range(4))
+
+
+def test_ranks_within_a_stratum_are_ties(subject, monkeypatch):
+    table = subject.profile().assign(rank=lambda t: np.where(t["head"] < 4, 0.95 * t["D"] + t["head"] * 1e-3, 1.0))
+    monkeypatch.setattr(subject, "profile", lambda: table)
+    chosen = torch.stack([subject.heads(trials.Arm("tied high", 0.25), draw) for draw in range(40)])
+    assert not chosen[..., 4:].any()
+    assert chosen[..., :4].any(0).all()
+
+
+def test_a_truncated_state_is_neither_whole_nor_gone(subject, monkeypatch):
+    monkeypatch.setattr(trials, "TRUNCATED_EVERY", 16)
+    whole = subject.answers(trials.Arm(trials.INTACT))
+    cut = subject.answers(dataclasses.replace(trials.Arm("high", 1.0), truncated=1))
+    gone = subject.answers(trials.Arm("high", 1.0))
+    assert (cut["truncated"] == 1).all()
+    assert not any(np.allclose(cut["bits"].sum(), other["bits"].sum()) for other in (whole, gone))
+
+
+def test_draws_differ_where_chance_decides_and_repeat_with_their_number(subject):
+    arm = trials.Arm("random", 0.5)
+    first, second = (subject.heads(arm, draw) for draw in (0, 1))
+    assert not torch.equal(first, second)
+    assert torch.equal(first, subject.heads(arm, 0))
+
+
+def test_an_arm_within_some_layers_leaves_the_others_whole(subject):
+    heads = subject.heads(trials.Arm("high", 0.25, layers=(0, 2)), 0)
+    assert heads.sum(1).tolist() == [2, 0, 2]
+    with pytest.raises(ValueError, match="takes its heads per layer, not overall"):
+        subject.heads(trials.Arm("high", 0.25, "overall", layers=(0,)), 0)
+
+
+def test_an_unknown_arm_is_refused_with_the_known_ones(subject):
+    with pytest.raises(ValueError, match="no arm is called 'best'; there are intact, high, low"):
+        subject.heads(trials.Arm("best", 0.25), 0)
+
+
+def test_draws_share_the_rows_and_together_answer_all(subject):
+    answers = subject.answers(trials.Arm("random", 0.25))
+    assert answers.groupby(["probe", "row"])["draw"].nunique().eq(1).all()
+    assert answers.groupby("draw")["row"].apply(set).to_dict() == {0: {0, 2}, 1: {1, 3}}
+    assert (answers["removed"] == 6).all()
+    intact = subject.answers(trials.Arm(trials.INTACT))
+    assert set(intact["draw"]) == {0}
+    keys = ["probe", "row", "item"]
+    pd.testing.assert_frame_equal(
+        answers[keys].sort_values(keys, ignore_index=True), intact[keys].sort_values(keys, ignore_index=True)
+    )
+
+
+def test_with_every_row_each_draw_answers_everything(place, plan, subject):
+    whole = trials.Subject(place, dataclasses.replace(plan, every_row=True)).answers(trials.Arm("random", 0.25))
+    assert whole.groupby("draw")["row"].apply(set).to_dict() == {0: {0, 1, 2, 3}, 1: {0, 1, 2, 3}}
+
+
+def test_a_finished_arm_is_not_asked_again(subject, monkeypatch):
+    arm = trials.Arm("low", 0.25)
+    first = subject.answers(arm)
+    monkeypatch.setattr(trials.battery, "answers", None)
+    pd.testing.assert_frame_equal(subject.answers(arm), first)
+    with pytest.raises(TypeError):
+        subject.answers(trials.Arm("low", 0.5))
+
+
+def test_removal_is_audited_on_the_real_cache(subject):
+    (row,) = subject.audit(trials.Arm("random", 0.389, "overall"), 32).to_dict("records")
+    for when in ("before", "after"):
+        assert row[f"state_{when}"] == row[f"state_predicted_{when}"]
+        assert row[f"cache_{when}"] == row[f"cache_predicted_{when}"]
+    assert row["state_after"] * 24 == row["state_before"] * (24 - row["removed"])
+    assert row["parameters_after"] < row["parameters_before"]
+    assert row["logits_differ"] <= 1e-4
+
+
+def test_overlap_is_one_with_the_same_calibration(subject, plan):
+    arm = trials.Arm("rank", 0.25, "overall")
+    (row,) = subject.overlap(arm, "same", plan).to_dict("records")
+    assert row["overlap"] == 1.0
+    assert row["chance"] == pytest.approx(0.25)
+
+
+def test_all_cores_give_what_one_process_gives(place, plan, subject, monkeypatch):
+    """The pool's work in this process: the tables must carry model, kind and seed, whoever made them."""
+    monkeypatch.setattr(
+        trials, "_everywhere", lambda question, work: pd.concat([trials._ask(question, *w) for w in work])
+    )
+    table = trials.answers([place], [trials.Arm("intact"), trials.Arm("low", 0.25)], plan)
+    assert set(table["arm"]) == {"intact", "low"}
+    assert table[["model", "kind", "seed"]].drop_duplicates().to_numpy().tolist() == [["tiny", "hybrid", 0]]
+
+
+def test_a_plan_calibrates_on_other_documents_than_it_asks():
+    made = trials.plan(["needle"], ["code"], items=200, windows=10, draws=3)
+    assert (made.questions.part, made.calibration.part) == ("evaluation", "calibration")
+    assert made.draws == 3

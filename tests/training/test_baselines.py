@@ -1,0 +1,84 @@
+import random
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from srdyn import contexts
+from srdyn.training import baselines
+
+
+class Naive:
+    """Interpolated Kneser–Ney by dictionaries, one probability at a time."""
+
+    def __init__(self, documents, order):
+        padded = [b"\0" * (order - 1) + document for document in documents]
+        grams = Counter(d[i - order + 1 : i + 1] for d in padded for i in range(order - 1, len(d)))
+        self.counts = {order: grams}
+        for k in range(order - 1, 0, -1):
+            self.counts[k] = Counter(gram[1:] for gram in self.counts[k + 1])
+
+    def discount(self, k):
+        tally = Counter(self.counts[k].values())
+        return tally[1] / (tally[1] + 2 * tally[2]) if tally[1] else 0.5
+
+    def probability(self, byte, context, k):
+        if k == 0:
+            return 1 / 256
+        context = context[len(context) - k + 1 :]
+        below = self.probability(byte, context, k - 1)
+        after = {gram[-1]: count for gram, count in self.counts[k].items() if gram[:-1] == context}
+        if not after:
+            return below
+        total, discount = sum(after.values()), self.discount(k)
+        return max(after.get(byte, 0) - discount, 0) / total + discount * len(after) / total * below
+
+
+DOCUMENTS = [bytes(random.Random(i).choices(b"abcd", weights=[6, 3, 2, 1], k=60)) for i in range(3)] + [b"ab"]
+
+
+@pytest.mark.parametrize("order", [1, 3, 5])
+@pytest.mark.parametrize("context", [b"", b"a", b"abab", b"dddd", b"xyz", b"zzab"])
+def test_probabilities_are_those_of_the_definition_and_sum_to_one(order, context):
+    ours = baselines.KneserNey(DOCUMENTS, order=order).probabilities(context)
+    naive, padded = Naive(DOCUMENTS, order), context.rjust(order, b"\0")
+    assert ours.sum() == pytest.approx(1, abs=1e-12)
+    assert (ours > 0).all()
+    assert ours == pytest.approx([naive.probability(byte, padded, order) for byte in range(256)], rel=1e-12)
+
+
+def test_bytes_of_a_document_cost_what_their_probability_says():
+    model, document = baselines.KneserNey(DOCUMENTS, order=4), b"abcdxa"
+    expected = [-np.log2(model.probabilities(document[:i])[byte]) for i, byte in enumerate(document)]
+    assert model.bits(document) == pytest.approx(expected)
+
+
+def test_what_follows_always_is_learned_and_an_empty_document_is_free():
+    model = baselines.KneserNey([b"abcdefgh" * 400])
+    assert model.bits(b"abcdefgh" * 5)[8:].mean() < 0.01
+    assert len(model.bits(b"")) == 0
+
+
+def test_continuations_count_more_than_occurrences_below_the_highest_order():
+    # "b" occurs often but only after "a", "c" seldom but after many: after an unseen context "c" is likelier.
+    text = b"ab" * 50 + b"acdcecfcgchc"
+    model = baselines.KneserNey([text], order=2)
+    assert text.count(b"b") > text.count(b"c")
+    after = model.probabilities(b"z")
+    assert after[ord("c")] > after[ord("b")]
+
+
+def test_bad_text_and_orders_are_refused():
+    with pytest.raises(ValueError, match="needs text"):
+        baselines.KneserNey([b""])
+    with pytest.raises(ValueError, match="zero byte"):
+        baselines.KneserNey([b"a\0b"])
+    with pytest.raises(ValueError, match="must be 1 … 7"):
+        baselines.KneserNey([b"ab"], order=8)
+
+
+def test_xz_squeezes_what_repeats_and_nothing_else(monkeypatch):
+    letters = "".join(random.Random(0).choices("0123456789abcdef", k=20_000))
+    for document, low, high in ((letters, 4, 5), ("abc" * 10_000, 0, 0.1), ("ß" * 10_000, 0, 0.1)):
+        monkeypatch.setattr(contexts, "held_out_documents", lambda name, *, part, d=document: [d, d[:10]])
+        assert low < baselines.xz_bits_per_byte("any") < high

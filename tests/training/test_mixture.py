@@ -1,0 +1,66 @@
+import numpy as np
+import pytest
+from transformers import AutoTokenizer
+
+from srdyn.loading import files
+from srdyn.text import tasks
+from srdyn.training import mixture
+
+STEPS = [0, 100, 300, 700, 800, 1300, 1400, 1500, 1900]  # one at least in each stage of every table
+
+
+@pytest.fixture(scope="module")
+def stream():
+    """The alphabet, and a text of one token that is neither name, value, digit nor mark."""
+    alphabet = tasks.Alphabet.of(AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer"))
+    return {"alphabet": alphabet, "text": tasks.Text({"a": np.full(20_000, 1)})}
+
+
+def test_a_batch_depends_on_seed_and_number_alone(stream):
+    alone = [mixture.batch(i, seed=3, **stream) for i in (7, 900)]
+    np.random.default_rng(0).random()
+    after_others = [mixture.batch(i, seed=3, **stream) for i in (5, 900, 7)]
+    for ours, theirs in zip(alone, [after_others[2], after_others[1]], strict=True):
+        assert all(np.array_equal(x, y) for x, y in zip(ours, theirs, strict=True))
+    assert not np.array_equal(alone[0][0], mixture.batch(7, seed=4, **stream)[0])
+    assert not np.array_equal(alone[0][0], mixture.batch(8, seed=3, **stream)[0])
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_every_batch_holds_as_many_tokens(stream, step):
+    now = mixture.level(step * mixture.TOKENS_PER_BATCH)
+    for i in range(step, step + 4):
+        tokens, weights, items = mixture.batch(i, seed=0, **stream)
+        assert tokens.size == mixture.TOKENS_PER_BATCH
+        assert tokens.shape == weights.shape == items.shape
+        assert tokens.shape[1] == now.lengths[i % len(now.lengths)]
+        assert (tokens.dtype, weights.dtype, items.dtype) == (np.int64, np.float32, np.int64)
+
+
+def test_answers_are_weighted_and_every_kind_occurs(stream):
+    batches = [mixture.batch(i, seed=0, **stream) for i in range(700, 715)]
+    weights, items = (np.concatenate([b[k].ravel() for b in batches]) for k in (1, 2))
+    assert set(items) == {0, *tasks.KINDS.values()}
+    assert (weights[items < 0] > 1).all()
+    assert (weights[items == 0] <= 1).all()
+
+
+def test_the_curriculum_only_grows_harder():
+    levels = [mixture.level(tokens) for tokens in range(0, 5_000_000, 25_000)]
+    for measure in (lambda x: x.symbols, lambda x: x.pairs, lambda x: x.gap, lambda x: max(x.lengths)):
+        values = [measure(level) for level in levels]
+        assert values == sorted(values)
+        assert values[-1] > values[0]
+    assert levels[-1].symbols == tasks.SYMBOLS
+
+
+def test_shares_are_shares():
+    for _, shares in mixture.SHARES:
+        assert sum(shares.values()) == pytest.approx(1)
+        assert set(shares) == set(mixture._ROWS)
+
+
+@pytest.mark.parametrize("first", [0, 400, 800, 1500])
+def test_half_of_all_tokens_or_more_are_real_text(stream, first):
+    share = np.mean([(mixture.batch(i, seed=0, **stream)[0] == 1).mean() for i in range(first, first + 24)])
+    assert 0.4 < share < 0.8

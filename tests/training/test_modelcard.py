@@ -1,0 +1,160 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+from transformers import AutoTokenizer
+
+from srdyn import contexts, evals
+from srdyn.loading import files, reference
+from srdyn.study.run import workers
+from srdyn.training import card_tables, mixture, modelcard
+
+TINY = modelcard.Plan(items={("needle", 128): 4, ("sum", 128): 6, ("sum", 512): 24}, windows=2)
+SHELL = "# Models\n\n<!-- evaluation:begin -->\nold\n<!-- evaluation:end -->\n\nEnd.\n"
+
+
+@pytest.fixture
+def root(tmp_path, monkeypatch):
+    """Two small untrained models that say they have been trained for 400 steps, and little text for the baselines."""
+    training = contexts.training_documents
+    monkeypatch.setattr(contexts, "training_documents", lambda name: [d[:3000] for d in training(name)[:2]])
+    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
+    for seed, (name, kind) in enumerate({"hybrid": "hybrid", "uniform": "uniform"}.items()):
+        reference.initialise(kind, seed=seed, layers=4, hidden=32, head=8).save_pretrained(tmp_path / name)
+        tokenizer.save_pretrained(tmp_path / name)
+        files.write_json(tmp_path / name / "training.json", {"settings": {"kind": kind, "seed": seed}, "step": 400})
+    (tmp_path / "unfinished").mkdir()
+    (tmp_path / "README.md").write_text(SHELL)
+    monkeypatch.setattr(modelcard, "TEXT_LENGTH", 128)
+    monkeypatch.setattr(workers, "deal", lambda function, work: (function(*item) for item in work))
+    return tmp_path
+
+
+def row(**changes):
+    known = {"model": "pure", "kind": "pure", "seed": 0, "parameters": 1234, "tokens": 5678, "n": 400, "task_seed": 0}
+    measured = {"quantity": "accuracy", "of": "sum", "length": 512, "value": 0.9, "low": 0.87, "high": 0.92}
+    return known | measured | {"unit": "share of items", "extrapolated": False} | changes
+
+
+def text(**changes):
+    return row(**({"quantity": "bits per byte", "of": "prose", "unit": "bits per byte", "n": 48} | changes))
+
+
+def table(*rows):
+    frame = modelcard.with_targets(pd.DataFrame(rows))
+    frame = frame.reindex(columns=list(card_tables.COLUMNS))
+    return frame.astype(dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64"))
+
+
+def test_the_card_is_measured_and_written_from_the_table(root):
+    rows = modelcard.measure(root, plan=TINY)
+    modelcard.write(root, rows)
+    written = card_tables.read(root / "evaluation.csv")
+    assert list(written["model"].unique()) == [
+        "5-gram, all domains",
+        "5-gram, that domain alone",
+        "xz -9",
+        "hybrid",
+        "uniform",
+    ]
+    assert np.allclose(written["value"], rows["value"], rtol=1e-8)
+    hybrid = written[written["model"] == "hybrid"]
+    assert list(hybrid["of"]) == [*contexts.domains(), "needle", "sum", "sum"]
+    assert set(hybrid["tokens"]) == {400 * mixture.TOKENS_PER_BATCH}
+    assert list(hybrid["extrapolated"].astype(str)) == ["False"] * 6 + ["True"]  # 0.8 million tokens: up to 256
+    assert (hybrid[hybrid["quantity"] == "accuracy"]["n"] >= [4, 6, 24]).all()
+    assert (hybrid["low"] <= hybrid["value"]).all()
+    assert (hybrid["value"] <= hybrid["high"]).all()
+    assert written[written["kind"] == "uniform"]["target"].isna().all()
+    best = written[written["kind"] == "baseline"].groupby("of")["value"].min()
+    assert list(hybrid["target"][:4]) == list(best[contexts.domains()])
+    readme = (root / "README.md").read_text()
+    assert readme.startswith("# Models\n")
+    assert readme.endswith("End.\n")
+    assert "old" not in readme
+    for value in hybrid["value"][:4]:
+        assert f"{value:.3f} (" in readme
+    again = card_tables.fill(SHELL, written)
+    assert again == readme
+
+
+def test_baselines_are_scored_on_the_bytes_of_the_models_windows(root):
+    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
+    rows = modelcard.baseline_rows(tokenizer, plan=TINY).set_index(["model", "of"])
+    chosen = evals.windows("code", tokenizer, length=128, n=2)
+    documents = [d.encode() for d in contexts.held_out_documents("code", part="evaluation")]
+    ngrams = modelcard.baselines.KneserNey(modelcard.baselines.training_bytes(["code"]))
+    bits = 0.0
+    for i, start, stop in zip(chosen.document, chosen.start, chosen.stop, strict=True):
+        bits += ngrams.bits(documents[i][:stop])[start:].sum()
+    ours = rows.loc[("5-gram, that domain alone", "code"), "value"]
+    assert ours == pytest.approx(bits / (chosen.stop - chosen.start).sum())
+    assert 1 < ours < 8
+
+
+def test_targets_are_met_from_them_on_and_text_below_the_best_baseline():
+    rows = table(
+        text(model="5-gram, all domains", kind="baseline", value=2.0),
+        text(model="xz -9", kind="baseline", value=1.5),
+        text(value=1.5),
+        text(kind="hybrid", model="hybrid", value=1.4),
+        text(kind="uniform", model="uniform", value=1.0),
+        row(of="recall8", value=0.9),
+        row(of="recall8", value=0.9, kind="hybrid", model="hybrid"),
+        row(of="needle4", value=0.2),
+        row(value=0.99, length=2048),
+    )
+    assert rows["target"].tolist()[2:4] == [1.5, 1.5]
+    assert rows["met"].tolist()[2:] == [False, True, None, True, False, None, None]
+    assert rows["target"].tolist()[5:7] == [0.90, 0.98]
+    assert rows["target"].isna().tolist() == [True, True, False, False, True, False, False, True, True]
+
+
+def test_the_card_names_misses_weak_tasks_and_extrapolation():
+    filled = card_tables.fill(
+        SHELL,
+        table(
+            text(model="xz -9", kind="baseline", value=1.5, low=None, high=None, n=None),
+            text(value=1.625),
+            row(value=0.91),
+            row(of="chain", value=0.97),
+            row(of="recall8", value=0.62, length=2048, extrapolated=True),
+        ),
+    )
+    assert "| xz -9 | 1.500 |" in filled
+    assert "| pure | bits per byte, prose | < 1.500 | 1.625 | missed by 0.125 |" in filled
+    assert "| pure | accuracy, sum | ≥ 95.0% | 91.0% | missed by 4.0 points |" in filled
+    assert "| pure | accuracy, chain | ≥ 95.0% | 97.0% | met |" in filled
+    assert "used for no verdict: pure: recall8 at 2048 tokens (62.0%)." in filled
+    assert "62.0\\* (87.0–92.0)" in filled
+    assert "extrapolation" in filled
+    assert "| pure | pure | 0 | 1,234 | 5,678 |" in filled
+    clean = card_tables.fill(SHELL, table(text(model="xz -9", kind="baseline"), text(), row(value=0.95)))
+    assert "used for no verdict: no model on any task." in clean
+    assert "extrapolation" not in clean
+
+
+def test_the_longest_trained_length_follows_the_mixture():
+    assert modelcard.longest_trained(400 * mixture.TOKENS_PER_BATCH) == 256
+    assert modelcard.longest_trained(2_200_000) == 512
+    assert modelcard.longest_trained(5_000_000) == 2048
+
+
+def test_a_folder_without_models_and_another_table_are_refused(tmp_path):
+    with pytest.raises(FileNotFoundError, match="holds no trained model"):
+        modelcard.folders(tmp_path)
+    (tmp_path / "evaluation.csv").write_text("model,value\nhybrid,1\n")
+    with pytest.raises(ValueError, match="write it anew"):
+        card_tables.read(tmp_path / "evaluation.csv")
+
+
+def test_the_committed_card_is_that_of_the_committed_table():
+    root = files.data_dir() / "models"
+    if not (root / "evaluation.csv").exists():
+        pytest.skip("no model has been measured yet")
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    assert card_tables.fill(readme, card_tables.read(root / "evaluation.csv")) == readme
+    about = {path.parent.name: json.loads(path.read_text()) for path in root.glob("*/training.json")}
+    measured = card_tables.read(root / "evaluation.csv").dropna(subset=["tokens"]).groupby("model")["tokens"].first()
+    assert dict(measured) == {name: x["step"] * mixture.TOKENS_PER_BATCH for name, x in about.items()}

@@ -1,0 +1,41 @@
+import pandas as pd
+import pytest
+
+from srdyn.training import publish
+
+
+@pytest.fixture
+def run(tmp_path):
+    """A finished run with one checkpoint and two observed steps."""
+    folder = tmp_path / "runs" / "hybrid"
+    for place in ("final", "checkpoints/step-000002"):
+        (folder / place).mkdir(parents=True)
+        (folder / place / "model.safetensors").write_bytes(place.encode())
+    (folder / "log.csv").write_text("step\n1\n")
+    (folder / "record.json").write_text("{}")
+    (folder / "spectra").mkdir()
+    for step in (0, 2):
+        table = pd.DataFrame({"step": [step], "rank": [3.0], "uncertain": [False]})
+        table.to_parquet(folder / "spectra" / f"step-{step:06d}.parquet")
+    return folder
+
+
+def test_a_finished_run_is_published_whole(run, tmp_path):
+    target = tmp_path / "models" / "hybrid"
+    (target / "checkpoints" / "step-000001").mkdir(parents=True)
+    publish.publish(run, target)
+    assert (target / "model.safetensors").read_bytes() == b"final"
+    assert [path.name for path in (target / "checkpoints").iterdir()] == ["step-000002"]
+    assert (target / "log.csv").read_text() == "step\n1\n"
+    assert pd.read_parquet(target / "spectra.parquet")["step"].tolist() == [0, 2]
+    assert [path.name for path in target.parent.iterdir()] == ["hybrid"]
+
+
+def test_an_unfinished_run_is_refused_and_nothing_is_lost(run, tmp_path):
+    target = tmp_path / "models" / "hybrid"
+    publish.publish(run, target)
+    (run / "final" / "model.safetensors").unlink()
+    (run / "final").rmdir()
+    with pytest.raises(FileNotFoundError, match="no finished model"):
+        publish.publish(run, target)
+    assert (target / "model.safetensors").read_bytes() == b"final"

@@ -1,0 +1,169 @@
+import csv
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from srdyn import contexts, models
+from srdyn.training import mixture, train
+
+SMALL = {"layers": 4, "hidden": 32, "head": 16}
+
+
+class Killed(Exception):
+    pass
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    """Little text, few windows, saves and log lines at odd steps."""
+    training = contexts.training_documents
+    monkeypatch.setattr(contexts, "training_documents", lambda name: [d[:9000] for d in training(name)[:2]])
+    monkeypatch.setattr(train, "SPECTRA_WINDOWS", 1)
+    monkeypatch.setattr(train, "SAVE_EVERY", 3)
+    monkeypatch.setattr(train, "LOG_EVERY", 2)
+    monkeypatch.setattr(train, "CHECKPOINTS", {"hybrid": (2, 5), "pure": (2,)})
+
+
+def settings(kind="hybrid", *, steps=7, **changes):
+    return train.Settings(kind=kind, tokens=steps * mixture.TOKENS_PER_BATCH, options=SMALL, warmup_steps=3, **changes)
+
+
+def finished(folder, *, killed_at=None, monkeypatch=None):
+    """A training to its end; where it is killed, a new process goes on from what the folder holds."""
+    if killed_at is not None:
+        run = train.Run(settings(), folder, device="cpu")
+        advance = run._advance
+
+        def advance_until_killed():
+            if run.step == killed_at:
+                raise Killed
+            advance()
+
+        monkeypatch.setattr(run, "_advance", advance_until_killed)
+        with pytest.raises(Killed):
+            run.train()
+    run = train.Run(settings(), folder, device="cpu")
+    run.resume()
+    resumed_from = run.step
+    run.train()
+    return run, resumed_from
+
+
+def log(folder):
+    with (folder / "log.csv").open() as file:
+        return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
+
+
+def test_a_killed_training_goes_on_to_the_same_result(tmp_path, monkeypatch):
+    unbroken, _ = finished(tmp_path / "unbroken")
+    resumed, start = finished(tmp_path / "killed", killed_at=5, monkeypatch=monkeypatch)
+    assert start == 3
+    theirs = resumed.model.hf.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in unbroken.model.hf.state_dict().items())
+    rows = log(tmp_path / "unbroken")
+    assert rows == log(tmp_path / "killed")
+    assert [int(row["step"]) for row in rows] == [2, 4, 6, 7]
+    assert_files_are_whole(tmp_path / "unbroken", unbroken)
+    for path in (tmp_path / "unbroken").rglob("*.parquet"):
+        other = pd.read_parquet(tmp_path / "killed" / path.relative_to(tmp_path / "unbroken"))
+        pd.testing.assert_frame_equal(pd.read_parquet(path), other)
+
+
+def assert_files_are_whole(folder, run):
+    steps = [int(path.stem.removeprefix("step-")) for path in sorted((folder / "spectra").iterdir())]
+    assert steps == run.settings.spectra_steps() == [0, 2, 4, 5, 7]
+    frame = pd.read_parquet(folder / "spectra/step-000004.parquet")
+    heads = len(contexts.domains()) * len(train.SPECTRA_POSITIONS) * 3 * 8
+    assert len(frame) == heads
+    assert set(frame["step"]) == {4}
+    assert set(frame["context"]) == set(contexts.domains())
+    assert (frame["log_decay"] < 0).all()
+    assert (frame["rank"] <= 16).all()
+    assert [path.name for path in sorted((folder / "checkpoints").iterdir())] == ["step-000002", "step-000005"]
+    said = json.loads((folder / "final/training.json").read_text())
+    assert said["step"] == 7
+    assert said["settings"]["kind"] == "hybrid"
+    model = models.load(folder / "final", device="cpu")
+    assert model.seed == 0
+    assert model.tokenizer is not None
+    half = {name: weight.half().float() for name, weight in run.model.hf.state_dict().items()}
+    assert all(torch.equal(weight, half[name]) for name, weight in model.hf.state_dict().items())
+    assert not (folder / "partial").exists()
+
+
+def test_the_decay_beside_the_spectra_is_the_mean_over_the_context(tmp_path):
+    run = train.Run(settings(), tmp_path, device="cpu")
+    frame = run.spectra()
+    tokens = train.spectra_contexts(run.tokenizer)
+    g = train.states.decays(run.model, tokens).double().mean(2)
+    place = {name: i for i, name in enumerate(contexts.domains())}
+    layer = {known.index: i for i, known in enumerate(run.model.layers)}
+    expected = [float(g[layer[x.layer], place[x.context] + x.sample, x.head]) for x in frame.itertuples()]
+    assert np.allclose(frame["log_decay"], expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["hybrid", "pure"])
+def test_every_kind_reads_the_same_batches(kind, tmp_path, monkeypatch):
+    seen = []
+
+    def batch(i, *, seed, alphabet, text):
+        seen.append((i, seed, alphabet, text))
+        raise Killed
+
+    run = train.Run(settings(kind, seed=2), tmp_path, device="cpu")
+    expected = mixture.batch(0, seed=2, alphabet=run.alphabet, text=train.training_text(run.tokenizer))
+    monkeypatch.setattr(mixture, "batch", batch)
+    with pytest.raises(Killed):
+        run._advance()
+    i, seed, alphabet, text = seen[0]
+    monkeypatch.undo()
+    ours = mixture.batch(i, seed=seed, alphabet=alphabet, text=text)
+    assert all(np.array_equal(a, b) for a, b in zip(ours, expected, strict=True))
+
+
+def test_the_rate_rises_stays_and_falls_to_zero():
+    plan = train.Settings(kind="pure", tokens=1000 * mixture.TOKENS_PER_BATCH, learning_rate=4e-3)
+    assert plan.steps == 1000
+    assert plan.rate(0) == pytest.approx(4e-3 / 50)
+    assert plan.rate(49) == plan.rate(400) == plan.rate(700) == 4e-3
+    assert plan.rate(850) == pytest.approx(2e-3)
+    assert plan.rate(999) == pytest.approx(4e-3 / 300)
+    assert all(plan.rate(i) >= plan.rate(i + 1) for i in range(50, 999))
+
+
+def test_spectra_are_followed_at_twelve_steps_or_more_of_every_model(monkeypatch):
+    monkeypatch.undo()
+    for kind in train.TOKENS:
+        steps = train.Settings(kind=kind).spectra_steps()
+        assert len(steps) >= 12
+        assert steps == sorted(set(steps))
+        assert steps[0] == 0
+    assert train.Settings(kind="hybrid", seed=1).checkpoint_steps() == []
+
+
+def test_names_say_kind_and_seed():
+    wanted = list(train._wanted(["hybrid", "pure-seed1"]))
+    assert [(x.kind, x.seed, x.name) for x in wanted] == [("hybrid", 0, "hybrid"), ("pure", 1, "pure-seed1")]
+
+
+def test_another_training_in_the_same_folder_is_refused(tmp_path):
+    train.Run(settings(steps=1), tmp_path, device="cpu").save()
+    with pytest.raises(ValueError, match="not to these settings"):
+        train.Run(settings(steps=2), tmp_path, device="cpu").resume()
+
+
+def test_a_training_does_not_go_on_in_other_precision(tmp_path):
+    train.Run(settings(), tmp_path, device="cpu").save()
+    train.Run(settings(), tmp_path, device="cpu").resume()
+    with pytest.raises(ValueError, match="without products in bfloat16, unlike this call"):
+        train.Run(settings(), tmp_path, device="cpu", bfloat16=True).resume()
+
+
+def test_a_gradient_that_is_not_finite_stops_the_training(tmp_path):
+    run = train.Run(settings(), tmp_path, device="cpu")
+    run.model.hf.get_input_embeddings().weight.data[:] = float("nan")
+    with pytest.raises(FloatingPointError, match="hybrid: gradient norm nan at step 0"):
+        run._advance()
