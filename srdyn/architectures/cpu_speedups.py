@@ -8,7 +8,7 @@ from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
 from srdyn import architectures
 from srdyn.architectures import rebinding
-from srdyn.kernels import fused, simd_float32
+from srdyn.kernels import fused, simd
 
 
 def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
@@ -39,7 +39,7 @@ def fit(hf: nn.Module) -> bool:
     if not isinstance(hf, qwen3_next.Qwen3NextForCausalLM) or hf.device.type != "cpu" or hf.dtype != torch.float32:
         return False
     widths = [len(module.weight) for module in hf.modules() if type(module) in _NORMS]
-    return not hf.config.num_experts and all(width % simd_float32.WIDTH == 0 for width in widths)
+    return not hf.config.num_experts and all(width % simd.WIDTH == 0 for width in widths)
 
 
 def _gated_norm(module: nn.Module, hidden_states, gate):

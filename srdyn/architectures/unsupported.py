@@ -1,6 +1,5 @@
 """Recurrent layers that srdyn does not study, each with the reason."""
 
-import pandas as pd
 from torch import nn
 
 MAMBA_1 = (
@@ -58,11 +57,6 @@ REASONS: dict[str, str] = {
     "fla.layers.cyfa.CyclicFlowAttention": NO_RULE,
 }
 """By full class name of the layer."""
-
-
-def table() -> pd.DataFrame:
-    """One row per refused layer class, with the reason."""
-    return pd.DataFrame(REASONS.items(), columns=["mixer", "reason"])
 
 
 def reason(module: nn.Module) -> str | None:

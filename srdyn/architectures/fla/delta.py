@@ -13,7 +13,6 @@ from srdyn.architectures import recipe
 from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
 
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
 
 class GatedDeltaNet(layers.Layer):
@@ -33,7 +32,7 @@ class GatedDeltaNet(layers.Layer):
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         g = -mixer.A_log.float().exp() * F.softplus(mixer.a_proj(hidden).float() + mixer.dt_bias)
         return g, _beta(mixer, hidden)
 
@@ -59,7 +58,7 @@ class KimiDeltaAttention(GatedDeltaNet):
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         heads = self.heads(mixer)
         f = mixer.f_proj(hidden).float().unflatten(-1, (heads.H, heads.K)) + mixer.dt_bias.view(heads.H, heads.K)
@@ -89,7 +88,7 @@ class DeltaNet(layers.Layer):
         "b_proj": "head", "g_proj": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         if mixer.use_beta:
             beta = _beta(mixer, hidden)
         else:
@@ -140,7 +139,7 @@ class GatedDeltaProduct(layers.Layer):
         """None: each token writes several values."""
         return None
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         beta = _beta(mixer, hidden).unflatten(-1, (mixer.num_householder, -1)).mean(2)
         if not mixer.use_forget_gate:
             return torch.zeros_like(beta), beta
@@ -222,5 +221,5 @@ class Comba(layers.Layer):
         return Asked(q, k, v, p, g, beta)
 
 
-def _beta(mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T _"]:
+def _beta(mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T _"]:
     return mixer.b_proj(hidden).float().sigmoid() * (2 if getattr(mixer, "allow_neg_eigval", False) else 1)

@@ -144,10 +144,9 @@ def simple_gla(q, k, v, g=None, g_gamma=None, initial_state=None) -> Read:
     return _last(recurrence.gated_linear_attention(q, k, v, per_channel, initial_state=initial_state))
 
 
-@_called
-def retention(q, k, v, initial_state=None) -> Read:
+def retention(*, q, **options) -> tuple[Tensor, Tensor | None]:
     """The decays of as many heads as there are, counted from 0."""
-    return _last(recurrence.retention(q, k, v, retention_decays(q.shape[2]), initial_state=initial_state))
+    return simple_gla(q=q, **options, g_gamma=retention_decays(q.shape[2]))
 
 
 @_called
@@ -178,25 +177,17 @@ def _last(result: recurrence.Result) -> Read:
     return outputs, states[:, -1]
 
 
-FUNCTIONS = {
-    "chunk_comba": comba,
-    "chunk_delta_rule": gated_delta_rule,
-    "chunk_gated_delta_product": gated_delta_product,
-    "chunk_gated_delta_rule": gated_delta_rule,
-    "chunk_gla": gated_linear_attention,
-    "chunk_kda": kda,
-    "chunk_retention": retention,
-    "chunk_rwkv6": rwkv6,
-    "chunk_rwkv7": rwkv7,
-    "chunk_simple_gla": simple_gla,
-    "fused_mul_recurrent_rwkv7": fused_rwkv7,
-    "fused_recurrent_comba": comba,
-    "fused_recurrent_delta_rule": gated_delta_rule,
-    "fused_recurrent_gated_delta_rule": gated_delta_rule,
-    "fused_recurrent_gla": gated_linear_attention,
-    "fused_recurrent_kda": kda,
-    "fused_recurrent_retention": retention,
-    "fused_recurrent_rwkv6": rwkv6,
-    "fused_recurrent_simple_gla": simple_gla,
+_EITHER = {
+    "comba": comba,
+    "delta_rule": gated_delta_rule,
+    "gated_delta_rule": gated_delta_rule,
+    "gla": gated_linear_attention,
+    "kda": kda,
+    "retention": retention,
+    "rwkv6": rwkv6,
+    "simple_gla": simple_gla,
 }
+FUNCTIONS = {f"{form}_{name}": rule for form in ("chunk", "fused_recurrent") for name, rule in _EITHER.items()}
+FUNCTIONS |= {"chunk_gated_delta_product": gated_delta_product}
+FUNCTIONS |= {"chunk_rwkv7": rwkv7, "fused_mul_recurrent_rwkv7": fused_rwkv7}
 """The twins by the names that flash-linear-attention's layers call them by."""
