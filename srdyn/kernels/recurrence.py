@@ -69,15 +69,9 @@ def state_space_dual(
 
 
 def gated_delta_product(
-    q: Keys,
-    k: Float[Tensor, "B T n Hk K"],
-    v: Float[Tensor, "B T n H V"],
-    g: PerHead,
-    beta: Float[Tensor, "B T n H"],
-    *,
-    initial_state: Initial = None,
-    positions: Asked = None,
-) -> Result:
+    q: Keys, k: Float[Tensor, "B T n Hk K"], v: Float[Tensor, "B T n H V"], g: PerHead, beta: Float[Tensor, "B T n H"],
+    *, initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """n writes of the delta rule for each token, one decay before them, one reading after: S ← exp(g)·S, then n times
     S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
 
@@ -97,16 +91,9 @@ def gated_delta_product(
 
 
 def comba(
-    q: Keys,
-    k: Keys,
-    v: Values,
-    p: Keys,
-    g: PerHead,
-    beta: PerHead,
-    *,
-    initial_state: Initial = None,
-    positions: Asked = None,
-) -> Result:
+    q: Keys, k: Keys, v: Values, p: Keys, g: PerHead, beta: PerHead, *,
+    initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """The gated delta rule that asks with another key, p, and before the decay: S ← exp(g)·S + k (β (v − Sᵀp))ᵀ.
 
     Hu et al., Improving Bilinear RNNs with Closed-loop Control, 2025, https://arxiv.org/abs/2506.02475.
@@ -122,15 +109,9 @@ def comba(
 
 
 def rwkv6(
-    q: PerChannel,
-    k: PerChannel,
-    v: Values,
-    g: PerChannel,
-    bonus: Float[Tensor, "H K"],
-    *,
-    initial_state: Initial = None,
-    positions: Asked = None,
-) -> Result:
+    q: PerChannel, k: PerChannel, v: Values, g: PerChannel, bonus: Float[Tensor, "H K"], *,
+    initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """Read, with a bonus for the token itself, then write: o = (S + diag(bonus)·k vᵀ)ᵀq; S ← diag(exp(g))·S + k vᵀ.
 
     Queries are not scaled. Peng et al., Eagle and Finch, COLM 2024, https://arxiv.org/abs/2404.05892.
@@ -144,16 +125,9 @@ def rwkv6(
 
 
 def rwkv7(
-    q: PerChannel,
-    k: PerChannel,
-    v: Values,
-    g: PerChannel,
-    a: PerChannel,
-    b: PerChannel,
-    *,
-    initial_state: Initial = None,
-    positions: Asked = None,
-) -> Result:
+    q: PerChannel, k: PerChannel, v: Values, g: PerChannel, a: PerChannel, b: PerChannel, *,
+    initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """A transition that is diagonal plus rank one: S ← (diag(exp(g)) + b aᵀ)·S + k vᵀ; o = Sᵀq, without a scale.
 
     Peng et al., RWKV-7 "Goose" with Expressive Dynamic State Evolution, 2025, https://arxiv.org/abs/2503.14456.

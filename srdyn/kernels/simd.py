@@ -168,34 +168,20 @@ def where_less(typingctx, a, b, x, y) -> tuple:
     return _F64(*[_F64] * 4), codegen
 
 
-@intrinsic
-def root(typingctx, vector) -> tuple:
-    """float64: the square root of each lane."""
+def _unary(name, result=_F64):
+    @intrinsic
+    def operation(typingctx, vector):
+        def codegen(context, builder, signature, args):
+            return _called(builder, f"llvm.{name}.{_F64.suffix}", args, result=context.get_value_type(result))
 
-    def codegen(context, builder, signature, args):
-        return _called(builder, f"llvm.sqrt.{_F64.suffix}", args)
+        return result(_F64), codegen
 
-    return _F64(_F64), codegen
-
-
-@intrinsic
-def size(typingctx, vector) -> tuple:
-    """float64: the absolute value of each lane."""
-
-    def codegen(context, builder, signature, args):
-        return _called(builder, f"llvm.fabs.{_F64.suffix}", args)
-
-    return _F64(_F64), codegen
+    return operation
 
 
-@intrinsic
-def largest(typingctx, vector) -> tuple:
-    """float64: the largest of the lanes."""
-
-    def codegen(context, builder, signature, args):
-        return _called(builder, f"llvm.vector.reduce.fmax.{_F64.suffix}", args, result=ir.DoubleType())
-
-    return types.float64(_F64), codegen
+root, size = _unary("sqrt"), _unary("fabs")
+largest = _unary("vector.reduce.fmax", types.float64)
+"""Of float64: square root and absolute value of each lane, and the largest lane."""
 
 
 @intrinsic

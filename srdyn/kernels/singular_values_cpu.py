@@ -51,12 +51,10 @@ def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*
     return torch.from_numpy(sigma).reshape(*batch, min(K, V))
 
 
+@_compiled
 @no_type_check
 def _filled(count):
     return -(-count // BLOCK) * BLOCK
-
-
-_filled = _compiled(_filled)
 
 
 @_compiled

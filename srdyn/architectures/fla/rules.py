@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srdyn.architectures.fla import ops
 from srdyn.kernels import recurrence, scan
+from srdyn.kernels.recurrence import PerHead
 
 Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "N H K V"]]
 
@@ -28,13 +29,9 @@ def _called(rule: Callable[..., Read]) -> Callable:
 
     @functools.wraps(rule)
     def call(
-        *,
-        initial_state: Tensor | None = None,
-        output_final_state: bool | None = False,
-        state_v_first: bool = False,
-        cu_seqlens: Tensor | None = None,
-        **named,
-    ) -> tuple[Tensor, Tensor | None]:
+        *, initial_state: Tensor | None = None, output_final_state: bool | None = False, state_v_first: bool = False,
+        cu_seqlens: Tensor | None = None, **named,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         timed = {name: x.float() for name, x in named.items() if isinstance(x, Tensor) and x.ndim > 2}
         others = {name: x for name, x in named.items() if name not in timed}
         state = None if initial_state is None else initial_state.float()
@@ -62,20 +59,16 @@ def _packed(rule: Callable[..., Read], timed: dict[str, Tensor], state: Tensor |
 
 
 def log_decay(
-    g: Float[Tensor, "B T H *K"],
-    A_log: Float[Tensor, " H"] | None,
-    dt_bias: Float[Tensor, " _"] | None,
+    g: Float[Tensor, "B T H *K"], A_log: Float[Tensor, " H"] | None, dt_bias: Float[Tensor, " _"] | None,
     lower_bound: float | None = None,
-) -> Float[Tensor, "B T H *K"]:
+) -> Float[Tensor, "B T H *K"]:  # fmt: skip
     """What the kernels make of a raw g: −exp(A_log)·softplus(g + dt_bias), or lower_bound·sigmoid(exp(A_log)·(…))."""
     g = g.float() if dt_bias is None else g.float() + dt_bias.float().view(g.shape[2:])
     rate = torch.ones(()) if A_log is None else A_log.float().exp().view(-1, *[1] * (g.ndim - 3))
     return -rate * F.softplus(g) if lower_bound is None else lower_bound * (rate * g).sigmoid()
 
 
-def write_strength(
-    beta: Float[Tensor, "B T H"], *, is_logit: bool, allow_neg_eigval: bool = False
-) -> Float[Tensor, "B T H"]:
+def write_strength(beta: PerHead, *, is_logit: bool, allow_neg_eigval: bool = False) -> PerHead:
     """What the kernels make of beta: itself, or the sigmoid of it, doubled where negative eigenvalues are allowed."""
     return beta.float().sigmoid() * (2 if allow_neg_eigval else 1) if is_logit else beta.float()
 
