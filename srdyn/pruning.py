@@ -7,7 +7,7 @@ from pathlib import Path
 
 import accelerate
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from srdyn import architectures, models
@@ -52,10 +52,11 @@ def select(
 ) -> Bool[Tensor, "L H"]:
     """Which heads to keep when the `fraction` of them with the highest scores goes, overall or of each layer.
 
-    That is round(fraction·n) of the n heads that have a score. NaN marks a head that was pruned away: it is not among
-    the n, nor kept. Equal scores go at random with a generator, else the first layer and head first. With `groups`
-    above 1, every one of the groups that a layer's heads lie in, as many in a row in each, loses this share: layers of
-    state-space duals (Mamba-2) must keep equally many heads of each, and have as many as `Heads.key_heads` says.
+    That is round(fraction·n) of the n heads that have a score, of each layer one at least unless the fraction is 0.
+    NaN marks a head that was pruned away: it is not among the n, nor kept. Equal scores go at random with a generator,
+    else the first layer and head first. To let the lowest go, give minus the score. With `groups` above 1, every one of
+    the groups that a layer's heads lie in, as many in a row in each, loses this share: layers of state-space duals
+    (Mamba-2) must keep equally many heads of each, and have as many as `Heads.key_heads` says.
     Raises ValueError unless 0 ≤ fraction ≤ 1 and groups divide H.
     """
     if not 0 <= fraction <= 1:
@@ -63,9 +64,15 @@ def select(
     if groups < 1 or score.shape[1] % groups:
         raise ValueError(f"{score.shape[1]} heads do not lie in {groups} groups of equal size")
     keep = ~score.isnan()
-    rows = len(score) * groups if per_layer or groups > 1 else 1
+    apart = per_layer or groups > 1
+    rows = len(score) * groups if apart else 1
     for scores, kept in zip(score.reshape(rows, -1), keep.view(rows, -1), strict=True):
-        kept[_highest(scores, fraction, generator)] = False
+        places = kept.nonzero()[:, 0]
+        n = max(round(fraction * len(places)), int(apart and fraction > 0))
+        if generator is not None:
+            places = places[torch.randperm(len(places), generator=generator)]
+        order = scores[places].sort(descending=True, stable=True).indices
+        kept[places[order[:n]]] = False
     return keep
 
 
@@ -114,14 +121,3 @@ def save(model: models.Model, folder: str | Path) -> Path:
         shutil.rmtree(target, ignore_errors=True)
         written.rename(target)
     return target
-
-
-def _highest(
-    score: Float[Tensor, " heads"], fraction: float, generator: torch.Generator | None
-) -> Int64[Tensor, " going"]:
-    """Places of the highest scores."""
-    places = (~score.isnan()).nonzero()[:, 0]
-    if generator is not None:
-        places = places[torch.randperm(len(places), generator=generator)]
-    order = score[places].sort(descending=True, stable=True).indices
-    return places[order[: round(fraction * len(places))]]

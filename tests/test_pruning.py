@@ -352,14 +352,22 @@ def test_rank_and_norm_are_of_the_same_heads():
         pruning.saturation_score.__wrapped__(torch.ones(2, 3), torch.ones(3, 2), 8)
 
 
-def test_the_highest_scores_go():
-    score = torch.tensor([[0.9, 0.1, 0.8, 0.2], [0.7, 0.3, 0.6, 0.4], [torch.nan, 0.5, torch.nan, 0.0]])
-    low = score < 0.55
-    assert torch.equal(pruning.select(score, 0.4), low)
-    per_layer = [[False, True, False, True], [False, True, False, True], [False, False, False, True]]
-    assert torch.equal(pruning.select(score, 0.5, per_layer=True), torch.tensor(per_layer))
-    assert torch.equal(pruning.select(score, 0.0), ~score.isnan())
-    assert not pruning.select(score, 1.0).any()
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), L=st.integers(1, 4), H=st.integers(1, 9), fraction=st.floats(0, 1))
+def test_the_highest_scores_go(seed, L, H, fraction):
+    """Minus the score lets the lowest go; NaN marks heads that were pruned away."""
+    score = torch.rand(L, H, generator=torch.Generator().manual_seed(seed))
+    score[0, : H // 2] = torch.nan
+    for s in (score, -score):
+        gone = ~pruning.select(s, fraction, per_layer=True) & ~s.isnan()
+        for row, chosen in zip(s, gone, strict=True):
+            known = row[~row.isnan()]
+            n = max(round(fraction * len(known)), int(fraction > 0))
+            assert sorted(row[chosen].tolist()) == sorted(known.tolist())[len(known) - n :]
+        keep = pruning.select(s, fraction, generator=torch.Generator().manual_seed(seed))
+        assert not keep[s.isnan()].any()
+        known = s[~s.isnan()]
+        assert sorted(s[keep].tolist()) == sorted(known.tolist())[: len(known) - round(fraction * len(known))]
 
 
 def test_every_group_loses_its_share():
