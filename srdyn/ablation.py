@@ -89,11 +89,7 @@ def checked_heads(model: models.Model, heads: Tensor) -> Heads:
 
     Raises ValueError otherwise.
     """
-    L, H, _, _ = model.grid
-    if heads.dtype != torch.bool or heads.shape != (L, H):
-        raise ValueError(
-            f"heads must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {heads.dtype} {list(heads.shape)}"
-        )
+    models.checked_mask(model, heads, "heads")
     for layer, held in enumerate(model.layers):
         gone = sorted(set(heads[layer].nonzero()[:, 0].tolist()) - set(held.heads))
         if gone:

@@ -171,17 +171,16 @@ def from_hf(
     alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer, or one
     that `architectures.refused.table` lists.
     """
-    sites, refusal = architectures.sites(hf), architectures.refusal(hf)
-    if refusal is not None:
-        raise ValueError(f"{name} cannot be studied: {refusal}")
-    if not sites:
-        raise ValueError(f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows")
+    if unsupported := report.unsupported_in(hf, name):
+        raise ValueError(" ".join(unsupported))
+    sites = architectures.sites(hf)
     for site in sites:
         site.recipe.make_runnable(site.mixer)
     sites[0].recipe.make_model_runnable(hf)
     if sites[0].recipe.cache_argument == "past_key_values" and linear_cache.is_needed(hf):
         linear_cache.attach(hf)
-    layers = tuple(_layer(site) for site in sites)
+    held = [(site.index, site.recipe.kept(site.mixer), site.recipe.heads(site.mixer)) for site in sites]
+    layers = tuple(Layer(index, kept, heads.K, heads.V) for index, kept, heads in held)
     unpruned = [site.recipe.unpruned(site.mixer).H for site in sites]
     grid = HeadGrid(len(layers), max(unpruned), layers[0].K, layers[0].V)
     return Model(hf=hf, tokenizer=tokenizer, grid=grid, layers=layers, name=name, seed=seed)
@@ -199,6 +198,15 @@ def evaluating(hf: nn.Module) -> Iterator[None]:
             part.training = training
 
 
+def checked_mask(model: Model, mask: Tensor, what: str) -> None:
+    """Raises ValueError unless the mask, called `what`, is a Bool [L, H] over the model's grid."""
+    L, H, _, _ = model.grid
+    if mask.dtype != torch.bool or mask.shape != (L, H):
+        raise ValueError(
+            f"{what} must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {mask.dtype} {list(mask.shape)}"
+        )
+
+
 def state_bytes(model: Model) -> int:
     """Bytes of recurrent state that one sequence costs, whatever its length (float32)."""
     return memory.state_bytes(model.hf)
@@ -209,11 +217,6 @@ def cache_bytes(model: Model, tokens: int) -> int:
     return memory.cache_bytes(model.hf, tokens)
 
 
-def _layer(site: architectures.Site) -> Layer:
-    heads = site.recipe.heads(site.mixer)
-    return Layer(site.index, site.recipe.kept(site.mixer), heads.K, heads.V)
-
-
 def _own_storage(hf: PreTrainedModel) -> None:
     """Copy the weights out of the mapped file: they lie at odd addresses there, and the last bits of products vary."""
     for parameter in hf.parameters():
@@ -221,6 +224,6 @@ def _own_storage(hf: PreTrainedModel) -> None:
 
 
 def _tokenizer(where: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
-    if not checkpoints.may_have_tokenizer(where):
-        return None
-    return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+    if checkpoints.may_have_tokenizer(where):
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+    return None

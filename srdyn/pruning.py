@@ -15,30 +15,22 @@ from srdyn.loading import streaming
 
 
 def saturation_score(
-    rank: Float[Tensor, "L H"],
-    norm: Float[Tensor, "L H"],
-    d: int,
-    alpha: float = 0.5,
-    *,
-    per_layer_norm: bool = False,
+    rank: Float[Tensor, "L H"], norm: Float[Tensor, "L H"], d: int, alpha: float = 0.5
 ) -> Float[Tensor, "L H"]:
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
     `rank` and `norm` are means over a calibration set of the effective rank and the nuclear norm, `d` is the most that
-    a rank can be. The maximum is taken over the model, or with `per_layer_norm` over each layer; where all norms are 0
-    their share is 0. Heads that were pruned away are NaN, here and in the result.
+    a rank can be. The maximum is taken over the model; where all norms are 0 their share is 0. Heads that were pruned
+    away are NaN, here and in the result.
     Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
     """
     if rank.shape != norm.shape:
         raise ValueError(f"rank and norm must be of the same heads, got {list(rank.shape)} and {list(norm.shape)}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha, the weight of the rank, must lie between 0 and 1, got {alpha}")
-    if (rank > d).any():
-        raise ValueError(
-            f"a rank is at most d = min(K, V), got a rank of {float(rank.nan_to_num().max())} with d = {d}"
-        )
-    known = norm.nan_to_num(nan=0.0)
-    largest = known.amax(dim=1, keepdim=True) if per_layer_norm else known.max()
+    if (fullest := float(rank.nan_to_num().max())) > d:
+        raise ValueError(f"a rank is at most d = min(K, V), got a rank of {fullest} with d = {d}")
+    largest = norm.nan_to_num(nan=0.0).max()
     return alpha * rank / d + (1 - alpha) * norm / torch.where(largest > 0, largest, 1)
 
 
@@ -85,13 +77,9 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     Raises ValueError for a mask of another shape or type, for one that keeps a head that was pruned away before, and
     for a model whose weights are on disk or on the CPU for a GPU.
     """
-    L, H, _, _ = model.grid
     if streaming.is_attached(model.hf):
         raise ValueError(f"{model.name} holds no weights to cut, they come from elsewhere: load it without offload")
-    if keep.dtype != torch.bool or keep.shape != (L, H):
-        raise ValueError(
-            f"keep must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {keep.dtype} {list(keep.shape)}"
-        )
+    models.checked_mask(model, keep, "keep")
     kept = {str(layer.index): row.nonzero()[:, 0].tolist() for layer, row in zip(model.layers, keep, strict=True)}
     hf = copy.deepcopy(model.hf)
     for site in architectures.sites(hf):

@@ -316,15 +316,13 @@ def test_a_head_that_is_gone_cannot_be_kept():
         pruning.prune_heads(pruned, mask("hybrid", [0], [0, 1, 2], [0]))
 
 
-@pytest.mark.parametrize("per_layer_norm", [False, True])
-def test_the_saturation_score_is_equation_14(per_layer_norm):
+def test_the_saturation_score_is_equation_14():
     generator = torch.Generator().manual_seed(4)
     rank, norm = (torch.rand(3, 5, generator=generator, dtype=torch.float64) * scale for scale in (8, 100))
     rank[1, 2] = norm[1, 2] = torch.nan
-    score = pruning.saturation_score(rank, norm, 8, alpha=0.3, per_layer_norm=per_layer_norm)
+    score = pruning.saturation_score(rank, norm, 8, alpha=0.3)
     for layer, head in np.ndindex(3, 5):
-        over = norm[layer] if per_layer_norm else norm.flatten()
-        largest = max(float(n) for n in over if not n.isnan())
+        largest = max(float(n) for n in norm.flatten() if not n.isnan())
         expected = 0.3 * float(rank[layer, head]) / 8 + 0.7 * float(norm[layer, head]) / largest
         assert float(score[layer, head]) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 

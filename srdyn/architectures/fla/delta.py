@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +14,12 @@ from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
 
 Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
+
+
+QKV = {
+    "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
+}  # fmt: skip
+"""What all of these layers have, as `layers.Layer.rows` says it."""
 
 
 class GatedDeltaNet(layers.Layer):
@@ -28,8 +34,7 @@ class GatedDeltaNet(layers.Layer):
     state_axes = ("V", "K")
     chunk_tap = "chunk_gated_delta_rule"
     step_tap = "fused_recurrent_gated_delta_rule"
-    rows: ClassVar = {
-        "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
+    rows: ClassVar = QKV | {
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
 
@@ -38,11 +43,10 @@ class GatedDeltaNet(layers.Layer):
         return g, _beta(mixer, hidden)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        timed, options = call.timed, call.options
-        q, k = (recurrence.l2norm(timed[name].float()) for name in ("q", "k"))
-        g = rules.log_decay(timed["g"], options["A_log"], options["dt_bias"], options.get("lower_bound"))
-        beta = rules.write_strength(timed["beta"], is_logit=True, allow_neg_eigval=options["allow_neg_eigval"])
-        return recipe.Inputs(q, k, timed["v"].float(), g, beta)
+        (q, k, v), options = call.floats("q", "k", "v"), call.options
+        g = rules.log_decay(call.timed["g"], options["A_log"], options["dt_bias"], options.get("lower_bound"))
+        beta = rules.write_strength(call.timed["beta"], is_logit=True, allow_neg_eigval=options["allow_neg_eigval"])
+        return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
 
 
 class KimiDeltaAttention(GatedDeltaNet):
@@ -54,8 +58,7 @@ class KimiDeltaAttention(GatedDeltaNet):
     chunk_tap = "chunk_kda"
     step_tap = "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
-    rows: ClassVar = {
-        "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
+    rows: ClassVar = QKV | {
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
     }  # fmt: skip
 
@@ -84,10 +87,7 @@ class DeltaNet(layers.Layer):
     step_tap = "fused_recurrent_delta_rule"
     shared = ()
     counts = ("num_heads", "num_heads")
-    rows: ClassVar = {
-        "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
-        "b_proj": "head", "g_proj": "value",
-    }  # fmt: skip
+    rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
 
     def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
         if mixer.use_beta:
@@ -97,25 +97,10 @@ class DeltaNet(layers.Layer):
         return torch.zeros_like(beta), beta
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        q, k, v, beta = (call.timed[name].float() for name in ("q", "k", "v", "beta"))
+        q, k, v, beta = call.floats("q", "k", "v", "beta")
         if call.options["use_qk_l2norm_in_kernel"]:
             q, k = recurrence.l2norm(q), recurrence.l2norm(k)
-        return recipe.Inputs(q, k, v, torch.zeros_like(beta), beta)
-
-
-class Products(NamedTuple):
-    """What `recurrence.gated_delta_product` reads: for each token one query and one decay, and n keys and writes."""
-
-    q: Float[Tensor, "B T H K"]
-    k: Float[Tensor, "B T n H K"]
-    v: Float[Tensor, "B T n H V"]
-    g: Float[Tensor, "B T H"]
-    write: Float[Tensor, "B T n H"]
-
-    @property
-    def beta(self) -> Float[Tensor, "B T H"]:
-        """The mean over the writes of a token."""
-        return self.write.mean(2)
+        return recipe.Inputs(q=q, k=k, v=v, g=torch.zeros_like(beta), beta=beta)
 
 
 class GatedDeltaProduct(layers.Layer):
@@ -146,7 +131,7 @@ class GatedDeltaProduct(layers.Layer):
             return torch.zeros_like(beta), beta
         return -mixer.A_log.float().exp() * F.softplus(mixer.a_proj(hidden).float() + mixer.dt_bias), beta
 
-    def taken_apart(self, arguments: tuple, options: dict) -> layers.Call:
+    def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
         """One row a token in every tensor, whether the call is chunked or fused, which has one for each write."""
         call = super().taken_apart(arguments, options)
         timed = {
@@ -157,7 +142,7 @@ class GatedDeltaProduct(layers.Layer):
             x = call.timed.get(name)
             if x is not None:
                 timed[name] = x.unflatten(1, (-1, self.writes))[:, :, place] if is_fused else x
-        return layers.Call(timed, call.state, call.options)
+        return recipe.Call(timed, call.state, call.options)
 
     def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
         timed = {name: x.flatten(1, 2) for name, x in call.timed.items() if name in ("k", "v", "beta")}
@@ -174,10 +159,10 @@ class GatedDeltaProduct(layers.Layer):
         named = call.options | timed | {"initial_state": call.state, "output_final_state": True}
         return function(**named)
 
-    def inputs(self, call: recipe.Call) -> Products:
-        q, k, v, beta = (call.timed[name].float() for name in ("q", "k", "v", "beta"))
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, beta = call.floats("q", "k", "v", "beta")
         g = call.timed["g"].float() if "g" in call.timed else beta.new_zeros(q.shape[:3])
-        return Products(recurrence.l2norm(q), recurrence.l2norm(k), v, g, beta)
+        return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
 
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return super().heads(mixer)._replace(key_heads=getattr(mixer, "srdyn_key_heads", mixer.num_heads))
@@ -189,17 +174,6 @@ class GatedDeltaProduct(layers.Layer):
 
     def copies(self, mixer: nn.Module, path: str) -> int:
         return mixer.num_householder if path in self.repeated else 1
-
-
-class Asked(NamedTuple):
-    """What `recurrence.comba` reads."""
-
-    q: Float[Tensor, "B T Hk K"]
-    k: Float[Tensor, "B T Hk K"]
-    v: Float[Tensor, "B T H V"]
-    p: Float[Tensor, "B T Hk K"]
-    g: Float[Tensor, "B T H"]
-    beta: Float[Tensor, "B T H"]
 
 
 class Comba(layers.Layer):
@@ -216,10 +190,10 @@ class Comba(layers.Layer):
     rows: ClassVar = GatedDeltaNet.rows | {"decay": "key head", "D": "key head"}
     gates = GatedDeltaNet.gates
 
-    def inputs(self, call: recipe.Call) -> Asked:
-        q, k, p = (recurrence.l2norm(call.timed[name].float()) for name in ("q", "k", "p"))
-        v, g, beta = (call.timed[name].float() for name in ("v", "g", "beta"))
-        return Asked(q, k, v, p, g, beta)
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, p = (recurrence.l2norm(x) for x in call.floats("q", "k", "p"))
+        v, g, beta = call.floats("v", "g", "beta")
+        return recipe.Inputs(q=q, k=k, v=v, p=p, g=g, beta=beta)
 
 
 def _beta(mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T _"]:

@@ -4,7 +4,7 @@ import copy
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -16,20 +16,6 @@ from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
 
 Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
-
-
-class Written(NamedTuple):
-    """What `recurrence.gated_linear_attention` reads; g is the same in all channels where a head has one decay."""
-
-    q: Float[Tensor, "B T H K"]
-    k: Float[Tensor, "B T H K"]
-    v: Float[Tensor, "B T H V"]
-    g: Float[Tensor, "B T H K"]
-
-    @property
-    def beta(self) -> Float[Tensor, "B T H"]:
-        """One: what is written is the key and the value as they are."""
-        return torch.ones_like(self.g[..., 0])
 
 
 class Writer(layers.Layer):
@@ -70,9 +56,9 @@ class GatedLinearAttention(Writer):
         g = per_channel.unflatten(-1, (-1, mixer.head_k_dim)).mean(-1)[:, :, self.sharing(mixer)]
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> Written:
-        q, k, v = (call.timed[name].float() for name in ("q", "k", "v"))
-        return Written(q, k, v, call.timed["g" if "g" in call.timed else "gk"].float())
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, g = call.floats("q", "k", "v", "g" if "g" in call.timed else "gk")
+        return recipe.Inputs(q=q, k=k, v=v, g=g)
 
 
 class SimpleGatedLinearAttention(Writer):
@@ -91,9 +77,9 @@ class SimpleGatedLinearAttention(Writer):
         g = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> Written:
-        q, k, v, g = (call.timed[name].float() for name in ("q", "k", "v", "g"))
-        return Written(q, k, v, g[..., None].expand_as(k))
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, g = call.floats(*self.timed)
+        return recipe.Inputs(q=q, k=k, v=v, g=g[..., None].expand_as(k))
 
 
 class HGRN2(layers.Layer):
@@ -182,9 +168,9 @@ class Retention(Writer):
         g = self.of(mixer).decay.to(hidden.device).expand(*hidden.shape[:2], -1)
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> Written:
-        q, k, v = (call.timed[name].float() for name in ("q", "k", "v"))
-        return Written(q, k, v, self.decay.to(k.device)[:, None].expand_as(k))
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v = call.floats(*self.timed)
+        return recipe.Inputs(q=q, k=k, v=v, g=self.decay.to(k.device)[:, None].expand_as(k))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         return super().cpu_functions(mixer) | dict.fromkeys(self.readers, self._decaying(mixer, rules.simple_gla))
