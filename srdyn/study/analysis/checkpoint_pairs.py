@@ -8,8 +8,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from srdyn import intervals
-from srdyn.study.analysis import observations
+from srdyn.study.analysis import intervals, observations
 from srdyn.study.survey import null_tables, survey
 
 NULL = "permuted heads"

@@ -11,8 +11,8 @@ from jaxtyping import Float, Float32, Float64
 from scipy import optimize
 from torch import Tensor
 
-from srdyn import intervals, models, nulls, spectra, states, strata
-from srdyn.study.analysis import observations, summaries
+from srdyn import models, nulls, spectra, states, strata
+from srdyn.study.analysis import intervals, observations, summaries
 from srdyn.study.claims import claims
 from srdyn.study.survey import null_tables, survey
 

@@ -16,7 +16,8 @@ import torch
 from jaxtyping import Float, Shaped
 from scipy import stats
 
-from srdyn import intervals, strata
+from srdyn import strata
+from srdyn.study.analysis import intervals
 
 LOW, HIGH = 0.25, 0.9
 """Shares of D that bound the low-rank and the high-rank stratum (claims.yaml, thresholds)."""

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float, Float64, Shaped
 from torch import Tensor
 
-from srdyn import architectures, bounds, intervals, models, spectra, states, strata
-from srdyn.study.analysis import observations
+from srdyn import architectures, bounds, models, spectra, states, strata
+from srdyn.study.analysis import intervals, observations
 from srdyn.study.survey import null_tables, samples, survey
 
 log = logging.getLogger(__name__)

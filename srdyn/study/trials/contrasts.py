@@ -32,7 +32,7 @@ import torch
 from jaxtyping import Float, Float64, Int
 from scipy import stats
 
-from srdyn import intervals
+from srdyn.study.analysis import intervals
 
 RESAMPLES = 1000
 LEVEL = 0.95

@@ -248,8 +248,10 @@ class Subject:
 
     def _chosen(self, arm: Arm, generator: torch.Generator) -> Bool[Tensor, "L H"]:
         found = self._found()
-        take = ablation.fraction_per_layer if arm.cut == "per layer" else ablation.fraction_overall
-        choose = functools.partial(take, fraction=arm.share, generator=generator)
+        each = arm.cut == "per layer"
+        choose = lambda score: (  # noqa: E731
+            ~pruning.select(score, arm.share, per_layer=each, generator=generator) & ~score.isnan()
+        )
         if arm.name == INTACT:
             return torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
         if arm.name.startswith(MATCHED):
