@@ -13,8 +13,14 @@ from srdyn.loading import files
 from srdyn.study.run import store
 
 DPI = 300
-STYLE = {"pdf.fonttype": 42}  # fonts as text that can be searched
-"""What a figure takes from the settings when it is drawn; the rest it took when it was made."""
+STYLE = {
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,
+}
+"""What a figure takes from matplotlib's settings when it is drawn, as ticks may be made then; the rest stands in it."""
 UNDATED = {"CreationDate": None, "Creator": None, "Producer": None}
 """What a pdf would say about when and by which version it was written, left out."""
 FEW = 20
