@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from srdyn import models
 from srdyn.architectures import cpu_speedups
 from srdyn.loading import files, processes, streaming
-from srdyn.study.run import store, workers
+from srdyn.study.run import code, store, workers
 from srdyn.study.survey import samples
 from srdyn.study.survey.null_tables import COMMON, NULLS, Tables, available
 from srdyn.text import documents, tasks
@@ -30,6 +30,8 @@ HELD_BY_EACH = 2**28
 """Bytes of weights up to which every process of this machine holds the model itself."""
 WORTH_WORKERS = 2**17
 """Tokens, times sources, that one process reads sooner than others have started."""
+CODE = code.hash_of(__name__)
+"""What is kept depends on the code that runs, not on what an editor has saved since."""
 Reading = samples.Reading
 
 
@@ -84,7 +86,7 @@ def _made_by(reading: Reading) -> dict[str, object]:
     """What the tables of any model depend on besides its weights. Raises where a domain is not there."""
     return {
         **dataclasses.asdict(reading),
-        "code": files.content_hash(Path(__file__).parent),
+        "code": CODE,
         "contexts": files.content_hash(files.data_dir() / "contexts"),
         "places": [documents.content_hash(name) for name in reading.domains if documents.is_place(name)],
         "torch": torch.__version__,
@@ -143,8 +145,8 @@ def _make_one(name: str | Path, reading: Reading, made_by: str, context: str, so
 @functools.lru_cache(maxsize=1)
 def _opened(name: str | Path, reading: Reading, made_by: str) -> Tables:
     model, about = models.load(name, device="cpu"), json.loads(made_by)
-    if identity(model, name) != about["weights"]:
-        raise RuntimeError(f"{name} changed while it was read: leave its files alone and start again")
+    if identity(model, name) != about["weights"] or about["code"] != CODE:
+        raise RuntimeError(f"{name} or srdyn changed while it was read: leave their files alone and start again")
     cpu_speedups.use_if_fit(model.hf)
     return Tables(model, reading, store.RunStore(kept_in(), made_by=about))
 

@@ -26,10 +26,12 @@ from srdyn import ablation, models, pruning, scores, spectra
 from srdyn.architectures import cpu_speedups, linear_cache
 from srdyn.loading import files
 from srdyn.study.analysis import observations
-from srdyn.study.run import store, workers
+from srdyn.study.run import code, store, workers
 from srdyn.study.survey import null_tables, survey
 from srdyn.study.trials import battery, single_heads
 
+CODE = code.hash_of(__name__)
+"""What is kept depends on the code that runs, not on what an editor has saved since."""
 INTACT, ORACLE, MATCHED = "intact", "oracle", "matched, "
 TRUNCATED_EVERY = 64
 """Tokens between two truncations of a state."""
@@ -175,7 +177,7 @@ class Subject:
         self.name, self.model, self.plan = name, models.load(name), plan
         cpu_speedups.use_if_fit(self.model.hf)
         made_by = {"weights": survey.identity(self.model, name), "plan": dataclasses.asdict(plan)}
-        made_by |= {"code": files.content_hash(Path(__file__).parent), "seed": self.model.seed}
+        made_by |= {"code": CODE, "seed": self.model.seed}
         made_by |= {"contexts": files.content_hash(files.data_dir() / "contexts")}
         made_by |= {"torch": torch.__version__, "transformers": transformers.__version__}
         self.kept = store.RunStore(files.root() / "build" / "trials", made_by=made_by)
