@@ -28,7 +28,7 @@ def started(seconds):
 
 PARENT = """
 import test_workers
-from srdyn import workers
+from srdyn.study.run import workers
 if __name__ == "__main__":
     list(workers.deal(test_workers.started, [({seconds},), (600,)]))
 """
