@@ -133,7 +133,7 @@ def test_the_second_registration_stands_beside_the_first(load, monkeypatch):
     [claim] = load(claim_with(second={"why": "unfair", "seen": "all", "measures": [again]})).claims
     assert (claim.second.why, claim.measures[0].threshold, claim.second.measures[0].threshold) == ("unfair", 0.2, 0.1)
     assert (claim.second.measures[0].heads_per_layer, claim.second.measures[0].gate) == (16, True)
-    with pytest.raises(ValueError, match="claim C1: second: claims.yaml wants exactly the keys measures, seen, why"):
+    with pytest.raises(ValueError, match=r"claim C1: second: claims\.yaml wants exactly the keys measures, seen, why"):
         load(claim_with(second={"measures": [again]}))
     monkeypatch.delenv("SRDYN_ROOT")
     changed = [claim.id for claim in registration.load().claims if claim.second]
