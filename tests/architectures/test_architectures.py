@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
 
 from srdyn import architectures, models, states
-from srdyn.architectures import qwen, rebinding
+from srdyn.architectures import gated_deltanet, rebinding
 from srdyn.kernels import decode, scan
 
 
@@ -45,7 +45,7 @@ def test_the_class_decides_and_a_subclass_counts(tiny_pure):
 
 def test_a_class_has_one_recipe():
     with pytest.raises(ValueError, match="already has a recipe"):
-        architectures.register(qwen.Qwen3Next())
+        architectures.register(gated_deltanet.Qwen3Next())
 
 
 def test_the_moe_family_is_traced(tokens):
