@@ -87,20 +87,30 @@ def _ends(values: pd.Series) -> str:
     return "–".join(ends) or "not measured"
 
 
-def publish() -> None:
-    """The reference run puts `gallery` and `families` between the README's markers of these names.
+def page(text: str) -> str:
+    """`text`, the README, with the scorecard, `gallery` and `families` of the run at work between their markers.
 
-    A marker looks like `<!-- gallery:begin -->`. Any other run leaves the README alone. Raises ValueError where one is
-    missing.
+    A marker looks like `<!-- gallery:begin -->`. Raises ValueError where one is missing.
     """
-    if store.run_name() != store.REFERENCE:
-        return
-    path = files.root() / "README.md"
-    before = page = path.read_bytes().decode()
-    for name, block in (("gallery", gallery()), ("families", families())):
-        page = markdown.replace_block(page, name, block)
-    if page != before:
-        files.write_bytes(path, page.encode())
+    for name, block in (("scorecard", claims.scorecard()), ("gallery", gallery()), ("families", families())):
+        text = markdown.replace_block(text, name, block)
+    return text
+
+
+def publish() -> None:
+    """Write `scorecard.md` beside the figures of the run at work; the reference run also fills in the README.
+
+    Files that already say the same are left alone.
+    """
+    _write(store.figure_dir() / "scorecard.md", claims.scorecard())
+    if store.run_name() == store.REFERENCE:
+        path = files.root() / "README.md"
+        _write(path, page(path.read_bytes().decode()))
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_bytes() != text.encode():
+        files.write_bytes(path, text.encode())
 
 
 def _title(notebook: Path) -> str:
