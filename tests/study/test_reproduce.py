@@ -1,6 +1,9 @@
 """Notebooks run when something that they depend on has changed, and say in one line what stopped them."""
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -47,30 +50,42 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
+DRIVER = """
+import json, sys
+from srdyn.study import reproduce
+for line in sys.stdin:
+    failure = ""
+    try:
+        reproduce.main(json.loads(line))
+    except SystemExit as error:
+        failure = error.code
+    print("ended:", failure, flush=True)
+"""
+
+
 @pytest.fixture
-def made(clone, monkeypatch, capfd):
-    """Runs notebooks; returns (those that ran, what was said of a failure)."""
-    monkeypatch.setenv("PYTHONPATH", str(code.PACKAGE.parent))  # of the kernels
-    monkeypatch.setenv("PYTHONHASHSEED", "0")
-    monkeypatch.setenv("SRDYN_RUN", "test")
+def made(clone):
+    """Runs notebooks in another process; returns (those that ran, what was said of a failure)."""
+    env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent), "PYTHONWARNINGS": "ignore:Triton is not supported"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", DRIVER], env=env, text=True, **pipes) as process:
 
-    def make(*arguments):
-        failure = None
-        try:
-            reproduce.main(arguments)
-        except SystemExit as error:
-            failure = error.code
-        out, err = capfd.readouterr()
-        assert err == ""
-        return sorted(Path(line.split(" → ")[0]).stem for line in out.splitlines() if " → " in line), failure
+        def make(*arguments):
+            print(json.dumps(arguments), file=process.stdin, flush=True)
+            said = []
+            while not said or not said[-1].startswith("ended:"):
+                said.append(process.stdout.readline())
+            ran = sorted(Path(line.split(" → ")[0]).stem for line in said if " → " in line)
+            return ran, said[-1].removeprefix("ended:").strip()
 
-    return make
+        yield make
+        assert process.communicate()[1] == ""
 
 
 def test_what_has_changed_runs_again_and_a_failure_is_one_line(clone, made):
     small = "--preset", "small", "--set", 'models=["a b", "n=3"]'
     name = reproduce.run_name("small", small[-1])
-    assert made(*small, "--jobs", "2") == (["01_first", "02_second", "08_scorecard"], None)
+    assert made(*small, "--jobs", "2") == (["01_first", "02_second", "08_scorecard"], "")
     place = clone / "build" / name
     executed = json.loads((place / "notebooks/01_first.ipynb").read_text())
     assert executed["cells"][-1]["outputs"][0]["text"] == ["ran with 2 ['a b', 'n=3']\n"]
@@ -80,14 +95,14 @@ def test_what_has_changed_runs_again_and_a_failure_is_one_line(clone, made):
     assert (clone / "README.md").read_text() == "untouched"
 
     (clone / "data/README.md").write_text("a text about the data")
-    assert made(*small) == ([], None)
+    assert made(*small) == ([], "")
     path = clone / "notebooks/02_second.ipynb"
     path.write_text(path.read_text().replace("too many", "too few"))
-    assert made(*small) == (["02_second"], None)
+    assert made(*small) == (["02_second"], "")
     (place / "tables/01_first_claims.csv").write_text("n\n5\n")
-    assert made(*small) == (["08_scorecard"], None)  # which reads it
+    assert made(*small) == (["08_scorecard"], "")  # which reads it
     (clone / "data/texts/new").write_text("text")
-    assert made(*small, "01_first") == (["01_first"], None)
+    assert made(*small, "01_first") == (["01_first"], "")
 
     assert made("--set", "items=4", "02_second")[1] == (
         "stopped: 02_second, In [3]: ValueError: four is too few; "
