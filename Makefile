@@ -29,7 +29,7 @@ reproduce smoke train bench lab: export MALLOC_MMAP_THRESHOLD_ := 268435456
 reproduce smoke train bench lab: export MALLOC_TRIM_THRESHOLD_ := 1073741824
 reproduce smoke train bench lab: export PYTHONWARNINGS := ignore:Triton is not supported on current platform:UserWarning
 
-.PHONY: help env reproduce smoke scorecard test check train bench lab clean
+.PHONY: help env reproduce smoke scorecard test check verify train bench lab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -71,6 +71,10 @@ train: $(ENV)  ## train the reference models; goes on where it stopped (ARGS="--
 
 bench: $(ENV)  ## measure what everything costs, on a machine that does nothing else (ten minutes; notebook 07 draws it)
 	SRDYN_RUN=reference "$(PY)" -m srdyn.bench $(ARGS)
+	"$(PY)" -m srdyn.study.verify --record 'data/tables/07_cost*'
+
+verify: $(ENV)  ## check every committed file against its recorded hash, README and scorecard against the tables
+	"$(PY)" -m srdyn.study.verify
 
 lab: $(ENV)  ## open JupyterLab at the notebooks
 	"$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

@@ -1,7 +1,7 @@
 """Interventions that undo themselves.
 
-Which heads they act on is a mask over the model's head grid. The low, high, rank-only and norm-only sets are one
-function with different scores; the control sets take as many heads of every layer as the set that they stand beside.
+Which heads they act on is a mask over the model's head grid, such as `pruning.select` makes of scores; the control sets
+take as many heads of every layer as the set that they stand beside.
 
 Austin, Balance diagnostics for comparing the distribution of baseline covariates between treatment groups in
 propensity-score matched samples, Stat. Med. 28, 2009 (the standardised difference).
@@ -17,8 +17,8 @@ from jaxtyping import Bool, Float, Int64
 from scipy import optimize
 from torch import Tensor, nn
 
-from srdyn import architectures, models
-from srdyn.architectures import rebinding, recipe
+from srdyn import architectures, models, states
+from srdyn.architectures import recipe
 from srdyn.kernels import recurrence
 
 Heads = Bool[Tensor, "L H"]
@@ -34,9 +34,7 @@ def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
     """
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
-            taps = (site.recipe.chunk_tap, site.recipe.step_tap)
-            silent = {name: _silenced(rebinding.meaning(site.mixer, name), site.recipe, chosen) for name in taps}
-            stack.enter_context(rebinding.bound(site.mixer, silent))
+            stack.enter_context(_everywhere(site, functools.partial(_silenced, site, chosen)))
             stack.enter_context(site.recipe.silencing(site.mixer, chosen))
         yield
 
@@ -56,11 +54,7 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
         for site, chosen in _touched(model, heads):
             cut = functools.partial(_of_rank, rank=rank, chosen=chosen)
             # A step always brings a state along, which `_truncated` refuses.
-            taps = {
-                name: functools.partial(_truncated, rebinding.meaning(site.mixer, name), site.recipe, positions, cut)
-                for name in (site.recipe.chunk_tap, site.recipe.step_tap)
-            }
-            stack.enter_context(rebinding.bound(site.mixer, taps))
+            stack.enter_context(_everywhere(site, functools.partial(_truncated, site, positions, cut)))
         yield
 
 
@@ -95,11 +89,7 @@ def checked_heads(model: models.Model, heads: Tensor) -> Heads:
 
     Raises ValueError otherwise.
     """
-    L, H, _, _ = model.grid
-    if heads.dtype != torch.bool or heads.shape != (L, H):
-        raise ValueError(
-            f"heads must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {heads.dtype} {list(heads.shape)}"
-        )
+    models.checked_mask(model, heads, "heads")
     for layer, held in enumerate(model.layers):
         gone = sorted(set(heads[layer].nonzero()[:, 0].tolist()) - set(held.heads))
         if gone:
@@ -108,30 +98,6 @@ def checked_heads(model: models.Model, heads: Tensor) -> Heads:
                 "away; choose among those it holds"
             )
     return heads
-
-
-def fraction_per_layer(
-    score: Float[Tensor, "L H"], fraction: float, *, generator: torch.Generator, highest: bool = True
-) -> Heads:
-    """In every layer the `fraction` of its H heads with the highest (lowest) score, ties at random.
-
-    That is round(fraction·H) heads, and at least one unless the fraction is 0. NaN marks a head that was pruned away:
-    it counts in H and is never chosen. Raises ValueError unless 0 ≤ fraction ≤ 1, or where a layer has too few heads.
-    """
-    H = score.shape[1]
-    n = max(_share(fraction, H), int(fraction > 0))
-    return torch.stack([_extreme(row, n, generator=generator, highest=highest) for row in score])
-
-
-def fraction_overall(
-    score: Float[Tensor, "L H"], fraction: float, *, generator: torch.Generator, highest: bool = True
-) -> Heads:
-    """The `fraction` of all L·H heads with the highest (lowest) score, whatever their layer, ties at random.
-
-    The paper's cut: round(fraction·L·H) heads. NaN scores and errors as in `fraction_per_layer`.
-    """
-    n = _share(fraction, score.numel())
-    return _extreme(score.flatten(), n, generator=generator, highest=highest).view(score.shape)
 
 
 def matched_random(heads: Heads, *, generator: torch.Generator) -> Heads:
@@ -183,36 +149,36 @@ def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures
             yield site, row[list(held.heads)]
 
 
-def _silenced(function: Callable, adapter: recipe.Recipe, chosen: Bool[Tensor, " held"]) -> Callable:
+def _everywhere(site: architectures.Site, read: Callable) -> contextlib.AbstractContextManager[None]:
+    """`states.taken_over` for whole passes and single steps alike."""
+    return states.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
+
+
+def _silenced(
+    site: architectures.Site, chosen: Bool[Tensor, " held"], function: Callable, call: recipe.Call
+) -> tuple[Tensor, Tensor]:
     """The recurrence without the chosen heads."""
-
-    def call(*arguments, **options):
-        silent = adapter.silenced(adapter.taken_apart(arguments, options), chosen)
-        return adapter.returned(*adapter.run(function, silent), options)
-
-    return call
+    return site.recipe.run(function, site.recipe.silenced(call, chosen))
 
 
 def _truncated(
-    function: Callable,
-    adapter: recipe.Recipe,
+    site: architectures.Site,
     positions: recurrence.Positions,
     cut: Callable[[Tensor], Tensor],
-    *arguments,
-    **options,
-) -> object:
+    function: Callable,
+    call: recipe.Call,
+) -> tuple[Tensor, Tensor]:
     """The recurrence, fed from position to position, the state cut in between."""
-    call = adapter.taken_apart(arguments, options)
     if call.state is not None:
         raise ValueError("states are truncated in whole sequences: call the model without past_key_values, trace none")
     state, outputs = None, []
     listed = recurrence.checked_positions(positions, call.tokens)
     for start, end in itertools.pairwise(sorted({0, *listed, call.tokens})):
-        output, state = adapter.run(function, call.between(start, end, state))
+        output, state = site.recipe.run(function, call.between(start, end, state))
         outputs.append(output)
         if end in listed:
             state = cut(state)
-    return adapter.returned(torch.cat(outputs, dim=1), state, options)
+    return torch.cat(outputs, dim=1), state
 
 
 def _of_rank(
@@ -254,24 +220,6 @@ def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) 
     else:
         narrowed = mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
     return arguments, options | {"attention_mask": narrowed}
-
-
-def _share(fraction: float, n: int) -> int:
-    if not 0 <= fraction <= 1:
-        raise ValueError(f"fraction must lie between 0 and 1, got {fraction}")
-    return round(fraction * n)
-
-
-def _extreme(
-    score: Float[Tensor, " heads"], n: int, *, generator: torch.Generator, highest: bool
-) -> Bool[Tensor, " heads"]:
-    scored = _shuffled(~score.isnan(), generator)
-    if len(scored) < n:
-        raise ValueError(f"{n} heads are to be chosen where only {len(scored)} have a score that is not NaN")
-    order = score[scored].sort(stable=True, descending=highest).indices
-    chosen = torch.zeros_like(score, dtype=torch.bool)
-    chosen[scored[order[:n]]] = True
-    return chosen
 
 
 def _shuffled(among: Bool[Tensor, " heads"], generator: torch.Generator) -> Int64[Tensor, " n"]:

@@ -51,8 +51,7 @@ def domain(
     first alone. Raises `ValueError` for an unknown name or part, or where the part holds fewer windows, and as
     `documents.read` does.
     """
-    _require_positive(n=n, length=length)
-    return _shuffled(name, tokenizer, n=n, length=length, generator=generator, part=part).tokens[:n]
+    return _shuffled(name, tokenizer, n, length, generator, part).tokens[:n]
 
 
 def spread(
@@ -68,19 +67,10 @@ def spread(
 
     Which document a window comes from says what to resample. Raises as `domain` does.
     """
-    _require_positive(n=n, length=length)
-    found = _shuffled(name, tokenizer, n=n, length=length, generator=generator, part=part)
+    found = _shuffled(name, tokenizer, n, length, generator, part)
     turn = [int((found.document[:i] == document).sum()) for i, document in enumerate(found.document)]
     chosen = torch.tensor(turn).argsort(stable=True)[:n]
     return Windows(*(x[chosen] for x in found))
-
-
-def calibration(
-    tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, generator: torch.Generator
-) -> Int[Tensor, "B T"]:
-    """`n` windows from the calibration part of each domain, domain after domain in the order of `domains()`."""
-    parts = [domain(name, tokenizer, n=n, length=length, generator=generator, part="calibration") for name in domains()]
-    return torch.cat(parts)
 
 
 def block(what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " P"]:
@@ -127,12 +117,8 @@ def training_documents(name: str) -> list[str]:
 
 def held_out_documents(name: str | Path, *, part: str) -> list[str]:
     """The whole documents of one part of a held-out domain, or of a text file of one's own."""
-    return _part(_held_out(name), part)
-
-
-def _held_out(name: str | Path) -> list[str]:
-    """The documents of a domain, or those at a place."""
-    return documents.read(name if documents.is_place(name) else _named(str(name), "contexts"))
+    whole = documents.read(name if documents.is_place(name) else _named(str(name), "contexts"))
+    return _part(whole, part)
 
 
 def _names(folder: str) -> list[str]:
@@ -163,16 +149,13 @@ def _part(whole: list[str], part: str) -> list[str]:
 
 
 def _shuffled(
-    name: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    n: int,
-    length: int,
-    generator: torch.Generator,
-    part: str,
+    name: str | Path, tokenizer: PreTrainedTokenizerBase, n: int, length: int, generator: torch.Generator, part: str
 ) -> Windows:
     """All windows of one part, end to end from each document's first token, in the order drawn; at least n."""
-    encoded = [_encode(document, tokenizer) for document in _part(_held_out(name), part)]
+    for what, size in {"n": n, "length": length}.items():
+        if size < 1:
+            raise ValueError(f"{what} must be at least 1, not {size}")
+    encoded = [_encode(document, tokenizer) for document in held_out_documents(name, part=part)]
     tiles = [
         tokens.unfold(0, length, length) if len(tokens) >= length else tokens.new_empty(0, length) for tokens in encoded
     ]
@@ -188,9 +171,3 @@ def _shuffled(
 
 def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " T"]:
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)
-
-
-def _require_positive(**sizes: int) -> None:
-    for name, size in sizes.items():
-        if size < 1:
-            raise ValueError(f"{name} must be at least 1, not {size}")

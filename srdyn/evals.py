@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float64, Int, Int64
+from jaxtyping import Float, Float64, Int, Int64
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from srdyn import contexts, intervals, models
+from srdyn import contexts, models
 from srdyn.text import tasks
 
 QUERIES = 8  # of an episode of recall
@@ -27,7 +27,7 @@ DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES_
 TEXT_BETWEEN = (8, 32)  # tokens of text before each piece of arithmetic
 
 
-class Windows(NamedTuple):
+class ByteWindows(NamedTuple):
     """Windows of held-out text; window i predicts bytes `start[i]` … `stop[i] - 1` of document `document[i]`."""
 
     tokens: Int64[Tensor, "N T"]
@@ -79,17 +79,14 @@ def task_rows(
     return tokens, numbers
 
 
-def outcomes(
-    model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"], *, batch: int | None = None
-) -> pd.DataFrame:
+def outcomes(model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"]) -> pd.DataFrame:
     """One line for every item: row, item, right, bits, tokens.
 
     An item is right when all its answer tokens are the first choice; its bits are what the model needs for them.
-    `batch` rows are read together, by default as `models.batch_size` says, but 8 at most: their logits are held.
     """
-    asked, batch = items[:, 1:] > 0, _batch(model, tokens, batch)
-    right, bits = [], []
-    for (logits, after), chosen in zip(_predictions(model, tokens, batch=batch), asked.split(batch), strict=True):
+    asked, right, bits = items[:, 1:] > 0, [], []
+    for rows, chosen in zip(*(x.split(_together(model, tokens)) for x in (tokens, asked)), strict=True):
+        logits, after = _expected(model, rows)
         chosen = chosen.to(after.device)
         right.append((logits[chosen].argmax(-1) == after[chosen]).cpu())
         bits.append(F.cross_entropy(logits[chosen].float(), after[chosen], reduction="none").double().cpu() / np.log(2))
@@ -99,20 +96,9 @@ def outcomes(
     return by_item.agg(right=("right", "all"), bits=("bits", "sum"), tokens=("bits", "size"))
 
 
-def accuracy(frame: pd.DataFrame) -> intervals.Interval:
-    """Share of items that are right, with Wilson's 95 % interval, which takes items for independent."""
-    return intervals.wilson(int(frame["right"].sum()), len(frame))
-
-
-def accuracy_by_rows(frame: pd.DataFrame, *, generator: torch.Generator, n: int = 1000) -> intervals.Interval:
-    """As `accuracy`, but resampled over whole rows: items of one row share their text, needles even their question."""
-    counts = frame.groupby("row")["right"].agg(["sum", "count"]).to_numpy(dtype=np.float64)
-    return intervals.bootstrap(counts, _ratio, generator=generator, n=n)
-
-
 def windows(
     name: str, tokenizer: PreTrainedTokenizerBase, *, length: int = 512, part: str = "evaluation", n: int | None = None
-) -> Windows:
+) -> ByteWindows:
     """Windows of `length` tokens over the documents of one part of a held-out domain, all or `n` evenly spaced ones.
 
     A document is read after an end-of-text token, as in training. Each window begins with the last token of the one
@@ -130,59 +116,27 @@ def windows(
         raise ValueError(f"{name}: {n or 1} windows of {length} tokens asked for, the part {part!r} has {len(found)}")
     chosen = np.linspace(0, len(found) - 1, n or len(found)).round().astype(int)
     tokens, document, start, stop = zip(*(found[i] for i in chosen), strict=True)
-    return Windows(torch.tensor(np.array(tokens)), np.array(document), np.array(start), np.array(stop))
+    return ByteWindows(torch.tensor(np.array(tokens)), np.array(document), np.array(start), np.array(stop))
 
 
-def window_bits(
-    model: models.Model, tokens: Int[Tensor, "N T"], *, batch: int | None = None
-) -> Float64[np.ndarray, " N"]:
-    """Bits that the model needs for all tokens of a window but the first, `batch` windows as in `outcomes`."""
+def window_bits(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray, " N"]:
+    """Bits that the model needs for all tokens of a window but the first."""
     bits = [
         F.cross_entropy(logits.float().transpose(1, 2), after, reduction="none").double().sum(1) / np.log(2)
-        for logits, after in _predictions(model, tokens, batch=_batch(model, tokens, batch))
+        for logits, after in (_expected(model, rows) for rows in tokens.split(_together(model, tokens)))
     ]
     return torch.cat(bits).cpu().numpy()
 
 
-def bits_per_byte(
-    model: models.Model,
-    name: str,
-    *,
-    generator: torch.Generator,
-    length: int = 512,
-    part: str = "evaluation",
-    n: int | None = None,
-) -> intervals.Interval:
-    """Bits per UTF-8 byte of held-out text over its `windows`, resampled over them; every byte weighs alike."""
-    if model.tokenizer is None:
-        raise ValueError(f"{model.name} has no tokenizer; load it from a folder that holds one")
-    chosen = windows(name, model.tokenizer, length=length, part=part, n=n)
-    return per_byte(window_bits(model, chosen.tokens), chosen, generator=generator)
+def _together(model: models.Model, tokens: Int[Tensor, "B T"]) -> int:
+    """How many rows are read together: 8 at most, since their logits are held."""
+    return min(8, models.batch_size(model, tokens.shape[1]))
 
 
-def per_byte(
-    bits: Float64[np.ndarray, " N"], chosen: Windows, *, generator: torch.Generator, n: int = 1000
-) -> intervals.Interval:
-    """Bits of all windows over bytes of all windows, with its 95 % interval over windows."""
-    counts = np.stack([bits, chosen.stop - chosen.start], 1)
-    return intervals.bootstrap(counts, _ratio, generator=generator, n=n)
-
-
-def _ratio(counts: np.ndarray) -> float:
-    total = counts.sum(0)
-    return float(total[0] / total[1])
-
-
-def _batch(model: models.Model, tokens: Int[Tensor, "B T"], batch: int | None) -> int:
-    return min(8, models.batch_size(model, tokens.shape[1])) if batch is None else batch
-
-
-def _predictions(model: models.Model, tokens: Int[Tensor, "B T"], *, batch: int):
-    """For `batch` rows at a time: logits [b T-1 vocabulary], and the tokens [b T-1] that they should have foretold."""
-    for rows in tokens.split(batch):
-        there = rows.to(model.device)
-        with torch.inference_mode():
-            yield model.hf(there, use_cache=False).logits[:, :-1], there[:, 1:]
+def _expected(model: models.Model, rows: Int[Tensor, "B T"]) -> tuple[Float[Tensor, "B U N"], Int64[Tensor, "B U"]]:
+    """Logits, and the tokens that they should have foretold: all but the first."""
+    logits = model.logits(rows)[:, :-1]
+    return logits, rows[:, 1:].to(logits.device)
 
 
 def _spelled(document: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], Int64[np.ndarray, " T"]]:

@@ -14,15 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import datasets
-import numpy as np
 import pandas as pd
-import torch
-from jaxtyping import Float64
 from lm_eval import evaluator, tasks
 from lm_eval.api.task import Task
 from lm_eval.models import huggingface
 
-from srdyn import intervals, models
+from srdyn import models
 
 FEWSHOT_SEED = 1234  # what `lm_eval run` takes
 
@@ -85,18 +82,6 @@ def evaluate(
     return pd.DataFrame(rows, columns=["task", "item", "metric", "value"])
 
 
-def estimates(frame: pd.DataFrame, *, generator: torch.Generator) -> pd.DataFrame:
-    """The mean of every metric that `evaluate` found, with its 95 % interval: task, metric, n, estimate, low, high.
-
-    Wilson's interval where each of the n values is 0 or 1, else the percentile bootstrap over items.
-    """
-    rows = [
-        (*key, len(values), *_mean(values.to_numpy(), generator))
-        for key, values in frame.groupby(["task", "metric"], sort=False)["value"]
-    ]
-    return pd.DataFrame(rows, columns=["task", "metric", "n", *intervals.Interval._fields])
-
-
 @functools.cache
 def _brought_along() -> tasks.TaskManager:
     """The index of lm_eval's own tasks."""
@@ -120,9 +105,3 @@ def _from_file(data: Path, config: dict[str, Any]) -> dict[str, Any]:
     splits = {"training_split": None, "validation_split": None, "test_split": "test"}
     examples = {} if brings_examples else {"fewshot_split": "test"}
     return {"custom_dataset": lambda **_: {"test": items}, **splits, **examples}
-
-
-def _mean(values: Float64[np.ndarray, " items"], generator: torch.Generator) -> intervals.Interval:
-    if np.isin(values, (0, 1)).all():
-        return intervals.wilson(int(values.sum()), len(values))
-    return intervals.bootstrap(values, np.mean, generator=generator)

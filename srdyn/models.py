@@ -1,13 +1,16 @@
 """One view of every model that is studied."""
 
+import contextlib
 import dataclasses
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Float, Int
 from safetensors import SafetensorError
+from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from srdyn import architectures
@@ -63,19 +66,31 @@ class Model:
             return torch.device(self.hf.get_input_embeddings()._hf_hook.execution_device)
         return self.hf.device
 
+    def logits(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T vocabulary"]:
+        """What the model expects after each token: one pass in evaluation mode, without gradients or a cache."""
+        with torch.no_grad(), evaluating(self.hf):
+            return self.hf(tokens.to(self.device), use_cache=False).logits
 
-def check(
-    name_or_path: str | Path,
-    *,
-    device: str | torch.device = "auto",
-    dtype: torch.dtype | None = None,
-    max_memory: Mapping[int | str, int | str] | None = None,
-    lengths: Sequence[int] = report.LENGTHS,
-    trust_remote_code: bool = False,
-) -> report.Report:
-    """What `load` would make of a checkpoint, from its configuration alone: see `report.check`."""
-    options = {"device": device, "dtype": dtype, "max_memory": max_memory, "trust_remote_code": trust_remote_code}
-    return report.check(name_or_path, lengths=lengths, **options)
+    def generate(
+        self, prompt: str | Int[Tensor, "B T"], *, max_new_tokens: int = 64, **options: object
+    ) -> str | Int[Tensor, "B _"]:
+        """The prompt and how the model goes on: text for text, tokens for tokens.
+
+        The likeliest token at each step, unless `options`, which are those of transformers' `generate`, say otherwise
+        (`do_sample=True`). Raises ValueError for text where there is no tokenizer.
+        """
+        if isinstance(prompt, str) and self.tokenizer is None:
+            raise ValueError(f"{self.name} has no tokenizer to read text with: give tokens [B, T]")
+        tokens = self.tokenizer(prompt, return_tensors="pt").input_ids if isinstance(prompt, str) else prompt
+        tokens = tokens.to(self.device)
+        options = {"do_sample": False, "attention_mask": torch.ones_like(tokens)} | options
+        with evaluating(self.hf):
+            written = self.hf.generate(tokens, max_new_tokens=max_new_tokens, **options)
+        return self.tokenizer.decode(written[0], skip_special_tokens=True) if isinstance(prompt, str) else written
+
+
+check = report.check
+"""What `load` would make of a checkpoint, from its configuration alone."""
 
 
 def load(
@@ -156,20 +171,40 @@ def from_hf(
     alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer, or one
     that `architectures.refused.table` lists.
     """
-    sites, refusal = architectures.sites(hf), architectures.refusal(hf)
-    if refusal is not None:
-        raise ValueError(f"{name} cannot be studied: {refusal}")
-    if not sites:
-        raise ValueError(f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows")
+    if unsupported := report.unsupported_in(hf, name):
+        raise ValueError(" ".join(unsupported))
+    sites = architectures.sites(hf)
     for site in sites:
         site.recipe.make_runnable(site.mixer)
     sites[0].recipe.make_model_runnable(hf)
     if sites[0].recipe.cache_argument == "past_key_values" and linear_cache.is_needed(hf):
         linear_cache.attach(hf)
-    layers = tuple(_layer(site) for site in sites)
+    held = [(site.index, site.recipe.kept(site.mixer), site.recipe.heads(site.mixer)) for site in sites]
+    layers = tuple(Layer(index, kept, heads.K, heads.V) for index, kept, heads in held)
     unpruned = [site.recipe.unpruned(site.mixer).H for site in sites]
     grid = HeadGrid(len(layers), max(unpruned), layers[0].K, layers[0].V)
     return Model(hf=hf, tokenizer=tokenizer, grid=grid, layers=layers, name=name, seed=seed)
+
+
+@contextlib.contextmanager
+def evaluating(hf: nn.Module) -> Iterator[None]:
+    """While this is open, all parts of the model are in evaluation mode; then in the mode that each was in."""
+    modes = [(part, part.training) for part in hf.modules()]
+    hf.eval()
+    try:
+        yield
+    finally:
+        for part, training in modes:
+            part.training = training
+
+
+def checked_mask(model: Model, mask: Tensor, what: str) -> None:
+    """Raises ValueError unless the mask, called `what`, is a Bool [L, H] over the model's grid."""
+    L, H, _, _ = model.grid
+    if mask.dtype != torch.bool or mask.shape != (L, H):
+        raise ValueError(
+            f"{what} must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {mask.dtype} {list(mask.shape)}"
+        )
 
 
 def state_bytes(model: Model) -> int:
@@ -182,11 +217,6 @@ def cache_bytes(model: Model, tokens: int) -> int:
     return memory.cache_bytes(model.hf, tokens)
 
 
-def _layer(site: architectures.Site) -> Layer:
-    heads = site.recipe.heads(site.mixer)
-    return Layer(site.index, site.recipe.kept(site.mixer), heads.K, heads.V)
-
-
 def _own_storage(hf: PreTrainedModel) -> None:
     """Copy the weights out of the mapped file: they lie at odd addresses there, and the last bits of products vary."""
     for parameter in hf.parameters():
@@ -194,6 +224,6 @@ def _own_storage(hf: PreTrainedModel) -> None:
 
 
 def _tokenizer(where: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
-    if not checkpoints.may_have_tokenizer(where):
-        return None
-    return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+    if checkpoints.may_have_tokenizer(where):
+        return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+    return None

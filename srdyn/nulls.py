@@ -8,7 +8,6 @@ Sequence Length, NeurIPS 2024, https://arxiv.org/abs/2406.06484.
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -38,34 +37,22 @@ def decay_only(
     other positions are asked for. Apart from the result, memory holds one state per head.
     Raises ValueError for positions that do not increase or lie outside 1 … T, g > 0, or beta outside 0 … 2.
     """
-    states = snapshots(decays, K, V, positions, beta=beta, generator=generator)
-    return torch.stack([spectra.singular_values(state, allow_nan=True) for state in states], dim=-3)
-
-
-def snapshots(
-    decays: Float[Tensor, "*batch T H"],
-    K: int,
-    V: int,
-    positions: recurrence.Positions,
-    *,
-    beta: Float[Tensor, "*batch T H"] | float,
-    generator: torch.Generator,
-) -> Iterator[Float64[Tensor, "*batch H K V"]]:
-    """The states behind `decay_only`, one position at a time; the same conditions hold."""
     *batch, T, H = decays.shape
     wanted = recurrence.checked_positions(positions, T)
     strengths = torch.as_tensor(beta, dtype=torch.float64, device=decays.device).expand(decays.shape)
     removed = decays.isnan().all(-2)
     _require_gates(decays, strengths, removed)
     g, strength = (_rows(torch.where(removed[..., None, :], 0.0, x)) for x in (decays, strengths))
-    state = g.new_zeros(g.shape[0], K, V)
+    state, sigma = g.new_zeros(g.shape[0], K, V), []
     for start in range(0, wanted[-1], BLOCK):
         block = slice(start, start + BLOCK)
         writes = _random_block(state, g[:, block], strength[:, block], generator)
         for position in (p for p in wanted if start < p <= start + BLOCK):
             snapshot = _state_after(state, writes, position - start).reshape(*batch, H, K, V)
-            yield snapshot.masked_fill(removed[..., None, None], torch.nan)
+            snapshot = snapshot.masked_fill(removed[..., None, None], torch.nan)
+            sigma.append(spectra.singular_values(snapshot, allow_nan=True))
         state = _state_after(state, writes, writes.keys.shape[1])
+    return torch.stack(sigma, dim=-3)
 
 
 def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spectra.EPS) -> Float64[Tensor, "*batch"]:

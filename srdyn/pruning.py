@@ -1,44 +1,34 @@
 """From scores of the heads to a model that holds fewer of them."""
 
 import copy
-import shutil
-import tempfile
 from pathlib import Path
 
 import accelerate
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from srdyn import architectures, models
-from srdyn.loading import streaming
+from srdyn.loading import folders, streaming
 
 
 def saturation_score(
-    rank: Float[Tensor, "L H"],
-    norm: Float[Tensor, "L H"],
-    d: int,
-    alpha: float = 0.5,
-    *,
-    per_layer_norm: bool = False,
+    rank: Float[Tensor, "L H"], norm: Float[Tensor, "L H"], d: int, alpha: float = 0.5
 ) -> Float[Tensor, "L H"]:
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
     `rank` and `norm` are means over a calibration set of the effective rank and the nuclear norm, `d` is the most that
-    a rank can be. The maximum is taken over the model, or with `per_layer_norm` over each layer; where all norms are 0
-    their share is 0. Heads that were pruned away are NaN, here and in the result.
+    a rank can be. The maximum is taken over the model; where all norms are 0 their share is 0. Heads that were pruned
+    away are NaN, here and in the result.
     Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
     """
     if rank.shape != norm.shape:
         raise ValueError(f"rank and norm must be of the same heads, got {list(rank.shape)} and {list(norm.shape)}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha, the weight of the rank, must lie between 0 and 1, got {alpha}")
-    if (rank > d).any():
-        raise ValueError(
-            f"a rank is at most d = min(K, V), got a rank of {float(rank.nan_to_num().max())} with d = {d}"
-        )
-    known = norm.nan_to_num(nan=0.0)
-    largest = known.amax(dim=1, keepdim=True) if per_layer_norm else known.max()
+    if (fullest := float(rank.nan_to_num().max())) > d:
+        raise ValueError(f"a rank is at most d = min(K, V), got a rank of {fullest} with d = {d}")
+    largest = norm.nan_to_num(nan=0.0).max()
     return alpha * rank / d + (1 - alpha) * norm / torch.where(largest > 0, largest, 1)
 
 
@@ -52,10 +42,11 @@ def select(
 ) -> Bool[Tensor, "L H"]:
     """Which heads to keep when the `fraction` of them with the highest scores goes, overall or of each layer.
 
-    That is round(fraction·n) of the n heads that have a score. NaN marks a head that was pruned away: it is not among
-    the n, nor kept. Equal scores go at random with a generator, else the first layer and head first. With `groups`
-    above 1, every one of the groups that a layer's heads lie in, as many in a row in each, loses this share: layers of
-    state-space duals (Mamba-2) must keep equally many heads of each, and have as many as `Heads.key_heads` says.
+    That is round(fraction·n) of the n heads that have a score, of each layer one at least unless the fraction is 0.
+    NaN marks a head that was pruned away: it is not among the n, nor kept. Equal scores go at random with a generator,
+    else the first layer and head first. To let the lowest go, give minus the score. With `groups` above 1, every one of
+    the groups that a layer's heads lie in, as many in a row in each, loses this share: layers of state-space duals
+    (Mamba-2) must keep equally many heads of each, and have as many as `Heads.key_heads` says.
     Raises ValueError unless 0 ≤ fraction ≤ 1 and groups divide H.
     """
     if not 0 <= fraction <= 1:
@@ -63,9 +54,15 @@ def select(
     if groups < 1 or score.shape[1] % groups:
         raise ValueError(f"{score.shape[1]} heads do not lie in {groups} groups of equal size")
     keep = ~score.isnan()
-    rows = len(score) * groups if per_layer or groups > 1 else 1
+    apart = per_layer or groups > 1
+    rows = len(score) * groups if apart else 1
     for scores, kept in zip(score.reshape(rows, -1), keep.view(rows, -1), strict=True):
-        kept[_highest(scores, fraction, generator)] = False
+        places = kept.nonzero()[:, 0]
+        n = max(round(fraction * len(places)), int(apart and fraction > 0))
+        if generator is not None:
+            places = places[torch.randperm(len(places), generator=generator)]
+        order = scores[places].sort(descending=True, stable=True).indices
+        kept[places[order[:n]]] = False
     return keep
 
 
@@ -78,13 +75,9 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     Raises ValueError for a mask of another shape or type, for one that keeps a head that was pruned away before, and
     for a model whose weights are on disk or on the CPU for a GPU.
     """
-    L, H, _, _ = model.grid
     if streaming.is_attached(model.hf):
         raise ValueError(f"{model.name} holds no weights to cut, they come from elsewhere: load it without offload")
-    if keep.dtype != torch.bool or keep.shape != (L, H):
-        raise ValueError(
-            f"keep must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {keep.dtype} {list(keep.shape)}"
-        )
+    models.checked_mask(model, keep, "keep")
     kept = {str(layer.index): row.nonzero()[:, 0].tolist() for layer, row in zip(model.layers, keep, strict=True)}
     hf = copy.deepcopy(model.hf)
     for site in architectures.sites(hf):
@@ -97,31 +90,13 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
 def save(model: models.Model, folder: str | Path) -> Path:
     """Write weights (safetensors), configuration and tokenizer, whole or not at all, for `models.load` to read back.
 
-    `srdyn_kept` in config.json lists the heads that each linear layer kept. A model that stands in the folder is
-    replaced. Raises FileExistsError for a folder that holds anything else.
+    `srdyn_kept` in config.json lists the heads that each linear layer kept; srdyn_files.json lists what was written.
+    A folder that holds exactly what an earlier call wrote is replaced. Raises FileExistsError for one that holds
+    anything else: files that were added or changed, a model from elsewhere.
     """
     target = Path(folder).expanduser()
-    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
-        raise FileExistsError(
-            f"{target} holds something else than a model: give an empty folder, or one that is not there"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as partial:
-        written = Path(partial, "model")
-        model.hf.save_pretrained(written)
+    with folders.replacing(target) as new:
+        model.hf.save_pretrained(new)
         if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(written)
-        shutil.rmtree(target, ignore_errors=True)
-        written.rename(target)
+            model.tokenizer.save_pretrained(new)
     return target
-
-
-def _highest(
-    score: Float[Tensor, " heads"], fraction: float, generator: torch.Generator | None
-) -> Int64[Tensor, " going"]:
-    """Places of the highest scores."""
-    places = (~score.isnan()).nonzero()[:, 0]
-    if generator is not None:
-        places = places[torch.randperm(len(places), generator=generator)]
-    order = score[places].sort(descending=True, stable=True).indices
-    return places[order[: round(fraction * len(places))]]

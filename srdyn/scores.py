@@ -43,29 +43,19 @@ def calibration(
     model: models.Model, *, domains: tuple[str, ...], n: int, length: int, seed: int = 0
 ) -> Int[Tensor, "B T"]:
     """`n` windows of `length` tokens from the calibration part of each of the domains."""
-    draw = lambda name: contexts.domain(  # noqa: E731
-        name,
-        model.tokenizer,
-        n=n,
-        length=length,
-        generator=torch.Generator().manual_seed(seed),
-        part="calibration",
-    )
-    return torch.cat([draw(name) for name in domains])
+    found = []
+    for name in domains:
+        drawn = {"n": n, "length": length, "generator": torch.Generator().manual_seed(seed)}
+        found.append(contexts.domain(name, model.tokenizer, **drawn, part="calibration"))
+    return torch.cat(found)
 
 
-def profile(
-    model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spectra.EPS, batch: int | None = None
-) -> Profile:
-    """The heads' means over the sequences: spectra at the end, and at a quarter, half and three quarters of it.
-
-    `batch` sequences are read together, by default `models.batch_size`.
-    """
+def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spectra.EPS) -> Profile:
+    """The heads' means over the sequences: spectra at the end, and at a quarter, half and three quarters of it."""
     T = tokens.shape[1]
-    batch = models.batch_size(model, T) if batch is None else batch
     positions = sorted({max(1, T * quarter // 4) for quarter in (1, 2, 3, 4)})
     sums, rows = None, 0
-    for part in tokens.split(batch):
+    for part in tokens.split(models.batch_size(model, T)):
         with states.gates_of(model, *part.shape) as (g, _), _outputs(model) as output:
             sigma = states.trace(model, part, positions)
         rank, norm = spectra.effective_rank(sigma, eps).sum(1), spectra.nuclear_norm(sigma).sum(1)

@@ -7,8 +7,9 @@ between. The second reads the weights once. Sequences of a batch are equally lon
 
 import bisect
 import contextlib
+import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 import torch
@@ -47,21 +48,26 @@ def trace(
     tokens, listed = checked_tokens(model, tokens), recurrence.checked_positions(positions, tokens.shape[-1])
     if route not in ("forward", "segments"):
         raise ValueError(f'route must be "forward" or "segments", got {route!r}')
-    readings = _Readings(model, listed, measure)
+    values, column = None, {position: c for c, position in enumerate(listed)}
     steps, silent = len(_holding(model)) * len(listed), not processes.is_first()
     with tqdm(total=steps, desc="states", delay=10, leave=False, disable=silent) as bar:
 
         def visit(layer: int, position: int, state: Tensor) -> None:
-            readings.add(layer, position, state)
+            nonlocal values
+            measured = measure(state).to("cpu", torch.float64)
+            values = _unread(model, len(listed), measured) if values is None else values
+            values[layer, :, column[position]][:, list(model.layers[layer].heads)] = measured
             bar.update()
 
         if route == "segments":
-            for layer, position, state in snapshots(model, tokens, listed):
-                visit(layer, position, state)
+            for snapshot in snapshots(model, tokens, listed):
+                visit(*snapshot)
         else:
             with tapped(model, listed, visit):
                 _read(model, tokens)
-    return readings.of(len(tokens))
+    if values is None:  # no layer holds a head, so that a zero state tells the shape
+        values = _unread(model, len(listed), measure(torch.zeros(len(tokens), 1, model.grid.K, model.grid.V)))
+    return values
 
 
 def snapshots(
@@ -121,11 +127,6 @@ def gates_of(
         yield g, beta
 
 
-def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "L B T H"]:
-    """Log-decay g ≤ 0 of every head at every token; NaN for heads that were pruned away."""
-    return gates(model, tokens)[0]
-
-
 def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple[Tensor, ...]:
     """What the recurrence of one layer (counted along axis L) reads, by place for the recipe's `rule`.
 
@@ -135,44 +136,72 @@ def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    tokens, captured = checked_tokens(model, tokens), []
-    with _captured(architectures.sites(model.hf)[layer], captured.append):
-        _read(model, tokens)
-    return captured[0]
+    return from_inputs(model, tokens, lambda read: read, layers=[layer])[layer]
 
 
 def from_inputs(
-    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken]
+    model: models.Model,
+    tokens: Int[Tensor, "B T"],
+    take: Callable[[recipe.Inputs], Taken],
+    *,
+    layers: Sequence[int] | None = None,
 ) -> list[Taken | None]:
-    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
+    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads.
+
+    With `layers`, counted along axis L, for all others too.
+    """
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
-    def keep(layer: int, read: recipe.Inputs) -> None:
-        taken[layer] = take(read)
+    def tap(layer: int, site: architectures.Site, function: Callable) -> Callable:
+        def call(*arguments, **options):
+            taken[layer] = take(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
+            return function(*arguments, **options)
+
+        return call
 
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):
-            stack.enter_context(_captured(site, functools.partial(keep, layer)))
+            if layers is None or layer in layers:
+                readers = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
+                taps = {name: tap(layer, site, function) for name, function in readers.items()}
+                stack.enter_context(rebinding.bound(site.mixer, taps))
         _read(model, tokens)
     return taken
 
 
 @contextlib.contextmanager
-def tapped(model: models.Model, positions: recurrence.Positions, visit: Visit) -> Iterator[None]:
+def tapped(
+    model: models.Model, positions: recurrence.Positions, visit: Visit, *, held_bytes: int = HELD
+) -> Iterator[None]:
     """While this is open, every pass over a whole sequence calls `visit(layer, position, state)` (the forward route).
 
     The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were;
-    a position inside a chunk gets its state from a side branch that starts at the chunk.
+    a position inside a chunk gets its state from a side branch that starts at the chunk. States that one call hands out
+    together take `held_bytes` at most.
     """
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):
-            hand_out = _checked_visit(model, layer, site.recipe, visit)
-            feeds = {
-                name: _Feed(rebinding.meaning(site.mixer, name), site, positions, hand_out)
-                for name in site.recipe.readers
-            }
-            stack.enter_context(rebinding.bound(site.mixer, feeds))
+            feed = _Feed(model, layer, site, positions, visit, held_bytes)
+            stack.enter_context(taken_over(site, site.recipe.readers, feed.read))
         yield
+
+
+def taken_over(
+    site: architectures.Site, names: Sequence[str], read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]]
+) -> contextlib.AbstractContextManager[None]:
+    """While this is open, `read(function, call)` gives the outputs and the last state of one layer's recurrence.
+
+    `names` are taps of its recipe, `function` is what was called by that name.
+    """
+
+    def tap(function: Callable) -> Callable:
+        def call(*arguments, **options):
+            taken = site.recipe.taken_apart(arguments, options)
+            return site.recipe.returned(*read(function, taken), options)
+
+        return call
+
+    return rebinding.bound(site.mixer, {name: tap(rebinding.meaning(site.mixer, name)) for name in names})
 
 
 def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
@@ -192,130 +221,88 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
     return tokens.to(model.device)
 
 
-def _captured(site: architectures.Site, keep: Callable[[recipe.Inputs], None]) -> contextlib.AbstractContextManager:
-    """While this is open, `keep` is called with what the layer's recurrence reads of every whole sequence."""
-
-    def capturing(function: Callable) -> Callable:
-        def call(*arguments, **options):
-            keep(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
-            return function(*arguments, **options)
-
-        return call
-
-    taps = {name: capturing(rebinding.meaning(site.mixer, name)) for name in site.recipe.readers}
-    return rebinding.bound(site.mixer, taps)
-
-
+@dataclasses.dataclass(frozen=True)
 class _Feed:
-    """A recurrence that is fed in segments and hands out the state at the given positions."""
+    """A layer's recurrence, fed in segments, which hands out the state at the given positions."""
 
-    def __init__(
-        self, function: Callable, site: architectures.Site, positions: recurrence.Positions, hand_out: Callable
-    ):
-        self.function, self.adapter, self.hand_out = function, site.recipe, hand_out
-        heads = site.recipe.heads(site.mixer)
-        self.state_bytes = 4 * heads.H * heads.K * heads.V
-        self.positions = [int(position) for position in positions]
+    model: models.Model
+    layer: int
+    site: architectures.Site
+    positions: recurrence.Positions
+    visit: Visit
+    held_bytes: int
 
-    def __call__(self, *arguments, **options) -> object:
-        call = self.adapter.taken_apart(arguments, options)
+    def read(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
+        """Outputs and last state of the call."""
         if call.state is not None:
             raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
-        recurrence.checked_positions(self.positions, call.tokens)
-        outputs, state = [], None
-        for output, state in self._parts(call):  # noqa: B007  the last state is returned
-            outputs.append(output)
-        whole = outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1)
-        return self.adapter.returned(whole, state, options)
-
-    def _parts(self, call: recipe.Call) -> Iterator[tuple[Tensor, Tensor]]:
-        with_states, tensors = getattr(self.function, "with_states", None), call.timed.values()
+        positions = recurrence.checked_positions(self.positions, call.tokens)
+        with_states, tensors = getattr(function, "with_states", None), call.timed.values()
         elsewhere = any(x.device.type != "cpu" for x in tensors)
         differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
         if with_states is None or elsewhere or differentiated:
-            return self._segments(call)
-        return self._captured(with_states, call)
+            parts = self._in_segments(function, call, positions)
+        else:
+            parts = self._together(with_states, call, positions)
+        outputs = []
+        for output, state in parts:  # noqa: B007  the last state is returned
+            outputs.append(output)
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state
 
-    def _captured(self, with_states: Callable, call: recipe.Call) -> Iterator[tuple[Tensor, Tensor]]:
+    def _together(
+        self, with_states: Callable, call: recipe.Call, positions: list[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """Outputs and last state of parts of the call, from a function that hands out many states at a time."""
+        heads = self.site.recipe.heads(self.site.mixer)
+        together = max(1, self.held_bytes // (call.sequences * 4 * heads.H * heads.K * heads.V))
         start, state = 0, None
-        together = max(1, HELD // (call.sequences * self.state_bytes))
-        for first in range(0, len(self.positions), together):
-            listed = self.positions[first : first + together]
-            end = listed[-1] if listed[-1] != self.positions[-1] else call.tokens
-            held: list[Tensor] = []
-            function = functools.partial(_keeping, with_states, [position - start for position in listed], held)
-            output, state = self.adapter.run(function, call.between(start, end, state))
-            for position, now in zip(listed, held[0].unbind(1), strict=True):
-                self.hand_out(position, now)
+        for first in range(0, len(positions), together):
+            listed = positions[first : first + together]
+            end = listed[-1] if listed[-1] != positions[-1] else call.tokens
+            function = functools.partial(self._handing_out, with_states, start, listed)
+            output, state = self.site.recipe.run(function, call.between(start, end, state))
             yield output, state
             start = end
 
-    def _segments(self, call: recipe.Call) -> Iterator[tuple[Tensor, Tensor]]:
+    def _handing_out(
+        self, with_states: Callable, start: int, listed: list[int], *arguments, **options
+    ) -> tuple[Tensor, Tensor]:
+        output, state, held = with_states(*arguments, positions=[position - start for position in listed], **options)
+        for position, now in zip(listed, held.unbind(1), strict=True):
+            self._hand_out(position, now)
+        return output, state
+
+    def _in_segments(
+        self, function: Callable, call: recipe.Call, positions: list[int]
+    ) -> Iterator[tuple[Tensor, Tensor]]:
         """The same from any function, in calls that end at multiples of its chunk."""
-        start, state, asked = 0, None, frozenset(self.positions)
-        for end in self._cuts(call):
-            inside = slice(bisect.bisect_right(self.positions, start), bisect.bisect_left(self.positions, end))
-            for position in self.positions[inside]:
-                self.hand_out(position, self._read(call, start, position, state)[1])
-            output, state = self._read(call, start, end, state)
-            if end in asked:
-                self.hand_out(end, state)
+        run, chunk = functools.partial(self.site.recipe.run, function), self.site.recipe.chunk_of(call)
+        start, state = 0, None
+        for end in sorted({position // chunk * chunk for position in positions} - {0} | {call.tokens}):
+            inside = slice(bisect.bisect_right(positions, start), bisect.bisect_left(positions, end))
+            for position in positions[inside]:
+                self._hand_out(position, run(call.between(start, position, state))[1])
+            output, state = run(call.between(start, end, state))
+            if end in positions:
+                self._hand_out(end, state)
             yield output, state
             start = end
 
-    def _cuts(self, call: recipe.Call) -> list[int]:
-        chunk = self.adapter.chunk_of(call)
-        return sorted({position // chunk * chunk for position in self.positions} - {0} | {call.tokens})
-
-    def _read(self, call: recipe.Call, start: int, end: int, state: Tensor | None) -> tuple[Tensor, Tensor]:
-        return self.adapter.run(self.function, call.between(start, end, state))
+    def _hand_out(self, position: int, state: Tensor) -> None:
+        state = self.site.recipe.oriented(state)
+        self.visit(self.layer, position, _checked_state(self.model, self.layer, position, state))
 
 
-def _keeping(with_states: Callable, positions: list[int], held: list[Tensor], *arguments, **options) -> tuple:
-    output, state, states = with_states(*arguments, positions=positions, **options)
-    held.append(states)
-    return output, state
-
-
-class _Readings:
-    """The measured values, of a shape that only the first measurement tells."""
-
-    def __init__(self, model: models.Model, positions: list[int], measure: Measure):
-        self.model, self.measure = model, measure
-        self.column = {position: c for c, position in enumerate(positions)}
-        self.values: Tensor | None = None
-
-    def add(self, layer: int, position: int, state: Tensor) -> None:
-        measured = self.measure(state).to("cpu", torch.float64)
-        if self.values is None:
-            self.values = self._unread(measured)
-        self.values[layer, :, self.column[position]][:, list(self.model.layers[layer].heads)] = measured
-
-    def of(self, B: int) -> Float64[Tensor, "L B C H *measured"]:
-        """The values of B sequences; a model without any head has none, so that a zero state tells their shape."""
-        if self.values is not None:
-            return self.values
-        return self._unread(self.measure(torch.zeros(B, 1, self.model.grid.K, self.model.grid.V)))
-
-    def _unread(self, measured: Tensor) -> Float64[Tensor, "L B C H *measured"]:
-        shape = (self.model.grid.L, len(measured), len(self.column), self.model.grid.H, *measured.shape[2:])
-        return torch.full(shape, torch.nan, dtype=torch.float64)
+def _unread(model: models.Model, C: int, measured: Tensor) -> Float64[Tensor, "L B C H *measured"]:
+    """Room for what is measured at C positions, NaN throughout; one measurement tells its shape."""
+    shape = (model.grid.L, len(measured), C, model.grid.H, *measured.shape[2:])
+    return torch.full(shape, torch.nan, dtype=torch.float64)
 
 
 def _holding(model: models.Model) -> list[tuple[int, architectures.Site]]:
     """The linear layers that hold heads, with their places along axis L."""
     sites = enumerate(architectures.sites(model.hf))
     return [(layer, site) for layer, site in sites if model.layers[layer].heads]
-
-
-def _checked_visit(
-    model: models.Model, layer: int, adapter: recipe.Recipe, visit: Visit
-) -> Callable[[int, Tensor], None]:
-    def hand_out(position: int, state: Tensor) -> None:
-        visit(layer, position, _checked_state(model, layer, position, adapter.oriented(state)))
-
-    return hand_out
 
 
 def _checked_state(model: models.Model, layer: int, position: int, state: Tensor) -> Tensor:
@@ -335,16 +322,5 @@ def _checked_state(model: models.Model, layer: int, position: int, state: Tensor
 def _read(model: models.Model, tokens: Tensor, **options) -> None:
     """One pass of the decoder without its head: no gradients, evaluation mode, no autocast; undone afterwards."""
     options = {"use_cache": False} | options
-    with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False), _evaluating(model.hf):
+    with torch.no_grad(), torch.autocast(tokens.device.type, enabled=False), models.evaluating(model.hf):
         model.hf.get_decoder()(input_ids=tokens, **options)
-
-
-@contextlib.contextmanager
-def _evaluating(module: nn.Module) -> Iterator[None]:
-    modes = [(part, part.training) for part in module.modules()]
-    module.eval()
-    try:
-        yield
-    finally:
-        for part, training in modes:
-            part.training = training

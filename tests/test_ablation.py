@@ -389,63 +389,6 @@ def test_a_window_needs_softmax_layers_that_take_a_mask(tiny_pure, tiny_hybrid):
         pass
 
 
-@settings(max_examples=50, deadline=None)
-@given(
-    seed=st.integers(0, 10**6),
-    L=st.integers(1, 4),
-    H=st.integers(1, 9),
-    fraction=st.floats(0, 1),
-    highest=st.booleans(),
-)
-def test_a_fraction_takes_the_extreme_scores(seed, L, H, fraction, highest):
-    score = torch.rand(L, H, generator=generator(seed))
-    sign = 1 if highest else -1
-    per_layer = ablation.fraction_per_layer(score, fraction, generator=generator(), highest=highest)
-    n = max(round(fraction * H), 1 if fraction else 0)
-    for row, chosen in zip(score.tolist(), per_layer.tolist(), strict=True):
-        picked = [x for x, c in zip(row, chosen, strict=True) if c]
-        assert sorted(picked) == sorted(sorted(row, key=lambda x: -sign * x)[:n])
-    overall = ablation.fraction_overall(score, fraction, generator=generator(), highest=highest)
-    values = sorted(score.flatten().tolist(), key=lambda x: -sign * x)
-    assert sorted(score[overall].tolist()) == sorted(values[: round(fraction * L * H)])
-
-
-def test_the_papers_cut_takes_448_of_1152():
-    score = torch.rand(36, 32, generator=generator())
-    assert ablation.fraction_overall(score, 0.389, generator=generator()).sum() == 448
-
-
-def test_ties_are_broken_at_random():
-    score = torch.tensor([[1.0, 1, 1, 1, 0, 2], [5, 5, 5, 5, 5, 5]])
-    draws = torch.stack([ablation.fraction_per_layer(score, 0.5, generator=generator(i)) for i in range(600)])
-    expected = torch.tensor([[0.5, 0.5, 0.5, 0.5, 0, 1], [0.5] * 6])
-    # Four standard errors of a share over 600 draws are 0.08.
-    torch.testing.assert_close(draws.double().mean(0), expected.double(), rtol=0, atol=0.08)
-    overall = torch.stack([ablation.fraction_overall(score, 0.25, generator=generator(i)) for i in range(600)])
-    assert (overall[:, 0] == 0).all()
-    torch.testing.assert_close(overall[:, 1].double().mean(0), torch.full((6,), 0.5).double(), rtol=0, atol=0.08)
-
-
-@pytest.mark.parametrize("highest", [True, False])
-def test_heads_without_a_score_are_never_chosen(highest):
-    score = torch.tensor([[NAN, 1.0, NAN, -float("inf")], [2.0, NAN, 3.0, float("inf")]])
-    per_layer = ablation.fraction_per_layer(score, 0.5, generator=generator(), highest=highest)
-    assert per_layer[0].tolist() == [False, True, False, True]
-    overall = ablation.fraction_overall(score, 5 / 8, generator=generator(), highest=highest)
-    assert torch.equal(overall, ~score.isnan())
-    with pytest.raises(ValueError, match="3 heads are to be chosen where only 2 have a score"):
-        ablation.fraction_per_layer(score, 0.75, generator=generator(), highest=highest)
-    with pytest.raises(ValueError, match="8 heads are to be chosen where only 5"):
-        ablation.fraction_overall(score, 1.0, generator=generator(), highest=highest)
-
-
-@pytest.mark.parametrize("fraction", [-0.1, 1.1, NAN])
-def test_a_fraction_lies_between_0_and_1(fraction):
-    for take in (ablation.fraction_per_layer, ablation.fraction_overall):
-        with pytest.raises(ValueError, match="fraction must lie between 0 and 1"):
-            take(torch.zeros(2, 3), fraction, generator=generator())
-
-
 def test_matched_random_draws_as_many_of_every_layer():
     heads = torch.tensor([[True, True, False, False, False], [True] * 5, [False] * 5])
     draws = torch.stack([ablation.matched_random(heads, generator=generator(i)) for i in range(600)])

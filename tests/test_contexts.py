@@ -82,14 +82,6 @@ def test_the_generator_decides_which_windows():
     assert not torch.equal(draw("code", seed=1), draw("code", seed=2))
 
 
-def test_calibration_takes_the_calibration_part_of_each_domain():
-    tokens = contexts.calibration(TOKENIZER, n=3, length=256, generator=generator())
-    assert tokens.shape == (12, 256)
-    for rows, name in zip(tokens.split(3), contexts.domains(), strict=True):
-        own = contexts.held_out_documents(name, part="calibration")
-        assert all(any(TOKENIZER.decode(row) in document for document in own) for row in rows)
-
-
 def test_too_few_windows_say_how_many_there_are():
     with pytest.raises(ValueError, match=r"prose: 9999 windows of 2048 tokens asked for, but .*'trace' has \d+ of"):
         draw("prose", n=9999, length=2048)

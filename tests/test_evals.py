@@ -2,13 +2,12 @@ import re
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
 from transformers import AutoTokenizer
 
-from srdyn import contexts, evals, intervals, models
+from srdyn import contexts, evals, models
 from srdyn.loading import files, reference
 from srdyn.text import tasks
 
@@ -169,7 +168,7 @@ def test_an_item_is_right_when_all_its_answers_are(tiny_hybrid, tokenizer, text)
     row, at = len(tokens) - 1, int((items[-1] == 2).nonzero()[1, 0])
     unasked = int((items[0] == 0).nonzero()[5, 0])
     foretell(tiny_hybrid, tokens, wrong=[(row, at), (0, unasked)])
-    frame = evals.outcomes(tiny_hybrid, tokens, items, batch=2)
+    frame = evals.outcomes(tiny_hybrid, tokens, items)
     assert list(frame.columns) == ["row", "item", "right", "bits", "tokens"]
     assert len(frame) == int(items.amax(1).sum())
     wrong = frame[~frame["right"]]
@@ -180,7 +179,7 @@ def test_outcomes_are_those_of_the_model_itself(untrained, tokenizer, text):
     tokens, items = rows_of("recall4", tokenizer, text, n=24, length=128)
     items[items == 1] = 0
     tokens[0, 0], items[0, 0] = 5, 1  # nothing precedes it, hence nothing foretells it
-    frame = evals.outcomes(untrained, tokens, items, batch=2)
+    frame = evals.outcomes(untrained, tokens, items)
     with torch.no_grad():
         best = untrained.hf(tokens, use_cache=False).logits.argmax(-1)
     expected = [
@@ -194,7 +193,7 @@ def test_outcomes_are_those_of_the_model_itself(untrained, tokenizer, text):
 
 def test_bits_of_an_item_are_those_of_all_its_answers(untrained, tokenizer, text):
     tokens, items = rows_of("sum", tokenizer, text, n=6, length=128)
-    frame = evals.outcomes(untrained, tokens, items, batch=1)
+    frame = evals.outcomes(untrained, tokens, items)
     with torch.no_grad():
         logs = untrained.hf(tokens, use_cache=False).logits.double().log_softmax(-1)
     for line in frame.itertuples():
@@ -202,15 +201,6 @@ def test_bits_of_an_item_are_those_of_all_its_answers(untrained, tokenizer, text
         bits = -logs[line.row, at - 1, tokens[line.row, at]].sum() / np.log(2)
         assert line.tokens == len(at)
         assert line.bits == pytest.approx(float(bits), rel=1e-5)  # float32 logits of another batch
-
-
-def test_accuracy_has_an_interval_over_items_and_one_over_rows():
-    frame = pd.DataFrame({"row": np.repeat(range(20), 5), "item": 1, "right": np.repeat(np.arange(20) < 15, 5)})
-    assert evals.accuracy(frame) == intervals.wilson(75, 100)
-    over_rows = evals.accuracy_by_rows(frame, generator=torch.Generator().manual_seed(0))
-    assert over_rows.estimate == 0.75
-    # Rows are all right or all wrong, so that there are 20 outcomes rather than 100: about √5 times as wide.
-    assert over_rows.high - over_rows.low > 1.8 * (evals.accuracy(frame).high - evals.accuracy(frame).low)
 
 
 def test_windows_cover_a_document_once_and_know_its_bytes(tokenizer):
@@ -236,22 +226,15 @@ def test_some_windows_are_evenly_spaced_ones_of_all(tokenizer):
         evals.windows("code", tokenizer, length=128, n=9999)
 
 
-def test_bits_per_byte_are_the_models_own(untrained, tokenizer):
-    interval = evals.bits_per_byte(untrained, "math", generator=torch.Generator().manual_seed(0), length=64, n=5)
-    chosen = evals.windows("math", tokenizer, length=64, n=5)
+def test_bits_of_windows_are_the_models_own(untrained, tokenizer):
+    tokens = evals.windows("math", tokenizer, length=64, n=5).tokens
     with torch.no_grad():
-        logs = untrained.hf(chosen.tokens, use_cache=False).logits.double().log_softmax(-1)
-    bits = -logs[:, :-1].gather(2, chosen.tokens[:, 1:, None]).sum() / np.log(2)
-    assert interval.estimate == pytest.approx(float(bits) / (chosen.stop - chosen.start).sum(), rel=1e-5)
-    assert interval.low < interval.estimate < interval.high
+        logs = untrained.hf(tokens, use_cache=False).logits.double().log_softmax(-1)
+    bits = -logs[:, :-1].gather(2, tokens[:, 1:, None]).sum((1, 2)) / np.log(2)
+    assert evals.window_bits(untrained, tokens) == pytest.approx(bits.numpy(), rel=1e-5)
 
 
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(tiny_hybrid):
     tokens = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(0))
     tiny_hybrid.hf.forward = lambda rows, use_cache: SimpleNamespace(logits=torch.zeros(*rows.shape, 64))
-    assert evals.window_bits(tiny_hybrid, tokens, batch=2) == pytest.approx([19 * 6] * 3)
-
-
-def test_a_model_without_a_tokenizer_is_refused(tiny_hybrid):
-    with pytest.raises(ValueError, match="tiny-hybrid has no tokenizer"):
-        evals.bits_per_byte(tiny_hybrid, "math", generator=torch.Generator())
+    assert evals.window_bits(tiny_hybrid, tokens) == pytest.approx([19 * 6] * 3)

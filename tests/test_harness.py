@@ -7,12 +7,11 @@ from pathlib import Path
 import conftest
 import families
 import numpy as np
-import pandas as pd
 import pytest
 import torch
 from transformers import AutoTokenizer
 
-from srdyn import ablation, intervals, models, pruning
+from srdyn import ablation, models, pruning
 from srdyn.loading import files
 
 lm_eval = pytest.importorskip("lm_eval")
@@ -258,19 +257,6 @@ def test_neither_the_tokenizer_nor_the_global_random_numbers_change(hybrid):
     assert bare.tokenizer.padding_side == "right"
     assert torch.equal(before[0], after[0])
     assert before[1] == after[1]
-
-
-def test_estimates_are_means_with_the_interval_that_fits():
-    generator = lambda: torch.Generator().manual_seed(3)  # noqa: E731
-    shares = np.array([0.25, 0.5, 1.0, 0.0])
-    frame = pd.DataFrame(
-        [("a", i, "acc,none", float(i > 0)) for i in range(4)] + [("b", i, "f,none", v) for i, v in enumerate(shares)],
-        columns=["task", "item", "metric", "value"],
-    )
-    table = harness.estimates(frame, generator=generator())
-    assert list(table.columns) == ["task", "metric", "n", "estimate", "low", "high"]
-    assert table.iloc[0].tolist() == ["a", "acc,none", 4, *intervals.wilson(3, 4)]
-    assert table.iloc[1].tolist() == ["b", "f,none", 4, *intervals.bootstrap(shares, np.mean, generator=generator())]
 
 
 @pytest.mark.parametrize("name", ["gsm9k", "math_word_problems"])

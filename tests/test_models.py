@@ -12,9 +12,10 @@ from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3_next import modeling_qwen3_next
 
+import srdyn
 from srdyn import architectures, models, pruning
 from srdyn.architectures import linear_cache
-from srdyn.loading import devices
+from srdyn.loading import devices, files
 
 
 @pytest.fixture
@@ -186,3 +187,32 @@ def test_flash_linear_attention_makes_no_difference_on_a_cpu(folder, tokens, tmp
     assert "fla.ops" in sys.modules
     assert torch.equal(model.hf(tokens).logits, logits)
     assert torch.equal(model.hf.generate(tokens, max_new_tokens=3, do_sample=False), generated)
+
+
+def test_the_use_that_the_package_shows_runs_as_written(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(files.root())
+    shown = textwrap.dedent(srdyn.__doc__.split("repository:")[1])
+    exec(shown.replace("build/smaller", str(tmp_path / "smaller")), found := {})
+    assert found["sigma"].shape == (6, 2, 4, 8, 64)
+    assert not torch.equal(found["logits"], found["model"].logits(found["tokens"]))
+    assert models.load(tmp_path / "smaller").layers == found["smaller"].layers
+    assert capsys.readouterr().out.startswith("The key of")
+
+
+def test_a_model_answers_as_it_stands_and_is_left_as_it_was(tiny, tokens):
+    with torch.no_grad():
+        expected = tiny.hf(tokens).logits
+    tiny.hf.train()
+    found = tiny.logits(tokens)
+    assert torch.equal(found, expected)
+    assert not found.requires_grad
+    assert tiny.hf.training
+
+
+def test_generation_returns_what_it_was_given(tiny_hybrid, tokens):
+    expected = tiny_hybrid.hf.generate(tokens, max_new_tokens=4, do_sample=False)
+    assert torch.equal(tiny_hybrid.generate(tokens, max_new_tokens=4), expected)
+    beams = tiny_hybrid.generate(tokens, max_new_tokens=4, num_beams=3)
+    assert torch.equal(beams, tiny_hybrid.hf.generate(tokens, max_new_tokens=4, do_sample=False, num_beams=3))
+    with pytest.raises(ValueError, match="tiny-hybrid has no tokenizer"):
+        tiny_hybrid.generate("Once")

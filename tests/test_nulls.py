@@ -27,8 +27,6 @@ def test_states_equal_the_recurrence_token_by_token():
     k = k / k.norm(dim=-1, keepdim=True)
     flat = (x.double().reshape(L * B, T, H) for x in (g, beta))
     _, expected = recurrence.gated_delta_rule(k, k, v, *flat, positions=positions)
-    for c, state in enumerate(nulls.snapshots(g, K, V, positions, beta=beta, generator=seeded(7))):
-        torch.testing.assert_close(state, expected[:, c].reshape(L, B, H, K, V), rtol=1e-10, atol=1e-12)
     sigma = nulls.decay_only(g, K, V, positions, beta=beta, generator=seeded(7))
     assert sigma.shape == (L, B, len(positions), H, 5)
     expected = spectra.singular_values(expected).reshape(L, B, len(positions), H, 5)

@@ -1,6 +1,7 @@
 import copy
 import functools
 import json
+import shutil
 
 import conftest
 import families
@@ -182,15 +183,19 @@ def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path):
     )
 
 
-def test_saving_replaces_a_model_and_nothing_else(tmp_path):
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="something else than a model"):
-        pruning.save(model("pure"), tmp_path / "notes")
-    assert (tmp_path / "notes" / "thesis.txt").read_text() == "precious"
+def test_saving_replaces_what_it_saved_and_nothing_else(tmp_path):
     (tmp_path / "model").mkdir()
-    pruning.save(model("pure"), tmp_path / "model")
+    for _ in range(2):
+        pruning.save(model("pure"), tmp_path / "model")
     assert models.load(tmp_path / "model").layers == model("pure").layers
+    (tmp_path / "model" / "thesis.txt").write_text("precious")
+    shutil.copytree(files.data_dir() / "models" / "hybrid", tmp_path / "hybrid")
+    for folder, named in ((tmp_path / "model", r"thesis\.txt"), (tmp_path / "hybrid", "checkpoints")):
+        before = files.content_hash(folder)
+        with pytest.raises(FileExistsError, match=named):
+            pruning.save(model("pure"), folder)
+        assert files.content_hash(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hybrid", "model"]
 
 
 def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
@@ -316,15 +321,13 @@ def test_a_head_that_is_gone_cannot_be_kept():
         pruning.prune_heads(pruned, mask("hybrid", [0], [0, 1, 2], [0]))
 
 
-@pytest.mark.parametrize("per_layer_norm", [False, True])
-def test_the_saturation_score_is_equation_14(per_layer_norm):
+def test_the_saturation_score_is_equation_14():
     generator = torch.Generator().manual_seed(4)
     rank, norm = (torch.rand(3, 5, generator=generator, dtype=torch.float64) * scale for scale in (8, 100))
     rank[1, 2] = norm[1, 2] = torch.nan
-    score = pruning.saturation_score(rank, norm, 8, alpha=0.3, per_layer_norm=per_layer_norm)
+    score = pruning.saturation_score(rank, norm, 8, alpha=0.3)
     for layer, head in np.ndindex(3, 5):
-        over = norm[layer] if per_layer_norm else norm.flatten()
-        largest = max(float(n) for n in over if not n.isnan())
+        largest = max(float(n) for n in norm.flatten() if not n.isnan())
         expected = 0.3 * float(rank[layer, head]) / 8 + 0.7 * float(norm[layer, head]) / largest
         assert float(score[layer, head]) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
@@ -352,14 +355,22 @@ def test_rank_and_norm_are_of_the_same_heads():
         pruning.saturation_score.__wrapped__(torch.ones(2, 3), torch.ones(3, 2), 8)
 
 
-def test_the_highest_scores_go():
-    score = torch.tensor([[0.9, 0.1, 0.8, 0.2], [0.7, 0.3, 0.6, 0.4], [torch.nan, 0.5, torch.nan, 0.0]])
-    low = score < 0.55
-    assert torch.equal(pruning.select(score, 0.4), low)
-    per_layer = [[False, True, False, True], [False, True, False, True], [False, False, False, True]]
-    assert torch.equal(pruning.select(score, 0.5, per_layer=True), torch.tensor(per_layer))
-    assert torch.equal(pruning.select(score, 0.0), ~score.isnan())
-    assert not pruning.select(score, 1.0).any()
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), L=st.integers(1, 4), H=st.integers(1, 9), fraction=st.floats(0, 1))
+def test_the_highest_scores_go(seed, L, H, fraction):
+    """Minus the score lets the lowest go; NaN marks heads that were pruned away."""
+    score = torch.rand(L, H, generator=torch.Generator().manual_seed(seed))
+    score[0, : H // 2] = torch.nan
+    for s in (score, -score):
+        gone = ~pruning.select(s, fraction, per_layer=True) & ~s.isnan()
+        for row, chosen in zip(s, gone, strict=True):
+            known = row[~row.isnan()]
+            n = max(round(fraction * len(known)), int(fraction > 0))
+            assert sorted(row[chosen].tolist()) == sorted(known.tolist())[len(known) - n :]
+        keep = pruning.select(s, fraction, generator=torch.Generator().manual_seed(seed))
+        assert not keep[s.isnan()].any()
+        known = s[~s.isnan()]
+        assert sorted(s[keep].tolist()) == sorted(known.tolist())[: len(known) - round(fraction * len(known))]
 
 
 def test_every_group_loses_its_share():

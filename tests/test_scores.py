@@ -11,16 +11,16 @@ from srdyn.study.trials import battery, single_heads
 @pytest.fixture(scope="module")
 def tokens(trained):
     generator = torch.Generator().manual_seed(1)
-    return torch.randint(len(trained.tokenizer), (3, 40), generator=generator)
+    return torch.randint(len(trained.tokenizer), (3, 200), generator=generator)
 
 
 @pytest.fixture(scope="module")
 def found(trained, tokens):
-    return scores.profile(trained, tokens, batch=2)
+    return scores.profile(trained, tokens)
 
 
 def test_ranks_and_norms_are_means_over_sequences(trained, tokens, found):
-    sigma = torch.stack([states.trace(trained, row[None], [10, 20, 30, 40])[:, 0] for row in tokens], 1)
+    sigma = torch.stack([states.trace(trained, row[None], [50, 100, 150, 200])[:, 0] for row in tokens], 1)
     rank = spectra.effective_rank(sigma)
     torch.testing.assert_close(found.rank, rank[:, :, -1].mean(1))
     torch.testing.assert_close(found.rank_in_time, rank.mean((1, 2)))
@@ -29,7 +29,7 @@ def test_ranks_and_norms_are_means_over_sequences(trained, tokens, found):
 
 
 def test_decay_is_the_mean_gate(trained, tokens, found):
-    g = states.decays(trained, tokens).double()
+    g = states.gates(trained, tokens)[0].double()
     torch.testing.assert_close(found.decay, g.mean((1, 2)), rtol=1e-6, atol=1e-9)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from srdyn import intervals
+from srdyn.study.analysis import intervals
 
 Case = Callable[[], object]
 SHORTEST = 0.02

@@ -1,11 +1,11 @@
 """What would come of loading a checkpoint, told from its configuration before any weight is read."""
 
+import collections
 import dataclasses
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
 import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
@@ -58,28 +58,6 @@ class Report:
         """How many heads all linear layers hold together."""
         return sum(len(kind.places) * kind.heads for kind in self.linear)
 
-    def frame(self) -> pd.DataFrame:
-        """One row for each context length."""
-        rows = [
-            {
-                "model": self.name,
-                "family": self.family,
-                "dtype": str(self.dtype).removeprefix("torch."),
-                "parameters": self.parameters,
-                "active": self.active,
-                "weight_bytes": self.weight_bytes,
-                "linear_layers": sum(len(kind.places) for kind in self.linear),
-                "heads": self.heads,
-                "state_bytes": self.state_bytes,
-                "tokens": tokens,
-                "cache_bytes": size,
-                "placement": str(self.placement or ""),
-                "unsupported": " ".join(self.unsupported),
-            }
-            for tokens, size in self.cache_bytes.items()
-        ]
-        return pd.DataFrame(rows)
-
     def lines(self) -> list[tuple[str, str]]:
         """What to read: names with their values."""
         cache = [f"{in_mib(size)} at {tokens} tokens" for tokens, size in self.cache_bytes.items() if size is not None]
@@ -123,20 +101,20 @@ def check(
     lengths: Sequence[int] = LENGTHS,
     trust_remote_code: bool = False,
 ) -> Report:
-    """Read the configuration of a local folder or a hub name, build its model without weights, and report.
+    """What `models.load` would make of a local folder or a hub name, from its configuration alone.
 
     `lengths` are context lengths in tokens. Raises as `checkpoints.configuration` does; what else is in the way of
     loading the model stands in the report.
     """
     where = checkpoints.source(name_or_path)
     config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    rooms = devices.rooms(max_memory)
-    precision = dtype or devices.precision(_stored(config), devices.resolve_device(device))
+    name, precision = Path(where).name, _precision(config, dtype, device)
     try:
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
-        return _without_model(Path(where).name, config, precision, str(error), lengths)
-    found = about(hf, name=Path(where).name, rooms=rooms, device=device, lengths=lengths)
+        nothing = dict.fromkeys(lengths)
+        return Report(name, config.model_type, precision, 0, 0, 0, 0, (), 0, nothing, None, (str(error),))
+    found = about(hf, name=name, rooms=devices.rooms(max_memory), device=device, lengths=lengths)
     if found.unsupported or checkpoints.may_have_tokenizer(where):
         return found
     missing = "It has no tokenizer beside its weights, without which the notebooks cannot read text."
@@ -153,8 +131,8 @@ def about(
 ) -> Report:
     """The report about a model, whose weights need not be there; `rooms` are as `devices.decide` takes them."""
     weights, layer = weight_bytes(hf)
-    refused, notes = unsupported_in(hf, name), ()
-    unsupported = refused
+    unsupported, notes = unsupported_in(hf, name), ()
+    known = not unsupported
     try:
         place = devices.decide(weights, layer, rooms, device=device, offload="auto")
     except MemoryError as error:
@@ -163,7 +141,7 @@ def about(
         cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in lengths}
     except ValueError as error:
         cache = dict.fromkeys(lengths)
-        notes = () if refused else (f"The size of its cache is not known: {error}.",)
+        notes = (f"The size of its cache is not known: {error}.",) if known else ()
     parameters, active = _parameters(hf)
     return Report(
         name=name,
@@ -185,24 +163,21 @@ def about(
 def outline(
     name_or_path: str | Path,
     *,
-    device: str | torch.device = "auto",
-    dtype: torch.dtype | None = None,
-    offload: devices.Offload | None = None,
-    max_memory: Mapping[int | str, int | str] | None = None,
-    trust_remote_code: bool = False,
+    device: str | torch.device,
+    dtype: torch.dtype | None,
+    offload: devices.Offload | None,
+    max_memory: Mapping[int | str, int | str] | None,
+    trust_remote_code: bool,
 ) -> Outline:
     """What `models.load` goes by, after all that can be found wrong before weights are read; raises as it says."""
     where = checkpoints.source(name_or_path)
-    name = Path(where).name
     config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    precision = dtype or devices.precision(_stored(config), devices.resolve_device(device))
+    name, precision = Path(where).name, _precision(config, dtype, device)
     hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
-    unsupported = unsupported_in(hf, name)
-    if unsupported:
+    if unsupported := unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
     weights, layer = weight_bytes(hf)
-    folder = checkpoints.folder(where, config)
-    if folder:
+    if folder := checkpoints.folder(where, config):
         checkpoints.require_whole(folder)
     else:
         stored = _stored(config) or torch.float32
@@ -214,28 +189,24 @@ def outline(
 
 def unsupported_in(hf: PreTrainedModel, name: str) -> tuple[str, ...]:
     """Why the model cannot be studied, a sentence each; empty where it can."""
-    sites = architectures.sites(hf)
+    known, refusal = len(architectures.sites(hf)), architectures.refusal(hf)
     kinds = getattr(hf.config.get_text_config(decoder=True), "layer_types", None) or []
     linear = sum(kind in memory.RECURRENT for kind in kinds)
-    refusal = architectures.refusal(hf)
     if refusal is not None:
         return (f"{name} cannot be studied: {refusal}",)
-    if not sites:
+    if not known:
         return (f"{name} has no linear-attention layers; srdyn.architectures.supported() lists what it knows",)
-    if len(sites) < linear:
-        return (f"{name} has {linear} layers with a state, of which srdyn knows {len(sites)}",)
-    return ()
+    return (f"{name} has {linear} layers with a state, of which srdyn knows {known}",) if known < linear else ()
 
 
 def weight_bytes(hf: PreTrainedModel) -> tuple[int, int]:
     """Bytes of all parameters, tied ones once, and of the largest part that is brought in at once."""
-    sizes = {name: parameter.numel() * parameter.itemsize for name, parameter in hf.named_parameters()}
-    by_part: dict[str, int] = {}
-    for name, size in sizes.items():
-        numbered = [i for i, word in enumerate(name.split(".")) if word.isdigit()]
-        part = ".".join(name.split(".")[: numbered[0] + 1]) if numbered else name
-        by_part[part] = by_part.get(part, 0) + size
-    return sum(sizes.values()), max(by_part.values(), default=0)
+    by_part: collections.Counter[str] = collections.Counter()
+    for name, parameter in hf.named_parameters():
+        words = name.split(".")
+        end = next((i for i, word in enumerate(words) if word.isdigit()), len(words) - 1)
+        by_part[".".join(words[: end + 1])] += parameter.numel() * parameter.itemsize
+    return by_part.total(), max(by_part.values(), default=0)
 
 
 def _parameters(hf: PreTrainedModel) -> tuple[int, int]:
@@ -267,10 +238,8 @@ def _stored(config: PreTrainedConfig) -> torch.dtype | None:
     return config.dtype or config.get_text_config(decoder=True).dtype
 
 
-def _without_model(
-    name: str, config: PreTrainedConfig, dtype: torch.dtype, reason: str, lengths: Sequence[int]
-) -> Report:
-    return Report(name, config.model_type, dtype, 0, 0, 0, 0, (), 0, dict.fromkeys(lengths), None, (reason,))
+def _precision(config: PreTrainedConfig, dtype: torch.dtype | None, device: str | torch.device) -> torch.dtype:
+    return dtype or devices.precision(_stored(config), devices.resolve_device(device))
 
 
 def _weights(report: Report) -> str:

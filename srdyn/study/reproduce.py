@@ -23,12 +23,15 @@ from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
 from srdyn.loading import files
+from srdyn.study import verify
 from srdyn.study.claims import readme
 from srdyn.study.run import code, parameters, store
 
 BENCH, SCORECARD = "07_cost", "08_scorecard"
 READS = {BENCH: (store.REFERENCE, "07_cost_*.csv"), SCORECARD: (None, "*_claims.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
+WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
+"""What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 
 
 class Stopped(Exception):
@@ -85,6 +88,9 @@ def _refresh(stem: str, given: Mapping[str, object], data: str) -> None:
         return
     stamp.unlink(missing_ok=True)  # from here on the outputs are no longer what it says
     _run(stem, given)
+    written = [pattern.format(stem) for pattern in WRITES.get(store.run_name(), ())]
+    if written:
+        verify.record(written[:1] if stem == BENCH else written)  # `make bench` writes the tables of 07_cost
     files.write_bytes(stamp, key.encode())
 
 

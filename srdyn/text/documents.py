@@ -58,8 +58,7 @@ def read(place: str | Path) -> list[str]:
     Raises FileNotFoundError for what is not there, ValueError for what cannot be read as text, ModuleNotFoundError and
     OSError where a data set needs `datasets` or the network.
     """
-    path = _downloaded(dataset(str(place))) if str(place).startswith(HUB) else _existing(place)
-    found = [document for file in _files(path) for document in _documents(file) if document.strip()]
+    found = [document for file in _files(place) for document in _documents(file) if document.strip()]
     if not found:
         raise ValueError(f"{place} holds no text: give files in {', '.join(SUFFIXES)} with a document in them")
     return found
@@ -67,8 +66,7 @@ def read(place: str | Path) -> list[str]:
 
 def content_hash(place: str | Path) -> str:
     """What tells the documents that lie there now from any others."""
-    path = _downloaded(dataset(str(place))) if str(place).startswith(HUB) else _existing(place)
-    return files.content_hash(*_files(path))
+    return files.content_hash(*_files(place))
 
 
 def dataset(name: str) -> Dataset:
@@ -89,23 +87,20 @@ def _path(name: str | Path) -> Path:
     return path if path.exists() else files.root() / path
 
 
-def _existing(place: str | Path) -> Path:
+def _files(place: str | Path) -> list[Path]:
+    """The files that hold the documents, a hub's data set downloaded."""
+    if str(place).startswith(HUB):
+        return [_downloaded(dataset(str(place)))]
     path = _path(place)
     if not path.exists():
         raise FileNotFoundError(
             f"{Path(place).expanduser().absolute()} is not there; give the path of a file in {', '.join(SUFFIXES)}, or "
             "of a folder of such files"
         )
-    return path
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    files = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES))
-    if not files:
+    found = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
+    if not found:
         raise FileNotFoundError(f"{path} holds no file in {', '.join(SUFFIXES)}")
-    return files
+    return found
 
 
 def _documents(path: Path) -> list[str]:

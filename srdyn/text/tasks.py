@@ -32,11 +32,7 @@ class Alphabet:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase) -> Alphabet:
-        """Choose the alphabet from a tokenizer's vocabulary, the same for everyone who has that tokenizer.
-
-        Raises:
-            ValueError: the tokenizer has too few one-token lower-case words.
-        """
+        """The alphabet of a tokenizer, the same for everyone; ValueError where it has too few one-token words."""
         words = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token))
         if len(words) < 2 * SYMBOLS:
             raise ValueError(
@@ -104,13 +100,9 @@ class Text:
         drawn = np.array([(weights or {}).get(name, 1.0) for name in self.domains])
         self.chances = drawn / drawn.sum()
 
-    def snippet(self, n: int, *, rng: np.random.Generator, domain: str | None = None) -> np.ndarray:
-        """`n` consecutive tokens from a random place of `domain`, or of a random domain.
-
-        Raises:
-            ValueError: the domain holds fewer than `n` tokens.
-        """
-        source = self.ids[domain or self.domains[rng.choice(len(self.domains), p=self.chances)]]
+    def snippet(self, n: int, *, rng: np.random.Generator) -> np.ndarray:
+        """`n` consecutive tokens from a random place of a random domain; ValueError where that holds fewer."""
+        source = self.ids[self.domains[rng.choice(len(self.domains), p=self.chances)]]
         if n > len(source):
             raise ValueError(f"a snippet of {n} tokens was asked for, the text has {len(source)}")
         start = rng.integers(0, len(source) - n + 1)
@@ -126,9 +118,9 @@ class Writer:
     rng: np.random.Generator
     pool: int = SYMBOLS
 
-    def snippet(self, passage: Passage, n: int, *, domain: str | None = None) -> None:
+    def snippet(self, passage: Passage, n: int) -> None:
         if n > 0:
-            passage.add(self.text.snippet(n, rng=self.rng, domain=domain), 1.0)
+            passage.add(self.text.snippet(n, rng=self.rng), 1.0)
 
     def newline(self, passage: Passage) -> None:
         passage.add([self.alphabet.marks["\n"]], 0.0)

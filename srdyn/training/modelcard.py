@@ -8,13 +8,16 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float64
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from srdyn import contexts, evals, intervals, models
+from srdyn import contexts, evals, models
 from srdyn.loading import files
+from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
 from srdyn.training import baselines, card_tables, mixture
 
@@ -66,7 +69,7 @@ def baseline_rows(tokenizer: PreTrainedTokenizerBase, *, plan: Plan = PLAN) -> p
         alone = baselines.KneserNey(baselines.training_bytes([name]))
         for which, ngrams in (("all domains", everything), ("that domain alone", alone)):
             bits = _ngram_bits(ngrams, name, chosen)
-            interval = evals.per_byte(bits, chosen, generator=_generator())
+            interval = _per_byte(bits, chosen)
             rows.append({"model": f"{baselines.ORDER}-gram, {which}", **text, **_ends(interval), "n": len(bits)})
         rows.append({"model": "xz -9", **text, "value": baselines.xz_bits_per_byte(name, part=PART)})
     return pd.DataFrame(rows).assign(kind="baseline")
@@ -134,7 +137,7 @@ def _text_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
     for name in contexts.domains():
         chosen = _windows(name, model.tokenizer, plan)
         bits = evals.window_bits(model, chosen.tokens)
-        ends = _ends(evals.per_byte(bits, chosen, generator=_generator()))
+        ends = _ends(_per_byte(bits, chosen))
         kind = {"quantity": "bits per byte", "of": name, "length": TEXT_LENGTH, "unit": "bits per byte"}
         yield {**kind, **ends, "n": len(bits)}
 
@@ -145,21 +148,28 @@ def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
         rng = evals.draws(task, part=PART, seed=SEED)
         rows = evals.task_rows(task, tokenizer=model.tokenizer, text=text, n=n, length=length, rng=rng)
         frame = evals.outcomes(model, *rows)
-        over_rows = evals.accuracy_by_rows(frame, generator=_generator())
+        # Items of one row share their text, needles even their question.
+        by_row = frame.groupby("row")["right"].agg(["sum", "count"]).to_numpy(dtype=float)
+        over_rows = intervals.ratio(by_row, generator=_generator())
+        share = intervals.wilson(int(frame["right"].sum()), len(frame))
         kind = {"quantity": "accuracy", "of": task, "length": length, "unit": "share of items"}
-        ends = {**_ends(evals.accuracy(frame)), "low_over_rows": over_rows.low, "high_over_rows": over_rows.high}
+        ends = {**_ends(share), "low_over_rows": over_rows.low, "high_over_rows": over_rows.high}
         yield {**kind, **ends, "n": len(frame)}
 
 
-def _windows(name: str, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.Windows:
+def _windows(name: str, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.ByteWindows:
     return evals.windows(name, tokenizer, length=TEXT_LENGTH, part=PART, n=plan.windows)
 
 
-def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.Windows):
+def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.ByteWindows):
     """What the n-gram model needs for the bytes of each window, given all that precedes them in their document."""
     bits = [ngrams.bits(document.encode()) for document in contexts.held_out_documents(name, part=PART)]
     spans = zip(chosen.document, chosen.start, chosen.stop, strict=True)
     return pd.Series([bits[i][start:stop].sum() for i, start, stop in spans]).to_numpy()
+
+
+def _per_byte(bits: Float64[np.ndarray, " N"], chosen: evals.ByteWindows) -> intervals.Interval:
+    return intervals.ratio(np.stack([bits, chosen.stop - chosen.start], 1), generator=_generator())
 
 
 def _ends(interval: intervals.Interval) -> dict[str, float]:

@@ -1,7 +1,6 @@
 """What is told of a checkpoint before its weights are read is what the loaded model turns out to be."""
 
 import conftest
-import pandas as pd
 import pytest
 import torch
 import transformers
@@ -92,18 +91,14 @@ def test_published_sizes(name, parameters, heads, mib):
     assert found.cache_bytes[2048] == row["state_bytes"] + 2 * (row["conv_bytes"] + row["kv_bytes"])
 
 
-def test_a_table_and_a_text_say_the_same(folder):
+def test_a_notebook_and_a_terminal_show_the_same(folder):
     found = models.check(folder, device="cpu", lengths=(10, 20))
-    frame = found.frame()
-    assert frame["tokens"].tolist() == [10, 20]
-    assert frame["cache_bytes"].tolist() == list(found.cache_bytes.values())
-    assert isinstance(pd.concat([frame, frame]), pd.DataFrame)
     for text in (str(found), found._repr_markdown_()):
         assert "2 Qwen3_5GatedDeltaNet layers of 4 heads, 8 × 12 each" in text
         assert "at 20 tokens" in text
 
 
-def test_layers_with_a_state_that_srdyn_does_not_know_are_named(folder, monkeypatch):
+def test_layers_with_a_state_that_srdyn_does_not_know_are_named(folder):
     config = checkpoints.configuration(str(folder))
     hf = checkpoints.outline(config, dtype=torch.float32)
     hf.model.layers[2].linear_attn = torch.nn.Linear(2, 2)
@@ -127,10 +122,11 @@ def test_a_folder_without_tokenizer_files_is_told(folder, tmp_path):
     assert models.check(tmp_path).notes == ()
 
 
-def test_a_cache_that_is_not_known_is_a_note_not_a_guess(folder, monkeypatch):
-    monkeypatch.setattr(memory, "FAMILIES", {})
-    found = models.check(folder, lengths=(7,))
+def test_a_cache_that_is_not_known_is_a_note_not_a_guess(folder):
+    hf = checkpoints.outline(checkpoints.configuration(str(folder)), dtype=torch.float32)
+    hf.config.layer_types = ["linear_attention", "sliding_attention", "linear_attention"]
+    found = report.about(hf, name="it", rooms={"cpu": 10**9}, lengths=(7,))
     assert found.cache_bytes == {7: None}
     assert found.unsupported == ()
-    assert "The size of its cache is not known: Qwen3_5TextConfig has no entry" in found.notes[0]
+    assert "The size of its cache is not known: qwen3_5_text has sliding_attention layers" in found.notes[0]
     assert "note:" in str(found)

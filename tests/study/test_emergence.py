@@ -8,9 +8,9 @@ import torch
 from scipy import stats
 from transformers import AutoTokenizer
 
-from srdyn import contexts, intervals, models, strata
+from srdyn import contexts, models, strata
 from srdyn.loading import files, reference
-from srdyn.study.analysis import emergence, observations
+from srdyn.study.analysis import emergence, intervals, observations
 from srdyn.study.survey import null_tables
 from srdyn.study.trials import battery, trials
 

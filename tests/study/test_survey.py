@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer
 
 from srdyn import architectures, bounds, contexts, models, spectra, states
-from srdyn.architectures import qwen
+from srdyn.architectures import gated_deltanet
 from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
 from srdyn.study.analysis import observations, summaries
@@ -80,7 +80,7 @@ def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
     cube = observations.cube(own)
     expected = spectra.effective_rank(sigma).permute(1, 0, 3, 2).numpy()
     np.testing.assert_array_equal(cube.values[:, 0], expected)
-    decay = states.decays(model, reading.tokens("code", model.tokenizer)).double().mean(2)
+    decay = states.gates(model, reading.tokens("code", model.tokenizer))[0].double().mean(2)
     found = observations.cube(own, "log_decay").values[:, 0, :, :, 0]
     np.testing.assert_allclose(found, decay.permute(1, 0, 2).numpy(), rtol=1e-6)
 
@@ -177,7 +177,7 @@ def test_a_family_of_another_rule_has_no_nulls_of_this_one(
     lacks, left, sentence, place, reading, tmp_path, monkeypatch, caplog
 ):
     monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
-    monkeypatch.setattr(qwen.Qwen3Next, lacks, False)
+    monkeypatch.setattr(gated_deltanet.Qwen3Next, lacks, False)
     found = survey.heads([place], reading, sources=["mechanism", "common decay"])
     assert list(found["source"].unique()) == left
     assert sentence in caplog.text
@@ -201,7 +201,7 @@ FAMILIES = pytest.mark.parametrize("family", families.FAMILIES, ids=[family.id f
 def test_a_family_says_whether_its_heads_forget(family):
     model = families.model(family)
     tokens = torch.randint(0, 64, (1, 9), generator=torch.Generator().manual_seed(0))
-    assert null_tables.forgets(model) == bool((states.decays(model, tokens) < 0).any())
+    assert null_tables.forgets(model) == bool((states.gates(model, tokens)[0] < 0).any())
     writes_once = all(site.recipe.rule is recurrence.gated_delta_rule for site in architectures.sites(model.hf))
     assert null_tables.follows_gated_delta(model) == writes_once
 
@@ -225,7 +225,7 @@ def test_a_block_that_repeats_bounds_the_rank_in_the_first_layer_of_every_family
 def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypatch, caplog):
     bounded = summaries.consecutive_cosines(str(place), reading, [9], n=1)
     if lacks == "gated_delta":
-        monkeypatch.setattr(qwen.Qwen3Next, lacks, False)
+        monkeypatch.setattr(gated_deltanet.Qwen3Next, lacks, False)
     else:
         known = summaries._known
         longer = {"strengths": lambda x: x._replace(beta=x.beta + 1), "keys": lambda x: x._replace(k=2 * x.k)}[lacks]

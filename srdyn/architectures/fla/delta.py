@@ -1,11 +1,11 @@
 """Layers of flash-linear-attention's models that erase before they write."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -13,7 +13,10 @@ from srdyn.architectures import recipe
 from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
 
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
+QKV = {
+    "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
+}  # fmt: skip
+"""What all of these layers have, as `layers.Layer.rows` says it."""
 
 
 class GatedDeltaNet(layers.Layer):
@@ -28,21 +31,18 @@ class GatedDeltaNet(layers.Layer):
     state_axes = ("V", "K")
     chunk_tap = "chunk_gated_delta_rule"
     step_tap = "fused_recurrent_gated_delta_rule"
-    rows: ClassVar = {
-        "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
+    rows: ClassVar = QKV | {
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
-        g = -mixer.A_log.float().exp() * F.softplus(mixer.a_proj(hidden).float() + mixer.dt_bias)
-        return g, _beta(mixer, hidden)
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        return _decay(mixer, hidden), _beta(mixer, hidden)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        timed, options = call.timed, call.options
-        q, k = (recurrence.l2norm(timed[name].float()) for name in ("q", "k"))
-        g = rules.log_decay(timed["g"], options["A_log"], options["dt_bias"], options.get("lower_bound"))
-        beta = rules.write_strength(timed["beta"], is_logit=True, allow_neg_eigval=options["allow_neg_eigval"])
-        return recipe.Inputs(q, k, timed["v"].float(), g, beta)
+        (q, k, v), options = call.floats("q", "k", "v"), call.options
+        g = rules.log_decay(call.timed["g"], options["A_log"], options["dt_bias"], options.get("lower_bound"))
+        beta = rules.write_strength(call.timed["beta"], is_logit=True, allow_neg_eigval=options["allow_neg_eigval"])
+        return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
 
 
 class KimiDeltaAttention(GatedDeltaNet):
@@ -54,18 +54,14 @@ class KimiDeltaAttention(GatedDeltaNet):
     chunk_tap = "chunk_kda"
     step_tap = "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
-    rows: ClassVar = {
-        "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
+    rows: ClassVar = QKV | {
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
-        heads = self.heads(mixer)
-        f = mixer.f_proj(hidden).float().unflatten(-1, (heads.H, heads.K)) + mixer.dt_bias.view(heads.H, heads.K)
-        rate = mixer.A_log.float().exp()[:, None]
-        bound = mixer.lower_bound
-        g = -rate * F.softplus(f) if bound is None else bound * (rate * f).sigmoid()
+        f = mixer.f_proj(hidden).unflatten(-1, (self.heads(mixer).H, -1))
+        g = rules.log_decay(f, mixer.A_log, mixer.dt_bias, mixer.lower_bound)
         return g.mean(-1), _beta(mixer, hidden)
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
@@ -84,12 +80,9 @@ class DeltaNet(layers.Layer):
     step_tap = "fused_recurrent_delta_rule"
     shared = ()
     counts = ("num_heads", "num_heads")
-    rows: ClassVar = {
-        "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
-        "b_proj": "head", "g_proj": "value",
-    }  # fmt: skip
+    rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         if mixer.use_beta:
             beta = _beta(mixer, hidden)
         else:
@@ -97,25 +90,10 @@ class DeltaNet(layers.Layer):
         return torch.zeros_like(beta), beta
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        q, k, v, beta = (call.timed[name].float() for name in ("q", "k", "v", "beta"))
+        q, k, v, beta = call.floats("q", "k", "v", "beta")
         if call.options["use_qk_l2norm_in_kernel"]:
             q, k = recurrence.l2norm(q), recurrence.l2norm(k)
-        return recipe.Inputs(q, k, v, torch.zeros_like(beta), beta)
-
-
-class Products(NamedTuple):
-    """What `recurrence.gated_delta_product` reads: for each token one query and one decay, and n keys and writes."""
-
-    q: Float[Tensor, "B T H K"]
-    k: Float[Tensor, "B T n H K"]
-    v: Float[Tensor, "B T n H V"]
-    g: Float[Tensor, "B T H"]
-    write: Float[Tensor, "B T n H"]
-
-    @property
-    def beta(self) -> Float[Tensor, "B T H"]:
-        """The mean over the writes of a token."""
-        return self.write.mean(2)
+        return recipe.Inputs(q=q, k=k, v=v, g=torch.zeros_like(beta), beta=beta)
 
 
 class GatedDeltaProduct(layers.Layer):
@@ -129,6 +107,8 @@ class GatedDeltaProduct(layers.Layer):
     rule = staticmethod(recurrence.gated_delta_product)
     rows: ClassVar = GatedDeltaNet.rows
     repeated = ("k_proj", "v_proj", "b_proj", "k_conv1d", "v_conv1d")
+    once: ClassVar = {"q": -1, "g": 0}
+    """What a token has one row of, and where that lies among as many rows as it writes."""
     writes: int | None = None
 
     def of(self, mixer: nn.Module) -> "GatedDeltaProduct":
@@ -140,44 +120,35 @@ class GatedDeltaProduct(layers.Layer):
         """None: each token writes several values."""
         return None
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         beta = _beta(mixer, hidden).unflatten(-1, (mixer.num_householder, -1)).mean(2)
-        if not mixer.use_forget_gate:
-            return torch.zeros_like(beta), beta
-        return -mixer.A_log.float().exp() * F.softplus(mixer.a_proj(hidden).float() + mixer.dt_bias), beta
+        return _decay(mixer, hidden) if mixer.use_forget_gate else torch.zeros_like(beta), beta
 
-    def taken_apart(self, arguments: tuple, options: dict) -> layers.Call:
+    def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
         """One row a token in every tensor, whether the call is chunked or fused, which has one for each write."""
         call = super().taken_apart(arguments, options)
-        timed = {
-            name: x.unflatten(1, (-1, self.writes)) for name, x in call.timed.items() if name in ("k", "v", "beta")
-        }
-        is_fused = "num_householder" not in call.options
-        for name, place in (("q", -1), ("g", 0)):
-            x = call.timed.get(name)
-            if x is not None:
-                timed[name] = x.unflatten(1, (-1, self.writes))[:, :, place] if is_fused else x
-        return layers.Call(timed, call.state, call.options)
+        is_fused, timed = "num_householder" not in call.options, {}
+        for name, x in call.timed.items():
+            once = name in self.once
+            rows = x.unflatten(1, (-1, self.writes)) if is_fused or not once else x
+            timed[name] = rows[:, :, self.once[name]] if is_fused and once else rows
+        return dataclasses.replace(call, timed=timed)
 
     def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
-        timed = {name: x.flatten(1, 2) for name, x in call.timed.items() if name in ("k", "v", "beta")}
-        for name, place in (("q", -1), ("g", 0)):
-            x = call.timed.get(name)
-            if x is None:
-                timed[name] = None
-            elif "num_householder" in call.options:
-                timed[name] = x
-            else:
+        is_fused, timed = "num_householder" not in call.options, {"g": None}
+        for name, x in call.timed.items():
+            if name in self.once and is_fused:
                 rows = x.new_zeros(*x.shape[:2], self.writes, *x.shape[2:])
-                rows[:, :, place] = x
-                timed[name] = rows.flatten(1, 2)
-        named = call.options | timed | {"initial_state": call.state, "output_final_state": True}
-        return function(**named)
+                rows[:, :, self.once[name]] = x
+            else:
+                rows = x
+            timed[name] = rows.flatten(1, 2) if is_fused or name not in self.once else rows
+        return super().run(function, dataclasses.replace(call, timed=timed))
 
-    def inputs(self, call: recipe.Call) -> Products:
-        q, k, v, beta = (call.timed[name].float() for name in ("q", "k", "v", "beta"))
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, beta = call.floats("q", "k", "v", "beta")
         g = call.timed["g"].float() if "g" in call.timed else beta.new_zeros(q.shape[:3])
-        return Products(recurrence.l2norm(q), recurrence.l2norm(k), v, g, beta)
+        return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
 
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return super().heads(mixer)._replace(key_heads=getattr(mixer, "srdyn_key_heads", mixer.num_heads))
@@ -189,17 +160,6 @@ class GatedDeltaProduct(layers.Layer):
 
     def copies(self, mixer: nn.Module, path: str) -> int:
         return mixer.num_householder if path in self.repeated else 1
-
-
-class Asked(NamedTuple):
-    """What `recurrence.comba` reads."""
-
-    q: Float[Tensor, "B T Hk K"]
-    k: Float[Tensor, "B T Hk K"]
-    v: Float[Tensor, "B T H V"]
-    p: Float[Tensor, "B T Hk K"]
-    g: Float[Tensor, "B T H"]
-    beta: Float[Tensor, "B T H"]
 
 
 class Comba(layers.Layer):
@@ -216,11 +176,15 @@ class Comba(layers.Layer):
     rows: ClassVar = GatedDeltaNet.rows | {"decay": "key head", "D": "key head"}
     gates = GatedDeltaNet.gates
 
-    def inputs(self, call: recipe.Call) -> Asked:
-        q, k, p = (recurrence.l2norm(call.timed[name].float()) for name in ("q", "k", "p"))
-        v, g, beta = (call.timed[name].float() for name in ("v", "g", "beta"))
-        return Asked(q, k, v, p, g, beta)
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, p = (recurrence.l2norm(x) for x in call.floats("q", "k", "p"))
+        v, g, beta = call.floats("v", "g", "beta")
+        return recipe.Inputs(q=q, k=k, v=v, p=p, g=g, beta=beta)
 
 
-def _beta(mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T _"]:
+def _decay(mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T H"]:
+    return rules.log_decay(mixer.a_proj(hidden), mixer.A_log, mixer.dt_bias)
+
+
+def _beta(mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T _"]:
     return mixer.b_proj(hidden).float().sigmoid() * (2 if getattr(mixer, "allow_neg_eigval", False) else 1)

@@ -4,7 +4,7 @@ import copy
 import functools
 import importlib
 from collections.abc import Callable, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -14,22 +14,6 @@ from torch import Tensor, nn
 from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
-
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
-
-
-class Written(NamedTuple):
-    """What `recurrence.gated_linear_attention` reads; g is the same in all channels where a head has one decay."""
-
-    q: Float[Tensor, "B T H K"]
-    k: Float[Tensor, "B T H K"]
-    v: Float[Tensor, "B T H V"]
-    g: Float[Tensor, "B T H K"]
-
-    @property
-    def beta(self) -> Float[Tensor, "B T H"]:
-        """One: what is written is the key and the value as they are."""
-        return torch.ones_like(self.g[..., 0])
 
 
 class Writer(layers.Layer):
@@ -62,7 +46,7 @@ class GatedLinearAttention(Writer):
     shared = ("k", "v", "g", "gk")
     rows: ClassVar = Writer.rows | {"gk_proj.1": "key"}
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         per_channel = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
         if mixer.clamp_min is not None:
@@ -70,9 +54,9 @@ class GatedLinearAttention(Writer):
         g = per_channel.unflatten(-1, (-1, mixer.head_k_dim)).mean(-1)[:, :, self.sharing(mixer)]
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> Written:
-        q, k, v = (call.timed[name].float() for name in ("q", "k", "v"))
-        return Written(q, k, v, call.timed["g" if "g" in call.timed else "gk"].float())
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, g = call.floats("q", "k", "v", "g" if "g" in call.timed else "gk")
+        return recipe.Inputs(q=q, k=k, v=v, g=g)
 
 
 class SimpleGatedLinearAttention(Writer):
@@ -87,13 +71,13 @@ class SimpleGatedLinearAttention(Writer):
     timed = ("q", "k", "v", "g")
     rows: ClassVar = Writer.rows | {"gk_proj": "head"}
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         g = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> Written:
-        q, k, v, g = (call.timed[name].float() for name in ("q", "k", "v", "g"))
-        return Written(q, k, v, g[..., None].expand_as(k))
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v, g = call.floats(*self.timed)
+        return recipe.Inputs(q=q, k=k, v=v, g=g[..., None].expand_as(k))
 
 
 class HGRN2(layers.Layer):
@@ -123,7 +107,7 @@ class HGRN2(layers.Layer):
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_f_dim, mixer.head_i_dim)
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         f = mixer.f_proj(hidden)
         if mixer.use_short_conv:
@@ -178,13 +162,13 @@ class Retention(Writer):
         known.decay = rules.retention_decays(self.unpruned(mixer).H)[list(self.kept(mixer))]
         return known
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         g = self.of(mixer).decay.to(hidden.device).expand(*hidden.shape[:2], -1)
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> Written:
-        q, k, v = (call.timed[name].float() for name in ("q", "k", "v"))
-        return Written(q, k, v, self.decay.to(k.device)[:, None].expand_as(k))
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        q, k, v = call.floats(*self.timed)
+        return recipe.Inputs(q=q, k=k, v=v, g=self.decay.to(k.device)[:, None].expand_as(k))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         return super().cpu_functions(mixer) | dict.fromkeys(self.readers, self._decaying(mixer, rules.simple_gla))

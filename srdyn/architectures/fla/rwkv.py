@@ -6,10 +6,10 @@ ablated head adds neither, as little as one that was cut out.
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from typing import ClassVar, NamedTuple
+from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,40 +17,8 @@ from srdyn.architectures import recipe, slicing
 from srdyn.architectures.fla import layers, ops
 from srdyn.kernels import recurrence
 
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 DECAY_RATE = 0.6065306597126334
 """exp(−1/2): RWKV-7's log-decay lies between this, negated, and 0."""
-
-
-class Bonus(NamedTuple):
-    """What `recurrence.rwkv6` reads."""
-
-    q: Float[Tensor, "B T H K"]
-    k: Float[Tensor, "B T H K"]
-    v: Float[Tensor, "B T H V"]
-    g: Float[Tensor, "B T H K"]
-    bonus: Float[Tensor, "H K"]
-
-    @property
-    def beta(self) -> Float[Tensor, "B T H"]:
-        """One: what is written is the key and the value as they are."""
-        return torch.ones_like(self.g[..., 0])
-
-
-class RankOne(NamedTuple):
-    """What `recurrence.rwkv7` reads."""
-
-    q: Float[Tensor, "B T H K"]
-    k: Float[Tensor, "B T H K"]
-    v: Float[Tensor, "B T H V"]
-    g: Float[Tensor, "B T H K"]
-    a: Float[Tensor, "B T H K"]
-    b: Float[Tensor, "B T H K"]
-
-    @property
-    def beta(self) -> Float[Tensor, "B T H"]:
-        """One: what is written is the key and the value as they are."""
-        return torch.ones_like(self.g[..., 0])
 
 
 class Rwkv(layers.Layer):
@@ -98,7 +66,7 @@ class Rwkv6(Rwkv):
         "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         delta = ops.token_shift(hidden)
         shares = mixer.x_proj[1](mixer.x_proj[0](hidden, delta)).unflatten(-1, (5, -1))
@@ -108,9 +76,9 @@ class Rwkv6(Rwkv):
         g = -mixer.w_proj(hidden, share, delta).float().exp().unflatten(-1, (-1, mixer.head_k_dim)).mean(-1)
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> Bonus:
-        r, k, v, w = (call.timed[name].float() for name in self.timed)
-        return Bonus(call.options["scale"] * r, k, v, w, call.options["u"].detach().float())
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        r, k, v, w = call.floats(*self.timed)
+        return recipe.Inputs(q=call.options["scale"] * r, k=k, v=v, g=w, bonus=call.options["u"].detach().float())
 
 
 class Rwkv7(Rwkv):
@@ -134,18 +102,20 @@ class Rwkv7(Rwkv):
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_dim, mixer.head_v_dim)
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         w = mixer.w_lora(hidden + ops.token_shift(hidden) * mixer.x_w)
         g = (-DECAY_RATE * w.float().sigmoid()).unflatten(-1, (-1, mixer.head_dim)).mean(-1)
         return g, torch.ones_like(g)
 
-    def inputs(self, call: recipe.Call) -> RankOne:
-        timed = {name: x.float() for name, x in call.timed.items()}
-        a, b = timed["a"], timed.get("b")
-        if b is None:
-            a, b = -timed["kk"], timed["kk"] * timed["a"]
-        return RankOne(call.options["scale"] * timed["r"], timed["k"], timed["v"], timed["w"], a, b)
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        r, k, v, w = call.floats("r", "k", "v", "w")
+        if "b" in call.timed:
+            a, b = call.floats("a", "b")
+        else:
+            kk, share = call.floats("kk", "a")
+            a, b = -kk, kk * share
+        return recipe.Inputs(q=call.options["scale"] * r, k=k, v=v, g=w, a=a, b=b)
 
     @staticmethod
     def nothing(mixer: nn.Module, hidden_states: Tensor, v_first: Tensor | None = None, **options) -> tuple:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from srdyn import intervals
+from srdyn.study.analysis import intervals
 
 
 def seeded(seed=0):
@@ -79,6 +79,14 @@ def test_a_mean_over_clusters_has_the_error_of_as_many_values():
     times = intervals.times_drawn(cluster, generator=seeded(), n=4000)[:, 0]
     means = (times @ values) / times.sum(1)
     assert means.std() == pytest.approx(values.std() / np.sqrt(6), rel=0.05)
+
+
+def test_a_ratio_of_sums_is_resampled_over_rows():
+    counts = np.array([[5.0, 5.0]] * 15 + [[0.0, 5.0]] * 5)
+    interval, by_item = intervals.ratio(counts, generator=seeded()), intervals.wilson(75, 100)
+    assert interval.estimate == 0.75
+    # Rows are all right or all wrong, so that there are 20 outcomes rather than 100: about √5 times as wide.
+    assert interval.high - interval.low > 1.8 * (by_item.high - by_item.low)
 
 
 def test_wilson_against_published_values():
