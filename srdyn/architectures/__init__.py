@@ -43,16 +43,10 @@ class Site(NamedTuple):
 def supported() -> pd.DataFrame:
     """One row per layer class that srdyn can study: its models, which heads can be cut out, what decays, the state."""
     rows = [
-        {
-            "mixer": name,
-            "model_types": ", ".join(known.model_types),
-            "slicing": known.slicing,
-            "gating": known.gating,
-            "state": "[B, H, " + ", ".join(known.state_axes) + "]",
-        }
+        (name, ", ".join(known.model_types), known.slicing, known.gating, f"[B, H, {', '.join(known.state_axes)}]")
         for name, known in _RECIPES.items()
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["mixer", "model_types", "slicing", "gating", "state"])
 
 
 def refusal(hf: nn.Module) -> str | None:
