@@ -24,15 +24,16 @@ def inputs():
 
 
 def loop(q, k, v, *, g=None, beta=None, initial=None):
-    """Every state and output, by index, in float64 numpy; without beta nothing is erased."""
-    q, k, v = q.numpy(), k.numpy(), v.numpy()
+    """Every output and state, by index, in float64 numpy; without beta nothing is erased."""
+    q, k, v = (x.double().numpy() for x in (q, k, v))
+    (B, T, H, V), (Hk, K) = v.shape, k.shape[2:]
     outputs, states = np.zeros((B, T, H, V)), np.zeros((B, T, H, K, V))
     for b, h in np.ndindex(B, H):
-        S = np.zeros((K, V)) if initial is None else initial[b, h].numpy().copy()
+        S = np.zeros((K, V)) if initial is None else initial[b, h].double().numpy()
         for t in range(T):
             key, query = k[b, t, h // (H // Hk)], q[b, t, h // (H // Hk)]
             if g is not None:
-                S = np.diag(np.exp(np.broadcast_to(g[b, t, h].numpy(), (K,)))) @ S
+                S = np.exp(np.broadcast_to(g[b, t, h].double().numpy(), (K,)))[:, None] * S
             write = v[b, t, h] if beta is None else beta[b, t, h].item() * (v[b, t, h] - S.T @ key)
             S = S + np.outer(key, write)
             outputs[b, t, h], states[b, t, h] = S.T @ query / np.sqrt(K), S

@@ -1,8 +1,8 @@
 import inspect
 
-import numpy as np
 import pytest
 import torch
+from test_recurrence import loop
 
 from srdyn.kernels import recurrence, scan
 
@@ -27,18 +27,7 @@ def read(*inputs, positions=None, initial_state=None):
 
 
 def numpy_loop(q, k, v, g, beta, state):
-    q, k, v, g, beta, S = (x.double().numpy() for x in (q, k, v, g, beta, state))
-    q, k = (np.repeat(x, v.shape[2] // k.shape[2], axis=2) for x in (q, k))
-    outputs, states, S = np.zeros(v.shape), [], S.copy()
-    for b, h in np.ndindex(*S.shape[:2]):
-        trail, s = [], S[b, h]
-        for t in range(v.shape[1]):
-            s = np.exp(g[b, t, h]) * s
-            s = s + np.outer(k[b, t, h], beta[b, t, h] * (v[b, t, h] - s.T @ k[b, t, h]))
-            outputs[b, t, h] = s.T @ q[b, t, h] / np.sqrt(q.shape[-1])
-            trail.append(s)
-        states.append(trail)
-    return outputs, np.array(states).reshape(*S.shape[:2], v.shape[1], *S.shape[2:]).swapaxes(1, 2)
+    return loop(q, k, v, g=g, beta=beta, initial=state)
 
 
 def relative(x, reference):
