@@ -135,7 +135,7 @@ class GatedDeltaProduct(layers.Layer):
         return dataclasses.replace(call, timed=timed)
 
     def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
-        is_fused, timed = "num_householder" not in call.options, {"g": None}
+        is_fused, timed = "num_householder" not in call.options, {}
         for name, x in call.timed.items():
             if name in self.once and is_fused:
                 rows = x.new_zeros(*x.shape[:2], self.writes, *x.shape[2:])
