@@ -44,11 +44,10 @@ def domain(
 ) -> Int[Tensor, "B T"]:
     """`n` windows of `length` tokens from one part of a held-out domain, or of text of one's own.
 
-    `name` is one of `domains()`, the path of a text or JSON-lines file or of a folder of them, or a data set on the
-    Hugging Face hub, hf:owner/name[:config[:split[:field]]]: see `documents.read`. Windows lie inside single documents,
+    `name` is one of `domains()` or a place of one's own text (`documents.read`). Windows lie inside single documents,
     never overlap, and are drawn without replacement; no special token is added. `part` is "trace", "calibration" or
     "evaluation": the domain's documents are dealt out to the three, always alike, so that a single document lies in the
-    first alone. Raises `ValueError` for an unknown name or part, or where the part holds fewer windows, and as
+    first alone. Raises ValueError for an unknown name or part, or where the part holds fewer windows, and as
     `documents.read` does.
     """
     return _shuffled(name, tokenizer, n, length, generator, part).tokens[:n]
@@ -86,11 +85,9 @@ def block(what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Int[
     tokens = torch.as_tensor(what, dtype=torch.long)
     if tokens.ndim != 1 or len(tokens) == 0:
         raise ValueError(f"a block to repeat is a non-empty list of token ids, not of shape {tuple(tokens.shape)}")
-    if tokens.min() < 0 or tokens.max() >= len(tokenizer):
-        raise ValueError(
-            f"a block's token ids lie in 0 … {len(tokenizer) - 1}, the tokenizer's vocabulary, "
-            f"but these lie in {tokens.min()} … {tokens.max()}"
-        )
+    low, high, most = int(tokens.min()), int(tokens.max()), len(tokenizer) - 1
+    if low < 0 or high > most:
+        raise ValueError(f"a block's token ids lie in 0 … {most}, the vocabulary, but these lie in {low} … {high}")
     return tokens
 
 
@@ -98,7 +95,6 @@ def repeated(
     what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase, *, length: int, prefix: str = ""
 ) -> Int[Tensor, "1 T"]:
     """A context of `length` tokens: the text `prefix`, then the block `what` (see `block`) over and over.
-
     Raises `ValueError` where the prefix leaves no room for one whole block.
     """
     tokens, head = block(what, tokenizer), _encode(prefix, tokenizer)
@@ -156,9 +152,7 @@ def _shuffled(
         if size < 1:
             raise ValueError(f"{what} must be at least 1, not {size}")
     encoded = [_encode(document, tokenizer) for document in held_out_documents(name, part=part)]
-    tiles = [
-        tokens.unfold(0, length, length) if len(tokens) >= length else tokens.new_empty(0, length) for tokens in encoded
-    ]
+    tiles = [x[: len(x) // length * length].reshape(len(x) // length, length) for x in encoded]
     document = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(x) for x in tiles], dtype=torch.long))
     if n > len(document):
         raise ValueError(

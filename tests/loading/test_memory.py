@@ -21,16 +21,16 @@ DEFAULTS = {
     "qwen3_5_text": (24, 8, 32, 128, 128, 768, 48.0, 32.0, 1536),
     "qwen3_5_moe_text": (30, 10, 32, 128, 128, 960, 60.0, 20.0, 3072),
     "qwen4_exp_text": (30, 10, 32, 128, 128, 960, 60.0, 20.0, 3072),
+    "olmo_hybrid": (24, 8, 30, 96, 192, 720, 50.6, 120.0, 432),
     "kimi_linear": (21, 6, 32, 128, 128, 672, 42.0, 6.8, 6372),
     "bailing_hybrid": (35, 7, 32, 128, 128, 1120, 70.0, 7.9, 9102),
     "glm5_next_text": (34, 11, 64, 128, 128, 2176, 136.0, 11.0, 12660),
-    "olmo_hybrid": (24, 8, 30, 96, 192, 720, 50.6, 120.0, 432),
-    "mamba2": (64, 0, 128, 128, 64, 8192, 256.0, 0.0, None),
     "bamba": (32, 0, 128, 256, 64, 4096, 256.0, 0.0, None),
     "granitemoehybrid": (32, 0, 128, 256, 64, 4096, 256.0, 0.0, None),
     "falcon_h1": (32, 32, 128, 256, 8, 4096, 32.0, 128.0, 256),
-    "zamba2": (54, 9, 8, 64, 640, 432, 67.5, 180.0, 384),
+    "mamba2": (64, 0, 128, 128, 64, 8192, 256.0, 0.0, None),
     "nemotron_h": (1, 1, 128, 128, 64, 128, 4.0, 4.0, 1024),
+    "zamba2": (54, 9, 8, 64, 640, 432, 67.5, 180.0, 384),
 }
 LINEAR, FULL = "linear_attention", "full_attention"
 BASE = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "pad_token_id": None}
@@ -111,7 +111,7 @@ def held(cache):
 @pytest.mark.parametrize("name", ["hybrid", "pure"])
 def test_reference_models_cost_what_their_caches_do(name):
     model = models.load(files.data_dir() / "models" / name, device="cpu", dtype=torch.bfloat16)
-    table = memory.ledger([0, 1, 777], configs={name: memory.reference_models()[name]})
+    table = memory.ledger([0, 1, 777], configs={name: memory.families()[name]})
     assert table["total_bytes"].tolist() == [models.cache_bytes(model, tokens) for tokens in (0, 1, 777)]
     assert set(table["state_bytes"]) == {models.state_bytes(model)}
 
@@ -126,7 +126,7 @@ def test_the_papers_cut_of_qwen3_next_is_a_small_share_of_a_long_context():
 
 def test_by_default_a_row_for_each_model_and_length():
     table = memory.ledger([1024, 4096])
-    assert table["model"].tolist() == [name for name in ("hybrid", "pure", *memory.families()) for _ in range(2)]
+    assert table["model"].tolist() == [name for name in ("hybrid", "pure", *DEFAULTS) for _ in range(2)]
     assert table["tokens"].tolist() == [1024, 4096] * (2 + len(DEFAULTS))
 
 
