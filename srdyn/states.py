@@ -102,6 +102,11 @@ def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> Gates:
     return g, beta
 
 
+def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "L B T H"]:
+    """Log-decay g ≤ 0 of every head at every token; NaN for heads that were pruned away."""
+    return gates(model, tokens)[0]
+
+
 @contextlib.contextmanager
 def gates_of(model: models.Model, B: int, T: int) -> Iterator[Gates]:
     """While this is open, a pass over B sequences of T tokens, be it that of `trace`, fills in what `gates` returns."""

@@ -42,9 +42,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def precision(stored: torch.dtype | None, device: torch.device) -> torch.dtype:
+def precision(stored: torch.dtype | None, device: str | torch.device) -> torch.dtype:
     """What a checkpoint is loaded as: its own on a GPU, unless that is float16; float32 otherwise."""
-    keeps_its_own = device.type != "cpu" and stored not in (None, torch.float16)
+    keeps_its_own = resolve_device(device).type != "cpu" and stored not in (None, torch.float16)
     return stored if keeps_its_own else torch.float32
 
 

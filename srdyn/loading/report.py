@@ -106,7 +106,7 @@ def check(
     """
     where = checkpoints.source(name_or_path)
     config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    name, precision = Path(where).name, _precision(config, dtype, device)
+    name, precision = Path(where).name, dtype or devices.precision(_stored(config), device)
     try:
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
@@ -156,7 +156,7 @@ def outline(
     """What `models.load` goes by, after all that can be found wrong before weights are read; raises as it says."""
     where = checkpoints.source(name_or_path)
     config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    name, precision = Path(where).name, _precision(config, dtype, device)
+    name, precision = Path(where).name, dtype or devices.precision(_stored(config), device)
     hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     if unsupported := unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
@@ -217,10 +217,6 @@ def _linear(hf: PreTrainedModel) -> tuple[Linear, ...]:
 
 def _stored(config: PreTrainedConfig) -> torch.dtype | None:
     return config.dtype or config.get_text_config(decoder=True).dtype
-
-
-def _precision(config: PreTrainedConfig, dtype: torch.dtype | None, device: str | torch.device) -> torch.dtype:
-    return dtype or devices.precision(_stored(config), devices.resolve_device(device))
 
 
 def _weights(report: Report) -> str:
