@@ -61,9 +61,12 @@ class Report:
     def lines(self) -> list[tuple[str, str]]:
         """What to read: names with their values."""
         cache = [f"{in_mib(size)} at {tokens} tokens" for tokens, size in self.cache_bytes.items() if size is not None]
+        some = "" if self.active == self.parameters else f", {count(self.active)} of them for a token"
+        sizes = f"{count(self.parameters)} parameters{some}: {devices.in_words(self.weight_bytes)}"
+        dtype = str(self.dtype).removeprefix("torch.")
         return [
             ("model", f"{self.name} ({self.family})"),
-            ("weights", f"{_weights(self)}; largest layer {devices.in_words(self.layer_bytes)}"),
+            ("weights", f"{sizes} as {dtype}; largest layer {devices.in_words(self.layer_bytes)}"),
             ("linear layers", "; ".join(map(str, self.linear)) or "none that srdyn knows"),
             ("state", f"{in_mib(self.state_bytes)} per sequence" if self.linear else "–"),
             ("cache", ", ".join(cache) or "–"),
@@ -217,12 +220,6 @@ def _linear(hf: PreTrainedModel) -> tuple[Linear, ...]:
 
 def _stored(config: PreTrainedConfig) -> torch.dtype | None:
     return config.dtype or config.get_text_config(decoder=True).dtype
-
-
-def _weights(report: Report) -> str:
-    some = "" if report.active == report.parameters else f", {count(report.active)} of them for a token"
-    size, dtype = devices.in_words(report.weight_bytes), str(report.dtype).removeprefix("torch.")
-    return f"{count(report.parameters)} parameters{some}: {size} as {dtype}"
 
 
 def count(number: int) -> str:
