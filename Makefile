@@ -29,7 +29,7 @@ unexport JUPYTER_PATH
 # glibc (2.35 or newer) keeps freed memory instead of handing it back: half the time of a long pass went into page faults.
 FAST := MALLOC_MMAP_THRESHOLD_=268435456 MALLOC_TRIM_THRESHOLD_=1073741824
 
-.PHONY: help env reproduce smoke test check train bench lab clean
+.PHONY: help env reproduce smoke test check verify train bench lab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -78,7 +78,8 @@ $(foreach word,$(P),$(if $(shell grep -lE '"$(firstword $(subst =, ,$(word))) *[
 
 # What every notebook depends on, names included. Tables are left out: notebooks write them.
 COMMON := $(shell find srdyn data constraints.txt notebooks/presets/$(PRESET).yaml -type f \
-  -not -path 'data/tables/*' -not -path '*/__pycache__/*' -not -name '*.md' -not -name '*.tmp' -print0 \
+  -not -path 'data/tables/*' -not -name SHA256SUMS -not -path '*/__pycache__/*' -not -name '*.md' -not -name '*.tmp' \
+  -print0 \
   | LC_ALL=C sort -z | xargs -0 $(sha256) | $(hash))
 # Folders and files that P names count as they are now: by names, sizes and times.
 NAMED := $(if $(strip $(P)),$(shell printf %s '$(P)' | grep -oE '"[^"]+"' | tr -d '"' | while read -r path; do \
@@ -100,6 +101,12 @@ smoke:  ## run every notebook at toy size, into build/smoke
 # YAML takes 1e-3 for a string: it wants 1.0e-3, and 1.0e+3 for 1e3.
 YAML_REALS := -e 's/(^|[[,])(-?[0-9]+)e([-+]?[0-9])/\1\2.0e\3/g' -e 's/(^|[[,])(-?[0-9]+[.][0-9]*)e([0-9])/\1\2e+\3/g'
 
+# What a notebook of a committed run has written, or found within tolerance, is recorded: `make verify` goes by that.
+# The tables of 07_cost are those of `make bench`.
+WRITES_reference = $(if $(filter 07_cost,$(stem)),,'data/tables/$(stem)*') 'figures/$(stem)*'
+WRITES_thorough = 'data/tables/thorough/$(stem)*'
+VERIFY := "$(PY)" -m srdyn.study.verify
+
 # The old stamp goes first: from here on the outputs are no longer what it says. papermill writes its output
 # also when a cell fails, hence the partial file. In the report, links to ../figures are read from notebooks/.
 $(OUT)/stamps/%: stem = $(basename $*)
@@ -116,6 +123,7 @@ $(OUT)/stamps/%: | $(ENV)
 	@mv $(OUT)/notebooks/$(stem).partial.ipynb $(OUT)/notebooks/$(stem).ipynb
 	@cd notebooks && "$(PY)" -m nbconvert --log-level=WARN --to html --embed-images --stdin \
 	  --output-dir ../$(OUT)/report --output $(stem) < ../$(OUT)/notebooks/$(stem).ipynb
+	$(if $(WRITES_$(RUN)),@$(VERIFY) --record $(WRITES_$(RUN)))
 	@touch $@
 
 last := $(filter $(OUT)/stamps/08_scorecard.%,$(STAMPS))
@@ -142,6 +150,10 @@ train: $(ENV)  ## train the reference models; goes on where it stopped (ARGS="--
 
 bench: $(ENV)  ## measure what everything costs, on a machine that does nothing else (ten minutes; notebook 07 draws it)
 	$(FAST) SRDYN_RUN=reference "$(PY)" -m srdyn.bench $(ARGS)
+	$(VERIFY) --record 'data/tables/07_cost*'
+
+verify: $(ENV)  ## check every committed file against its recorded hash, README and scorecard against the tables
+	$(VERIFY)
 
 lab: $(ENV)  ## open JupyterLab at the notebooks
 	$(FAST) "$(PY)" -m jupyterlab --LabApp.default_url=/lab/tree/notebooks $(ARGS)

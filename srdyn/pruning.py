@@ -1,8 +1,6 @@
 """From scores of the heads to a model that holds fewer of them."""
 
 import copy
-import shutil
-import tempfile
 from pathlib import Path
 
 import accelerate
@@ -11,7 +9,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from srdyn import architectures, models
-from srdyn.loading import streaming
+from srdyn.loading import folders, streaming
 
 
 def saturation_score(
@@ -92,20 +90,13 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
 def save(model: models.Model, folder: str | Path) -> Path:
     """Write weights (safetensors), configuration and tokenizer, whole or not at all, for `models.load` to read back.
 
-    `srdyn_kept` in config.json lists the heads that each linear layer kept. A model that stands in the folder is
-    replaced. Raises FileExistsError for a folder that holds anything else.
+    `srdyn_kept` in config.json lists the heads that each linear layer kept; srdyn_files.json lists what was written.
+    A folder that holds exactly what an earlier call wrote is replaced. Raises FileExistsError for one that holds
+    anything else: files that were added or changed, a model from elsewhere.
     """
     target = Path(folder).expanduser()
-    if target.exists() and any(target.iterdir()) and not (target / "config.json").exists():
-        raise FileExistsError(
-            f"{target} holds something else than a model: give an empty folder, or one that is not there"
-        )
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp") as partial:
-        written = Path(partial, "model")
-        model.hf.save_pretrained(written)
+    with folders.replacing(target) as new:
+        model.hf.save_pretrained(new)
         if model.tokenizer is not None:
-            model.tokenizer.save_pretrained(written)
-        shutil.rmtree(target, ignore_errors=True)
-        written.rename(target)
+            model.tokenizer.save_pretrained(new)
     return target

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import diptest
 import numpy as np
 import pandas as pd
-from jaxtyping import Float64, Real, Shaped
+from jaxtyping import Float, Float64, Real
 from scipy import stats
 from torch import Tensor
 
@@ -20,6 +20,10 @@ from srdyn import spectra
 from srdyn.kernels import recurrence
 
 STRATA = ("low", "middle", "high")
+LOW, HIGH = 0.25, 0.9
+"""Shares of D that bound the low-rank and the high-rank stratum (claims.yaml, thresholds)."""
+FEWEST_HEADS = 3
+"""Below this many heads an order says nothing."""
 HEAD = ("model", "seed", "context", "layer", "head", "position")
 """Columns that name one head at one time in one context, whatever the sample."""
 
@@ -57,7 +61,7 @@ def head_table(
     return pd.DataFrame({**names, **{name: columns[name] for name in order}, "D": D, **numbers})
 
 
-def stratify(table: pd.DataFrame, low: float = 0.25, high: float = 0.9, *, by: Sequence[str] = HEAD) -> pd.DataFrame:
+def stratify(table: pd.DataFrame, low: float = LOW, high: float = HIGH, *, by: Sequence[str] = HEAD) -> pd.DataFrame:
     """The table with a column `stratum`: low, middle or high by the head's mean rank over samples, as a share of D.
 
     Low is ≤ `low`·D, high is ≥ `high`·D. Every row of a head (the columns `by`) gets the same stratum; heads without a
@@ -87,27 +91,49 @@ def wide(
 
 
 def agreement(
-    a: Real[np.ndarray, " heads"] | pd.Series,
-    b: Real[np.ndarray, " heads"] | pd.Series,
-    *,
-    d: int | None = None,
-    low: float = 0.25,
-    high: float = 0.9,
+    a: Real[np.ndarray, " heads"] | pd.Series, b: Real[np.ndarray, " heads"] | pd.Series, *, d: int | None = None
 ) -> pd.Series:
-    """How far two measurements of the same heads agree: `spearman` (tie-averaged), `kappa`, `cosine`, `n`.
+    """How far two measurements of the same heads agree: `spearman`, `kappa`, `cosine`, `n`.
 
-    Heads that are NaN in either are left out; `n` counts the rest. Spearman and cosine are NaN for a constant and a
-    zero vector. Cohen's κ compares the strata of ranks out of `d`; it is NaN without `d` and when chance agreement is
-    certain.
-    Raises ValueError when the two differ in length.
+    Heads that are NaN in either are left out; `n` counts the rest. `kappa` compares the strata of ranks out of `d` and
+    is NaN without it. Raises ValueError when the two differ in length.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
         raise ValueError(f"agreement compares the same heads twice, got {len(a)} and {len(b)}")
     both = ~(np.isnan(a) | np.isnan(b))
-    a, b = a[both], b[both]
-    kappa = np.nan if d is None else _cohen_kappa(_strata(a / d, low, high), _strata(b / d, low, high))
-    return pd.Series({"spearman": _spearman(a, b), "kappa": kappa, "cosine": _cosine(a, b), "n": len(a)})
+    a, b = a[None, both], b[None, both]
+    found = {"spearman": spearman(a, b), "kappa": [np.nan] if d is None else kappa(a, b, d), "cosine": cosine(a, b)}
+    return pd.Series({name: value[0] for name, value in found.items()} | {"n": a.shape[1]})
+
+
+def spearman(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"]) -> Float[np.ndarray, "*rows"]:
+    """Tie-averaged Spearman ρ row by row; NaN where either row is constant or has fewer than `FEWEST_HEADS` heads."""
+    if a.shape[-1] < FEWEST_HEADS:
+        return np.full(a.shape[:-1], np.nan)
+    x, y = (stats.rankdata(v, axis=-1) for v in (a, b))
+    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
+    return ratio((x * y).sum(-1), np.sqrt((x**2).sum(-1) * (y**2).sum(-1)))
+
+
+def kappa(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"], d: int) -> Float[np.ndarray, "*rows"]:
+    """Cohen's κ of the strata of ranks out of `d`, row by row; NaN where chance agreement is certain."""
+    x, y = (np.stack([v <= LOW * d, (v > LOW * d) & (v < HIGH * d), v >= HIGH * d]) for v in (a, b))
+    observed = (x & y).any(0).mean(-1) if a.size else np.full(a.shape[:-1], np.nan)
+    expected = (x.mean(-1) * y.mean(-1)).sum(0) if a.size else observed
+    return ratio(observed - expected, 1 - expected)
+
+
+def cosine(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"]) -> Float[np.ndarray, "*rows"]:
+    """Cosine of two vectors, row by row; NaN for a zero vector."""
+    return ratio((a * b).sum(-1), np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1))
+
+
+def shares(ranks: Float[np.ndarray, "*rows H"], d: int) -> Float[np.ndarray, "*rows 3"]:
+    """Shares of heads that are low-rank, in the middle, high-rank, among those with a rank; NaN where none has one."""
+    known, low, high = ~np.isnan(ranks), ranks <= LOW * d, ranks >= HIGH * d
+    counts = np.stack([low.sum(-1), (known & ~low & ~high).sum(-1), high.sum(-1)], -1)
+    return ratio(counts, np.broadcast_to(known.sum(-1)[..., None], counts.shape))
 
 
 def bimodality(values: Real[np.ndarray, " heads"] | pd.Series) -> pd.Series:
@@ -134,21 +160,6 @@ def _strata(fraction: Float64[np.ndarray, " rows"], low: float, high: float) -> 
     return pd.Categorical.from_codes(codes, categories=STRATA, ordered=True)
 
 
-def _spearman(a: Float64[np.ndarray, " heads"], b: Float64[np.ndarray, " heads"]) -> float:
-    if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
-        return np.nan
-    return float(stats.spearmanr(a, b).statistic)
-
-
-def _cosine(a: Float64[np.ndarray, " heads"], b: Float64[np.ndarray, " heads"]) -> float:
-    lengths = float(np.linalg.norm(a) * np.linalg.norm(b))
-    return float(a @ b) / lengths if lengths else np.nan
-
-
-def _cohen_kappa(a: pd.Categorical, b: pd.Categorical) -> float:
-    if not len(a):
-        return np.nan
-    observed = float((a.codes == b.codes).mean())
-    shares: list[Shaped[np.ndarray, " strata"]] = [np.bincount(x.codes, minlength=len(STRATA)) / len(x) for x in (a, b)]
-    expected = float(shares[0] @ shares[1])
-    return (observed - expected) / (1 - expected) if expected < 1 else np.nan
+def ratio(a: Real[np.ndarray, "*rows"], b: Real[np.ndarray, "*rows"]) -> Float64[np.ndarray, "*rows"]:
+    """a / b; NaN where b is not positive."""
+    return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)

@@ -1,7 +1,6 @@
 """The repository keeps its own rules: notebooks, dependencies, files."""
 
 import ast
-import hashlib
 import json
 import os
 import re
@@ -168,9 +167,3 @@ def test_no_verdict_is_typed_by_hand():
     assert {name: found for name, text in texts.items() if (found := typed_verdicts(text))} == {}
     assert typed_verdicts("So C1 is not reproduced in the hybrid.") == ["C1 is not reproduced"]
     assert typed_verdicts("<!-- scorecard:begin -->\nC1 fails\n<!-- scorecard:end -->") == []
-
-
-def test_every_committed_table_has_the_side_file_of_its_bytes():
-    for path in sorted(p for s in ("csv", "parquet") for p in (ROOT / "data/tables").glob(f"[0-9]*.{s}")):
-        side = json.loads(path.with_suffix(".json").read_bytes())
-        assert side["table"] == hashlib.sha256(path.read_bytes()).hexdigest(), path.name

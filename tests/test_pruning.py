@@ -1,6 +1,7 @@
 import copy
 import functools
 import json
+import shutil
 
 import conftest
 import families
@@ -169,15 +170,19 @@ def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path, tokenizer):
     )
 
 
-def test_saving_replaces_a_model_and_nothing_else(tmp_path):
-    (tmp_path / "notes").mkdir()
-    (tmp_path / "notes" / "thesis.txt").write_text("precious")
-    with pytest.raises(FileExistsError, match="something else than a model"):
-        pruning.save(model("pure"), tmp_path / "notes")
-    assert (tmp_path / "notes" / "thesis.txt").read_text() == "precious"
+def test_saving_replaces_what_it_saved_and_nothing_else(tmp_path):
     (tmp_path / "model").mkdir()
-    pruning.save(model("pure"), tmp_path / "model")
+    for _ in range(2):
+        pruning.save(model("pure"), tmp_path / "model")
     assert models.load(tmp_path / "model").layers == model("pure").layers
+    (tmp_path / "model" / "thesis.txt").write_text("precious")
+    shutil.copytree(files.data_dir() / "models" / "hybrid", tmp_path / "hybrid")
+    for folder, named in ((tmp_path / "model", r"thesis\.txt"), (tmp_path / "hybrid", "checkpoints")):
+        before = files.content_hash(folder)
+        with pytest.raises(FileExistsError, match=named):
+            pruning.save(model("pure"), folder)
+        assert files.content_hash(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hybrid", "model"]
 
 
 def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):

@@ -1,16 +1,35 @@
-"""Which recipe describes a recurrent layer, chosen by the layer's class."""
+"""What differs between families of linear-attention models: for each a recipe, chosen by the class of its layers.
+
+To add a family: write a class under `recipe.Recipe`, or under the nearest one there is (`gated_deltanet`, `kimi`,
+`mamba`, `fla.layers`), in a file named after it. `mixers` are full class names of its recurrent layers, `chunk_tap` and
+`step_tap` the names of the functions that their forward calls; `heads`, `gates` and `cut` are the least to be written,
+and `recipe.Recipe` says what each attribute means. Its update rule is one of `kernels.recurrence`, or a new one there.
+Name the class in `KNOWN` (`register` does the same for a class of your own, from outside), take the layers from
+`unsupported.REASONS` if they stand there, tell `loading.memory.FAMILIES` where its configuration keeps sizes, and add a
+row with a tiny model to `tests/families.py`: `pytest tests/architectures/test_families.py` then asks all that has to
+hold. `architectures.supported()` lists what is known.
+"""
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 import pandas as pd
 from torch import nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import kimi, mamba, olmo, qwen, recipe, unsupported
+from srdyn.architectures import gated_deltanet, kimi, mamba, recipe, unsupported
 from srdyn.architectures.fla import delta, linear, rwkv
 
+KNOWN = (
+    gated_deltanet.Qwen3Next, gated_deltanet.Qwen35, gated_deltanet.OlmoHybrid,
+    kimi.KimiDeltaAttention, kimi.BoundedKimiDeltaAttention, kimi.BailingDeltaAttention,
+    mamba.StateSpaceDual, mamba.Mamba2, mamba.FalconH1,
+    delta.GatedDeltaNet, delta.KimiDeltaAttention, delta.DeltaNet, delta.GatedDeltaProduct, delta.Comba,
+    linear.GatedLinearAttention, linear.SimpleGatedLinearAttention, linear.Retention, linear.HGRN2,
+    rwkv.Rwkv6, rwkv.Rwkv7,
+)  # fmt: skip
 _RECIPES: dict[str, recipe.Recipe] = {}
+_Entry = TypeVar("_Entry")
 
 
 class Site(NamedTuple):
@@ -41,23 +60,23 @@ def refusal(hf: nn.Module) -> str | None:
 
     A class with a recipe is not refused, whoever registered it.
     """
-    reasons = (unsupported.reason(module) for module in hf.modules() if adapter_for(module) is None)
+    unknown = (module for module in hf.modules() if recipe_for(module) is None)
+    reasons = (_by_class(module, unsupported.REASONS) for module in unknown)
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def adapter_for(module: nn.Module) -> recipe.Recipe | None:
+def recipe_for(module: nn.Module) -> recipe.Recipe | None:
     """The recipe of a module's class or of its nearest known base class; None for a module that holds no known state.
 
     The class decides, never `config.model_type`: importing flash-linear-attention re-registers some model types.
     """
-    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
-    return next((_RECIPES[name] for name in names if name in _RECIPES), None)
+    return _by_class(module, _RECIPES)
 
 
 def sites(hf: nn.Module) -> list[Site]:
     """The recurrent layers of a model in decoder order; empty where there is none that srdyn knows."""
-    found = ((module, adapter_for(module)) for module in hf.modules())
-    known = [Site(adapter.index(mixer), mixer, adapter.of(mixer)) for mixer, adapter in found if adapter is not None]
+    found = ((module, recipe_for(module)) for module in hf.modules())
+    known = [Site(known.index(mixer), mixer, known.of(mixer)) for mixer, known in found if known is not None]
     return sorted(known, key=lambda site: site.index)
 
 
@@ -77,31 +96,19 @@ def keep_heads(hf: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:
     hf.config.srdyn_kept = {place: list(heads) for place, heads in kept.items()}
 
 
-def register(adapter: recipe.Recipe) -> None:
+def register(known: recipe.Recipe) -> None:
     """Make a recipe known. Raises ValueError where another one already describes one of its classes."""
-    taken = [name for name in adapter.mixers if name in _RECIPES]
+    taken = [name for name in known.mixers if name in _RECIPES]
     if taken:
         raise ValueError(f"{', '.join(taken)} already has a recipe ({type(_RECIPES[taken[0]]).__name__})")
-    _RECIPES.update(dict.fromkeys(adapter.mixers, adapter))
+    _RECIPES.update(dict.fromkeys(known.mixers, known))
 
 
-register(qwen.Qwen3Next())
-register(qwen.Qwen35())
-register(olmo.OlmoHybrid())
-register(kimi.KimiDeltaAttention())
-register(kimi.BoundedKimiDeltaAttention())
-register(kimi.BailingDeltaAttention())
-register(mamba.StateSpaceDual())
-register(mamba.Mamba2())
-register(mamba.FalconH1())
-register(delta.GatedDeltaNet())
-register(delta.KimiDeltaAttention())
-register(delta.DeltaNet())
-register(delta.GatedDeltaProduct())
-register(delta.Comba())
-register(linear.GatedLinearAttention())
-register(linear.SimpleGatedLinearAttention())
-register(linear.Retention())
-register(linear.HGRN2())
-register(rwkv.Rwkv6())
-register(rwkv.Rwkv7())
+def _by_class(module: nn.Module, known: Mapping[str, _Entry]) -> _Entry | None:
+    """The entry under the full name of the module's class, or of the nearest of its bases that has one."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
+    return next((known[name] for name in names if name in known), None)
+
+
+for _recipe in KNOWN:
+    register(_recipe())

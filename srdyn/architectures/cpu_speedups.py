@@ -8,7 +8,7 @@ from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 
 from srdyn import architectures
 from srdyn.architectures import rebinding
-from srdyn.kernels import fused, simd_float32
+from srdyn.kernels import fused, simd
 
 
 def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
@@ -39,24 +39,13 @@ def fit(hf: nn.Module) -> bool:
     if not isinstance(hf, qwen3_next.Qwen3NextForCausalLM) or hf.device.type != "cpu" or hf.dtype != torch.float32:
         return False
     widths = [len(module.weight) for module in hf.modules() if type(module) in _NORMS]
-    return not hf.config.num_experts and all(width % simd_float32.WIDTH == 0 for width in widths)
-
-
-def _gated_norm(module: nn.Module, hidden_states, gate):
-    return fused.gated_norm(hidden_states, gate, module.weight, eps=module.variance_epsilon)
-
-
-def _norm(module: nn.Module, x):
-    return fused.norm(x, module.weight, eps=module.eps)
-
-
-def _feed_forward(module: nn.Module, x):
-    return module.down_proj(fused.swiglu(module.gate_proj(x), module.up_proj(x)))
+    return not hf.config.num_experts and all(width % simd.WIDTH == 0 for width in widths)
 
 
 _NORMS = (qwen3_next.Qwen3NextRMSNormGated, qwen3_next.Qwen3NextRMSNorm)
 _FORWARDS = {
-    qwen3_next.Qwen3NextRMSNormGated: _gated_norm,
-    qwen3_next.Qwen3NextRMSNorm: _norm,
-    qwen3_next.Qwen3NextMLP: _feed_forward,
+    _NORMS[0]: lambda norm, x, gate: fused.gated_norm(x, gate, norm.weight, eps=norm.variance_epsilon),
+    _NORMS[1]: lambda norm, x: fused.norm(x, norm.weight, eps=norm.eps),
+    qwen3_next.Qwen3NextMLP: lambda mlp, x: mlp.down_proj(fused.swiglu(mlp.gate_proj(x), mlp.up_proj(x))),
 }
+"""Forwards by class, of the module and what it reads."""

@@ -2,19 +2,17 @@
 
 from collections.abc import Callable, Sequence
 
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
-from srdyn.architectures import delta, recipe, slicing
+from srdyn.architectures import recipe, slicing
 from srdyn.kernels import recurrence
 
 
-class KimiDeltaAttention(delta.DeltaRule):
+class KimiDeltaAttention(recipe.Recipe):
     """Decay `g = −exp(A_log)·softplus(f + dt_bias)` of each key channel of a head; no head shares its key."""
 
     mixers = ("transformers.models.kimi_linear.modeling_kimi_linear.KimiLinearDeltaAttention",)
     model_types = ("kimi_linear",)
-    slicing = "any heads"
     gating = "per channel"
     chunk_tap = "chunk_kimi_delta_attention"
     step_tap = "recurrent_kimi_delta_attention"
@@ -23,14 +21,9 @@ class KimiDeltaAttention(delta.DeltaRule):
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_dim, mixer.head_dim)
 
-    def gates(
-        self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
-    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """One g per head, the mean over its key channels of the log-decays that `inputs` has, and beta."""
         return mixer.forget_gate(hidden).float().mean(-1), mixer.b_proj(hidden).sigmoid().float()
-
-    def readout(self, mixer: nn.Module) -> nn.Linear:
-        return mixer.o_proj
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """The plain torch functions, that of a single token for many too.
@@ -66,7 +59,6 @@ class BoundedKimiDeltaAttention(KimiDeltaAttention):
 
     mixers = ("transformers.models.glm5_next.modeling_glm5_next.Glm5NextTextLinearAttention",)
     model_types = ("glm5_next", "glm5_next_text")
-    gating = "per channel"
 
 
 class BailingDeltaAttention(BoundedKimiDeltaAttention):

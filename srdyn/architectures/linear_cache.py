@@ -7,7 +7,7 @@ that `use_cache=True` and `generate` raise.
 import types
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from transformers import Cache, DynamicCache, PreTrainedModel
 from transformers.cache_utils import CacheLayerMixin
 
@@ -74,12 +74,8 @@ def _supply(decoder: nn.Module, arguments: tuple, options: dict) -> tuple[tuple,
 def _count(decoder: nn.Module, arguments: tuple, options: dict, output) -> None:
     cache = options.get("past_key_values")
     if isinstance(cache, LinearCache):
-        cache.seen += _read(arguments, options).shape[1]
-
-
-def _read(arguments: tuple, options: dict) -> Tensor:
-    given = (options.get("input_ids"), options.get("inputs_embeds"), *arguments)
-    return next(x for x in given if x is not None)
+        given = (options.get("input_ids"), options.get("inputs_embeds"), *arguments)
+        cache.seen += next(x for x in given if x is not None).shape[1]
 
 
 @torch.no_grad()

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.kernels import recurrence
+from srdyn.kernels.recurrence import PerHead
 
 STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 
@@ -47,35 +48,28 @@ class StateSpaceDual(recipe.Recipe):
     step_tap = "mamba2_selective_state_update"
     places = ("hidden_states", "dt", "A", "B", "C")
     timed = ("hidden_states", "dt", "B", "C")
+    written = "hidden_states"
     first_state = "initial_states"
     wants_state = "return_final_states"
     rule = staticmethod(recurrence.state_space_dual)
     fused = "mamba2_split_conv1d_scan_combined"
 
-    def index(self, mixer: nn.Module) -> int:
-        return mixer.layer_idx
-
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return recipe.Heads(mixer.num_heads, mixer.n_groups, mixer.ssm_state_size, mixer.head_dim)
 
-    def projected(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T rows"]:
+    def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
         """Gate, x, B, C and dt before the convolution, side by side."""
         return mixer.in_proj(hidden)
 
-    def gates(
-        self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
-    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         raw = self.projected(mixer, hidden)[..., -mixer.num_heads :]
         dt = _step_size(raw, mixer.dt_bias, mixer.time_step_limit)
         return -mixer.A_log.float().exp() * dt, dt
 
-    def conv_values(self, mixer: nn.Module) -> int:
-        return mixer.conv_dim * mixer.conv_kernel_size
-
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         dt = _step_size(call.timed["dt"], call.options["dt_bias"], call.options["dt_limit"])
-        q, k, v = (call.timed[name].to(torch.float32) for name in ("C", "B", "hidden_states"))
-        return recipe.Inputs(q, k, v, call.options["A"].float() * dt, dt)
+        q, k, v = call.floats("C", "B", "hidden_states")
+        return recipe.Inputs(q=q, k=k, v=v, g=call.options["A"].float() * dt, beta=dt)
 
     def chunk_of(self, call: recipe.Call) -> int:
         return call.options["chunk_size"]
@@ -98,15 +92,11 @@ class StateSpaceDual(recipe.Recipe):
         return (outputs, state) if options.get(self.wants_state) else outputs
 
     def silenced(self, call: recipe.Call, chosen: Bool[Tensor, " held"]) -> recipe.Call:
-        x, state = call.timed["hidden_states"], call.state
-        out = chosen.to(x.device)
-        if state is not None:
-            # A step writes where it reads, into the cache, so that the cache has to lose what it brings along.
-            fill = state.masked_fill if _reads_many(call) else state.masked_fill_
-            state = fill(out[:, None, None], 0)
-        return dataclasses.replace(
-            call, timed=call.timed | {"hidden_states": x.masked_fill(out[:, None], 0)}, state=state
-        )
+        silenced = super().silenced(call, chosen)
+        if _reads_many(call):
+            return silenced
+        # A step writes where it reads, into the cache, so that the cache has to lose what it brings along.
+        return dataclasses.replace(silenced, state=call.state.copy_(silenced.state))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """The plain torch functions, but chunk after chunk, so that a cut between chunks changes no bit."""
@@ -190,7 +180,7 @@ class FalconH1(StateSpaceDual):
     mixers = ("transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",)
     model_types = ("falcon_h1",)
 
-    def projected(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T rows"]:
+    def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
         return mixer.in_proj(hidden * mixer.ssm_in_multiplier) * mixer.mup_vector
 
     def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
@@ -209,9 +199,7 @@ def _reads_many(call: recipe.Call) -> bool:
     return "chunk_size" in call.options
 
 
-def _step_size(
-    raw: Float[Tensor, "B T H"], bias: Float[Tensor, " H"], limit: Sequence[float]
-) -> Float[Tensor, "B T H"]:
+def _step_size(raw: PerHead, bias: Float[Tensor, " H"], limit: Sequence[float]) -> PerHead:
     """dt as the chunked form takes it, in float32."""
     return F.softplus(raw + bias.to(raw.dtype)).clamp(*limit).float()
 

@@ -22,14 +22,7 @@ def bind(module: nn.Module, functions: Mapping[str, Callable]) -> None:
             f"{type(module).__name__}.forward does not call {', '.join(unused)}, as it does in transformers 5.23 and "
             "flash-linear-attention 0.6; check the installed version"
         )
-    copied = types.FunctionType(
-        innermost.__code__,
-        {**innermost.__globals__, **functions},
-        innermost.__name__,
-        innermost.__defaults__,
-        innermost.__closure__,
-    )
-    copied.__kwdefaults__ = innermost.__kwdefaults__
+    copied = _copied(innermost, innermost.__globals__ | functions, innermost.__closure__)
     for wrapper in reversed(_chain(module)[:-1]):
         copied = _rewrapped(wrapper, copied)
     setattr(module, _place(module), types.MethodType(copied, module))
@@ -78,7 +71,12 @@ def _rewrapped(wrapper: types.FunctionType, inner: types.FunctionType) -> types.
     if not any(cell.cell_contents is wrapper.__wrapped__ for cell in cells):
         raise RuntimeError(f"{wrapper.__qualname__} hides the function that it wraps; srdyn cannot copy it")
     closure = tuple(types.CellType(inner) if cell.cell_contents is wrapper.__wrapped__ else cell for cell in cells)
-    copied = types.FunctionType(wrapper.__code__, wrapper.__globals__, wrapper.__name__, wrapper.__defaults__, closure)
-    copied.__kwdefaults__ = wrapper.__kwdefaults__
+    copied = _copied(wrapper, wrapper.__globals__, closure)
     copied.__wrapped__ = inner
+    return copied
+
+
+def _copied(function: types.FunctionType, names: dict, closure: tuple | None) -> types.FunctionType:
+    copied = types.FunctionType(function.__code__, names, function.__name__, function.__defaults__, closure)
+    copied.__kwdefaults__ = function.__kwdefaults__
     return copied

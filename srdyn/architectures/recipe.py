@@ -27,18 +27,26 @@ class Heads(NamedTuple):
     V: int
 
 
-class Inputs(NamedTuple):
+Hidden = Float[Tensor, "B T M"]
+Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
+
+
+class Inputs(tuple):
     """What the recurrence of one layer read, in float32: the arguments of the recipe's `rule`, in its order.
 
-    Queries and keys are normalised where the family does so; value head h reads with key head h // (H / Hk). Where
-    every key channel decays at a rate of its own, g has an axis K more.
+    By name it has q, k `[B, T, Hk, K]`, v `[B, T, H, V]`, g `[B, T, H]`, or `[B, T, H, K]` where every key channel
+    decays at a rate of its own, and beta `[B, T, H]`: 1 where the rule knows no write strength, the mean where a token
+    writes several times. Queries and keys are normalised where the family does so; value head h reads with key head
+    h // (H / Hk).
     """
 
-    q: Float[Tensor, "B T Hk K"]
-    k: Float[Tensor, "B T Hk K"]
-    v: Float[Tensor, "B T H V"]
-    g: Float[Tensor, "B T H *K"]
-    beta: Float[Tensor, "B T H"]
+    def __new__(cls, **read: Tensor) -> "Inputs":
+        return super().__new__(cls, read.values())
+
+    def __init__(self, **read: Tensor) -> None:
+        self.q, self.k, self.v, self.g = (read[name] for name in ("q", "k", "v", "g"))
+        beta = read["beta"] if "beta" in read else torch.ones_like(self.g[..., 0])
+        self.beta = beta.mean(2) if beta.ndim == 4 else beta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,8 +70,14 @@ class Call:
         """How many sequences the call reads."""
         return len(next(iter(self.timed.values())))
 
+    def floats(self, *names: str) -> tuple[Tensor, ...]:
+        """These of the tensors over time, in float32."""
+        return tuple(self.timed[name].float() for name in names)
+
     def between(self, start: int, end: int, state: Tensor | None) -> "Call":
-        """The same call for tokens start … end − 1, from this state on."""
+        """The same call for tokens start … end − 1, from this state on. Raises ValueError for packed sequences."""
+        if self.options.get("cu_seqlens") is not None:
+            raise ValueError("a tapped model of flash-linear-attention reads without attention_mask and cu_seqlens")
         timed = {name: x[:, start:end] for name, x in self.timed.items()}
         return dataclasses.replace(self, timed=timed, state=state)
 
@@ -74,14 +88,15 @@ class Recipe(abc.ABC):
     `mixers` are full class names; `slicing` says which heads can be cut out, `gating` what decays at a rate of its own.
     `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
     first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
-    the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`.
+    the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`. Where
+    what is called `written` is zero, a head writes nothing.
     `rule` is the same recurrence as `kernels.recurrence` has it. `has_decay` says that heads forget: that the log-decay
     which `gates` returns, a mean over channels where every channel has its own, is not 0 throughout.
     """
 
     mixers: ClassVar[tuple[str, ...]]
     model_types: ClassVar[tuple[str, ...]]
-    slicing: ClassVar[str]
+    slicing: ClassVar[str] = "any heads"
     gating: ClassVar[str]
     state_axes: ClassVar[tuple[str, str]] = ("K", "V")
     chunk: ClassVar[int] = 64
@@ -89,6 +104,7 @@ class Recipe(abc.ABC):
     step_tap: ClassVar[str]
     places: ClassVar[tuple[str, ...]] = ("query", "key", "value")
     timed: ClassVar[tuple[str, ...]] = ("query", "key", "value", "g", "beta")
+    written: ClassVar[str] = "beta"
     first_state: ClassVar[str] = "initial_state"
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
@@ -97,30 +113,29 @@ class Recipe(abc.ABC):
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
 
     @abc.abstractmethod
-    def index(self, mixer: nn.Module) -> int:
-        """Place of the layer in the decoder."""
-
-    @abc.abstractmethod
     def heads(self, mixer: nn.Module) -> Heads:
         """Head grid as the module stands, after any pruning."""
 
     @abc.abstractmethod
-    def gates(
-        self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]
-    ) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
+    def gates(self, mixer: nn.Module, hidden: Hidden) -> Gates:
         """Log-decay g ≤ 0 and write strength beta, both float32, from the hidden states that the layer reads."""
-
-    @abc.abstractmethod
-    def conv_values(self, mixer: nn.Module) -> int:
-        """How many numbers the layer's short convolution keeps in the cache, per sequence."""
-
-    @abc.abstractmethod
-    def inputs(self, call: Call) -> tuple[Tensor, ...]:
-        """What the call reads, as `rule` takes it by place; it has q, k, v, g and beta by name, as `Inputs` has."""
 
     @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         """Leave the module, in place, the weights of these heads, named by their present places in it."""
+
+    def index(self, mixer: nn.Module) -> int:
+        """Place of the layer in the decoder."""
+        return mixer.layer_idx
+
+    def conv_values(self, mixer: nn.Module) -> int:
+        """How many numbers the layer's short convolution keeps in the cache, per sequence."""
+        return mixer.conv_dim * mixer.conv_kernel_size
+
+    def inputs(self, call: Call) -> Inputs:
+        """What the call reads, as `rule` takes it by place; here the recurrence itself normalises queries and keys."""
+        q, k, v, g, beta = call.floats(*self.timed)
+        return Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
 
     def of(self, mixer: nn.Module) -> "Recipe":
         """The recipe for this one module: one that knows of it what a call of the recurrence does not tell."""
@@ -159,9 +174,10 @@ class Recipe(abc.ABC):
         return outputs, state if options.get(self.wants_state) else None
 
     def silenced(self, call: Call, chosen: Bool[Tensor, " held"]) -> Call:
-        """The call with a write strength and a first state of zero for the chosen among the heads that are held."""
-        out = chosen.to(call.timed["beta"].device)
-        timed = call.timed | {"beta": call.timed["beta"].masked_fill(out, 0)}
+        """The call with nothing to write (`written` zero) and a zero first state for the chosen of the heads held."""
+        x = call.timed[self.written]
+        out = chosen.to(x.device)
+        timed = call.timed | {self.written: x.masked_fill(out if x.ndim == 3 else out[:, None], 0)}
         state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
         return dataclasses.replace(call, timed=timed, state=state)
 
@@ -231,7 +247,7 @@ class Recipe(abc.ABC):
 
     def readout(self, mixer: nn.Module) -> nn.Linear:
         """The projection of the heads' outputs, side by side, to the layer's output."""
-        return mixer.out_proj
+        return mixer.out_proj if hasattr(mixer, "out_proj") else mixer.o_proj
 
     def oriented(self, state: Float[Tensor, "B H _ _"]) -> Float[Tensor, "B H K V"]:
         """The state as `[B, H, K, V]`, whichever axis the family puts first."""

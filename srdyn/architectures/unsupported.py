@@ -1,8 +1,5 @@
 """Recurrent layers that srdyn does not study, each with the reason."""
 
-import pandas as pd
-from torch import nn
-
 MAMBA_1 = (
     "a Mamba-1 scan decays each of its channels and states at a rate of its own, so that no head holds a K × V state, "
     "and transformers 5.23 goes on from its cache by one token at a time only"
@@ -58,14 +55,3 @@ REASONS: dict[str, str] = {
     "fla.layers.cyfa.CyclicFlowAttention": NO_RULE,
 }
 """By full class name of the layer."""
-
-
-def table() -> pd.DataFrame:
-    """One row per refused layer class, with the reason."""
-    return pd.DataFrame(REASONS.items(), columns=["mixer", "reason"])
-
-
-def reason(module: nn.Module) -> str | None:
-    """Why a layer of this class, or of its nearest listed base class, is refused; None where it is not."""
-    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
-    return next((REASONS[name] for name in names if name in REASONS), None)

@@ -9,9 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
+from srdyn import strata
 from srdyn.figures import style
 from srdyn.loading import reference
-from srdyn.study.analysis import emergence, observations
+from srdyn.study.analysis import emergence
 
 KEY = ["kind", "seed", "step"]
 ENDS = ["estimate", "low", "high"]
@@ -50,7 +51,7 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     for (top, bottom), kind in zip(axes.T, kinds, strict=True):
         part, rows = heads[heads["kind"] == kind], distribution[distribution["kind"] == kind]
         _heads_panel(top, part, "rank")
-        for bound in (observations.LOW, observations.HIGH):
+        for bound in (strata.LOW, strata.HIGH):
             top.axhline(bound * part["D"].iloc[0], zorder=1, **style.BOUND)
         top.set_title(f"{kind}, {_count(part)} heads")
         for stratum, look in style.STRATA.items():

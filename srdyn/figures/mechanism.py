@@ -11,9 +11,8 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Rectangle
 
-from srdyn import spectra
+from srdyn import spectra, strata
 from srdyn.figures import style
-from srdyn.study.analysis import observations
 
 NULL = style.SOURCES["mechanism"]
 CLOSED = {"color": "#111111", "linewidth": 0.9, "linestyle": (0, (1, 1.2))}
@@ -215,7 +214,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
 def _rounded_panel(panel: Axes, table: pd.DataFrame) -> None:
     top = table["D"].max() if len(table) else 1
     panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
-    for share in (observations.LOW, observations.HIGH):
+    for share in (strata.LOW, strata.HIGH):
         panel.axhline(share * top, zorder=1, **style.BOUND)
         panel.axvline(share * top, zorder=1, **style.BOUND)
     for moved, colour, marker in ((False, "0.6", "o"), (True, MOVED, "D")):

@@ -6,8 +6,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from srdyn import strata
 from srdyn.figures import style
-from srdyn.study.analysis import observations
 
 SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
@@ -63,7 +63,7 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame, title: str) -> None:
 
 
 @style.style()
-def rank_distribution(table: pd.DataFrame, *, low: float = observations.LOW, high: float = observations.HIGH) -> Figure:
+def rank_distribution(table: pd.DataFrame, *, low: float = strata.LOW, high: float = strata.HIGH) -> Figure:
     """Share of heads whose rank is at most a share of D, for each kind of model beside its nulls.
 
     Columns: model, kind, seed, source, layer, head, rank, D; with low, high too, the first seed's curve gets a band,

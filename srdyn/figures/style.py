@@ -12,31 +12,28 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from srdyn.study.run import figure_files
+
 NARROW, WIDE = 3.35, 6.9
 """Inches: a column, a page."""
 LINE = 0.115
 """Inches: a line of the foot."""
-RC = {
+RC = figure_files.STYLE | {
     "font.family": "DejaVu Sans",  # comes with matplotlib, hence the same on every machine
     "font.size": 8,
     "axes.titlesize": 8,
     "axes.labelsize": 8,
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
     "legend.fontsize": 7,
     "legend.frameon": False,
     "axes.spines.top": False,
     "axes.spines.right": False,
     "axes.linewidth": 0.6,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
     "xtick.minor.visible": False,
     "lines.linewidth": 1.0,
     "lines.markersize": 3.5,
     "lines.markeredgewidth": 0.7,
     "hatch.linewidth": 0.5,
     "figure.dpi": 150,
-    "pdf.fonttype": 42,
 }
 COLOURMAP = "cividis"
 """Monotone in lightness, so that it prints grey, and safe for the colour-blind."""

@@ -6,6 +6,8 @@ with AVX512-BF16 the products of a reference model take half the time.
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor, nn
 
@@ -22,17 +24,12 @@ def use_bfloat16(model: nn.Module, *, smallest: int = 64) -> None:
     """
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.bias is None and min(module.weight.shape) >= smallest:
-            module.forward = _Bound(module)
+            module.forward = functools.partial(_forward, module)
 
 
-class _Bound:
-    """The replaced forward of one layer; follows its weight when that is tied or exchanged."""
-
-    def __init__(self, layer: nn.Linear) -> None:
-        self.layer = layer
-
-    def __call__(self, x: Tensor) -> Tensor:
-        return _Product.apply(x, self.layer.weight)
+def _forward(layer: nn.Linear, x: Tensor) -> Tensor:
+    """Asks the layer, so that it follows its weight when that is tied or exchanged."""
+    return _Product.apply(x, layer.weight)
 
 
 class _Product(torch.autograd.Function):

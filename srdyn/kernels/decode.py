@@ -10,37 +10,20 @@ from typing import no_type_check
 
 import numpy as np
 import torch
-from jaxtyping import Float
 from torch import Tensor
 
-from srdyn.kernels import fused, fused_loops, scan, scan_loops, simd_float32, threads
-from srdyn.kernels.simd_float32 import (
-    flush_denormals,
-    load,
-    mul,
-    mul_add,
-    restore_denormals,
-    sigmoid,
-    splat,
-    store,
-    sub,
-)
+from srdyn.kernels import fused, fused_loops, scan, scan_loops, simd, threads
+from srdyn.kernels.recurrence import Initial, Keys, PerHead, State, Values
+from srdyn.kernels.simd import WIDTH, compiled, load, mul, mul_add, sigmoid, splat, store, sub
 
 SHARED_FROM = 2**19
 """Numbers in a layer's states from which on starting threads pays."""
 
 
 def gated_delta_rule(
-    query: Float[Tensor, "B T Hk K"],
-    key: Float[Tensor, "B T Hk K"],
-    value: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    use_qk_l2norm_in_kernel: bool = False,
-    **options: object,
-) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"] | None]:
+    query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, *, initial_state: Initial = None,
+    use_qk_l2norm_in_kernel: bool = False, **options: object,
+) -> tuple[Values, State | None]:  # fmt: skip
     """`scan.gated_delta_rule` to the bit, but for one token without gradients `initial_state` becomes the last state.
 
     So the cache, which copies the state that it is given into its own, has nothing left to copy. Only a contiguous
@@ -50,8 +33,7 @@ def gated_delta_rule(
     if value.shape[1] != 1 or not _fits(initial_state) or _differentiated(*inputs, initial_state):
         options |= {"initial_state": initial_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
         return scan.gated_delta_rule(*inputs, **options)
-    scan.require_unpacked(options)
-    scan.require_compilable(key, value)
+    scan.check(key, value, options)
     outputs = torch.empty(value.shape, dtype=torch.float32)
     now = [x.detach()[:, 0].float().numpy() for x in (query, key, value, g.float().exp(), beta)]
     run = functools.partial(_step, *now, initial_state.detach().numpy(), outputs.numpy(), use_qk_l2norm_in_kernel)
@@ -70,12 +52,12 @@ def convolution(stock: Callable) -> Callable:
     def update(hidden_states: Tensor, conv_state: Tensor, weight: Tensor, bias=None, activation=None) -> Tensor:
         given = (hidden_states, conv_state, weight)
         plain = bias is None and activation == "silu" and hidden_states.shape[-1] == 1 and conv_state.is_contiguous()
-        fits = (
-            weight.shape[1] == conv_state.shape[2] == fused.TAPS
-            and weight.shape[0] % simd_float32.WIDTH == 0
-            and weight.is_contiguous()
-        )
-        if not (plain and fits) or any(x.dtype != torch.float32 for x in given) or _differentiated(*given):
+        fits = weight.shape[1] == conv_state.shape[2] == fused.TAPS and weight.shape[0] % WIDTH == 0
+        if (
+            not (plain and fits and weight.is_contiguous())
+            or any(x.dtype != torch.float32 for x in given)
+            or _differentiated(*given)
+        ):
             return stock(hidden_states, conv_state, weight, bias, activation)
         outputs = torch.empty(hidden_states.shape[:2], dtype=torch.float32)
         arrays = [x.detach().numpy() for x in (conv_state, hidden_states[..., 0], weight, outputs)]
@@ -94,11 +76,11 @@ def _differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
 
 
-@simd_float32.compiled
+@compiled
 @no_type_check
 def _step(q, k, v, decay, beta, state, out, normalise, first, last):
     """The heads `first` to `last` of the B·H heads; the second walk over a panel finds it in the second-level cache."""
-    before = flush_denormals()
+    before = simd.flush_denormals()
     Hk, K = q.shape[1:]
     H, V = v.shape[1:]
     zero, scale = splat(np.float32(0)), np.float32(K**-0.5)
@@ -131,10 +113,10 @@ def _step(q, k, v, decay, beta, state, out, normalise, first, last):
                 o0, o1 = mul_add(q_i, s0, o0), mul_add(q_i, s1, o1)
             store(out, pair * V + column, o0)
             store(out, pair * V + column + 16, o1)
-    restore_denormals(before)
+    simd.restore_denormals(before)
 
 
-@simd_float32.compiled
+@compiled
 @no_type_check
 def _shift(window, new, weight, out):
     """The window [B, D, 4] of each channel moves on by one token; out = SiLU of its product with the taps [D, 4]."""

@@ -4,7 +4,7 @@ from typing import no_type_check
 
 import numpy as np
 
-from srdyn.kernels.simd_float32 import WIDTH, add, compiled, load, mul, mul_add, sigmoid, splat, store, sub, total
+from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, sigmoid, splat, store, sub, total
 
 TAPS = 4
 
@@ -26,9 +26,10 @@ def convolve(x, weight, y) -> None:
 
 @compiled
 @no_type_check
-def convolve_back(x, weight, dy, dx, dweight, ring) -> None:
-    """`ring` holds the gradient before SiLU of the last four tokens."""
+def convolve_back(x, weight, dy, dx, dweight) -> None:
+    """Gradients of `convolve`: dx, and dweight added to."""
     B, T, D = x.shape
+    ring = np.empty((TAPS, D), np.float32)  # the gradient before SiLU of the last four tokens
     zero, one = splat(np.float32(0)), splat(np.float32(1))
     for b in range(B):
         for t in range(T + TAPS - 1):

@@ -18,19 +18,20 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+Keys = Float[Tensor, "B T Hk K"]
+Values = Float[Tensor, "B T H V"]
+PerHead = Float[Tensor, "B T H"]
+PerChannel = Float[Tensor, "B T H K"]
+State = Float[Tensor, "B H K V"]
 Positions = Sequence[int] | Int[Tensor, " C"]
-Result = tuple[Float[Tensor, "B T H V"], Float[Tensor, "B C H K V"]]
+Initial = State | None
+Asked = Positions | None
+Step = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+Result = tuple[Values, Float[Tensor, "B C H K V"]]
 
 
 def gated_delta_rule(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
+    q: Keys, k: Keys, v: Values, g: PerHead, beta: PerHead, *, initial_state: Initial = None, positions: Asked = None
 ) -> Result:
     """Decay, then replace what the key reads: S ← exp(g)·S; S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
 
@@ -40,14 +41,7 @@ def gated_delta_rule(
 
 
 def kimi_delta_rule(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H K"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
+    q: Keys, k: Keys, v: Values, g: PerChannel, beta: PerHead, *, initial_state: Initial = None, positions: Asked = None
 ) -> Result:
     """The gated delta rule with a decay for each key channel: S ← diag(exp(g))·S; S ← S + k (β (v − Sᵀk))ᵀ.
 
@@ -56,58 +50,15 @@ def kimi_delta_rule(
     return _scan(q, k, v, decay=g.exp(), beta=beta, initial_state=initial_state, positions=positions)
 
 
-def delta_rule(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
-) -> Result:
-    """The gated delta rule without decay: S ← S + k (β (v − Sᵀk))ᵀ."""
-    return _scan(q, k, v, beta=beta, initial_state=initial_state, positions=positions)
-
-
 def gated_linear_attention(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H K"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
+    q: Keys, k: Keys, v: Values, g: PerChannel, *, initial_state: Initial = None, positions: Asked = None
 ) -> Result:
     """Decay of each key channel without erasure: S ← diag(exp(g))·S + k vᵀ."""
     return _scan(q, k, v, decay=g.exp(), initial_state=initial_state, positions=positions)
 
 
-def retention(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, " H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
-) -> Result:
-    """One fixed decay per head without erasure: S ← exp(g)·S + k vᵀ.
-
-    RetNet's g is log(1 − 2^(−5−h)); it is an argument because a pruned model no longer numbers its heads from 0.
-    """
-    decay = g.exp()[:, None].expand(*v.shape[:3], 1)
-    return _scan(q, k, v, decay=decay, initial_state=initial_state, positions=positions)
-
-
 def state_space_dual(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
+    q: Keys, k: Keys, v: Values, g: PerHead, beta: PerHead, *, initial_state: Initial = None, positions: Asked = None
 ) -> Result:
     """Decay of each head without erasure: S ← exp(g)·S + k (β v)ᵀ; o = Sᵀq, without a scale.
 
@@ -117,28 +68,10 @@ def state_space_dual(
     return _scan(q, k, v, decay=decay, initial_state=initial_state, positions=positions)
 
 
-def linear_attention(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
-) -> Result:
-    """Neither decay nor erasure, and no normaliser: S ← S + k vᵀ."""
-    return _scan(q, k, v, initial_state=initial_state, positions=positions)
-
-
 def gated_delta_product(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T n Hk K"],
-    v: Float[Tensor, "B T n H V"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T n H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
-) -> Result:
+    q: Keys, k: Float[Tensor, "B T n Hk K"], v: Float[Tensor, "B T n H V"], g: PerHead, beta: Float[Tensor, "B T n H"],
+    *, initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """n writes of the delta rule for each token, one decay before them, one reading after: S ← exp(g)·S, then n times
     S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
 
@@ -158,16 +91,9 @@ def gated_delta_product(
 
 
 def comba(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    p: Float[Tensor, "B T Hk K"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
-) -> Result:
+    q: Keys, k: Keys, v: Values, p: Keys, g: PerHead, beta: PerHead, *,
+    initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """The gated delta rule that asks with another key, p, and before the decay: S ← exp(g)·S + k (β (v − Sᵀp))ᵀ.
 
     Hu et al., Improving Bilinear RNNs with Closed-loop Control, 2025, https://arxiv.org/abs/2506.02475.
@@ -183,15 +109,9 @@ def comba(
 
 
 def rwkv6(
-    q: Float[Tensor, "B T H K"],
-    k: Float[Tensor, "B T H K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H K"],
-    bonus: Float[Tensor, "H K"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
-) -> Result:
+    q: PerChannel, k: PerChannel, v: Values, g: PerChannel, bonus: Float[Tensor, "H K"], *,
+    initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """Read, with a bonus for the token itself, then write: o = (S + diag(bonus)·k vᵀ)ᵀq; S ← diag(exp(g))·S + k vᵀ.
 
     Queries are not scaled. Peng et al., Eagle and Finch, COLM 2024, https://arxiv.org/abs/2404.05892.
@@ -205,16 +125,9 @@ def rwkv6(
 
 
 def rwkv7(
-    q: Float[Tensor, "B T H K"],
-    k: Float[Tensor, "B T H K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H K"],
-    a: Float[Tensor, "B T H K"],
-    b: Float[Tensor, "B T H K"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: Positions | None = None,
-) -> Result:
+    q: PerChannel, k: PerChannel, v: Values, g: PerChannel, a: PerChannel, b: PerChannel, *,
+    initial_state: Initial = None, positions: Asked = None,
+) -> Result:  # fmt: skip
     """A transition that is diagonal plus rank one: S ← (diag(exp(g)) + b aᵀ)·S + k vᵀ; o = Sᵀq, without a scale.
 
     Peng et al., RWKV-7 "Goose" with Expressive Dynamic State Evolution, 2025, https://arxiv.org/abs/2503.14456.
@@ -233,7 +146,7 @@ def l2norm(x: Float[Tensor, "*batch K"], *, eps: float = 1e-6) -> Float[Tensor, 
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
 
-def checked_positions(positions: Positions | None, tokens: int) -> list[int]:
+def checked_positions(positions: Asked, tokens: int) -> list[int]:
     """Positions as a list, the last token alone where none are named.
 
     Raises ValueError unless they are strictly increasing and lie between 1 and `tokens`.
@@ -248,37 +161,21 @@ def checked_positions(positions: Positions | None, tokens: int) -> list[int]:
 
 
 def _scan(
-    q: Float[Tensor, "B T Hk K"],
-    k: Float[Tensor, "B T Hk K"],
-    v: Float[Tensor, "B T H V"],
-    *,
-    decay: Float[Tensor, "B T H _"] | None = None,
-    beta: Float[Tensor, "B T H"] | None = None,
-    initial_state: Float[Tensor, "B H K V"] | None,
-    positions: Positions | None,
+    q: Keys, k: Keys, v: Values, *, decay: Float[Tensor, "B T H _"], beta: PerHead | None = None, **options: object
 ) -> Result:
-    captured = set(checked_positions(positions, v.shape[1]))
+    """One decay and one write for each token; without beta nothing is erased."""
     q, k = _per_value_head(q, v) * q.shape[-1] ** -0.5, _per_value_head(k, v)
-    state = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if initial_state is None else initial_state
-    outputs, states = [], []
-    for t in range(v.shape[1]):
-        if decay is not None:
-            state = decay[:, t, :, :, None] * state
+
+    def step(state: Tensor, t: int) -> tuple[Tensor, Tensor]:
+        state = decay[:, t, :, :, None] * state
         write = v[:, t] if beta is None else beta[:, t, :, None] * (v[:, t] - _read(state, k[:, t]))
-        state = state + k[:, t, :, :, None] * write[:, :, None, :]
-        outputs.append(_read(state, q[:, t]))
-        if t + 1 in captured:
-            states.append(state)
-    return torch.stack(outputs, 1), torch.stack(states, 1)
+        state = state + _outer(k[:, t], write)
+        return state, _read(state, q[:, t])
+
+    return _stepped(step, k, v, **options)
 
 
-def _stepped(
-    step: Callable[[Tensor, int], tuple[Tensor, Tensor]],
-    k: Float[Tensor, "B T H K"],
-    v: Float[Tensor, "B T H V"],
-    initial_state: Float[Tensor, "B H K V"] | None,
-    positions: Positions | None,
-) -> Result:
+def _stepped(step: Step, k: PerChannel, v: Values, initial_state: Initial, positions: Asked) -> Result:
     """Outputs and states of a rule that is given as its step: from state and token's number to state and output."""
     captured = set(checked_positions(positions, v.shape[1]))
     state = v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1]) if initial_state is None else initial_state
@@ -300,10 +197,8 @@ def _read(state: Tensor, query: Tensor) -> Tensor:
     return (query[:, :, None, :] @ state)[:, :, 0]
 
 
-def _per_value_head(x: Float[Tensor, "B T Hk K"], v: Float[Tensor, "B T H V"]) -> Float[Tensor, "B T H K"]:
+def _per_value_head(x: Keys, v: Values) -> PerChannel:
     value_heads, key_heads = v.shape[2], x.shape[2]
     if value_heads % key_heads:
-        raise ValueError(
-            f"value heads must be a multiple of the key heads they share, got {value_heads} on {key_heads}"
-        )
+        raise ValueError(f"value heads must be a multiple of the key heads they share, {value_heads} on {key_heads}")
     return x.repeat_interleave(value_heads // key_heads, dim=2)

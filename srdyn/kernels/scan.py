@@ -13,56 +13,40 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from srdyn.kernels import fused, recurrence, scan_loops, simd_float32, threads
+from srdyn.kernels import fused, recurrence, scan_loops, simd, threads
+from srdyn.kernels.recurrence import Asked, Initial, Keys, PerHead, State, Values
 
 
 def gated_delta_rule(
-    query: Float[Tensor, "B T Hk K"],
-    key: Float[Tensor, "B T Hk K"],
-    value: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    chunk_size: int | None = None,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    output_final_state: bool = False,
-    use_qk_l2norm_in_kernel: bool = False,
-    **others: object,
-) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"] | None]:
+    query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, *, initial_state: Initial = None,
+    output_final_state: bool = False, use_qk_l2norm_in_kernel: bool = False, **others: object,
+) -> tuple[Values, State | None]:  # fmt: skip
     """Outputs and last state, with gradients; stands in for transformers' chunked and recurrent functions alike.
 
-    Arithmetic and state are float32, the outputs have the dtype of `query`. `chunk_size` has nothing to act on.
-    Other options of the model reach it too, as in transformers, and mean nothing here. Raises ValueError on packed
-    sequences and on tensors that are not on the CPU.
+    Arithmetic and state are float32, the outputs have the dtype of `query`. Other options of the model reach it too, as
+    in transformers, and mean nothing here, `chunk_size` among them. Raises ValueError as `check` does.
     """
-    require_unpacked(others)
-    inputs = checked(query, key, value, g, beta, normalise=use_qk_l2norm_in_kernel)
+    check(key, value, others)
+    inputs = _ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
     outputs, state = _Scan.apply(*inputs, _padded_state(initial_state, inputs))
     state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
     return outputs[..., : value.shape[-1]].to(query.dtype), state
 
 
 def with_states(
-    query: Float[Tensor, "B T Hk K"],
-    key: Float[Tensor, "B T Hk K"],
-    value: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    positions: recurrence.Positions | None,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    use_qk_l2norm_in_kernel: bool = False,
-    **others: object,
-) -> tuple[Float[Tensor, "B T H V"], Float[Tensor, "B H K V"], Float[Tensor, "B C H K V"]]:
+    query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, *, positions: Asked,
+    initial_state: Initial = None, use_qk_l2norm_in_kernel: bool = False, **others: object,
+) -> tuple[Values, State, Float[Tensor, "B C H K V"]]:  # fmt: skip
     """What `gated_delta_rule` returns, to the bit, and the states after the tokens named by `positions` (1 to T;
     the last alone for None).
 
-    No gradients. Raises as `gated_delta_rule`, and ValueError for positions out of order.
+    No gradients. All has the same bits wherever the pass is cut. Raises ValueError as `check` does, and for positions
+    out of order.
     """
-    require_unpacked(others)
+    check(key, value, others)
     listed = np.array(recurrence.checked_positions(positions, value.shape[1]))
     with torch.no_grad():
-        inputs = checked(query, key, value, g, beta, normalise=use_qk_l2norm_in_kernel)
+        inputs = _ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
         state = _padded_state(initial_state, inputs).clone()
         outputs, _, states = _run_forward(inputs, state, listed)
     K, V = key.shape[-1], value.shape[-1]
@@ -73,54 +57,29 @@ gated_delta_rule.with_states = with_states
 """`states.tapped` takes many states from one call of a function that has this."""
 
 
-def scan(
-    query: Float[Tensor, "B T Hk K"],
-    key: Float[Tensor, "B T Hk K"],
-    value: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T H"],
-    beta: Float[Tensor, "B T H"],
-    *,
-    initial_state: Float[Tensor, "B H K V"] | None = None,
-    positions: recurrence.Positions | None = None,
-) -> recurrence.Result:
-    """Outputs, and the states after the tokens named by `positions` (1 to T; the last alone by default), no gradients.
+def check(key: Keys, value: Values, options: Mapping[str, object]) -> None:
+    """Raises ValueError for what the compiled rules cannot do.
 
-    `recurrence.gated_delta_rule`, compiled. Outputs and states have the same bits wherever the pass is cut.
+    That is several sequences packed into one, as the options of the call say; tensors off the CPU; value heads that do
+    not share the key heads evenly.
     """
-    given = {"positions": positions, "initial_state": initial_state}
-    outputs, _, states = with_states(query, key, value, g, beta, **given)
-    return outputs, states
-
-
-def require_unpacked(options: Mapping[str, object]) -> None:
-    """Raises ValueError where the options of a call say that several sequences are packed into one."""
     packed = [name for name in ("cu_seqlens", "seq_idx") if options.get(name) is not None]
     if packed:
         raise ValueError(f"the compiled scan cannot keep packed sequences apart, leave out {', '.join(packed)}")
-
-
-def checked(
-    query: Tensor, key: Tensor, value: Tensor, g: Tensor, beta: Tensor, *, normalise: bool = False
-) -> tuple[Tensor, ...]:
-    """The inputs as the kernels take them: float32, contiguous, q scaled, K and V filled up to whole panels.
-
-    Raises ValueError for tensors off the CPU, and for value heads that do not share the key heads evenly.
-    """
-    require_compilable(key, value)
-    scale = key.shape[-1] ** -0.5
-    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
-    q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
-    return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
-
-
-def require_compilable(key: Float[Tensor, "B T Hk K"], value: Float[Tensor, "B T H V"]) -> None:
-    """Raises ValueError for tensors off the CPU, and for value heads that do not share the key heads evenly."""
     if value.device.type != "cpu":
         raise ValueError(
             f"the compiled scan runs on the CPU, the tensors are on {value.device}; use fla's kernel there"
         )
     if value.shape[2] % key.shape[2]:
         raise ValueError(f"value heads must be a multiple of key heads, got {value.shape[2]} on {key.shape[2]}")
+
+
+def _ready(query, key, value, g, beta, normalise):
+    """The inputs as the kernels take them: float32, contiguous, q scaled, K and V filled up to whole panels."""
+    scale = key.shape[-1] ** -0.5
+    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
+    q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
+    return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
 
 
 class _Scan(torch.autograd.Function):
@@ -156,15 +115,14 @@ def _run_forward(inputs, state, positions):
 
 
 def _with_scratch(kernel, arguments, K):
-    shapes = (
-        (scan_loops.BLOCK + 1, scan_loops.PANEL, K),
-        (scan_loops.PANEL, K),
-        (3, scan_loops.PANEL),
-        (scan_loops.PANEL, simd_float32.WIDTH),
-    )
-    return lambda first, stop: kernel(
-        *arguments, _arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes)), first, stop
-    )
+    panel = scan_loops.PANEL
+    shapes = (scan_loops.BLOCK + 1, panel, K), (panel, K), (3, panel), (panel, simd.WIDTH)
+
+    def run(first, stop):
+        scratch = _arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes))
+        kernel(*arguments, scratch, first, stop)
+
+    return run
 
 
 def _arrays(*tensors):

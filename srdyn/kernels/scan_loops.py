@@ -20,21 +20,8 @@ from typing import no_type_check
 
 import numpy as np
 
-from srdyn.kernels.simd_float32 import (
-    WIDTH,
-    add,
-    compiled,
-    flush_denormals,
-    load,
-    mul,
-    mul_add,
-    restore_denormals,
-    row_totals,
-    splat,
-    store,
-    sub,
-    total,
-)
+from srdyn.kernels import simd
+from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, splat, store, sub, total
 
 PANEL = 32
 BLOCK = 32
@@ -48,10 +35,10 @@ def forward(inputs, results, positions, scratch, first, last) -> None:
     inputs: q, k [B, T, Hk, K], v [B, T, H, V], exp(g), beta [B, T, H]. results: state [B, H, K, V], the first in and
     the last out; outputs, e [B, T, H, V]; the states [B, C, H, K, V] after the tokens in `positions` (0 to T).
     """
-    before = flush_denormals()
+    before = simd.flush_denormals()
     for pair in range(first, last):
         _forward(inputs, results, positions, pair)
-    restore_denormals(before)
+    simd.restore_denormals(before)
 
 
 @compiled
@@ -62,13 +49,13 @@ def backward(known, gradients, scratch, first, last) -> None:
     known: q, k, exp(g), beta, e, the states at every BLOCK-th position from 0, the gradient of the outputs. gradients:
     of q, k, v, g, beta, all but that of v zero before; of the state, the last state's in and the first state's out.
     """
-    before = flush_denormals()
+    before = simd.flush_denormals()
     H, Hk = known[6].shape[2], known[0].shape[2]
     group = H // Hk
     for pair in range(first, last):
         for h in range(pair % Hk * group, (pair % Hk + 1) * group):
             _backward(known, gradients, scratch, pair // Hk, h)
-    restore_denormals(before)
+    simd.restore_denormals(before)
 
 
 @compiled
@@ -189,7 +176,7 @@ def _tokens_back(known, gradients, scratch, place, stop):
         if t >= 0:
             strength = beta[b, t, h]
             for n in range(0, PANEL, WIDTH):
-                du = row_totals(lanes_of_du, n * WIDTH)
+                du = simd.row_totals(lanes_of_du, n * WIDTH)
                 dbeta[b, t, h] += total(mul(du, load(error, at + n)))
                 dr = mul(splat(-strength), du)
                 store(columns, n, dr)

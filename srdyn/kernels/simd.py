@@ -1,86 +1,311 @@
-"""Vector types for numba, whose operations become the machine's own vector instructions.
+"""Vector types for numba, whose operations become the machine's own vector instructions: 16 × float32, 8 × float64.
 
-LLVM splits or widens a vector as the processor needs. Arrays are read flat, whatever their shape, and must be
-C-contiguous; nothing checks the index.
+Numba leaves vectorisation to LLVM's heuristics, which give up on the loops here. With explicit vectors LLVM splits or
+widens `<16 x float>` as the processor needs (one AVX-512 register, two of AVX2, four of NEON). Arrays are read flat,
+whatever their shape, and must be C-contiguous; nothing checks the index.
+
+float32 has `mul`, `add`, `sub`, whose sums may be reordered. float64 has the operators instead: `a + b`, `a - b`,
+`a * b`, `a / b` act on each lane alone and round once, so that kernels that put one matrix in every lane are written as
+if for one, and a lane's result has the same bits whatever the others hold.
 """
 
-from typing import NamedTuple
+import math
+import operator
+import struct
+import warnings
+from collections.abc import Callable, Collection
 
 from llvmlite import ir
-from numba import types
+from numba import njit, types
+from numba.core import cgutils
 from numba.core.datamodel import models, register_default
-from numba.extending import intrinsic
+from numba.extending import intrinsic, overload
+
+WIDTH, DOUBLES = 16, 8
+"""Lanes of float32 and of float64."""
+_REORDERED = ("reassoc", "contract", "nsz", "arcp")
+_FLUSH_TO_ZERO, _DENORMALS_ARE_ZERO = 0x8000, 0x0040
 
 
-class Vectors(NamedTuple):
-    """One vector type: its class and instance in numba, its type in LLVM, and what every such type can do.
+class _Vector(types.Type):
+    """`width` numbers of one kind, with the flags that its sums and products take."""
 
-    `load(array, index)` is array.flat[index : index + width], `store(array, index, vector)` puts it there, `splat(x)`
-    is x in every lane.
+    def __init__(self, scalar: types.Type, element: ir.Type, width: int, flags: Collection[str] = ()) -> None:
+        super().__init__(name=f"Vector{width}x{scalar}")
+        self.scalar, self.llvm, self.flags = scalar, ir.VectorType(element, width), flags
+        self.suffix = f"v{width}f{scalar.bitwidth}"
+
+
+@register_default(_Vector)
+class _Model(models.PrimitiveModel):
+    """A vector is kept as what it is."""
+
+    def __init__(self, manager, kind: _Vector) -> None:
+        super().__init__(manager, kind, kind.llvm)
+
+
+_F32 = _Vector(types.float32, ir.FloatType(), WIDTH, _REORDERED)
+_F64 = _Vector(types.float64, ir.DoubleType(), DOUBLES)
+_OF = {types.float32: _F32, types.float64: _F64}
+
+
+def compiled(function: Callable, *, flags: Collection[str] = _REORDERED) -> Callable:
+    """`numba.njit` as the loops here need it: sums may be reordered, NaN and infinity keep their meaning.
+
+    The machine code is kept beside the module, or in the user's cache where that cannot be written; where neither can,
+    it warns and compiles in every process. Numba notices changes in the function's own file only: after a change here,
+    delete __pycache__.
     """
-
-    numba_class: type
-    numba: types.Type
-    llvm: ir.VectorType
-    load: object
-    store: object
-    splat: object
-
-
-def vectors(name: str, scalar: types.Type, element: ir.Type, width: int) -> Vectors:
-    """A new type of `width` numbers, which numba calls `scalar` and LLVM `element`."""
-    llvm = ir.VectorType(element, width)
-    numba_class = type(name, (types.Type,), {"__init__": lambda self: types.Type.__init__(self, name=name)})
-    # A vector is kept as what it is.
-    register_default(numba_class)(type(f"{name}Model", (models.PrimitiveModel,), {"__init__": _model_of(llvm)}))
-    vector = numba_class()
-    return Vectors(
-        numba_class, vector, llvm, *_memory(vector, llvm, scalar.bitwidth // 8), _splat(vector, llvm, scalar)
-    )
+    options = {"fastmath": set(flags), "nogil": True}
+    try:
+        return njit(**options, cache=True)(function)
+    except RuntimeError as error:
+        if "no locator available" not in str(error):
+            raise
+        warnings.warn("no folder to keep compiled code in, set NUMBA_CACHE_DIR; compiling again", stacklevel=2)
+        return njit(**options)(function)
 
 
-def address(context, builder, array_type, array, index, llvm: ir.VectorType) -> ir.Value:
+@intrinsic
+def load(typingctx, array, index) -> tuple:
+    """array.flat[index : index + width]."""
+    vector = _OF[array.dtype]
+
+    def codegen(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], *args, vector)
+        return builder.load(place, align=vector.scalar.bitwidth // 8)
+
+    return vector(array, types.intp), codegen
+
+
+@intrinsic
+def store(typingctx, array, index, vector) -> tuple:
+    """Puts the vector at array.flat[index : index + width]."""
+
+    def codegen(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], *args[:2], vector)
+        builder.store(args[2], place, align=vector.scalar.bitwidth // 8)
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp, vector), codegen
+
+
+@intrinsic
+def splat(typingctx, number) -> tuple:
+    """The number in every lane."""
+    vector = _OF[number]
+
+    def codegen(context, builder, signature, args):
+        undefined = ir.Constant(vector.llvm, ir.Undefined)
+        single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
+        return _shuffled(builder, single, undefined, [0] * vector.llvm.count)
+
+    return vector(number), codegen
+
+
+def _address(context, builder, array_type, array, index, vector):
     """Where array.flat[index] lies, as a pointer to a vector."""
     data = context.make_array(array_type)(context, builder, array).data
-    return builder.bitcast(builder.gep(data, [index]), llvm.as_pointer())
+    return builder.bitcast(builder.gep(data, [index]), vector.llvm.as_pointer())
 
 
-def shuffled(builder: ir.IRBuilder, a: ir.Value, b: ir.Value, lanes: list[int]) -> ir.Value:
+def _shuffled(builder, a, b, lanes):
     """The lanes of `a` and, counted on, of `b` in this order."""
     return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
-def _model_of(llvm):
-    return lambda self, manager, kind: models.PrimitiveModel.__init__(self, manager, kind, llvm)
+def _called(builder, name, args, *, result=None, flags=()):
+    """A call of one of LLVM's own functions."""
+    kind = ir.FunctionType(result or args[-1].type, [x.type for x in args])
+    return builder.call(cgutils.get_or_insert_function(builder.module, kind, name), args, fastmath=flags)
 
 
-def _memory(vector, llvm, align):
+@intrinsic
+def mul_add(typingctx, a, b, c) -> tuple:
+    """a·b + c, rounded once where the processor can."""
+
+    def codegen(context, builder, signature, args):
+        return _called(builder, f"llvm.fmuladd.{a.suffix}", args, flags=a.flags)
+
+    return a(a, a, a), codegen
+
+
+def _binary(instruction, vector):
     @intrinsic
-    def load(typingctx, array, index):
+    def operation(typingctx, a, b):
         def codegen(context, builder, signature, args):
-            return builder.load(address(context, builder, signature.args[0], *args, llvm), align=align)
+            return getattr(builder, instruction)(*args, flags=vector.flags)
 
-        return vector(array, types.intp), codegen
+        return vector(vector, vector), codegen
 
+    return operation
+
+
+mul, add, sub = (_binary(instruction, _F32) for instruction in ("fmul", "fadd", "fsub"))
+
+
+def _overloaded(symbol, instruction):
+    operation = _binary(instruction, _F64)
+
+    @overload(symbol)
+    def operate(a, b):
+        return (lambda a, b: operation(a, b)) if a == b == _F64 else None
+
+
+_overloaded(operator.add, "fadd")
+_overloaded(operator.sub, "fsub")
+_overloaded(operator.mul, "fmul")
+_overloaded(operator.truediv, "fdiv")
+
+
+@intrinsic
+def where_less(typingctx, a, b, x, y) -> tuple:
+    """float64: x in the lanes where a < b, y in the others."""
+
+    def codegen(context, builder, signature, args):
+        return builder.select(builder.fcmp_ordered("<", args[0], args[1]), args[2], args[3])
+
+    return _F64(*[_F64] * 4), codegen
+
+
+def _unary(name, result=_F64):
     @intrinsic
-    def store(typingctx, array, index, stored):
+    def operation(typingctx, vector):
         def codegen(context, builder, signature, args):
-            builder.store(args[2], address(context, builder, signature.args[0], *args[:2], llvm), align=align)
-            return context.get_dummy_value()
+            return _called(builder, f"llvm.{name}.{_F64.suffix}", args, result=context.get_value_type(result))
 
-        return types.void(array, types.intp, vector), codegen
+        return result(_F64), codegen
 
-    return load, store
+    return operation
 
 
-def _splat(vector, llvm, scalar):
-    @intrinsic
-    def splat(typingctx, number):
-        def codegen(context, builder, signature, args):
-            undefined = ir.Constant(llvm, ir.Undefined)
-            single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
-            return shuffled(builder, single, undefined, [0] * llvm.count)
+root, size = _unary("sqrt"), _unary("fabs")
+largest = _unary("vector.reduce.fmax", types.float64)
+"""Of float64: square root and absolute value of each lane, and the largest lane."""
 
-        return vector(scalar), codegen
 
-    return splat
+@intrinsic
+def total(typingctx, vector) -> tuple:
+    """float32: the sum of the lanes."""
+
+    def codegen(context, builder, signature, args):
+        name, zero = f"llvm.vector.reduce.fadd.{_F32.suffix}", ir.Constant(ir.FloatType(), 0.0)
+        return _called(builder, name, [zero, args[0]], result=ir.FloatType(), flags=_F32.flags)
+
+    return types.float32(_F32), codegen
+
+
+@intrinsic
+def row_totals(typingctx, array, index) -> tuple:
+    """float32: the sixteen row sums of array.flat[index : index + 256] seen as 16 × 16, by a tree of shuffles."""
+
+    def codegen(context, builder, signature, args):
+        rows = []
+        for row in range(WIDTH):
+            start = builder.add(args[1], context.get_constant(types.intp, WIDTH * row))
+            place = _address(context, builder, signature.args[0], args[0], start, _F32)
+            rows.append((builder.load(place, align=4), [row]))
+        while len(rows) > 1:
+            half = len(rows) // 2
+            rows = [_folded(builder, a, b) for a, b in zip(rows[:half], rows[half:], strict=True)]
+        vector, order = rows[0]
+        return _shuffled(builder, vector, vector, [order.index(row) for row in range(WIDTH)])
+
+    return _F32(array, types.intp), codegen
+
+
+def _folded(builder, first, second):
+    (a, rows_a), (b, rows_b) = first, second
+    groups = len(rows_a)
+    width = WIDTH // groups
+    low = [group * width + lane for group in range(2 * groups) for lane in range(width // 2)]
+    high = [lane + width // 2 for lane in low]
+    return builder.fadd(
+        _shuffled(builder, a, b, low), _shuffled(builder, a, b, high), flags=_F32.flags
+    ), rows_a + rows_b
+
+
+@intrinsic
+def sigmoid(typingctx, vector) -> tuple:
+    """float32: 1 / (1 + e^−x) to 3 units in the last place; NaN stays NaN."""
+
+    def codegen(context, builder, signature, args):
+        one = _constant(1.0)
+        return builder.fdiv(one, builder.fadd(one, _exp(builder, builder.fneg(args[0]))))
+
+    return _F32(_F32), codegen
+
+
+def _exp(builder, x):
+    """e^x = 2^n e^r with n the integer next to x / log 2, |r| ≤ log 2 / 2, e^r by its Taylor polynomial of degree 7.
+
+    Adding 1.5·2^23 rounds to an integer and leaves it in the low bits, from where a shift takes it to the exponent.
+    Order matters throughout: no fast-math flags. x is clamped to where n stays in range; the comparisons keep NaN.
+    """
+
+    def fused(a, b, c):
+        return _called(builder, f"llvm.fmuladd.{_F32.suffix}", [a, b, c])
+
+    for limit, order in ((-87.3, "<"), (88.3, ">")):
+        x = builder.select(builder.fcmp_ordered(order, x, _constant(limit)), _constant(limit), x)
+    magic = _constant(12582912.0)
+    shifted = fused(x, _constant(1.4426950408889634), magic)
+    n = builder.fsub(shifted, magic)
+    # log 2 in two parts, the first of few bits, so that n times it is exact
+    r = fused(n, _constant(-0.693359375), x)
+    r = fused(n, _constant(2.12194440e-4), r)
+    result = _constant(1 / math.factorial(7))
+    for degree in range(6, -1, -1):
+        result = fused(result, r, _constant(1 / math.factorial(degree)))
+    integers = ir.VectorType(ir.IntType(32), WIDTH)
+    bits = builder.shl(builder.bitcast(shifted, integers), ir.Constant(integers, [23] * WIDTH))
+    power = builder.bitcast(builder.add(bits, ir.Constant(integers, [127 << 23] * WIDTH)), _F32.llvm)
+    return builder.fmul(result, power)
+
+
+def _constant(number):
+    # llvmlite writes a float32 constant exactly only when the number is one
+    return ir.Constant(_F32.llvm, [struct.unpack("f", struct.pack("f", number))[0]] * WIDTH)
+
+
+@intrinsic
+def flush_denormals(typingctx) -> tuple:
+    """Makes this thread treat denormal numbers as zero; returns the control word that `restore_denormals` takes.
+
+    They slow an x86 processor down a hundredfold, and a decaying state is full of them. No effect on others.
+    """
+
+    def codegen(context, builder, signature, args):
+        if not _is_x86(builder):
+            return ir.Constant(ir.IntType(32), 0)
+        word = cgutils.alloca_once(builder, ir.IntType(32))
+        _control_word(builder, "stmxcsr", word)
+        before = builder.load(word)
+        builder.store(builder.or_(before, ir.Constant(ir.IntType(32), _FLUSH_TO_ZERO | _DENORMALS_ARE_ZERO)), word)
+        _control_word(builder, "ldmxcsr", word)
+        return before
+
+    return types.uint32(), codegen
+
+
+@intrinsic
+def restore_denormals(typingctx, before) -> tuple:
+    """Sets this thread's control word back to what `flush_denormals` found."""
+
+    def codegen(context, builder, signature, args):
+        if _is_x86(builder):
+            word = cgutils.alloca_once(builder, ir.IntType(32))
+            builder.store(args[0], word)
+            _control_word(builder, "ldmxcsr", word)
+        return context.get_dummy_value()
+
+    return types.void(types.uint32), codegen
+
+
+def _is_x86(builder):
+    return builder.module.triple.startswith(("x86", "i386", "i686"))
+
+
+def _control_word(builder, instruction, word):
+    pointer = builder.bitcast(word, ir.IntType(8).as_pointer())
+    _called(builder, f"llvm.x86.sse.{instruction}", [pointer], result=ir.VoidType())

@@ -17,8 +17,9 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from srdyn.kernels import simd_float32, threads
-from srdyn.kernels.simd_float64 import WIDTH, largest, load, mul_add, root, size, splat, store, where_less
+from srdyn.kernels import simd, threads
+from srdyn.kernels.simd import DOUBLES as WIDTH
+from srdyn.kernels.simd import largest, load, mul_add, root, size, splat, store, where_less
 
 BLOCK = 4
 """Rows and columns that are worked on together; K and V are filled up with zeros to multiples of it."""
@@ -30,7 +31,7 @@ FLOOR = 2.0**-80
 SWEEPS = 30
 """Sweeps allowed per singular value; two is usual."""
 
-_compiled = functools.partial(simd_float32.compiled, flags=("contract", "nsz"))
+_compiled = functools.partial(simd.compiled, flags=("contract", "nsz"))
 
 
 def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
@@ -50,12 +51,10 @@ def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*
     return torch.from_numpy(sigma).reshape(*batch, min(K, V))
 
 
+@_compiled
 @no_type_check
 def _filled(count):
     return -(-count // BLOCK) * BLOCK
-
-
-_filled = _compiled(_filled)
 
 
 @_compiled

@@ -6,11 +6,11 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
 
-import numpy as np
 import torch
 
+from srdyn.kernels import denormals
+
 Result = TypeVar("Result")
-_DENORMAL = np.uint32(1).view(np.float32)
 
 
 def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None) -> list[Result]:
@@ -23,7 +23,7 @@ def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None)
     cuts = [n * part // threads for part in range(threads + 1)]
     if threads == 1:
         return [run(0, n)]
-    pool = _pool(os.getpid(), bool(_DENORMAL * np.float32(1) == 0))
+    pool = _pool(os.getpid(), denormals.are_flushed())
     others = [pool.submit(run, *part) for part in zip(cuts[1:-1], cuts[2:], strict=True)]
     try:
         own = run(0, cuts[1])

@@ -50,7 +50,11 @@ def content_hash(*paths: Path | str) -> str:
         for file in files:
             name = file.relative_to(path.parent).as_posix()
             if "__pycache__" not in name and not name.endswith(".tmp"):
-                with file.open("rb") as stream:
-                    content = hashlib.file_digest(stream, "sha256").hexdigest()
-                digest.update(f"{content} {name}\n".encode())
+                digest.update(f"{file_hash(file)} {name}\n".encode())
     return digest.hexdigest()
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of what a file holds."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()

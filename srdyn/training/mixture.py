@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from srdyn.loading import reference
 from srdyn.text.tasks import ANSWER_WEIGHT, KINDS, SYMBOLS, Alphabet, Passage, Text, Writer
 
 TOKENS_PER_BATCH = reference.TOKENS_PER_BATCH

@@ -7,32 +7,26 @@ from pathlib import Path
 
 import pandas as pd
 
-from srdyn.loading import files
+from srdyn.loading import files, folders
 
 
 def publish(run: Path, target: Path) -> None:
     """Copy a finished training run to `target`: weights, kept checkpoints, log, spectra as one table, run record.
 
-    Raises FileNotFoundError for a run that has not finished.
+    A model that was published there before is replaced. Raises FileNotFoundError for a run that has not finished,
+    FileExistsError for a `target` that holds anything else.
     """
     if not (run / "final").is_dir():
         raise FileNotFoundError(
             f"{run} holds no finished model; `python -m srdyn.training.train {run.name}` goes on with it"
         )
-    partial = target.with_name(f".{target.name}.tmp")
-    shutil.rmtree(partial, ignore_errors=True)
-    shutil.copytree(run / "final", partial)
-    for checkpoint in sorted((run / "checkpoints").glob("step-*")):
-        shutil.copytree(checkpoint, partial / "checkpoints" / checkpoint.name)
-    shutil.copy(run / "log.csv", partial / "log.csv")
-    shutil.copy(run / "record.json", partial / "record.json")
-    files.write_bytes(partial / "spectra.parquet", _spectra(run))
-    former = target.with_name(f".{target.name}.former.tmp")
-    shutil.rmtree(former, ignore_errors=True)
-    if target.exists():
-        target.rename(former)
-    partial.rename(target)
-    shutil.rmtree(former, ignore_errors=True)
+    with folders.replacing(target, mark="record.json") as new:
+        shutil.copytree(run / "final", new)
+        for checkpoint in sorted((run / "checkpoints").glob("step-*")):
+            shutil.copytree(checkpoint, new / "checkpoints" / checkpoint.name)
+        shutil.copy(run / "log.csv", new / "log.csv")
+        shutil.copy(run / "record.json", new / "record.json")
+        files.write_bytes(new / "spectra.parquet", _spectra(run))
 
 
 def _spectra(run: Path) -> bytes:

@@ -7,7 +7,6 @@ import csv
 import dataclasses
 import io
 import logging
-import shutil
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +23,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from srdyn import contexts, models, states, strata
 from srdyn.architectures import cpu_speedups
 from srdyn.kernels import bfloat16
-from srdyn.loading import devices, files, reference
+from srdyn.loading import devices, files, folders, reference
 from srdyn.study.run import store
 from srdyn.text import tasks
 from srdyn.training import mixture
@@ -225,17 +224,13 @@ class Run:
         return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.step * mixture.TOKENS_PER_BATCH)
 
     def _write_model(self, place: str) -> None:
-        """The weights in float16 with tokenizer, as a Hugging Face folder; replaces what a killed run left there."""
-        partial, target = self.folder / "partial", self.folder / place
-        shutil.rmtree(partial, ignore_errors=True)
-        state = {name: weight.half() for name, weight in self.model.hf.state_dict().items()}
-        self.model.hf.save_pretrained(partial, state_dict=state)
-        _say_float16(partial)
-        self.tokenizer.save_pretrained(partial)
-        files.write_json(partial / "training.json", {"settings": _plain(self.settings), "step": self.step})
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        partial.rename(target)
+        """The weights in float16 with tokenizer, as a Hugging Face folder; replaces what an earlier run wrote there."""
+        with folders.replacing(self.folder / place, mark="training.json") as new:
+            state = {name: weight.half() for name, weight in self.model.hf.state_dict().items()}
+            self.model.hf.save_pretrained(new, state_dict=state)
+            _say_float16(new)
+            self.tokenizer.save_pretrained(new)
+            files.write_json(new / "training.json", {"settings": _plain(self.settings), "step": self.step})
 
 
 def _say_float16(folder: Path) -> None:

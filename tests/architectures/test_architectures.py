@@ -9,7 +9,7 @@ from torch import nn
 from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
 
 from srdyn import architectures, models, states
-from srdyn.architectures import qwen, rebinding
+from srdyn.architectures import gated_deltanet, rebinding
 from srdyn.kernels import decode, scan
 
 
@@ -20,7 +20,7 @@ def test_every_supported_class_exists_and_calls_what_its_recipe_names():
     for name in table["mixer"]:
         module, cls = name.rsplit(".", 1)
         mixer = object.__new__(getattr(importlib.import_module(module), cls))
-        known = architectures.adapter_for(mixer)
+        known = architectures.recipe_for(mixer)
         called = inspect.unwrap(type(mixer).forward).__code__.co_names
         assert {known.chunk_tap, known.step_tap, *known.convolutions} <= set(called)
 
@@ -39,13 +39,13 @@ def test_the_class_decides_and_a_subclass_counts(tiny_pure):
 
     derived = copy.deepcopy(mixer)
     derived.__class__ = Custom
-    assert architectures.adapter_for(derived) is architectures.adapter_for(mixer)
-    assert architectures.adapter_for(nn.Linear(2, 2)) is None
+    assert architectures.recipe_for(derived) is architectures.recipe_for(mixer)
+    assert architectures.recipe_for(nn.Linear(2, 2)) is None
 
 
 def test_a_class_has_one_recipe():
     with pytest.raises(ValueError, match="already has a recipe"):
-        architectures.register(qwen.Qwen3Next())
+        architectures.register(gated_deltanet.Qwen3Next())
 
 
 def test_the_moe_family_is_traced(tokens):

@@ -64,9 +64,13 @@ def rows(*outcomes, kind="hybrid", measures=MEASURES, **columns):
 PASS, FAIL, OPEN, NONE = ("pass",) * 2, ("fail",) * 2, ("undecided",) * 2, ("undefined",) * 2
 
 
-def verdict(measured, null=None):
-    [judged] = claims.judge(claims.record("C4", measured, null=null, run=RUN)).to_dict("records")
+def verdict(*measured):
+    [judged] = claims.judge(record("C4", *measured)).to_dict("records")
     return judged
+
+
+def record(claim_id, *measured):
+    return claims.record(claim_id, pd.concat(measured, ignore_index=True), run=RUN)
 
 
 def by_definition(outcomes):
@@ -87,7 +91,7 @@ def test_every_combination_of_outcomes_in_two_seeds(clone):
     for i, outcomes in enumerate(combinations):
         measured.append(rows(*outcomes, kind=f"kind {i}"))
         wanted[f"kind {i}"] = by_definition(outcomes)
-    judged = claims.judge(claims.record("C4", pd.concat(measured, ignore_index=True), run=RUN))
+    judged = claims.judge(record("C4", *measured))
     assert len(wanted) == 256
     assert dict(zip(judged["kind"], judged["verdict"], strict=True)) == wanted
 
@@ -145,12 +149,12 @@ def test_nulls_that_pass_are_named(clone):
 
 def test_a_null_counts_for_its_own_kind_alone(clone):
     measured = pd.concat([rows(PASS, PASS), rows(PASS, PASS, kind="pure")])
-    table = claims.record("C4", measured, null=rows(PASS, kind="pure", source="mechanism"), run=RUN)
+    table = record("C4", measured, rows(PASS, kind="pure", source="mechanism"))
     assert claims.judge(table)["verdict"].tolist() == ["reproduced", "reproduced (null passes too: mechanism)"]
 
 
 def test_recorded_rows_say_what_they_are(clone):
-    table = claims.record("C4", rows(("fail", "pass"), PASS)[::-1], run=RUN)
+    table = record("C4", rows(("fail", "pass"), PASS)[::-1])
     assert table["measure"].tolist() == ["ranks", "ranks", "norms", "norms"]
     assert table.loc[table["seed"] == 0, "outcome"].tolist() == ["fail", "pass"]
     first = table.iloc[0]
@@ -173,17 +177,16 @@ def test_recorded_rows_say_what_they_are(clone):
         ({"measured": rows(PASS).assign(low=0.99)}, "low ≤ high does not hold"),
         ({"measured": rows(PASS, PASS).assign(seed=0)}, "a model has one kind and seed"),
         ({"measured": rows(PASS, PASS).assign(seed=[0, 1, 0, 1])}, "a model has one kind and seed"),
-        ({"measured": rows(PASS, source="mechanism")}, "measured rows come from the source 'model' alone"),
-        ({"null": rows(PASS)}, "need a column source"),
-        ({"null": rows(PASS, source="model")}, "need a column source"),
+        ({"measured": rows(PASS, source="mechanism")}, "no model was measured"),
+        ({"null": rows(PASS)}, "has rows for norms, norms, ranks, ranks"),
         ({"null": rows(PASS, source="mechanism")[:1]}, "mechanism of hybrid-0 has rows for ranks"),
         ({"null": rows(PASS, source="mechanism", kind="pure")}, r"not measured: \[\('pure-0', 'pure', 0\)\]"),
     ],
 )
 def test_what_cannot_be_recorded_is_refused_and_leaves_no_table(clone, arguments, message):
-    given = {"claim_id": "C4", "measured": rows(PASS), "null": None} | arguments
+    given = {"claim_id": "C4", "measured": rows(PASS), "null": pd.DataFrame()} | arguments
     with pytest.raises(ValueError, match=message):
-        claims.record(given["claim_id"], given["measured"], null=given["null"], run=RUN)
+        record(*given.values())
     assert not (clone / "data/tables").exists()
 
 
@@ -192,7 +195,7 @@ def test_a_column_source_that_says_model_is_welcome(clone):
 
 
 def test_an_estimate_outside_its_interval_is_logged_and_the_interval_decides(clone, caplog):
-    table = claims.record("C4", rows(PASS, PASS).assign(estimate=0.99), run=RUN)
+    table = record("C4", rows(PASS, PASS).assign(estimate=0.99))
     assert "C4: resampling shifts these" in caplog.text
     assert set(table["outcome"]) == {"pass"}
 
@@ -202,38 +205,38 @@ def files(folder):
 
 
 def test_claims_of_a_run_lie_together_in_the_papers_order(clone):
-    claims.record("C5", rows(PASS, PASS), null=rows(FAIL, source="mechanism"), run=RUN)
-    claims.record("C4", rows(FAIL, FAIL), run=RUN)
+    record("C5", rows(PASS, PASS), rows(FAIL, source="mechanism"))
+    record("C4", rows(FAIL, FAIL))
     before = files(clone)
-    claims.record("C5", rows(PASS, PASS), null=rows(FAIL, source="mechanism"), run=RUN)
+    record("C5", rows(PASS, PASS), rows(FAIL, source="mechanism"))
     nudged = rows(FAIL, FAIL)
-    claims.record("C4", nudged.assign(estimate=nudged["estimate"] * (1 + 5e-5)), run=RUN)
+    record("C4", nudged.assign(estimate=nudged["estimate"] * (1 + 5e-5)))
     assert files(clone) == before
     table = store.load_table(f"{RUN}_claims")
     assert table["claim"].tolist() == ["C4"] * 4 + ["C5"] * 6
-    claims.record("C4", rows(OPEN, OPEN, OPEN), run=RUN)
+    record("C4", rows(OPEN, OPEN, OPEN))
     again = store.load_table(f"{RUN}_claims")
     assert again["claim"].tolist() == ["C4"] * 6 + ["C5"] * 6
     pd.testing.assert_frame_equal(again[6:].reset_index(drop=True), table[4:].reset_index(drop=True))
 
 
 def test_returned_rows_are_the_standing_ones(clone):
-    claims.record("C4", rows(PASS, PASS), run=RUN)
-    table = claims.record("C4", rows(PASS, PASS).assign(low=0.93 * (1 - 5e-5)), run=RUN)
+    record("C4", rows(PASS, PASS))
+    table = record("C4", rows(PASS, PASS).assign(low=0.93 * (1 - 5e-5)))
     assert set(table["low"]) == {0.93}
 
 
 def test_rows_of_a_claim_that_moved_are_dropped_aloud(clone, caplog):
-    claims.record("C4", rows(PASS, PASS), run=RUN)
-    claims.record("C5", rows(PASS, PASS), run=RUN)
+    record("C4", rows(PASS, PASS))
+    record("C5", rows(PASS, PASS))
     state(clone, [CLAIMS[0], stated("C4", "03_ablation"), *CLAIMS[2:]])
-    claims.record("C5", rows(PASS, PASS), run=RUN)
+    record("C5", rows(PASS, PASS))
     assert "dropped C4" in caplog.text
     assert set(store.load_table(f"{RUN}_claims")["claim"]) == {"C5"}
 
 
 def test_rows_of_a_claim_that_changed_its_measures_are_not_judged(clone):
-    claims.record("C4", rows(PASS, PASS), run=RUN)
+    record("C4", rows(PASS, PASS))
     state(clone, [CLAIMS[0], stated("C4", measures=(*MEASURES, "third")), *CLAIMS[2:]])
     with pytest.raises(ValueError, match="one for each of ranks, norms, third"):
         claims.ledger()
@@ -244,7 +247,7 @@ def test_the_ledger_drops_nothing(clone):
     measured = pd.concat(
         [rows(PASS, FAIL).assign(why=["1 of 3 pairs undefined", "", "", ""]), rows(PASS, kind="uniform")]
     )
-    claims.record("C4", measured, null=null, run=RUN)
+    record("C4", measured, null)
     book = claims.ledger()
     assert book[["claim", "kind", "verdict", "why"]].to_numpy().tolist() == [
         ["C1", "", "not measured yet", "01_stratification has not run"],
@@ -269,18 +272,18 @@ def test_a_claim_that_needs_more_is_not_testable_until_it_is_measured(clone):
     state(clone, [*CLAIMS[:3], stated("C6") | UNTESTED])
     line = claims.ledger().set_index("claim").loc["C6"]
     assert (line["kind"], line["verdict"], line["why"]) == ("", "not testable here", "needs a pair of models")
-    claims.record("C4", rows(PASS, PASS), run=RUN)
+    record("C4", rows(PASS, PASS))
     assert claims.ledger().set_index("claim").at["C6", "verdict"] == "not testable here"
-    claims.record("C6", rows(PASS, kind="a / b"), null=rows(FAIL, kind="a / b", source="permuted heads"), run=RUN)
+    record("C6", rows(PASS, kind="a / b"), rows(FAIL, kind="a / b", source="permuted heads"))
     line = claims.ledger().set_index("claim").loc["C6"]
     assert (line["kind"], line["verdict"]) == ("a / b", "one seed: passes")
 
 
 def test_another_run_sees_its_own_tables_alone(clone, monkeypatch):
-    claims.record("C4", rows(PASS, PASS), run=RUN)
+    record("C4", rows(PASS, PASS))
     monkeypatch.setenv("SRDYN_RUN", "smoke")
     assert set(claims.ledger()["verdict"]) == {"not measured yet", "not testable here"}
-    claims.record("C4", rows(FAIL, FAIL), run=RUN)
+    record("C4", rows(FAIL, FAIL))
     assert claims.ledger().set_index("claim").at["C4", "verdict"] == "not reproduced"
     monkeypatch.setenv("SRDYN_RUN", "reference")
     assert claims.ledger().set_index("claim").at["C4", "verdict"] == "reproduced"
@@ -306,8 +309,8 @@ def test_a_number_stays_on_its_side_of_the_threshold(value, text):
 
 
 def test_the_scorecard_has_a_cell_for_each_claim_and_kind(clone):
-    claims.record("C4", pd.concat([rows(PASS, PASS), rows(FAIL, kind="uniform")]), run=RUN)
-    claims.record("C5", rows(NONE, PASS), run=RUN)
+    record("C4", rows(PASS, PASS), rows(FAIL, kind="uniform"))
+    record("C5", rows(NONE, PASS))
     card = claims.scorecard()
     lines = [line for line in card.splitlines() if line.startswith("|")]
     bars = [line.replace(r"\|", "").count("|") for line in lines]
@@ -325,7 +328,7 @@ def test_a_scorecard_without_any_run_says_so(clone):
 
 
 def test_publishing_twice_changes_no_byte(clone):
-    claims.record("C4", rows(PASS, PASS), run=RUN)
+    record("C4", rows(PASS, PASS))
     path = claims.publish()
     assert path == clone / "figures/scorecard.md"
     before = files(clone)
@@ -334,11 +337,11 @@ def test_publishing_twice_changes_no_byte(clone):
     assert readme.endswith("\n<!-- scorecard:end -->\ntail\n")
     assert path.read_text().strip() in readme
     times = [(clone / name).stat().st_mtime_ns for name in ("README.md", "figures/scorecard.md")]
-    claims.record("C4", rows(PASS, PASS).assign(high=0.98 * (1 + 5e-5)), run=RUN)
+    record("C4", rows(PASS, PASS).assign(high=0.98 * (1 + 5e-5)))
     claims.publish()
     assert files(clone) == before
     assert [(clone / name).stat().st_mtime_ns for name in ("README.md", "figures/scorecard.md")] == times
-    claims.record("C4", rows(FAIL, PASS), run=RUN)
+    record("C4", rows(FAIL, PASS))
     claims.publish()
     assert b"seeds disagree" in (clone / "README.md").read_bytes()
 

@@ -126,3 +126,15 @@ def test_rules_have_one_side_each():
     assert (rules[["at_least", "at_most"]].notna().sum(axis=1) == 1).all()
     measures = [(claim.id, measure.name) for claim in registration.load().claims for measure in claim.measures]
     assert list(zip(rules["claim"], rules["measure"], strict=True)) == measures
+
+
+def test_the_second_registration_stands_beside_the_first(load, monkeypatch):
+    again = CONTENT["claims"][0]["measures"][0] | {"rule": {"below": 0.1}, "heads_per_layer": 16, "gate": True}
+    [claim] = load(claim_with(second={"why": "unfair", "seen": "all", "measures": [again]})).claims
+    assert (claim.second.why, claim.measures[0].threshold, claim.second.measures[0].threshold) == ("unfair", 0.2, 0.1)
+    assert (claim.second.measures[0].heads_per_layer, claim.second.measures[0].gate) == (16, True)
+    with pytest.raises(ValueError, match=r"claim C1: second: claims\.yaml wants exactly the keys measures, seen, why"):
+        load(claim_with(second={"measures": [again]}))
+    monkeypatch.delenv("SRDYN_ROOT")
+    changed = [claim.id for claim in registration.load().claims if claim.second]
+    assert changed == ["C1", "C2", "C4", "C5", "C8", "C9", "C10"]

@@ -1,6 +1,11 @@
 """Work dealt out to processes: results in order, errors and deaths told."""
 
+import contextlib
 import os
+import signal
+import subprocess
+import sys
+import time
 
 import pytest
 
@@ -13,6 +18,20 @@ def square(x):
 
 def fail(x):
     raise ValueError(f"{x} on purpose")
+
+
+def started(seconds):
+    """Says its process, in one write, then is at work."""
+    os.write(1, f"{os.getpid()}\n".encode())
+    time.sleep(seconds)
+
+
+PARENT = """
+import test_workers
+from srdyn.study.run import workers
+if __name__ == "__main__":
+    list(workers.deal(test_workers.started, [({seconds},), (600,)]))
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -37,3 +56,20 @@ def test_a_worker_that_dies_is_told_and_others_start():
     with pytest.raises(RuntimeError, match="a worker process died"):
         list(workers.deal(os._exit, [(1,)]))
     assert list(workers.deal(square, [(2,)])) == [4]
+
+
+@pytest.mark.parametrize(("how", "seconds"), [(signal.SIGKILL, 0), (signal.SIGTERM, 600)], ids=["idle", "at work"])
+def test_workers_end_with_their_parent(how, seconds, tmp_path):
+    """All of them hold the parent's output, so that it ends with the last."""
+    script = tmp_path / "parent.py"
+    script.write_text(PARENT.format(seconds=seconds))
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    start = {"stdout": subprocess.PIPE, "text": True, "env": environment, "start_new_session": True}
+    with subprocess.Popen([sys.executable, script], **start) as parent:
+        try:
+            assert all(int(parent.stdout.readline()) for _ in range(2))
+            parent.send_signal(how)
+            parent.communicate(timeout=30)
+        finally:
+            with contextlib.suppress(ProcessLookupError):  # there is none to kill
+                os.killpg(parent.pid, signal.SIGKILL)

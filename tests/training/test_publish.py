@@ -1,3 +1,5 @@
+import re
+
 import pandas as pd
 import pytest
 
@@ -39,3 +41,17 @@ def test_an_unfinished_run_is_refused_and_nothing_is_lost(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished model"):
         publish.publish(run, target)
     assert (target / "model.safetensors").read_bytes() == b"final"
+
+
+def test_another_model_and_what_was_added_stay(run, tmp_path):
+    other, target = tmp_path / "models" / "other", tmp_path / "models" / "hybrid"
+    other.mkdir(parents=True)
+    (other / "model.safetensors").write_bytes(b"precious")
+    for _ in range(2):
+        publish.publish(run, target)
+    (target / "notes.txt").write_text("precious")
+    for folder, named in ((other, "model.safetensors"), (target, "notes.txt")):
+        with pytest.raises(FileExistsError, match=re.escape(named)):
+            publish.publish(run, folder)
+    assert (other / "model.safetensors").read_bytes() == b"precious"
+    assert (target / "notes.txt").read_text() == "precious"

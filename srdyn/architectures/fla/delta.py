@@ -1,20 +1,17 @@
 """Layers of flash-linear-attention's models that erase before they write."""
 
 import copy
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from srdyn.architectures import recipe
 from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
-
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
-
 
 QKV = {
     "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
@@ -38,9 +35,8 @@ class GatedDeltaNet(layers.Layer):
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
-        g = -mixer.A_log.float().exp() * F.softplus(mixer.a_proj(hidden).float() + mixer.dt_bias)
-        return g, _beta(mixer, hidden)
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        return _decay(mixer, hidden), _beta(mixer, hidden)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         (q, k, v), options = call.floats("q", "k", "v"), call.options
@@ -62,13 +58,10 @@ class KimiDeltaAttention(GatedDeltaNet):
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
-        heads = self.heads(mixer)
-        f = mixer.f_proj(hidden).float().unflatten(-1, (heads.H, heads.K)) + mixer.dt_bias.view(heads.H, heads.K)
-        rate = mixer.A_log.float().exp()[:, None]
-        bound = mixer.lower_bound
-        g = -rate * F.softplus(f) if bound is None else bound * (rate * f).sigmoid()
+        f = mixer.f_proj(hidden).unflatten(-1, (self.heads(mixer).H, -1))
+        g = rules.log_decay(f, mixer.A_log, mixer.dt_bias, mixer.lower_bound)
         return g.mean(-1), _beta(mixer, hidden)
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
@@ -89,7 +82,7 @@ class DeltaNet(layers.Layer):
     counts = ("num_heads", "num_heads")
     rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         if mixer.use_beta:
             beta = _beta(mixer, hidden)
         else:
@@ -114,6 +107,8 @@ class GatedDeltaProduct(layers.Layer):
     rule = staticmethod(recurrence.gated_delta_product)
     rows: ClassVar = GatedDeltaNet.rows
     repeated = ("k_proj", "v_proj", "b_proj", "k_conv1d", "v_conv1d")
+    once: ClassVar = {"q": -1, "g": 0}
+    """What a token has one row of, and where that lies among as many rows as it writes."""
     writes: int | None = None
 
     def of(self, mixer: nn.Module) -> "GatedDeltaProduct":
@@ -125,39 +120,30 @@ class GatedDeltaProduct(layers.Layer):
         """None: each token writes several values."""
         return None
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         beta = _beta(mixer, hidden).unflatten(-1, (mixer.num_householder, -1)).mean(2)
-        if not mixer.use_forget_gate:
-            return torch.zeros_like(beta), beta
-        return -mixer.A_log.float().exp() * F.softplus(mixer.a_proj(hidden).float() + mixer.dt_bias), beta
+        return _decay(mixer, hidden) if mixer.use_forget_gate else torch.zeros_like(beta), beta
 
     def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
         """One row a token in every tensor, whether the call is chunked or fused, which has one for each write."""
         call = super().taken_apart(arguments, options)
-        timed = {
-            name: x.unflatten(1, (-1, self.writes)) for name, x in call.timed.items() if name in ("k", "v", "beta")
-        }
-        is_fused = "num_householder" not in call.options
-        for name, place in (("q", -1), ("g", 0)):
-            x = call.timed.get(name)
-            if x is not None:
-                timed[name] = x.unflatten(1, (-1, self.writes))[:, :, place] if is_fused else x
-        return recipe.Call(timed, call.state, call.options)
+        is_fused, timed = "num_householder" not in call.options, {}
+        for name, x in call.timed.items():
+            once = name in self.once
+            rows = x.unflatten(1, (-1, self.writes)) if is_fused or not once else x
+            timed[name] = rows[:, :, self.once[name]] if is_fused and once else rows
+        return dataclasses.replace(call, timed=timed)
 
     def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
-        timed = {name: x.flatten(1, 2) for name, x in call.timed.items() if name in ("k", "v", "beta")}
-        for name, place in (("q", -1), ("g", 0)):
-            x = call.timed.get(name)
-            if x is None:
-                timed[name] = None
-            elif "num_householder" in call.options:
-                timed[name] = x
-            else:
+        is_fused, timed = "num_householder" not in call.options, {"g": None}
+        for name, x in call.timed.items():
+            if name in self.once and is_fused:
                 rows = x.new_zeros(*x.shape[:2], self.writes, *x.shape[2:])
-                rows[:, :, place] = x
-                timed[name] = rows.flatten(1, 2)
-        named = call.options | timed | {"initial_state": call.state, "output_final_state": True}
-        return function(**named)
+                rows[:, :, self.once[name]] = x
+            else:
+                rows = x
+            timed[name] = rows.flatten(1, 2) if is_fused or name not in self.once else rows
+        return super().run(function, dataclasses.replace(call, timed=timed))
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v, beta = call.floats("q", "k", "v", "beta")
@@ -196,5 +182,9 @@ class Comba(layers.Layer):
         return recipe.Inputs(q=q, k=k, v=v, p=p, g=g, beta=beta)
 
 
-def _beta(mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Float[Tensor, "B T _"]:
+def _decay(mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T H"]:
+    return rules.log_decay(mixer.a_proj(hidden), mixer.A_log, mixer.dt_bias)
+
+
+def _beta(mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T _"]:
     return mixer.b_proj(hidden).float().sigmoid() * (2 if getattr(mixer, "allow_neg_eigval", False) else 1)

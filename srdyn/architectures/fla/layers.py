@@ -6,7 +6,6 @@ the functions alone that it dispatches; here they come by `rebinding`, module by
 """
 
 import copy
-import dataclasses
 import functools
 import importlib
 import types
@@ -14,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Int64
+from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -23,16 +22,6 @@ from srdyn.architectures.fla import ops, rules
 
 FUNCTIONS = ops.FUNCTIONS | rules.FUNCTIONS
 STATELESS = ("fused_chunk", "parallel")
-
-
-@dataclasses.dataclass(frozen=True)
-class Call(recipe.Call):
-    """A call that cannot be cut in time where it holds several sequences, one behind the other."""
-
-    def between(self, start: int, end: int, state: Tensor | None) -> "Call":
-        if self.options.get("cu_seqlens") is not None:
-            raise ValueError("a tapped model of flash-linear-attention reads without attention_mask and cu_seqlens")
-        return super().between(start, end, state)
 
 
 class Layer(recipe.Recipe):
@@ -47,13 +36,10 @@ class Layer(recipe.Recipe):
     An ablated head has values of zero: from no state, that writes nothing in any of the rules.
     """
 
-    chunk_tap: ClassVar[str]
-    step_tap: ClassVar[str]
     places = ()
     timed = ("q", "k", "v", "g", "beta")
     convolutions = ("q_conv1d", "k_conv1d", "v_conv1d")
-    value: ClassVar[str] = "v"
-    slicing = "any heads"
+    written = "v"
     rows: ClassVar[dict[str, str]]
     shared: ClassVar[tuple[str, ...]] = ("q", "k")
     counts: ClassVar[tuple[str, str]] = ("num_v_heads", "num_heads")
@@ -72,15 +58,9 @@ class Layer(recipe.Recipe):
         """Both, since a short sequence is read by the function for single tokens."""
         return self.chunk_tap, self.step_tap
 
-    def index(self, mixer: nn.Module) -> int:
-        return mixer.layer_idx
-
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         value_heads, key_heads = (getattr(mixer, count) for count in self.counts)
         return recipe.Heads(value_heads, key_heads, mixer.head_k_dim, mixer.head_v_dim)
-
-    def readout(self, mixer: nn.Module) -> nn.Linear:
-        return mixer.o_proj
 
     def conv_values(self, mixer: nn.Module) -> int:
         held = (getattr(mixer, name, None) for name in self.convolutions)
@@ -92,15 +72,8 @@ class Layer(recipe.Recipe):
     def stored(self, cache: object, index: int) -> Tensor:
         return cache[index]["recurrent_state"]
 
-    def taken_apart(self, arguments: tuple, options: dict) -> Call:
-        call = super().taken_apart(arguments, self._expanded(options))
-        return Call(call.timed, call.state, call.options)
-
-    def silenced(self, call: recipe.Call, chosen: Bool[Tensor, " held"]) -> recipe.Call:
-        out = chosen.to(call.timed[self.value].device)
-        timed = call.timed | {self.value: call.timed[self.value].masked_fill(out[:, None], 0)}
-        state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
-        return dataclasses.replace(call, timed=timed, state=state)
+    def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
+        return super().taken_apart(arguments, self._expanded(options))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """Whatever the layer calls that has a twin."""
@@ -158,11 +131,8 @@ class Layer(recipe.Recipe):
         """The arguments, with a copy of its key head's for each value head of a pruned layer, unless they have it."""
         if self.own_key is None:
             return options
-        own = {}
-        for name in self.shared:
-            x = options.get(name)
-            if x is not None and x.shape[2] != len(self.own_key):
-                own[name] = x[:, :, self.own_key]
+        given = {name: options[name] for name in self.shared if options.get(name) is not None}
+        own = {name: x[:, :, self.own_key] for name, x in given.items() if x.shape[2] != len(self.own_key)}
         return options | own
 
     def _expanding(self, function: Callable) -> Callable:

@@ -15,8 +15,6 @@ from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
 
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
-
 
 class Writer(layers.Layer):
     """Value heads here are query heads: those that share keys and values hold the same state each."""
@@ -48,7 +46,7 @@ class GatedLinearAttention(Writer):
     shared = ("k", "v", "g", "gk")
     rows: ClassVar = Writer.rows | {"gk_proj.1": "key"}
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         per_channel = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
         if mixer.clamp_min is not None:
@@ -73,7 +71,7 @@ class SimpleGatedLinearAttention(Writer):
     timed = ("q", "k", "v", "g")
     rows: ClassVar = Writer.rows | {"gk_proj": "head"}
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         g = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
         return g, torch.ones_like(g)
 
@@ -109,7 +107,7 @@ class HGRN2(layers.Layer):
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_f_dim, mixer.head_i_dim)
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         f = mixer.f_proj(hidden)
         if mixer.use_short_conv:
@@ -164,7 +162,7 @@ class Retention(Writer):
         known.decay = rules.retention_decays(self.unpruned(mixer).H)[list(self.kept(mixer))]
         return known
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         g = self.of(mixer).decay.to(hidden.device).expand(*hidden.shape[:2], -1)
         return g, torch.ones_like(g)
 

@@ -12,20 +12,16 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+Rows = Float[Tensor, "*batch D"]
+Vector = Float[Tensor, " D"]
+Sequences = Float[Tensor, "B T D"]
 Packed = Int[Tensor, " sequences_and_1"]
 
 
 def layer_norm(
-    x: Float[Tensor, "*batch D"],
-    weight: Float[Tensor, " D"] | None,
-    bias: Float[Tensor, " D"] | None,
-    residual: Float[Tensor, "*batch D"] | None = None,
-    eps: float = 1e-5,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-    is_rms_norm: bool = False,
-    num_groups: int = 1,
-) -> Tensor | tuple[Tensor, Tensor]:
+    x: Rows, weight: Vector | None, bias: Vector | None, residual: Rows | None = None, eps: float = 1e-5,
+    prenorm: bool = False, residual_in_fp32: bool = False, is_rms_norm: bool = False, num_groups: int = 1,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """(x + residual) normed within each group of channels; with `prenorm` also x + residual itself."""
     total = x.float() if residual is None else x.float() + residual.float()
     rows = total.unflatten(-1, (num_groups, -1))
@@ -51,55 +47,35 @@ def rms_norm(*arguments, **options) -> Tensor | tuple[Tensor, Tensor]:
 
 
 def rms_norm_linear(
-    x: Float[Tensor, "*batch D"],
-    norm_weight: Float[Tensor, " D"] | None,
-    norm_bias: Float[Tensor, " D"] | None,
-    linear_weight: Float[Tensor, "M D"],
-    linear_bias: Float[Tensor, " M"] | None,
-    residual: Float[Tensor, "*batch D"] | None = None,
-    eps: float = 1e-5,
-) -> Float[Tensor, "*batch M"]:
+    x: Rows, norm_weight: Vector | None, norm_bias: Vector | None, linear_weight: Float[Tensor, "M D"],
+    linear_bias: Float[Tensor, " M"] | None, residual: Rows | None = None, eps: float = 1e-5,
+) -> Float[Tensor, "*batch M"]:  # fmt: skip
     """A projection of the normed x + residual."""
     return F.linear(rms_norm(x, norm_weight, norm_bias, residual, eps), linear_weight, linear_bias)
 
 
 def rms_norm_gated(
-    x: Float[Tensor, "*batch D"],
-    g: Float[Tensor, "*batch D"],
-    weight: Float[Tensor, " D"] | None,
-    bias: Float[Tensor, " D"] | None,
-    activation: str = "swish",
-    residual: Float[Tensor, "*batch D"] | None = None,
-    prenorm: bool = False,
-    residual_in_fp32: bool = False,
-    eps: float = 1e-6,
-) -> Tensor | tuple[Tensor, Tensor]:
+    x: Rows, g: Rows, weight: Vector | None, bias: Vector | None, activation: str = "swish",
+    residual: Rows | None = None, prenorm: bool = False, residual_in_fp32: bool = False, eps: float = 1e-6,
+) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """The normed x + residual times SiLU(g), or times sigmoid(g) where `activation` says so."""
     normed, total = rms_norm(x.float(), weight, bias, residual, eps, True, residual_in_fp32)
     gated = (normed * (g.float().sigmoid() if activation == "sigmoid" else F.silu(g.float()))).to(x.dtype)
     return (gated, total if residual_in_fp32 else total.to(x.dtype)) if prenorm else gated
 
 
-def l2norm(
-    x: Float[Tensor, "*batch D"], eps: float = 1e-6, output_dtype: torch.dtype | None = None
-) -> Float[Tensor, "*batch D"]:
+def l2norm(x: Rows, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> Rows:
     """x / √(Σx² + eps)."""
     normed = x.float() * torch.rsqrt(x.float().square().sum(-1, keepdim=True) + eps)
     return normed.to(output_dtype or x.dtype)
 
 
 def causal_conv1d(
-    x: Float[Tensor, "B T D"],
-    weight: Float[Tensor, "D W"],
-    bias: Float[Tensor, " D"] | None = None,
-    residual: Float[Tensor, "B T D"] | None = None,
-    initial_state: Float[Tensor, "N D W"] | None = None,
-    output_final_state: bool | None = False,
-    activation: str | None = None,
-    backend: str | None = None,
-    cu_seqlens: Packed | None = None,
+    x: Sequences, weight: Float[Tensor, "D W"], bias: Vector | None = None, residual: Sequences | None = None,
+    initial_state: Float[Tensor, "N D W"] | None = None, output_final_state: bool | None = False,
+    activation: str | None = None, backend: str | None = None, cu_seqlens: Packed | None = None,
     chunk_indices: Tensor | None = None,
-) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "N D W"] | None]:
+) -> tuple[Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
     """Each channel convolved with what it was, then SiLU if `activation` is named, plus residual; the last W inputs."""
     if cu_seqlens is not None:
         parts = [
@@ -121,15 +97,10 @@ def causal_conv1d(
 
 
 def short_convolution(
-    module: nn.Conv1d,
-    x: Float[Tensor, "B T D"],
-    residual: Float[Tensor, "B T D"] | None = None,
-    mask: Tensor | None = None,
-    cache: Float[Tensor, "N D W"] | None = None,
-    output_final_state: bool | None = False,
-    cu_seqlens: Packed | None = None,
-    chunk_indices: Tensor | None = None,
-) -> tuple[Float[Tensor, "B T D"], Float[Tensor, "N D W"] | None]:
+    module: nn.Conv1d, x: Sequences, residual: Sequences | None = None, mask: Tensor | None = None,
+    cache: Float[Tensor, "N D W"] | None = None, output_final_state: bool | None = False,
+    cu_seqlens: Packed | None = None, chunk_indices: Tensor | None = None,
+) -> tuple[Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
     """The forward of a `ShortConvolution`, for one token as for many; the cache that it is given stays as it is."""
     x = x if mask is None else x * mask[..., None]
     return causal_conv1d(
@@ -139,12 +110,9 @@ def short_convolution(
 
 
 def token_shift(
-    x: Float[Tensor, "B T D"],
-    cu_seqlens: Packed | None = None,
-    cache: Float[Tensor, "N D"] | None = None,
-    output_cache: bool = False,
-    chunk_indices: Tensor | None = None,
-) -> Float[Tensor, "B T D"] | tuple[Float[Tensor, "B T D"], Float[Tensor, "N D"]]:
+    x: Sequences, cu_seqlens: Packed | None = None, cache: Float[Tensor, "N D"] | None = None,
+    output_cache: bool = False, chunk_indices: Tensor | None = None,
+) -> Sequences | tuple[Sequences, Float[Tensor, "N D"]]:  # fmt: skip
     """What the token before was, minus what this one is; before the first is `cache`, or zero. And the last token."""
     if cu_seqlens is None:
         first = torch.zeros_like(x[:, :1]) if cache is None else cache[:, None]
@@ -157,15 +125,10 @@ def token_shift(
 
 
 def rotary_embedding(
-    x: Float[Tensor, "B T H D"],
-    cos: Float[Tensor, "places half"],
-    sin: Float[Tensor, "places half"],
-    interleaved: bool = False,
-    inplace: bool = False,
-    seqlen_offsets: int | Int[Tensor, " N"] = 0,
-    cu_seqlens: Packed | None = None,
-    chunk_indices: Tensor | None = None,
-) -> Float[Tensor, "B T H D"]:
+    x: Float[Tensor, "B T H D"], cos: Float[Tensor, "places half"], sin: Float[Tensor, "places half"],
+    interleaved: bool = False, inplace: bool = False, seqlen_offsets: int | Int[Tensor, " N"] = 0,
+    cu_seqlens: Packed | None = None, chunk_indices: Tensor | None = None,
+) -> Float[Tensor, "B T H D"]:  # fmt: skip
     """The first channels turned by the angle of their token's place, pair by pair; the others as they are."""
     places = _places(x, seqlen_offsets, cu_seqlens)
     cos, sin = (table.float()[places][:, :, None] for table in (cos, sin))
@@ -186,16 +149,13 @@ def elu_p1(x: Tensor) -> Tensor:
     return (F.elu(x.float()) + 1).to(x.dtype)
 
 
-def swiglu(x: Float[Tensor, "*batch D"], y: Float[Tensor, "*batch D"]) -> Float[Tensor, "*batch D"]:
+def swiglu(x: Rows, y: Rows) -> Rows:
     """SiLU(x)·y."""
     return F.silu(x) * y
 
 
 def swiglu_linear(
-    x: Float[Tensor, "*batch D"],
-    y: Float[Tensor, "*batch D"],
-    weight: Float[Tensor, "M D"],
-    bias: Float[Tensor, " M"] | None,
+    x: Rows, y: Rows, weight: Float[Tensor, "M D"], bias: Float[Tensor, " M"] | None
 ) -> Float[Tensor, "*batch M"]:
     """A projection of SiLU(x)·y."""
     return F.linear(swiglu(x, y), weight, bias)
@@ -206,32 +166,23 @@ def fused_addcmul_rwkv7(hidden_states: Float[Tensor, "B T M"], delta: Float[Tens
     return tuple(torch.addcmul(hidden_states, delta, share) for share in shares)
 
 
-def fused_k_rwkv7(
-    k: Float[Tensor, "B T D"], a: Float[Tensor, "B T D"], ka: Float[Tensor, " D"]
-) -> Float[Tensor, "B T D"]:
+def fused_k_rwkv7(k: Sequences, a: Sequences, ka: Vector) -> Sequences:
     """k·(1 + (a − 1)·ka)."""
     return k.addcmul(k * (a - 1), ka)
 
 
 def gate_output_correction(
-    o: Float[Tensor, "B T HV"],
-    r: Float[Tensor, "B T H K"],
-    k: Float[Tensor, "B T H K"],
-    r_k: Float[Tensor, "H K"],
-    v: Float[Tensor, "B T H V"],
-    g: Float[Tensor, "B T HV"],
-) -> Float[Tensor, "B T HV"]:
+    o: Float[Tensor, "B T HV"], r: Float[Tensor, "B T H K"], k: Float[Tensor, "B T H K"], r_k: Float[Tensor, "H K"],
+    v: Float[Tensor, "B T H V"], g: Float[Tensor, "B T HV"],
+) -> Float[Tensor, "B T HV"]:  # fmt: skip
     """(o + (Σ r·k·r_k)·v)·g."""
     return (o + ((r * k * r_k).sum(-1, keepdim=True) * v).flatten(-2)) * g
 
 
 def fused_attnres(
-    query: Float[Tensor, "one D"],
-    residuals: Sequence[Float[Tensor, "*batch D"]],
-    rms_weight: Float[Tensor, " D"],
-    output_rms_weight: Float[Tensor, " D"] | None = None,
-    rms_eps: float = 1e-6,
-) -> Float[Tensor, "*batch D"]:
+    query: Float[Tensor, "one D"], residuals: Sequence[Rows], rms_weight: Vector,
+    output_rms_weight: Vector | None = None, rms_eps: float = 1e-6,
+) -> Rows:  # fmt: skip
     """The residuals mixed by a softmax over how well each, once normed, fits the query; normed if there is a weight."""
     width, stacked = rms_weight.shape, torch.stack(list(residuals)).float()
     fits = F.rms_norm(stacked, width, rms_weight.float(), rms_eps) @ query.flatten().float()
@@ -265,26 +216,11 @@ def _places(x: Tensor, offsets: int | Tensor, cu_seqlens: Packed | None) -> Int[
     return (torch.arange(x.shape[1], device=x.device) - starts.repeat_interleave(lengths))[None]
 
 
-FUNCTIONS = {
-    "causal_conv1d": causal_conv1d,
-    "elu_p1": elu_p1,
-    "fused_attnres": fused_attnres,
-    "fused_addcmul_rwkv7": fused_addcmul_rwkv7,
-    "fused_k_rwkv7": fused_k_rwkv7,
-    "gate_output_correction": gate_output_correction,
-    "group_norm": group_norm,
-    "l2_norm": l2norm,
-    "l2norm": l2norm,
-    "layer_norm": layer_norm,
-    "rms_norm": rms_norm,
-    "rms_norm_gated": rms_norm_gated,
-    "rms_norm_linear": rms_norm_linear,
-    "rotary_embedding": rotary_embedding,
-    "swiglu": swiglu,
-    "swiglu_linear": swiglu_linear,
-    "swish": F.silu,
-    "token_shift": token_shift,
-}
+_TWINS = (
+    causal_conv1d, elu_p1, fused_attnres, fused_addcmul_rwkv7, fused_k_rwkv7, gate_output_correction, group_norm,
+    l2norm, layer_norm, rms_norm, rms_norm_gated, rms_norm_linear, rotary_embedding, swiglu, swiglu_linear, token_shift,
+)  # fmt: skip
+FUNCTIONS = {twin.__name__: twin for twin in _TWINS} | {"l2_norm": l2norm, "swish": F.silu}
 """The twins by the names that flash-linear-attention's modules call them by."""
 
 ACTIVATIONS = {

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from srdyn.architectures.fla import ops
 from srdyn.kernels import recurrence, scan
+from srdyn.kernels.recurrence import PerHead
 
 Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "N H K V"]]
 
@@ -28,13 +29,9 @@ def _called(rule: Callable[..., Read]) -> Callable:
 
     @functools.wraps(rule)
     def call(
-        *,
-        initial_state: Tensor | None = None,
-        output_final_state: bool | None = False,
-        state_v_first: bool = False,
-        cu_seqlens: Tensor | None = None,
-        **named,
-    ) -> tuple[Tensor, Tensor | None]:
+        *, initial_state: Tensor | None = None, output_final_state: bool | None = False, state_v_first: bool = False,
+        cu_seqlens: Tensor | None = None, **named,
+    ) -> tuple[Tensor, Tensor | None]:  # fmt: skip
         timed = {name: x.float() for name, x in named.items() if isinstance(x, Tensor) and x.ndim > 2}
         others = {name: x for name, x in named.items() if name not in timed}
         state = None if initial_state is None else initial_state.float()
@@ -62,20 +59,16 @@ def _packed(rule: Callable[..., Read], timed: dict[str, Tensor], state: Tensor |
 
 
 def log_decay(
-    g: Float[Tensor, "B T H *K"],
-    A_log: Float[Tensor, " H"] | None,
-    dt_bias: Float[Tensor, " _"] | None,
+    g: Float[Tensor, "B T H *K"], A_log: Float[Tensor, " H"] | None, dt_bias: Float[Tensor, " _"] | None,
     lower_bound: float | None = None,
-) -> Float[Tensor, "B T H *K"]:
+) -> Float[Tensor, "B T H *K"]:  # fmt: skip
     """What the kernels make of a raw g: −exp(A_log)·softplus(g + dt_bias), or lower_bound·sigmoid(exp(A_log)·(…))."""
     g = g.float() if dt_bias is None else g.float() + dt_bias.float().view(g.shape[2:])
     rate = torch.ones(()) if A_log is None else A_log.float().exp().view(-1, *[1] * (g.ndim - 3))
     return -rate * F.softplus(g) if lower_bound is None else lower_bound * (rate * g).sigmoid()
 
 
-def write_strength(
-    beta: Float[Tensor, "B T H"], *, is_logit: bool, allow_neg_eigval: bool = False
-) -> Float[Tensor, "B T H"]:
+def write_strength(beta: PerHead, *, is_logit: bool, allow_neg_eigval: bool = False) -> PerHead:
     """What the kernels make of beta: itself, or the sigmoid of it, doubled where negative eigenvalues are allowed."""
     return beta.float().sigmoid() * (2 if allow_neg_eigval else 1) if is_logit else beta.float()
 
@@ -144,10 +137,9 @@ def simple_gla(q, k, v, g=None, g_gamma=None, initial_state=None) -> Read:
     return _last(recurrence.gated_linear_attention(q, k, v, per_channel, initial_state=initial_state))
 
 
-@_called
-def retention(q, k, v, initial_state=None) -> Read:
+def retention(*, q, **options) -> tuple[Tensor, Tensor | None]:
     """The decays of as many heads as there are, counted from 0."""
-    return _last(recurrence.retention(q, k, v, retention_decays(q.shape[2]), initial_state=initial_state))
+    return simple_gla(q=q, **options, g_gamma=retention_decays(q.shape[2]))
 
 
 @_called
@@ -178,25 +170,17 @@ def _last(result: recurrence.Result) -> Read:
     return outputs, states[:, -1]
 
 
-FUNCTIONS = {
-    "chunk_comba": comba,
-    "chunk_delta_rule": gated_delta_rule,
-    "chunk_gated_delta_product": gated_delta_product,
-    "chunk_gated_delta_rule": gated_delta_rule,
-    "chunk_gla": gated_linear_attention,
-    "chunk_kda": kda,
-    "chunk_retention": retention,
-    "chunk_rwkv6": rwkv6,
-    "chunk_rwkv7": rwkv7,
-    "chunk_simple_gla": simple_gla,
-    "fused_mul_recurrent_rwkv7": fused_rwkv7,
-    "fused_recurrent_comba": comba,
-    "fused_recurrent_delta_rule": gated_delta_rule,
-    "fused_recurrent_gated_delta_rule": gated_delta_rule,
-    "fused_recurrent_gla": gated_linear_attention,
-    "fused_recurrent_kda": kda,
-    "fused_recurrent_retention": retention,
-    "fused_recurrent_rwkv6": rwkv6,
-    "fused_recurrent_simple_gla": simple_gla,
+_EITHER = {
+    "comba": comba,
+    "delta_rule": gated_delta_rule,
+    "gated_delta_rule": gated_delta_rule,
+    "gla": gated_linear_attention,
+    "kda": kda,
+    "retention": retention,
+    "rwkv6": rwkv6,
+    "simple_gla": simple_gla,
 }
+FUNCTIONS = {f"{form}_{name}": rule for form in ("chunk", "fused_recurrent") for name, rule in _EITHER.items()}
+FUNCTIONS |= {"chunk_gated_delta_product": gated_delta_product}
+FUNCTIONS |= {"chunk_rwkv7": rwkv7, "fused_mul_recurrent_rwkv7": fused_rwkv7}
 """The twins by the names that flash-linear-attention's layers call them by."""

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -17,7 +17,6 @@ from srdyn.architectures import recipe, slicing
 from srdyn.architectures.fla import layers, ops
 from srdyn.kernels import recurrence
 
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 DECAY_RATE = 0.6065306597126334
 """exp(−1/2): RWKV-7's log-decay lies between this, negated, and 0."""
 
@@ -67,7 +66,7 @@ class Rwkv6(Rwkv):
         "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         delta = ops.token_shift(hidden)
         shares = mixer.x_proj[1](mixer.x_proj[0](hidden, delta)).unflatten(-1, (5, -1))
@@ -103,7 +102,7 @@ class Rwkv7(Rwkv):
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_dim, mixer.head_v_dim)
 
-    def gates(self, mixer: nn.Module, hidden: Float[Tensor, "B T M"]) -> Gates:
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """g is the mean over the key channels of a head."""
         w = mixer.w_lora(hidden + ops.token_shift(hidden) * mixer.x_w)
         g = (-DECAY_RATE * w.float().sigmoid()).unflatten(-1, (-1, mixer.head_dim)).mean(-1)

@@ -1,5 +1,6 @@
 """Whether two checkpoints of one architecture have the same heads low-ranked and the same heads high-ranked (C6)."""
 
+import functools
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +9,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
+from srdyn import strata
 from srdyn.study.analysis import intervals, observations
 from srdyn.study.survey import null_tables, survey
 
@@ -15,8 +17,8 @@ NULL = "permuted heads"
 """The second checkpoint's heads in random order within each layer: what the layers alone have in common stays."""
 PERMUTATIONS = 1000
 
-Ranks = Float[np.ndarray, "rows L H"]
-Agreement = Callable[[Ranks, Ranks], Float[np.ndarray, " rows"]]
+Heads = Float[np.ndarray, "rows heads"]
+Agreement = Callable[[Heads, Heads], Float[np.ndarray, " rows"]]
 
 
 def compare(first: str | Path, second: str | Path, reading: survey.Reading, *, at: int) -> pd.DataFrame:
@@ -29,20 +31,15 @@ def compare(first: str | Path, second: str | Path, reading: survey.Reading, *, a
     Raises ValueError for checkpoints of one name, of different grids, without all their heads, or that read different
     documents.
     """
-    tables = [_ranks(name, reading, at) for name in (first, second)]
-    data = _side_by_side(*(observations.cube(table) for table in tables))
+    heads = [survey.heads([name], reading, sources=()) for name in (first, second)]
+    contexts = [*reading.texts, *reading.tasks]
+    tables = [table[table["context"].isin(contexts) & (table["position"] == at)] for table in heads]
+    data = _side_by_side(*map(observations.cube, tables))
     pair = _label(*(table["model"].iloc[0] for table in tables))
-    agreements: dict[str, Agreement] = {
-        "spearman between checkpoints": lambda a, b: observations.spearman(_flat(a), _flat(b)),
-        "kappa between checkpoints": lambda a, b: observations.kappa(_flat(a), _flat(b), data.D),
-    }
-    rows = [_rows(agree, data, {"measure": name, "model": pair, "kind": pair}) for name, agree in agreements.items()]
-    return pd.concat(rows, ignore_index=True)
-
-
-def _ranks(name: str | Path, reading: survey.Reading, at: int) -> pd.DataFrame:
-    heads = survey.heads([name], reading, sources=())
-    return heads[heads["context"].isin([*reading.texts, *reading.tasks]) & (heads["position"] == at)]
+    agreements = {"spearman": strata.spearman, "kappa": functools.partial(strata.kappa, d=data.D)}
+    rows = [_rows(agree, data).assign(measure=f"{name} between checkpoints") for name, agree in agreements.items()]
+    columns = ["measure", *observations.OF_A_MODEL, "n", "source", "estimate", "low", "high", "over", "why"]
+    return pd.concat(rows, ignore_index=True).assign(model=pair, kind=pair, seed=0, n=len(data.values))[columns]
 
 
 def _label(first: str, second: str) -> str:
@@ -67,40 +64,23 @@ def _side_by_side(first: observations.Cube, second: observations.Cube) -> observ
     return first._replace(values=values)
 
 
-def _rows(agree: Agreement, data: observations.Cube, names: dict[str, str]) -> pd.DataFrame:
+def _rows(agree: Agreement, data: observations.Cube) -> pd.DataFrame:
     """The pair's row and its null's."""
 
     def statistic(means: observations.Means) -> observations.Pooled:
-        a, b = np.moveaxis(means.mean(0)[None], -1, 0)
-        value = float(agree(a, b)[0])
-        return observations.Pooled(value, int(np.isnan(value)), 1, "pairs", observations.CORRELATION)
+        first, second = np.moveaxis(means.mean(0).reshape(1, -1, 2), -1, 0)
+        return observations.single(float(agree(first, second)[0]), observations.CORRELATION, "pairs")
 
     found, interval = observations.observe(data, statistic)
     permuted = _permuted(agree, data)
     as_well = f"{int((permuted >= found.value).sum())} of {PERMUTATIONS} permutations agree as well"
     null = intervals.of_resamples(float(permuted.mean()), permuted)
-    shared = names | {"seed": 0, "n": len(data.values)}
-    counted = observations.documents_drawn(data)
-    return pd.DataFrame(
-        [
-            {
-                **shared,
-                "source": null_tables.MODEL,
-                **interval._asdict(),
-                "over": counted,
-                "why": found.remark or as_well,
-            },
-            {**shared, "source": NULL, **null._asdict(), "over": "permutations within layers", "why": ""},
-        ]
-    )
+    pair = {"source": null_tables.MODEL, **interval._asdict(), "over": data.drawn, "why": found.remark or as_well}
+    return pd.DataFrame([pair, {"source": NULL, **null._asdict(), "over": "permutations within layers", "why": ""}])
 
 
 def _permuted(agree: Agreement, data: observations.Cube) -> Float[np.ndarray, " rows"]:
     a, b = np.moveaxis(data.values.mean((0, 1)), -1, 0)
     shape = (PERMUTATIONS, *a.shape)
     shuffled = np.random.default_rng(0).permuted(np.broadcast_to(b, shape), axis=-1)
-    return agree(np.broadcast_to(a, shape), shuffled)
-
-
-def _flat(ranks: Ranks) -> Float[np.ndarray, "rows heads"]:
-    return ranks.reshape(len(ranks), -1)
+    return agree(*(x.reshape(PERMUTATIONS, -1) for x in (np.broadcast_to(a, shape), shuffled)))

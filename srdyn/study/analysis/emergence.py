@@ -5,6 +5,7 @@ at about a dozen steps from 0 on. Their intervals are from drawing these windows
 at every step, centred on the estimate (`intervals.bootstrap`). Heads are removed where the weights were kept.
 """
 
+import functools
 import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -14,19 +15,19 @@ import pandas as pd
 import torch
 from jaxtyping import Float
 
-from srdyn import models, spectra, strata
-from srdyn.loading import files
-from srdyn.study.analysis import observations
-from srdyn.study.survey import null_tables, survey
+from srdyn import spectra, strata
+from srdyn.loading import files, reference
+from srdyn.study.analysis import intervals, observations
+from srdyn.study.run import opened
+from srdyn.study.survey import null_tables
 from srdyn.study.trials import effects, trials
 
-OF_A_MODEL = ["model", "kind", "seed"]
+OF_A_MODEL = observations.OF_A_MODEL
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RANK, DECAY = "rank", "log_decay"
-REFERENCES = {"final": -1, "untrained": 0}
-"""What the order of the heads at a step is compared with, and its place among the steps."""
 HALVES = "other half"
-"""The third reference: the same step in other windows, which no agreement can be expected to surpass."""
+"""A reference beside the final and the untrained model: the same step in other windows, which no agreement can be
+expected to surpass."""
 
 REMOVED = ("low", "high", "random")
 """The arms of `trials` whose cost is followed over training."""
@@ -46,7 +47,7 @@ def histories(names: Sequence[str | Path]) -> pd.DataFrame:
     """
     tables = []
     for name in names:
-        folder = Path(survey.found(name))
+        folder = Path(opened.found(name))
         if not (folder / "spectra.parquet").is_file():
             raise FileNotFoundError(
                 f"{folder} holds no spectra.parquet: how a model formed is known of those that srdyn trained"
@@ -61,7 +62,7 @@ def stages(name: str | Path) -> dict[int, Path]:
 
     The untrained model is written to build/untrained.
     """
-    folder = Path(survey.found(name))
+    folder = Path(opened.found(name))
     kept = {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob("checkpoints/step-*"))}
     return {0: _untrained(folder), **kept, _training(folder)["step"]: folder}
 
@@ -91,13 +92,11 @@ def trajectories(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
 
     `stratum` is the one that the head ends training in.
     """
-    table = history[(history["position"] == at) & (history["seed"] == 0)]
-    by = [*OF_A_MODEL, "layer", "head", "step", "D"]
+    table, key = history[(history["position"] == at) & (history["seed"] == 0)], [*OF_A_MODEL, "layer", "head"]
+    by = [*key, "step", "D"]
     table = table.groupby(by, as_index=False, sort=False)[[RANK, DECAY]].mean().assign(position=at)
     table["half_life"] = np.log(2) / -table[DECAY]
-    final = table[table["step"] == table.groupby("model")["step"].transform("max")]
-    key = [*OF_A_MODEL, "layer", "head"]
-    final = strata.stratify(final, observations.LOW, observations.HIGH, by=key)
+    final = strata.stratify(_at_the_end(table), by=key)
     return table.merge(final[[*key, "stratum"]].astype({"stratum": str}), on=key)
 
 
@@ -109,12 +108,11 @@ def distribution(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     rank/D (`spread of ranks`) and of the half-life in doublings (`spread of half-lives`).
     """
     tables = []
-    for names, data in _histories(history, at, RANK):
-        ranks = _observed(_windows(data), lambda means, d=data.D: _of_ranks(means, d))
-        _, decays = next(_histories(_of(history, names), at, DECAY))
-        decays = _observed(_windows(decays), lambda means: {"spread of half-lives": _spread(np.log2(-means))})
-        tables += [_tidy(found, names, data).assign(position=at) for found in (ranks, decays)]
-    return pd.concat(tables, ignore_index=True)
+    for names, data in _of_each_model(history, at, RANK, DECAY):
+        ranks, decays = np.split(_windows(data), 2, axis=-1)
+        tables.append(_observed(ranks, functools.partial(_of_ranks, d=data.D), names, data))
+        tables.append(_observed(decays, _of_decays, names, data))
+    return pd.concat(tables, ignore_index=True).assign(position=at)
 
 
 def identity(history: pd.DataFrame, *, at: int, value: str = RANK) -> pd.DataFrame:
@@ -126,14 +124,13 @@ def identity(history: pd.DataFrame, *, at: int, value: str = RANK) -> pd.DataFra
     pairs drawn again. A statistic of equal values is undefined (NaN).
     """
     tables = []
-    for names, data in _histories(history, at, value):
+    for names, data in _of_each_model(history, at, value):
         d = data.D if value == RANK else None
-        for reference, place in REFERENCES.items():
-            agree = lambda means, at=place, d=d: _agreements(means, _all_at(means, at), d)  # noqa: E731
-            tables.append(_tidy(_observed(_windows(data), agree), names, data).assign(reference=reference))
-        agree = lambda means, d=d: _agreements(*np.split(means, 2, axis=-1), d)  # noqa: E731
-        found = _observed(_halves(data), agree)
-        tables.append(_tidy(found, names, data).assign(reference=HALVES, over="pairs of windows"))
+        for place, step in {"final": -1, "untrained": 0}.items():
+            found = _observed(_windows(data), functools.partial(_to_step, step=step, d=d), names, data)
+            tables.append(found.assign(reference=place))
+        found = _observed(_halves(data), lambda means, d=d: _agreements(*np.split(means, 2, axis=-1), d), names, data)
+        tables.append(found.assign(reference=HALVES, over="pairs of windows"))
     return pd.concat(tables, ignore_index=True).assign(value=value, position=at)
 
 
@@ -145,11 +142,10 @@ def origin(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     the end`), and what start or decay adds to the other (`start beyond decay`, `decay beyond start`).
     """
     tables = []
-    for names, ranks in _histories(history, at, RANK):
-        _, decays = next(_histories(_of(history, names), at, DECAY))
-        ends = np.concatenate([data.values[..., [0, -1]] for data in (ranks, decays)], -1)
-        found = _observed(_windows(ranks._replace(values=ends)), _explained)
-        tables.append(_tidy(found, names, ranks).drop(columns="step").assign(position=at))
+    for names, data in _of_each_model(history, at, RANK, DECAY):
+        ends = [x[..., [0, -1]] for x in np.split(_windows(data), 2, axis=-1)]
+        found = _observed(np.concatenate(ends, -1), _explained, names, data)
+        tables.append(found.drop(columns="step").assign(position=at))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -158,11 +154,10 @@ def measured(identities: pd.DataFrame) -> pd.DataFrame:
 
     `identity with untrained`: with those before the first; `identity in training`: of two halves of the windows.
     """
-    last = identities["step"] == identities.groupby("model")["step"].transform("max")
-    rows = identities[last & (identities["measure"] == "spearman") & (identities["value"] == RANK)]
-    tables = []
-    for name, reference in {"identity with untrained": "untrained", "identity in training": HALVES}.items():
-        tables.append(rows[rows["reference"] == reference].assign(measure=name))
+    rows = _at_the_end(identities)
+    rows = rows[(rows["measure"] == "spearman") & (rows["value"] == RANK)]
+    names = {"untrained": "identity with untrained", HALVES: "identity in training"}
+    tables = [rows[rows["reference"] == reference].assign(measure=name) for reference, name in names.items()]
     columns = ["measure", *OF_A_MODEL, "estimate", "low", "high", "n", "over"]
     return pd.concat(tables, ignore_index=True)[columns]
 
@@ -203,13 +198,18 @@ def _stage(folder: Path, step: int) -> dict[str, object]:
 
 def _untrained(folder: Path) -> Path:
     """The folder of the model as it was before its first step, written anew."""
-    trained = models.load(folder)
+    trained = opened.model(folder)
     start, target = null_tables.untrained(trained), files.root() / "build" / "untrained" / folder.name / "step-000000"
-    start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, null_tables.kind(trained)
+    start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, opened.kind(trained)
     start.hf.save_pretrained(target)
     start.tokenizer.save_pretrained(target)
     files.write_json(target / "training.json", _training(folder) | {"step": 0})
     return target
+
+
+def _at_the_end(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows of each model's last step."""
+    return table[table["step"] == table.groupby("model")["step"].transform("max")]
 
 
 def _costs(given: pd.DataFrame) -> pd.DataFrame:
@@ -224,7 +224,7 @@ def _costs(given: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([table[columns] for table in tables], ignore_index=True)
 
 
-def _histories(history: pd.DataFrame, at: int, value: str) -> Iterator[tuple[dict, observations.Cube]]:
+def _of_each_model(history: pd.DataFrame, at: int, *values: str) -> Iterator[tuple[dict, observations.Cube]]:
     """Each model's names and its values after `at` tokens; along the last axis of the cube are the training steps."""
     table = history[history["position"] == at]
     if table.empty:
@@ -232,11 +232,7 @@ def _histories(history: pd.DataFrame, at: int, value: str) -> Iterator[tuple[dic
             f"no spectra were taken after {at} tokens, but after {sorted(set(history['position'].tolist()))}"
         )
     for names, part in table.groupby(OF_A_MODEL, sort=False):
-        yield dict(zip(OF_A_MODEL, names, strict=True)), observations.cube(part.assign(position=part["step"]), value)
-
-
-def _of(history: pd.DataFrame, names: dict) -> pd.DataFrame:
-    return history[history["model"] == names["model"]]
+        yield dict(zip(OF_A_MODEL, names, strict=True)), observations.cube(part.assign(position=part["step"]), *values)
 
 
 def _windows(data: observations.Cube) -> Windows:
@@ -249,21 +245,21 @@ def _halves(data: observations.Cube) -> Windows:
     if not pairs:
         raise ValueError("halves need two samples of each context, got one")
     first, second = (data.values[i : 2 * pairs : 2] for i in (0, 1))
-    values = np.concatenate([first, second], -1)
-    return values.reshape(-1, *values.shape[2:])
+    return _windows(data._replace(values=np.concatenate([first, second], -1)))
 
 
-def _observed(windows: Windows, statistic: Callable[[Draws], dict], *, seed: int = 0) -> pd.DataFrame:
+def _observed(
+    windows: Windows, statistic: Callable[[Draws], dict], names: dict, data: observations.Cube
+) -> pd.DataFrame:
     """Every statistic [draws, steps] of the means over windows, with its centred 95 % interval over windows."""
-    n, generator = len(windows), torch.Generator().manual_seed(seed)
-    draws = torch.randint(n, (observations.RESAMPLES, n), generator=generator).numpy()
-    counts = np.stack([np.ones(n), *(np.bincount(draw, minlength=n) for draw in draws)])
-    means = np.tensordot(counts, windows, 1) / n  # whole numbers are summed, so that ties stay ties
+    n = len(windows)
+    drawn = intervals.counts(n, generator=torch.Generator().manual_seed(0))
+    means = np.tensordot(np.vstack([np.ones(n), drawn]), windows, 1) / n  # whole numbers are summed: ties stay ties
     tables = []
     for measure, values in statistic(means).items():
         estimate, low, high = _centred(values)
-        ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows"}
-        tables.append(pd.DataFrame({"measure": measure, "place": np.arange(len(estimate)), **ends}))
+        ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
+        tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -277,70 +273,51 @@ def _centred(values: Float[np.ndarray, "draws S"]) -> tuple[np.ndarray, np.ndarr
     return estimate, low + estimate - middle, high + estimate - middle
 
 
-def _tidy(found: pd.DataFrame, names: dict, data: observations.Cube) -> pd.DataFrame:
-    steps = np.array(data.positions)[found["place"]]
-    return found.drop(columns="place").assign(**names, step=steps)
-
-
 def _of_ranks(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws S"]]:
     heads = _heads(means)
-    shares = observations.shares(heads, d)
-    final = heads[0, -1] / d
-    ends = (final <= observations.LOW, None, final >= observations.HIGH)
+    shares, at_the_end = strata.shares(heads, d), strata.shares(heads[0, -1, :, None], d)
     found = {}
     for i, stratum in enumerate(strata.STRATA):
-        found[f"share of {stratum}"] = shares[..., i]
-        inside = ends[i] if ends[i] is not None else ~ends[0] & ~ends[2]
+        found[f"share of {stratum}"], inside = shares[..., i], at_the_end[:, i] == 1
         if inside.any():
             found[f"rank of {stratum}"] = heads[..., inside].mean(-1)
     quantiles = np.quantile(heads, QUANTILES, axis=-1)
     found |= {f"quantile {q:g}": values for q, values in zip(QUANTILES, quantiles, strict=True)}
-    return found | {"spread of ranks": _spread(means) / d}
+    return found | {"spread of ranks": heads.std(-1) / d}
 
 
-def _spread(means: Draws) -> Float[np.ndarray, "draws S"]:
-    return _heads(means).std(-1)
+def _of_decays(means: Draws) -> dict[str, Float[np.ndarray, "draws S"]]:
+    return {"spread of half-lives": _heads(np.log2(-means)).std(-1)}
 
 
 def _heads(means: Draws) -> Float[np.ndarray, "draws S heads"]:
     return np.moveaxis(means, -1, 1).reshape(len(means), means.shape[-1], -1)
 
 
-def _all_at(means: Draws, place: int) -> Draws:
-    """The values of one step in the place of every step."""
-    return np.broadcast_to(means[..., [place]], means.shape)
+def _to_step(means: Draws, step: int, d: int | None) -> dict[str, Float[np.ndarray, "draws S"]]:
+    return _agreements(means, np.broadcast_to(means[..., [step]], means.shape), d)
 
 
 def _agreements(means: Draws, others: Draws, d: int | None) -> dict[str, Float[np.ndarray, "draws S"]]:
     a, b = (np.moveaxis(x, -1, 1) for x in (means, others))
-    draws, S, L, H = a.shape
-    over_all = [x.reshape(draws * S, L * H) for x in (a, b)]
-    in_layers = observations.spearman(a.reshape(-1, H), b.reshape(-1, H)).reshape(draws * S, L)
-    found = {"spearman": observations.spearman(*over_all), "spearman within layers": _mean_of_defined(in_layers)}
-    if d is not None:
-        found["kappa"] = observations.kappa(*over_all, d)
-    return {name: values.reshape(draws, S) for name, values in found.items()}
-
-
-def _mean_of_defined(values: Float[np.ndarray, "rows L"]) -> Float[np.ndarray, " rows"]:
-    defined = ~np.isnan(values)
-    total, count = np.where(defined, values, 0).sum(-1), defined.sum(-1)
-    return np.divide(total, count, out=np.full(len(values), np.nan), where=count > 0)
+    in_layers = strata.spearman(a, b)
+    defined = ~np.isnan(in_layers)
+    total, count = np.where(defined, in_layers, 0).sum(-1), defined.sum(-1)
+    of_all = _heads(means), _heads(others)
+    found = {"spearman": strata.spearman(*of_all), "spearman within layers": strata.ratio(total, count)}
+    return found if d is None else found | {"kappa": strata.kappa(*of_all, d)}
 
 
 def _explained(means: Draws) -> dict[str, Float[np.ndarray, "draws 1"]]:
     """From means whose last axis is: rank before the first step and at the last, decay likewise."""
-    start, final, first_decay, decay = (_heads(means[..., [i]])[:, 0] for i in range(4))
-    to_start, to_decay, between = (
-        observations.spearman(a, b) for a, b in ((final, start), (final, decay), (start, decay))
-    )
+    start, final, first_decay, decay = (_heads(means[..., [i]]) for i in range(4))
+    to_start, to_decay, between = (strata.spearman(*pair) for pair in ((final, start), (final, decay), (start, decay)))
     both = to_start**2 + to_decay**2 - 2 * to_start * to_decay * between
-    both = np.divide(both, 1 - between**2, out=np.full(len(both), np.nan), where=between**2 < 1)
-    found = {
+    both = strata.ratio(both, 1 - between**2)
+    return {
         "rank at the start": to_start**2,
-        "decay at the start": observations.spearman(final, first_decay) ** 2,
+        "decay at the start": strata.spearman(final, first_decay) ** 2,
         "decay at the end": to_decay**2,
         "start beyond decay": both - to_decay**2,
         "decay beyond start": both - to_start**2,
     }
-    return {name: values[:, None] for name, values in found.items()}

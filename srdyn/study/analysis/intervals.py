@@ -14,6 +14,9 @@ import torch
 from jaxtyping import Float64, Int, Shaped
 from scipy import stats
 
+RESAMPLES = 1000
+"""Draws behind an interval, unless a caller says otherwise."""
+
 
 class Interval(NamedTuple):
     """An estimate with the ends of its confidence interval, in the estimate's unit."""
@@ -28,7 +31,7 @@ def bootstrap(
     statistic: Callable[[np.ndarray], float],
     *,
     generator: torch.Generator,
-    n: int = 1000,
+    n: int = RESAMPLES,
     level: float = 0.95,
     centred: bool = False,
 ) -> Interval:
@@ -43,7 +46,7 @@ def bootstrap(
     _require_level(level)
     if contexts < 2:
         raise ValueError(f"resampling needs at least two contexts, got {contexts}")
-    draws = torch.randint(contexts, (n, contexts), generator=generator, device=generator.device).cpu().numpy()
+    draws = _drawn(contexts, n, generator)
     resampled = np.array([statistic(values_by_context[draw]) for draw in draws], dtype=np.float64)
     return of_resamples(float(statistic(values_by_context)), resampled, level=level, centred=centred)
 
@@ -68,7 +71,7 @@ def of_resamples(
 
 
 def times_drawn(
-    cluster: Shaped[np.ndarray, "samples groups"], *, generator: torch.Generator, n: int = 1000
+    cluster: Shaped[np.ndarray, "samples groups"], *, generator: torch.Generator, n: int = RESAMPLES
 ) -> Float64[np.ndarray, "n groups samples"]:
     """How often each sample comes, in n draws of each group's clusters with replacement.
 
@@ -82,7 +85,13 @@ def times_drawn(
             f"resampling needs at least two clusters in each group, but {alone} of {len(numbers)} groups have one; "
             "ask for more samples"
         )
-    return np.stack([_times(number, generator, n) for number in numbers], 1)
+    return np.stack([counts(int(number.max()) + 1, generator=generator, n=n)[:, number] for number in numbers], 1)
+
+
+def counts(size: int, *, generator: torch.Generator, n: int = RESAMPLES) -> Float64[np.ndarray, "n size"]:
+    """How often each of `size` things comes, in n draws of `size` of them with replacement."""
+    places = _drawn(size, n, generator) + size * np.arange(n)[:, None]
+    return np.bincount(places.ravel(), minlength=n * size).reshape(n, size).astype(np.float64)
 
 
 def ratio(counts: Shaped[np.ndarray, "contexts 2"], *, generator: torch.Generator, n: int = 1000) -> Interval:
@@ -102,10 +111,8 @@ def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
     return Interval(successes / n, float(ends.low), float(ends.high))
 
 
-def _times(number: Int[np.ndarray, " samples"], generator: torch.Generator, n: int) -> Float64[np.ndarray, "n samples"]:
-    clusters = int(number.max()) + 1
-    draws = torch.randint(clusters, (n, clusters), generator=generator, device=generator.device).cpu().numpy()
-    return (draws[..., None] == number).sum(1).astype(np.float64)
+def _drawn(size: int, n: int, generator: torch.Generator) -> Int[np.ndarray, "n size"]:
+    return torch.randint(size, (n, size), generator=generator, device=generator.device).cpu().numpy()
 
 
 def _require_level(level: float) -> None:

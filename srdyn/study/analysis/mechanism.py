@@ -3,20 +3,22 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float32, Float64
+from jaxtyping import Float32, Float64
 from scipy import optimize
 from torch import Tensor
 
 from srdyn import models, nulls, spectra, states, strata
 from srdyn.study.analysis import intervals, observations, summaries
 from srdyn.study.claims import claims
-from srdyn.study.survey import null_tables, survey
+from srdyn.study.run import opened
+from srdyn.study.survey import null_tables, samples
 
-OF_A_MODEL = ["model", "kind", "seed"]
+OF_A_MODEL = observations.OF_A_MODEL
 OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
 MECHANISM, UNTRAINED, CLOSED_FORM, MONOTONE = "mechanism", "untrained", "closed form", "monotone fit"
 BETWEEN, WITHIN, ORDER = "R² between heads", "R² within heads", "Spearman ρ"
@@ -26,7 +28,9 @@ PRECISIONS = ("float64", "float16", "bfloat16", "float32 Gram")
 PAPER_D = 128
 """Dimensions of a head in the paper's models."""
 
+Key = TypeVar("Key")
 Means = Float64[np.ndarray, "contexts heads columns"]
+"""Of the heads of all layers: the rank, then what is to be compared with it."""
 Ranks = Float64[np.ndarray, "contexts heads"]
 Share = Callable[[Means], Float64[np.ndarray, " heads"]]
 """The rank of every head as a share of d."""
@@ -61,18 +65,17 @@ def explained(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.Da
     contexts.
     """
     rows = []
-    for names, d, tables in _of_each_model(text, at):
+    for names, tables in _of_each_model(text, at):
         nulls_of_it = [source for source in (MECHANISM, UNTRAINED) if source in tables]
-        columns = {null_tables.MODEL: ("rank", "log_decay"), **dict.fromkeys(nulls_of_it, ("rank",))}
-        data = _cube(tables, columns)
+        data = observations.cube(tables[null_tables.MODEL], "rank", "log_decay")
         if len(data.contexts) < 2:
             raise ValueError(f"ranks vary within a head between at least two contexts, got {data.contexts}")
-        spread = _spread(tables[null_tables.MODEL])
-        for predictor, predict in _predictors(nulls_of_it, d, eps).items():
-            for quantity, (score, limits) in SCORES.items():
-                found = _interval(data, lambda means, p=predict, s=score: s(means[..., 0], p(means)), limits)
-                labels = names | {"predictor": predictor, "quantity": quantity}
-                rows.append(labels | found._asdict() | {"n": len(data.values)} | spread.get(quantity, {}))
+        values = [data.values, *(observations.cube(tables[source]).values for source in nulls_of_it)]
+        data, spread = data._replace(values=np.concatenate(values, -1)), _spread(tables[null_tables.MODEL])
+        scores = functools.partial(_scores, predictors=_predictors(nulls_of_it, data.D, eps))
+        for (predictor, quantity), found in _observed(data, scores).items():
+            labels = names | {"predictor": predictor, "quantity": quantity}
+            rows.append(labels | found._asdict() | {"n": len(data.values)} | spread.get(quantity, {}))
     return pd.DataFrame(rows)
 
 
@@ -83,14 +86,15 @@ def sweep(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFr
     stratum its share of all heads with the interval's ends (low, low_lo, low_hi, …), n.
     """
     rows = []
-    for names, d, tables in _of_each_model(text, at):
-        decays = _cube(tables, {null_tables.MODEL: ("log_decay",)})
-        for threshold, column in {eps: "rank", **{e: f"rank {e:.0e}" for e in null_tables.SWEEP}}.items():
+    for names, tables in _of_each_model(text, at):
+        own = tables[null_tables.MODEL]
+        for threshold, column in null_tables.rank_columns(eps).items():
             for source in (name for name in (null_tables.MODEL, MECHANISM) if name in tables):
-                found = _share_columns(_cube(tables, {source: (column,)}), _measured(d, column=0))
-                rows.append(names | {"ranks_of": source, "eps": threshold} | found)
-            found = _share_columns(decays, _predicted(d, threshold, column=0))
-            rows.append(names | {"ranks_of": CLOSED_FORM, "eps": threshold} | found)
+                data = observations.cube(tables[source], column)
+                rows.append(names | {"ranks_of": source, "eps": threshold} | _split(data, _by_rank(data.D)))
+            data = observations.cube(own, column, "log_decay")
+            by_decay = _by_decay(data.D, threshold)
+            rows.append(names | {"ranks_of": CLOSED_FORM, "eps": threshold} | _split(data, by_decay))
     return pd.DataFrame(rows)
 
 
@@ -102,32 +106,28 @@ def splits(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     model, kind, seed, split, the shares as in `sweep`, kappa (Cohen's κ with the strata by rank), kappa_lo, kappa_hi.
     """
     rows = []
-    for names, d, tables in _of_each_model(text, at):
-        data, by_rank = _cube(tables, {null_tables.MODEL: ("rank", "log_decay")}), _measured(d, column=0)
+    for names, tables in _of_each_model(text, at):
+        data = observations.cube(tables[null_tables.MODEL], "rank", "log_decay")
         found = {
-            "rank": by_rank,
-            CLOSED_FORM: _predicted(d, eps, column=1),
-            f"{CLOSED_FORM}, d = {PAPER_D}": _predicted(PAPER_D, eps, column=1),
+            "rank": _by_rank(data.D),
+            CLOSED_FORM: _by_decay(data.D, eps),
+            f"{CLOSED_FORM}, d = {PAPER_D}": _by_decay(PAPER_D, eps),
             f"half-life {summaries.HALF_LIFE:g}": _slow,
         }
         for split, share in found.items():
-            agreement = _interval(
-                data, lambda means, s=share, r=by_rank: _kappa(s(means), r(means)), observations.CORRELATION
-            )
-            kappa = dict(zip(("kappa", "kappa_lo", "kappa_hi"), agreement, strict=True))
-            rows.append(names | {"split": split} | _share_columns(data, share) | kappa)
+            kappa = _observed(data, functools.partial(_agreement, a=share, b=found["rank"]))
+            rows.append(names | {"split": split} | _split(data, share) | observations.columns(kappa))
     return pd.DataFrame(rows)
 
 
-def precision(name: str | Path, reading: survey.Reading) -> pd.DataFrame:
+def precision(name: str | Path, reading: samples.Reading) -> pd.DataFrame:
     """Ranks of the same states in each of `PRECISIONS`, in the domains of a reading after its last position.
 
     `float16` and `bfloat16` round the state once, before a float64 decomposition; `float32 Gram` takes the square roots
     of the eigenvalues of a Gram matrix in float32. One row for every context, sample, layer, head and precision, with
     the columns that `observations.measure` asks for. Raises ValueError for a state beyond the largest float16.
     """
-    model, at = models.load(survey.found(name), offload="auto"), reading.positions[-1]
-    names = {"model": model.name, "kind": null_tables.kind(model), "seed": model.seed or 0, "source": null_tables.MODEL}
+    model, at = models.load(opened.found(name), offload="auto"), reading.positions[-1]
     measure = functools.partial(_ranks_by_precision, eps=reading.eps)
     layers, tables = [layer.index for layer in model.layers], []
     for domain in reading.texts:
@@ -137,7 +137,8 @@ def precision(name: str | Path, reading: survey.Reading) -> pd.DataFrame:
         places = pd.MultiIndex.from_product([*axes.values(), PRECISIONS], names=[*axes, "precision"])
         table = places.to_frame(index=False).assign(context=domain, rank=ranks.numpy().ravel())
         tables.append(table.assign(document=document.numpy()[table["sample"]]))
-    return pd.concat(tables, ignore_index=True).assign(**names, D=min(model.grid.K, model.grid.V))
+    names = opened.about(model) | {"source": null_tables.MODEL, "D": min(model.grid.K, model.grid.V)}
+    return pd.concat(tables, ignore_index=True).assign(**names)
 
 
 def rounded_heads(ranks: pd.DataFrame) -> pd.DataFrame:
@@ -147,7 +148,7 @@ def rounded_heads(ranks: pd.DataFrame) -> pd.DataFrame:
     """
     by = [*OF_A_HEAD, "D", "precision"]
     table = pd.concat([summaries.over_samples(part, by) for _, part in ranks.groupby("model", sort=False)])
-    table = strata.stratify(table, observations.LOW, observations.HIGH, by=by)
+    table = strata.stratify(table, by=by)
     exact = table.loc[table["precision"] == PRECISIONS[0], [*OF_A_HEAD, "rank", "stratum"]]
     table = table.merge(exact, on=OF_A_HEAD, suffixes=("", "_exact")).rename(columns={"rank_exact": "exact"})
     return table.assign(moved=table["stratum"] != table["stratum_exact"]).drop(columns="stratum_exact")
@@ -183,27 +184,17 @@ def _residuals(last: pd.DataFrame) -> pd.DataFrame:
     return table.rename(columns={end: f"residual_{end}" for end in ("low", "high")})
 
 
-def _of_each_model(text: pd.DataFrame, at: int) -> Iterator[tuple[dict, int, dict[str, pd.DataFrame]]]:
-    """Its names, the size D of its states, its head tables by source at one position."""
+def _of_each_model(text: pd.DataFrame, at: int) -> Iterator[tuple[dict, dict[str, pd.DataFrame]]]:
+    """Its names, its head tables by source at one position."""
     for names, table in text[text["position"] == at].groupby(OF_A_MODEL, sort=False):
-        labels = dict(zip(OF_A_MODEL, names, strict=True))
-        yield labels, int(table["D"].iloc[0]), dict(list(table.groupby("source", sort=False)))
+        yield dict(zip(OF_A_MODEL, names, strict=True)), dict(list(table.groupby("source", sort=False)))
 
 
-def _cube(tables: dict[str, pd.DataFrame], columns: dict[str, tuple[str, ...]]) -> observations.Cube:
-    """These columns of the sources' tables side by side, where a cube has its positions."""
-    cubes = [observations.cube(tables[source], name) for source, names in columns.items() for name in names]
-    return cubes[0]._replace(values=np.concatenate([cube.values for cube in cubes], -1))
-
-
-def _interval(
-    data: observations.Cube, statistic: Callable[[Means], float], limits: tuple[float, float]
-) -> intervals.Interval:
-    def pooled(means: Float[np.ndarray, "contexts L H columns"]) -> observations.Pooled:
-        value = statistic(means.reshape(len(means), -1, means.shape[-1]))
-        return observations.Pooled(value, int(np.isnan(value)), 1, "values", limits)
-
-    return observations.observe(data, pooled)[1]
+def _observed(
+    data: observations.Cube, statistics: Callable[[Means], dict[Key, observations.Pooled]]
+) -> dict[Key, intervals.Interval]:
+    """`observations.observe_each` of means that are not told apart by layer."""
+    return observations.observe_each(data, lambda means: statistics(means.reshape(len(means), -1, means.shape[-1])))
 
 
 def _predictors(sources: list[str], d: int, eps: float) -> dict[str, Callable[[Means], Ranks]]:
@@ -246,7 +237,7 @@ def _r2(actual: Float64[np.ndarray, "..."], predicted: Float64[np.ndarray, "..."
 
 
 def _order(actual: Ranks, predicted: Ranks) -> float:
-    return float(observations.spearman(actual.mean(0)[None], predicted.mean(0)[None])[0])
+    return float(strata.spearman(actual.mean(0)[None], predicted.mean(0)[None])[0])
 
 
 SCORES = {
@@ -254,6 +245,18 @@ SCORES = {
     WITHIN: (_r2_within, R_SQUARED),
     ORDER: (_order, observations.CORRELATION),
 }
+
+
+def _scores(
+    means: Means, predictors: dict[str, Callable[[Means], Ranks]]
+) -> dict[tuple[str, str], observations.Pooled]:
+    """Every quantity of every predictor."""
+    found = {}
+    for predictor, predict in predictors.items():
+        predicted = predict(means)
+        for quantity, (score, limits) in SCORES.items():
+            found[predictor, quantity] = observations.single(score(means[..., 0], predicted), limits)
+    return found
 
 
 def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -274,12 +277,12 @@ def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
 
 
-def _measured(d: int, *, column: int) -> Share:
-    return lambda means: means[..., column].mean(0) / d
+def _by_rank(d: int) -> Share:
+    return lambda means: means[..., 0].mean(0) / d
 
 
-def _predicted(d: int, eps: float, *, column: int) -> Share:
-    return lambda means: _closed_form(means[..., column].mean(0), d, eps) / d
+def _by_decay(d: int, eps: float) -> Share:
+    return lambda means: _closed_form(means[..., 1].mean(0), d, eps) / d
 
 
 def _slow(means: Means) -> Float64[np.ndarray, " heads"]:
@@ -287,17 +290,19 @@ def _slow(means: Means) -> Float64[np.ndarray, " heads"]:
     return np.where(np.isnan(log_decay), np.nan, -log_decay * summaries.HALF_LIFE <= np.log(2))
 
 
-def _share_columns(data: observations.Cube, share: Share) -> dict[str, float]:
-    row: dict[str, float] = {}
-    for place, stratum in enumerate(strata.STRATA):
-        of_stratum = lambda means, place=place: float(observations.shares(share(means), 1)[place])  # noqa: E731
-        found = _interval(data, of_stratum, observations.SHARE)
-        row |= dict(zip((stratum, f"{stratum}_lo", f"{stratum}_hi"), found, strict=True))
-    return row | {"n": len(data.values)}
+def _split(data: observations.Cube, share: Share) -> dict[str, float]:
+    """The share of heads in each stratum."""
+
+    def of_strata(means: Means) -> dict[str, observations.Pooled]:
+        shares = strata.shares(share(means), 1).tolist()
+        return {s: observations.single(x, observations.SHARE) for s, x in zip(strata.STRATA, shares, strict=True)}
+
+    return observations.columns(_observed(data, of_strata)) | {"n": len(data.values)}
 
 
-def _kappa(a: Float64[np.ndarray, " heads"], b: Float64[np.ndarray, " heads"]) -> float:
-    return float(observations.kappa(a[None], b[None], 1)[0])
+def _agreement(means: Means, a: Share, b: Share) -> dict[str, observations.Pooled]:
+    kappa = float(strata.kappa(a(means)[None], b(means)[None], 1)[0])
+    return {"kappa": observations.single(kappa, observations.CORRELATION)}
 
 
 def _ranks_by_precision(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H precisions"]:

@@ -7,27 +7,23 @@ it is centred on the estimate and stays within the statistic's range.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Sequence
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Shaped
-from scipy import stats
 
 from srdyn import strata
 from srdyn.study.analysis import intervals
 
-LOW, HIGH = 0.25, 0.9
-"""Shares of D that bound the low-rank and the high-rank stratum (claims.yaml, thresholds)."""
-FEWEST_HEADS = 3
-"""Below this many heads an order says nothing."""
-RESAMPLES = 1000
+OF_A_MODEL = ["model", "kind", "seed"]
 PAIRS = "pairs of contexts"
 SHARE, CORRELATION, MAGNITUDE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
 """Ranges of statistics."""
 
+Key = TypeVar("Key")
 Means = Float[np.ndarray, "contexts L H C"]
 
 
@@ -64,32 +60,40 @@ class Cube(NamedTuple):
             raise ValueError(f"position {position} was not captured; there are {self.positions}")
         return self.positions.index(position)
 
+    @property
+    def drawn(self) -> str:
+        """What `resamples` draws again, in words."""
+        counts = [len(np.unique(column)) for column in self.documents.T]
+        span = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
+        return f"{span} documents of each context"
 
-def cube(table: pd.DataFrame, value: str = "rank") -> Cube:
-    """The column `value` of the head table of one model and source.
+
+def cube(table: pd.DataFrame, *values: str) -> Cube:
+    """A column of the head table of one model and source, by default `rank`; of several, side by side like positions.
 
     Without a column `document`, every sample counts as a document of its own.
     Raises ValueError unless every context, sample, layer, head and position occurs exactly once.
     """
     axes = ["sample", "context", "layer", "head", "position"]
-    series = table.set_index(axes)[value].sort_index()
+    values = values or ("rank",)
+    indexed = with_documents(table)[[*axes, *values, "document"]].set_index(axes).sort_index()
     levels = [list(dict.fromkeys(table["context"])) if a == "context" else sorted(table[a].unique()) for a in axes]
     full = pd.MultiIndex.from_product(levels, names=axes)
-    if len(series) != len(full) or not series.index.is_unique:
+    if len(indexed) != len(full) or not indexed.index.is_unique:
         raise ValueError(
-            f"the table holds {len(series)} rows where {len(full)} make a full grid of {', '.join(axes)}; "
+            f"the table holds {len(indexed)} rows where {len(full)} make a full grid of {', '.join(axes)}; "
             "select one model and one source"
         )
-    values = series.reindex(full).to_numpy(np.float64).reshape([len(level) for level in levels])
-    documents = with_documents(table).groupby(["sample", "context"])["document"].first().unstack()
-    samples, names, layers, _, positions = levels
+    shape, indexed = [len(level) for level in levels], indexed.reindex(full)
+    arrays = [indexed[name].to_numpy(np.float64).reshape(shape) for name in values]
+    _, names, layers, _, positions = levels
     return Cube(
-        values,
+        np.concatenate(arrays, -1),
         tuple(names),
         tuple(map(int, layers)),
         tuple(map(int, positions)),
         int(table["D"].iloc[0]),
-        documents.loc[samples, names].to_numpy(),
+        indexed["document"].to_numpy().reshape(shape)[:, :, 0, 0, 0],
     )
 
 
@@ -107,35 +111,46 @@ def measure(
     again), why (how much of it is undefined).
     """
     rows = []
-    for (model, kind, seed, source), table in heads.groupby(["model", "kind", "seed", "source"], sort=False):
+    for (model, kind, seed, source), table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
         data = cube(table, value)
         found, interval = observe(data, lambda means, data=data: statistic(means, data, **options))
         names = {"measure": name, "model": model, "kind": kind, "seed": seed, "source": source}
-        remarks = {"n": len(data.values), "over": documents_drawn(data), "why": found.remark}
+        remarks = {"n": len(data.values), "over": data.drawn, "why": found.remark}
         rows.append({**names, **interval._asdict(), **remarks})
     return pd.DataFrame(rows)
 
 
-def observe(
-    data: Cube, statistic: Callable[[Means], Pooled], *, seed: int = 0, n: int = RESAMPLES
-) -> tuple[Pooled, intervals.Interval]:
+def observe(data: Cube, statistic: Callable[[Means], Pooled]) -> tuple[Pooled, intervals.Interval]:
     """A statistic of the means over samples, with its bootstrap interval over the documents of each context."""
-    times = intervals.times_drawn(data.documents, generator=torch.Generator().manual_seed(seed), n=n)
+    found = observe_each(data, lambda means: {"": statistic(means)})
+    return statistic(data.values.mean(0)), found[""]
+
+
+def observe_each(data: Cube, statistics: Callable[[Means], dict[Key, Pooled]]) -> dict[Key, intervals.Interval]:
+    """The intervals of several statistics that are computed together, as in `observe`."""
+    found, resampled = statistics(data.values.mean(0)), [statistics(means) for means in resamples(data)]
+    return {
+        key: intervals.of_resamples(
+            pooled.value, np.array([each[key].value for each in resampled]), centred=True, limits=pooled.limits
+        )
+        for key, pooled in found.items()
+    }
+
+
+def columns(found: dict[str, intervals.Interval]) -> dict[str, float]:
+    """Intervals side by side in one row: `name`, `name_lo`, `name_hi` of each."""
+    ends = ("", "_lo", "_hi")
+    return {name + end: x for name, interval in found.items() for end, x in zip(ends, interval, strict=True)}
+
+
+def resamples(data: Cube) -> Iterator[Means]:
+    """The means over samples, the documents of each context drawn again: always the same draws."""
+    times = intervals.times_drawn(data.documents, generator=torch.Generator().manual_seed(0))
     flat = np.moveaxis(data.values, 0, 1).reshape(len(data.contexts), len(data.values), -1)
-    resampled = []
     for drawn in times:
         # Divided last, since sums of integers are exact: equal ranks have equal means, on the same side of a threshold.
         means = (drawn[:, None] @ flat)[:, 0] / drawn.sum(1, keepdims=True)
-        resampled.append(statistic(means.reshape(data.values.shape[1:])).value)
-    found = statistic(data.values.mean(0))
-    return found, intervals.of_resamples(found.value, np.array(resampled), centred=True, limits=found.limits)
-
-
-def documents_drawn(data: Cube) -> str:
-    """What `observe` draws again, in words."""
-    counts = [len(np.unique(column)) for column in data.documents.T]
-    span = f"{min(counts)}" if min(counts) == max(counts) else f"{min(counts)}–{max(counts)}"
-    return f"{span} documents of each context"
+        yield means.reshape(data.values.shape[1:])
 
 
 def bounded(heads: pd.DataFrame) -> pd.DataFrame:
@@ -150,14 +165,6 @@ def share_within(means: Means, cube: Cube, *, before_d: bool = False) -> Pooled:
     return _pooled(means[..., chosen], np.nanmean, "states", SHARE)
 
 
-def shares(means: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "... 3"]:
-    """Shares of heads that are low-rank, in the middle, high-rank, among those with a value; NaN where none has one."""
-    known, low, high = ~np.isnan(means), means <= LOW * d, means >= HIGH * d
-    counts = np.stack([low.sum(-1), (known & ~low & ~high).sum(-1), high.sum(-1)], -1)
-    of = np.broadcast_to(known.sum(-1)[..., None], counts.shape)
-    return np.divide(counts, of, out=np.full(counts.shape, np.nan), where=of > 0)
-
-
 def smaller_group(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Share of a layer's heads in the smaller of the low-rank and high-rank groups, median over layers (C1)."""
     return _pooled(_smaller(means[..., cube.at(at)].mean(0), cube.D), np.median, "layers", SHARE)
@@ -170,14 +177,14 @@ def least_group(means: Means, cube: Cube, *, at: int) -> Pooled:
 
 def stratum_share(means: Means, cube: Cube, *, at: int, stratum: str) -> Pooled:
     """Share of a layer's heads in one stratum, median over layers."""
-    found = shares(means[..., cube.at(at)].mean(0), cube.D)[:, strata.STRATA.index(stratum)]
+    found = strata.shares(means[..., cube.at(at)].mean(0), cube.D)[:, strata.STRATA.index(stratum)]
     return _pooled(found, np.median, "layers", SHARE)
 
 
 def follow(means: Means, cube: Cube) -> Pooled:
     """Share of (high-rank head, position) with a mean rank within 1 of min(t, D); NaN without such heads (C2)."""
     ranks = means.mean(0).reshape(-1, len(cube.positions))
-    high = ranks[ranks[:, -1] >= HIGH * cube.D]
+    high = ranks[ranks[:, -1] >= strata.HIGH * cube.D]
     near = np.abs(high - np.minimum(cube.positions, cube.D)) <= 1
     return _pooled(near.mean(-1), np.mean, "high-rank heads", SHARE)
 
@@ -186,7 +193,7 @@ def drift(means: Means, cube: Cube) -> Pooled:
     """|Change of rank/D per doubling of t| from t = D on, mean over low-rank heads; NaN without such heads (C2)."""
     ranks, positions = means.mean(0).reshape(-1, len(cube.positions)), np.asarray(cube.positions)
     late = positions >= cube.D
-    low = ranks[ranks[:, -1] <= LOW * cube.D][:, late] / cube.D
+    low = ranks[ranks[:, -1] <= strata.LOW * cube.D][:, late] / cube.D
     if late.sum() < 2:
         return _pooled(np.empty(0), np.mean, "two positions from d on", MAGNITUDE)
     slopes = np.polyfit(np.log2(positions[late]), low.T, 1)[0] if len(low) else np.empty(0)
@@ -201,7 +208,7 @@ def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Poole
     if not {first, second} <= set(cube.positions):
         return _pooled(np.empty(0), np.median, f"positions {first} and {second} among those captured", CORRELATION)
     ranks = means.mean(0)
-    found = spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)])
+    found = strata.spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)])
     return _pooled(found, np.nanmedian, "layers", CORRELATION)
 
 
@@ -212,25 +219,18 @@ def order_from_d(means: Means, cube: Cube) -> Pooled:
 
 def cosine_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Cosine of a layer's vectors in two contexts, median over layers, mean over pairs of contexts (C4)."""
-    vectors = means[..., cube.at(at)]
-    lengths = np.linalg.norm(vectors, axis=-1)
-    first, second = _pairs(len(vectors))
-    cosines = (vectors[first] * vectors[second]).sum(-1) / (lengths[first] * lengths[second])
+    cosines = strata.cosine(*_pairs(means[..., cube.at(at)]))
     return _pooled(np.median(cosines, axis=1), np.nanmean, PAIRS, CORRELATION)
 
 
 def spearman_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Spearman ρ of the mean ranks of all heads in two contexts, mean over defined pairs of contexts (C5)."""
-    vectors = means[..., cube.at(at)].reshape(len(means), -1)
-    first, second = _pairs(len(vectors))
-    return _pooled(spearman(vectors[first], vectors[second]), np.nanmean, PAIRS, CORRELATION)
+    return _pooled(strata.spearman(*_pairs(_all_heads(means, cube, at))), np.nanmean, PAIRS, CORRELATION)
 
 
 def kappa_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Cohen's κ of the strata of all heads in two contexts, mean over defined pairs of contexts (C5)."""
-    vectors = means[..., cube.at(at)].reshape(len(means), -1)
-    first, second = _pairs(len(vectors))
-    return _pooled(kappa(vectors[first], vectors[second], cube.D), np.nanmean, PAIRS, CORRELATION)
+    return _pooled(strata.kappa(*_pairs(_all_heads(means, cube, at)), cube.D), np.nanmean, PAIRS, CORRELATION)
 
 
 def spearman_to_text(means: Means, cube: Cube, *, at: int, attacks: Sequence[str], text: Sequence[str]) -> Pooled:
@@ -238,28 +238,15 @@ def spearman_to_text(means: Means, cube: Cube, *, at: int, attacks: Sequence[str
 
     NaN where it is undefined under one of them: the claim is about each.
     """
-    vectors = means[..., cube.at(at)].reshape(len(means), -1)
+    vectors = _all_heads(means, cube, at)
     attacked = vectors[[cube.contexts.index(name) for name in attacks]]
     reading = vectors[[cube.contexts.index(name) for name in text]].mean(0)
-    return _pooled(spearman(attacked, np.broadcast_to(reading, attacked.shape)), np.min, "attacks", CORRELATION)
+    return _pooled(strata.spearman(attacked, np.broadcast_to(reading, attacked.shape)), np.min, "attacks", CORRELATION)
 
 
-def spearman(a: Float[np.ndarray, "rows H"], b: Float[np.ndarray, "rows H"]) -> Float[np.ndarray, " rows"]:
-    """Tie-averaged Spearman ρ row by row; NaN where either row is constant or has fewer than three heads."""
-    if a.shape[-1] < FEWEST_HEADS:
-        return np.full(len(a), np.nan)
-    x, y = (stats.rankdata(v, axis=-1) for v in (a, b))
-    x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
-    scale = np.sqrt((x**2).sum(-1) * (y**2).sum(-1))
-    return np.divide((x * y).sum(-1), scale, out=np.full(len(a), np.nan), where=scale > 0)
-
-
-def kappa(a: Float[np.ndarray, "rows H"], b: Float[np.ndarray, "rows H"], d: int) -> Float[np.ndarray, " rows"]:
-    """Cohen's κ of the strata of mean ranks, row by row; NaN where chance agreement is certain."""
-    x, y = (np.stack([v <= LOW * d, (v > LOW * d) & (v < HIGH * d), v >= HIGH * d]) for v in (a, b))
-    observed = (x & y).any(0).mean(-1)
-    expected = (x.mean(-1) * y.mean(-1)).sum(0)
-    return np.divide(observed - expected, 1 - expected, out=np.full(len(a), np.nan), where=expected < 1)
+def single(value: float, limits: tuple[float, float], named: str = "values") -> Pooled:
+    """A statistic of one part."""
+    return Pooled(value, int(np.isnan(value)), 1, named, limits)
 
 
 def _pooled(
@@ -272,11 +259,15 @@ def _pooled(
 
 
 def _smaller(ranks: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "..."]:
-    low, _, high = np.moveaxis(shares(ranks, d), -1, 0)
+    low, _, high = np.moveaxis(strata.shares(ranks, d), -1, 0)
     return np.minimum(low, high)
 
 
-def _pairs(n: int) -> tuple[np.ndarray, np.ndarray]:
-    """The numbers of both members of every pair out of n."""
-    first, second = np.triu_indices(n, 1)
-    return first, second
+def _all_heads(means: Means, cube: Cube, at: int) -> Float[np.ndarray, "contexts heads"]:
+    return means[..., cube.at(at)].reshape(len(means), -1)
+
+
+def _pairs(values: Float[np.ndarray, "n ..."]) -> tuple[Float[np.ndarray, "p ..."], Float[np.ndarray, "p ..."]]:
+    """The first and the second of every pair out of n."""
+    first, second = np.triu_indices(len(values), 1)
+    return values[first], values[second]

@@ -1,79 +1,73 @@
 """Tables that the figures draw, made from head tables."""
 
+import functools
 import logging
 from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64, Shaped
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from srdyn import architectures, bounds, models, spectra, states, strata
 from srdyn.study.analysis import intervals, observations
-from srdyn.study.survey import null_tables, samples, survey
+from srdyn.study.run import opened
+from srdyn.study.survey import null_tables, samples
 
 log = logging.getLogger(__name__)
 
 HALF_LIFE = 9.6
 """Tokens: the half-life above which a head of 128 dimensions saturates, ln 2 · 128 / ln(1/ε) at ε = 1e-4."""
-OF_A_MODEL = ["model", "kind", "seed", "source"]
-OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
+OF_A_SOURCE = [*observations.OF_A_MODEL, "source"]
+OF_A_HEAD = [*OF_A_SOURCE, "layer", "head"]
 UNBOUNDED = "it needs the gated delta rule with one decay a head, keys of length and write strengths of at most 1"
 LONGEST_KEY = 1 + 1e-4  # as rounding leaves a key of length 1
 Known = tuple[Float64[Tensor, "B T H"], ...]
 
 
-def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank", seed: int = 0) -> pd.DataFrame:
+def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank") -> pd.DataFrame:
     """Mean of `value` over samples (and over contexts that `by` does not name), with a bootstrap interval of the mean.
 
-    Drawn again are the documents of each context, as `observations.observe` does. Columns: `by`, then `value`, low,
-    high, n. Every group must hold the same samples of the same documents.
-    Raises ValueError where groups differ in size.
+    Drawn again are the documents of each context, as in `observations.observe`; each context weighs alike. Columns:
+    `by`, then `value`, low, high, n. Raises ValueError where groups differ in size: every group must hold the same
+    samples of the same documents.
     """
-    heads = observations.with_documents(heads)
-    ordered = heads.sort_values([*by, "context", "sample"], kind="stable")
+    ordered = observations.with_documents(heads).sort_values([*by, "context", "sample"], kind="stable")
     sizes = ordered.groupby(by, sort=True, observed=True).size()
     if sizes.nunique() != 1:
         raise ValueError(f"groups hold between {sizes.min()} and {sizes.max()} rows; select contexts and sources alike")
     first = ordered.head(int(sizes.iloc[0]))
     documents = first["document"].to_numpy().reshape(first["context"].nunique(), -1).T
     values = ordered[value].to_numpy(np.float64).reshape(len(sizes), -1)
-    low, high = _mean_interval(values, documents, seed)
-    table = sizes.index.to_frame(index=False)
-    return table.assign(**{value: values.mean(1), "low": low, "high": high, "n": values.shape[1]})
-
-
-def _mean_interval(
-    values: Float[np.ndarray, "rows n"], documents: Shaped[np.ndarray, "samples contexts"], seed: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Ends of the intervals of the rows' means, each context weighing alike; a row goes context by context."""
-    generator = torch.Generator().manual_seed(seed)
-    times = intervals.times_drawn(documents, generator=generator, n=observations.RESAMPLES)
+    times = intervals.times_drawn(documents, generator=torch.Generator().manual_seed(0))
     weights = (times / times.sum(-1, keepdims=True)).reshape(len(times), -1) / documents.shape[1]
     low, high = np.quantile(values @ weights.T, [0.025, 0.975], axis=1)
-    return low, high
+    table = sizes.index.to_frame(index=False)
+    return table.assign(**{value: values.mean(1), "low": low, "high": high, "n": values.shape[1]})
 
 
 def final_ranks(text: pd.DataFrame, at: int) -> pd.DataFrame:
     """Every head after `at` tokens: mean rank with its interval, stratum, norm, log-decay, half-life in tokens."""
     last = text[text["position"] == at]
-    table = pd.concat([over_samples(part, OF_A_HEAD) for _, part in _each(last)])
     extra = last.groupby(OF_A_HEAD, as_index=False)[["D", "nuclear_norm", "log_decay"]].mean()
-    table = table.merge(extra, on=OF_A_HEAD).assign(position=at)
+    table = _of_each_source(last, OF_A_HEAD).merge(extra, on=OF_A_HEAD).assign(position=at)
     table["half_life"] = np.log(2) / -table["log_decay"]
-    return strata.stratify(table, observations.LOW, observations.HIGH, by=OF_A_HEAD)
+    return strata.stratify(table, by=OF_A_HEAD)
 
 
 def trajectories(text: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
     """Mean rank of every head of one layer at every position: the layer in the middle of each model, seed 0."""
     layers = text.groupby("model")["layer"].unique().map(lambda found: np.sort(found)[len(found) // 2])
     chosen = text[(text["layer"] == text["model"].map(layers)) & text["source"].isin(sources) & (text["seed"] == 0)]
-    by = [*OF_A_HEAD, "position", "D"]
-    table = pd.concat([over_samples(part, by) for _, part in _each(chosen)])
+    table = _of_each_source(chosen, [*OF_A_HEAD, "position", "D"])
     ends = table[table["position"] == table["position"].max()]
-    settled = strata.stratify(ends, observations.LOW, observations.HIGH, by=OF_A_HEAD)[[*OF_A_HEAD, "stratum"]]
-    return table.merge(settled, on=OF_A_HEAD)
+    return table.merge(strata.stratify(ends, by=OF_A_HEAD)[[*OF_A_HEAD, "stratum"]], on=OF_A_HEAD)
+
+
+def _of_each_source(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
+    """`over_samples` of each source by itself: they may have read other documents."""
+    return pd.concat([over_samples(part, by) for _, part in table.groupby(OF_A_SOURCE, sort=False)])
 
 
 def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
@@ -82,77 +76,75 @@ def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     `eps` is the threshold that the column `rank` was taken at. Models without decays have no split at a half-life.
     """
     last = text[text["position"] == at]
-    splits = {f"{eps:.0e}": "rank"} | {f"{e:.0e}": f"rank {e:.0e}" for e in null_tables.SWEEP}
-    rows = [_share_row(table, split, column) for split, column in splits.items() for _, table in _each(last)]
     mean_decay = last.groupby(OF_A_HEAD, sort=False)["log_decay"].transform("mean")
     slow = last.assign(slow=np.where(-np.log(2) / mean_decay >= HALF_LIFE, last["D"], 0))
-    forgetting = slow[slow.groupby(OF_A_MODEL)["log_decay"].transform("count") > 0]
-    rows += [_share_row(table, f"half-life {HALF_LIFE}", "slow") for _, table in _each(forgetting)]
-    return pd.DataFrame(rows)
-
-
-def _each(table: pd.DataFrame):
-    return table.groupby(OF_A_MODEL, sort=False)
+    forgetting = slow[slow.groupby(OF_A_SOURCE)["log_decay"].transform("count") > 0]
+    splits = [(f"{e:.0e}", column, last) for e, column in null_tables.rank_columns(eps).items()]
+    splits.append((f"half-life {HALF_LIFE}", "slow", forgetting))
+    return pd.DataFrame(
+        [
+            _share_row(part, split, column)
+            for split, column, table in splits
+            for _, part in table.groupby(OF_A_SOURCE, sort=False)
+        ]
+    )
 
 
 def _share_row(table: pd.DataFrame, split: str, column: str) -> dict:
+    """Each stratum's share of a layer's heads, median over layers, and how bimodal all heads are."""
     data = observations.cube(table, column)
-    at = data.positions[0]
-    row = dict(zip(OF_A_MODEL, table[OF_A_MODEL].iloc[0], strict=True)) | {"split": split, "n": len(data.values)}
-    for stratum in strata.STRATA:
-        share = lambda means, s=stratum: observations.stratum_share(means, data, at=at, stratum=s)  # noqa: E731
-        row[stratum], row[f"{stratum}_lo"], row[f"{stratum}_hi"] = observations.observe(data, share)[1]
+
+    def of_a_layer(means: observations.Means) -> dict[str, observations.Pooled]:
+        share = functools.partial(observations.stratum_share, means, data, at=data.positions[0])
+        return {stratum: share(stratum=stratum) for stratum in strata.STRATA}
+
+    row = dict(zip(OF_A_SOURCE, table[OF_A_SOURCE].iloc[0], strict=True)) | {"split": split, "n": len(data.values)}
+    row |= observations.columns(observations.observe_each(data, of_a_layer))
     return row | strata.bimodality(data.values[..., 0].mean((0, 1)).ravel() / data.D).drop("n").to_dict()
 
 
 def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
     """Spearman ρ of the mean ranks of all heads in every pair of contexts, for seed 0 of each model."""
+    own = heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0)]
     rows = []
-    for (model, kind), table in heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0)].groupby(
-        ["model", "kind"], sort=False
-    ):
+    for (model, kind), table in own.groupby(["model", "kind"], sort=False):
         data = observations.cube(table)
         ranks = data.values.mean(0)[..., data.at(at)].reshape(len(data.contexts), -1)
-        for i, a in enumerate(data.contexts):
-            rhos = observations.spearman(ranks, np.broadcast_to(ranks[i], ranks.shape))
-            rows += [
-                {"model": model, "kind": kind, "a": a, "b": b, "spearman": rho, "n": len(data.values)}
-                for b, rho in zip(data.contexts, rhos, strict=True)
-            ]
-    return pd.DataFrame(rows)
+        for name, of_context in zip(data.contexts, ranks, strict=True):
+            rho = strata.spearman(ranks, np.broadcast_to(of_context, ranks.shape))
+            columns = {"model": model, "kind": kind, "a": name, "b": data.contexts, "spearman": rho}
+            rows.append(pd.DataFrame({**columns, "n": len(data.values)}))
+    return pd.concat(rows, ignore_index=True)
 
 
 def time_order(text: pd.DataFrame) -> pd.DataFrame:
     """Spearman ρ of a layer's mean ranks at t and at the last position, median over layers, for every t."""
     *earlier, last = (int(t) for t in sorted(text["position"].unique()))
-    tables = [
-        observations.measure(
-            text[text["position"].isin([t, last])], "order in time", observations.order_in_time, first=t, second=last
-        ).assign(position=t)
-        for t in earlier
-    ]
+    tables = []
+    for t in earlier:
+        both, times = text[text["position"].isin([t, last])], {"first": t, "second": last}
+        found = observations.measure(both, "order in time", observations.order_in_time, **times)
+        tables.append(found.assign(position=t))
     return pd.concat(tables, ignore_index=True).rename(columns={"estimate": "spearman"})
 
 
 def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str], at: int) -> pd.DataFrame:
-    """Every head's mean rank under each attack beside its mean rank in text, for seed 0 of each model.
-
-    `bound` is the bound on the exact rank in the first layer, for the longest block among the attack's variants.
-    """
+    """Every head's mean rank under each attack beside its mean rank in text (`text_rank`), for seed 0 of each model."""
     own = heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0) & (heads["position"] == at)]
-    by = ["model", "kind", "seed", "context", "layer", "head", "D"]
-    attacked = over_samples(own[own["context"].isin(attacks)], by)
+    by = [*observations.OF_A_MODEL, "context", "layer", "head", "D"]
     reading = own[own["context"].isin(text)].groupby(["model", "layer", "head"], as_index=False)["rank"].mean()
+    attacked = over_samples(own[own["context"].isin(attacks)], by)
     return attacked.merge(reading.rename(columns={"rank": "text_rank"}), on=["model", "layer", "head"])
 
 
 def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:
-    """The table of `under_attack` with `bound`: p + 3 in the first layer of each model of `names`, NaN elsewhere.
+    """The table of `under_attack` with `bound`, on the exact rank in the first layer of each model of `names`.
 
-    The 3 is one less than the width of the layer's convolution. NaN also where a layer of another kind comes first.
+    It is p + 3 for the longest block of p tokens among the attack's variants, the 3 being one less than the width of
+    the layer's convolution. NaN in other layers, and where a layer of another kind comes first.
     """
     # None of the weights is needed, so that none is read.
-    loaded = (models.load(survey.found(name), offload="disk") for name in names)
+    loaded = (models.load(opened.found(name), offload="disk") for name in names)
     return pd.concat([_bounded(table, model) for model in loaded], ignore_index=True)
 
 
@@ -161,15 +153,14 @@ def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
     width = first.recipe.convolution_width(first.mixer)
     if width is None or first.index > 0:
         return own.assign(bound=np.nan)
-    longest = {
-        attack: max(len(block) for block in samples.attack_blocks(attack, model.tokenizer))
-        for attack in own["context"].unique()
-    }
-    limit = own["context"].map({a: bounds.periodic_rank_bound(p, conv_width=width) for a, p in longest.items()})
-    return own.assign(bound=np.where(own["layer"] == first.index, limit, np.nan))
+    limit = {}
+    for attack in own["context"].unique():
+        longest = max(len(block) for block in samples.attack_blocks(attack, model.tokenizer))
+        limit[attack] = bounds.periodic_rank_bound(longest, conv_width=width)
+    return own.assign(bound=np.where(own["layer"] == first.index, own["context"].map(limit), np.nan))
 
 
-def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
+def consecutive_cosines(name: str, reading: samples.Reading, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
     """Cosine of a layer's nuclear-norm vectors at t − 1 and t beside the bound of Eq. 13, for each t of `tokens_at`.
 
     B comes from gates and writes (`bounds.step_bound`), before the step is measured. The text is that of the reading's
@@ -177,30 +168,25 @@ def consecutive_cosines(name: str, reading: survey.Reading, tokens_at: list[int]
     gated delta rule, and in layers with longer keys or strengths than 1: Eq. 13 says nothing of them.
     Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
     """
-    model = models.load(survey.found(name), offload="auto")
-    tokens = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.texts]
-    rows = {
-        "context": np.repeat(reading.texts, [len(part) for part in tokens]),
-        "sample": np.concatenate([np.arange(len(part)) for part in tokens]),
-    }
-    tokens = torch.cat(tokens)
+    model = models.load(opened.found(name), offload="auto")
+    parts = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.texts]
+    sizes, tokens = [len(part) for part in parts], torch.cat(parts)
+    rows = {"context": np.repeat(reading.texts, sizes), "sample": np.concatenate([np.arange(size) for size in sizes])}
     positions = sorted({p for t in tokens_at for p in (t - 1, t)})
     norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
-    names = {"model": model.name, "kind": null_tables.kind(model), "seed": model.seed or 0}
     follows = null_tables.follows_gated_delta(model)
     known_of = states.from_inputs(model, tokens, _known) if follows else [None] * model.grid.L
     tables = []
-    for place, (layer, known) in enumerate(zip(model.layers, known_of, strict=True)):
+    for place, (layer, inputs) in enumerate(zip(model.layers, known_of, strict=True)):
         for t in tokens_at:
             before, now = (norms[place, :, positions.index(p)] for p in (t - 1, t))
-            bound = _promised(known, t, before) if known else np.nan
+            bound = _promised(inputs, t, before) if inputs else np.nan
             columns = {"cosine": _cosine(before, now), "bound": bound}
-            tables.append(pd.DataFrame({**names, **rows, "layer": layer.index, "position": t, **columns}))
+            tables.append(pd.DataFrame({**opened.about(model), **rows, "layer": layer.index, "position": t, **columns}))
     table = pd.concat(tables, ignore_index=True)
     if unbounded := table.loc[table["bound"].isna(), "layer"].nunique():
-        log.warning(
-            "%s: no bound of Eq. 13 in %d of %d layers: %s", model.name, unbounded, len(model.layers), UNBOUNDED
-        )
+        counts = unbounded, len(model.layers)
+        log.warning("%s: no bound of Eq. 13 in %d of %d layers: %s", model.name, *counts, UNBOUNDED)
     return table
 
 
@@ -237,17 +223,16 @@ def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
     Steps without a bound are left out; a model that has no other gets NaN, which `why` explains.
     """
     rows = []
-    for (model, kind, seed), part in table.groupby(["model", "kind", "seed"], sort=False):
-        names = {"measure": "within bound", "model": model, "kind": kind, "seed": seed}
+    for names, part in table.groupby(observations.OF_A_MODEL, sort=False):
+        names = {"measure": "within bound", **dict(zip(observations.OF_A_MODEL, names, strict=True))}
         bounded = part[part["bound"].notna()]
         holds = (bounded["cosine"] >= bounded["bound"]).groupby([bounded["context"], bounded["sample"]]).mean()
         if holds.empty:
-            undefined = {"estimate": np.nan, "low": np.nan, "high": np.nan, "n": 0}
-            rows.append({**names, **undefined, "over": "samples of all domains", "why": UNBOUNDED})
-            continue
-        share = intervals.bootstrap(holds.to_numpy(), np.mean, generator=torch.Generator().manual_seed(0))
-        says = bounded["bound"] > 0
-        slack = (bounded["cosine"] - bounded["bound"])[says].median()
-        why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")
+            share, why = intervals.Interval(np.nan, np.nan, np.nan), UNBOUNDED
+        else:
+            share = intervals.bootstrap(holds.to_numpy(), np.mean, generator=torch.Generator().manual_seed(0))
+            says = bounded["bound"] > 0
+            slack = (bounded["cosine"] - bounded["bound"])[says].median()
+            why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")
         rows.append({**names, **share._asdict(), "n": len(holds), "over": "samples of all domains", "why": why})
     return pd.DataFrame(rows)

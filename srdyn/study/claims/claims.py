@@ -36,22 +36,22 @@ def paper() -> registration.Paper:
     return registration.load()
 
 
-def record(claim_id: str, measured: pd.DataFrame, *, null: pd.DataFrame | None = None, run: str) -> pd.DataFrame:
+def record(claim_id: str, measured: pd.DataFrame, *, run: str) -> pd.DataFrame:
     """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
 
-    `measured` has one row for every measure of the claim and model, with columns measure, model, kind, seed, estimate,
-    low, high, n; optionally over (what was resampled) and why (it is undefined, in whole or in part, or what else a
-    reader must know). `null` has also source, one row
-    for every measure, source and model that has this source. The rows go into the table `<run>_claims`, in place of
-    the claim's former rows, beside those of the notebook's other claims. Columns added: unit, rule, paper, grade,
-    outcome (pass, fail, undecided, undefined). Raises ValueError for a claim of another notebook, measures that are
-    not the claim's, missing columns, or crossed ends. An estimate outside its interval is logged: the percentile
-    interval of a statistic that resampling shifts may exclude it, and the interval decides.
+    `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled) and
+    why (it is undefined, in whole or in part, or what else a reader must know). A column `source` tells the rows of
+    the model from those of its nulls; without it all are the model's. Every source of a model has one row for every
+    measure. The rows go into the table `<run>_claims`, in place of the claim's former rows, beside those of the
+    notebook's other claims. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises
+    ValueError for a claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An
+    estimate outside its interval is logged: the percentile interval of a statistic that resampling shifts may exclude
+    it, and the interval decides.
     """
     claims, claim = paper().claims, paper().claim(claim_id)
     if claim.notebook != run:
         raise ValueError(f"{claim_id} is decided in {claim.notebook}, not in {run}")
-    rows = _rows(claim, measured, null)
+    rows = _rows(claim, measured)
     standing, stem = _standing(run), f"{run}_claims"
     known = {} if standing is None else dict(list(standing.groupby("claim")))
     known[claim_id] = rows
@@ -138,21 +138,14 @@ def publish() -> Path:
     return path
 
 
-def _rows(claim: registration.Claim, measured: pd.DataFrame, null: pd.DataFrame | None) -> pd.DataFrame:
-    """`measured` and `null` as rows of the table of claims."""
-    if not measured.get("source", pd.Series(dtype=object)).isin([MODEL]).all():
-        raise ValueError(f"{claim.id}: measured rows come from the source {MODEL!r} alone; give others as null")
-    frames = [measured.assign(source=MODEL)]
-    if null is not None and len(null):
-        if "source" not in null or null["source"].isin([MODEL]).any():
-            raise ValueError(f"{claim.id}: null rows need a column source that names a null, not {MODEL!r}")
-        frames.append(null)
-    frames = [frame.assign(**{name: "" for name in ("over", "why") if name not in frame}) for frame in frames]
-    rows = [_plain(frame.assign(claim=claim.id), claim) for frame in frames]
-    joined = pd.concat(rows, ignore_index=True)
-    _require_rows(claim, joined)
+def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
+    """`measured` as rows of the table of claims: by measure, the model's before those of its nulls."""
+    given = measured.reindex(columns=measured.columns.union(["source", "over", "why"], sort=False))
+    rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(MODEL)), claim)
+    _require_rows(claim, rows)
     order = [measure.name for measure in claim.measures]
-    return joined.sort_values("measure", key=lambda names: names.map(order.index), kind="stable", ignore_index=True)
+    rows = rows.assign(_null=rows["source"] != MODEL, _measure=rows["measure"].map(order.index))
+    return rows.sort_values(["_measure", "_null"], kind="stable", ignore_index=True)[COLUMNS]
 
 
 def _plain(frame: pd.DataFrame, claim: registration.Claim | None = None) -> pd.DataFrame:

@@ -87,20 +87,24 @@ def _ends(values: pd.Series) -> str:
     return "–".join(ends) or "not measured"
 
 
-def publish() -> None:
-    """The reference run puts `gallery` and `families` between the README's markers of these names.
+def page(text: str) -> str:
+    """`text`, the README, with the scorecard, `gallery` and `families` of the run at work between their markers.
 
-    A marker looks like `<!-- gallery:begin -->`. Any other run leaves the README alone. Raises ValueError where one is
-    missing.
+    A marker looks like `<!-- gallery:begin -->`. Raises ValueError where one is missing.
     """
+    for name, block in (("scorecard", claims.scorecard()), ("gallery", gallery()), ("families", families())):
+        text = markdown.replace_block(text, name, block)
+    return text
+
+
+def publish() -> None:
+    """The reference run makes the README what `page` makes of it; any other run leaves it alone."""
     if store.run_name() != store.REFERENCE:
         return
     path = files.root() / "README.md"
-    before = page = path.read_bytes().decode()
-    for name, block in (("gallery", gallery()), ("families", families())):
-        page = markdown.replace_block(page, name, block)
-    if page != before:
-        files.write_bytes(path, page.encode())
+    before = path.read_bytes().decode()
+    if (after := page(before)) != before:
+        files.write_bytes(path, after.encode())
 
 
 def _title(notebook: Path) -> str:

@@ -18,13 +18,16 @@ GRADES = {
     "C": "second hand",
     "D": "derived by us, not the paper's",
 }
+OPTIONAL = ("taken", "heads_per_layer", "gate")
+"""What a measure may say besides."""
 
 
 @dataclass(frozen=True)
 class Measure:
     """One quantity of a claim, in `unit`, with the rule that it must satisfy: at least, at most or below `threshold`.
 
-    `taken` says where it is measured: after how many tokens, in which contexts, and what its interval is over.
+    `taken` says where it is measured: after how many tokens, in which contexts, and what its interval is over. Models
+    with fewer than `heads_per_layer` heads a layer go without it. Where a `gate` does not pass, nothing was tested.
     """
 
     name: str
@@ -34,6 +37,8 @@ class Measure:
     threshold: float
     taken: str = ""
     strict: bool = False
+    heads_per_layer: int = 0
+    gate: bool = False
 
     @property
     def rule(self) -> str:
@@ -57,10 +62,20 @@ class Measure:
 
 
 @dataclass(frozen=True)
+class Second:
+    """What decides a claim by the second registration: why the first was left, what had been seen before it was."""
+
+    why: str
+    seen: str
+    measures: tuple[Measure, ...]
+
+
+@dataclass(frozen=True)
 class Claim:
     """One claim of the paper, its value there with grade and place, and the notebook that decides it.
 
     `untested` may say why nothing was measured: the claim has no measures, or needs what the reference run has not.
+    `second` is None where the second registration left the rules as they were.
     """
 
     id: str
@@ -71,6 +86,7 @@ class Claim:
     notebook: str
     measures: tuple[Measure, ...]
     untested: str = ""
+    second: Second | None = None
 
     @property
     def paper(self) -> str:
@@ -130,21 +146,33 @@ def rules() -> pd.DataFrame:
 
 
 def _claim(entry: Mapping[str, object]) -> Claim:
-    _require_keys(entry, ("id", "statement", "paper", "notebook", "measures"), "a claim", optional=["untested"])
+    _require_keys(
+        entry, ("id", "statement", "paper", "notebook", "measures"), "a claim", optional=["untested", "second"]
+    )
     where, cited = f"claim {entry['id']}", entry["paper"]
     _require_keys(cited, ("value", "grade", "place"), f"{where}: paper")
     if cited["grade"] not in GRADES:
         raise ValueError(f"{where}: a grade is one of {', '.join(GRADES)}, not {cited['grade']!r}")
-    measures = tuple(_measure(measure, where) for measure in entry["measures"])
+    named = {"notebook": entry["notebook"], "untested": entry.get("untested", "")}
+    measures, second = _measures(entry["measures"], where), _second(entry.get("second"), where)
+    return Claim(entry["id"], entry["statement"], **cited, **named, measures=measures, second=second)
+
+
+def _second(entry: Mapping[str, object] | None, where: str) -> Second | None:
+    if entry is None:
+        return None
+    _require_keys(entry, ("why", "seen", "measures"), f"{where}: second")
+    return Second(entry["why"], entry["seen"], _measures(entry["measures"], f"{where}: second"))
+
+
+def _measures(entries: Sequence[Mapping[str, object]], where: str) -> tuple[Measure, ...]:
+    measures = tuple(_measure(entry, where) for entry in entries)
     _require_unique([measure.name for measure in measures], f"{where}: measures")
-    untested = entry.get("untested", "")
-    return Claim(
-        entry["id"], entry["statement"], **cited, notebook=entry["notebook"], measures=measures, untested=untested
-    )
+    return measures
 
 
 def _measure(entry: Mapping[str, object], where: str) -> Measure:
-    _require_keys(entry, ("name", "quantity", "unit", "rule"), f"{where}: a measure", optional=["taken"])
+    _require_keys(entry, ("name", "quantity", "unit", "rule"), f"{where}: a measure", optional=OPTIONAL)
     rule, where = entry["rule"], f"{where}: {entry['name']}"
     if not isinstance(rule, dict) or len(rule) != 1 or not set(rule) <= {"at_least", "at_most", "below"}:
         raise ValueError(f"{where}: a rule is exactly one of at_least, at_most and below, not {rule!r}")
@@ -152,7 +180,8 @@ def _measure(entry: Mapping[str, object], where: str) -> Measure:
     if isinstance(threshold, bool) or not isinstance(threshold, int | float):
         raise ValueError(f"{where}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
     named = entry["name"], entry["quantity"], entry["unit"]
-    return Measure(*named, bound == "at_least", float(threshold), entry.get("taken", ""), strict=bound == "below")
+    said = {name: entry[name] for name in OPTIONAL if name in entry}
+    return Measure(*named, bound == "at_least", float(threshold), strict=bound == "below", **said)
 
 
 def _require_keys(entry: object, keys: Sequence[str], where: str, *, optional: Sequence[str] = ()) -> None:

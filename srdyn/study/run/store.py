@@ -22,7 +22,7 @@ from pathlib import Path
 import pandas as pd
 
 from srdyn.loading import files
-from srdyn.study.run import comparison
+from srdyn.study.run import code, comparison
 
 REFERENCE = "reference"
 THOROUGH = "thorough"
@@ -82,7 +82,7 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     side = {
         "rows": len(frame),
         "columns": list(frame.columns),
-        "code": files.content_hash(Path(__file__).parents[2]),
+        "code": code.hash_of_loaded(),
         "table": hashlib.sha256(content).hexdigest(),
         **(meta or {}),
     }

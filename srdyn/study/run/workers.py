@@ -5,8 +5,10 @@ With a small model, two threads of one process mostly wait for each other; two p
 
 import functools
 import multiprocessing
+import multiprocessing.connection
 import os
 import signal
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -50,5 +52,12 @@ def _pool() -> ProcessPoolExecutor:
 
 def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook stops asking; its workers end with it
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
+
+
+def _end_with_parent() -> None:
+    """A killed parent says nothing, and a worker that waits for work holds both ends of its pipe: it would wait on."""
+    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
+    os._exit(1)

@@ -3,7 +3,7 @@
 import functools
 import logging
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
@@ -14,7 +14,7 @@ from torch import Tensor
 from srdyn import architectures, models, nulls, spectra, states, strata
 from srdyn.architectures import cpu_speedups
 from srdyn.loading import reference
-from srdyn.study.run import store
+from srdyn.study.run import opened, store
 from srdyn.study.survey import samples
 
 log = logging.getLogger(__name__)
@@ -23,9 +23,14 @@ MODEL = "model"
 UNTRAINED, MECHANISM, PERMUTED, COMMON = "untrained", "mechanism", "permuted decays", "common decay"
 NULLS = (UNTRAINED, MECHANISM, PERMUTED, COMMON)
 SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
-"""Thresholds that the rank is also taken at, in the columns `rank 1e-02` …"""
+"""Thresholds that the rank is also taken at."""
 
 Gates = tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]
+
+
+def rank_columns(eps: float) -> dict[float, str]:
+    """The columns with ranks of a table by their threshold: `rank` at ε, `rank 1e-02` … at those of `SWEEP`."""
+    return {eps: "rank"} | {other: f"rank {other:.0e}" for other in SWEEP}
 
 
 def available(model: models.Model, sources: Sequence[str]) -> list[str]:
@@ -61,45 +66,42 @@ class Tables:
 
     def table(self, source: str, context: str) -> pd.DataFrame:
         """The rows of one source in one context; columns as in `survey.heads`. Raises ValueError for another source."""
-        key = _key(source, context)
-        if not self.kept.has(key):
-            self.kept.put(key, self._make(source, context))
-        return self.kept.get(key)
+        self.make(context, [source])
+        return self.kept.get(_key(source, context))
+
+    def make(self, context: str, sources: Sequence[str]) -> None:
+        """Make and keep those tables of a context that are not there yet."""
+        of_source = {
+            MODEL: self._model,
+            UNTRAINED: lambda context: self._read(untrained(self.model), context)[0],
+            MECHANISM: lambda context: self._null(self._gates(context), context),
+            PERMUTED: self._permuted,
+            COMMON: self._common,
+        }
+        for source in sources:
+            if source not in of_source:
+                raise ValueError(f"no source is called {source!r}; there are {', '.join(of_source)}")
+            if not self.kept.has(key := _key(source, context)):
+                self.kept.put(key, of_source[source](context).assign(source=source, kind=opened.kind(self.model)))
 
     def lacks(self, context: str, sources: Sequence[str]) -> bool:
         """Whether one of the sources is not made yet in this context."""
         return not all(self.kept.has(_key(source, context)) for source in sources)
 
-    def _make(self, source: str, context: str) -> pd.DataFrame:
-        make: dict[str, Callable] = {
-            MODEL: self._model,
-            UNTRAINED: self._untrained,
-            MECHANISM: self._mechanism,
-            PERMUTED: self._permuted,
-            COMMON: self._common,
-        }
-        if source not in make:
-            raise ValueError(f"no source is called {source!r}; there are {', '.join(make)}")
-        return make[source](context).assign(source=source, kind=kind(self.model))
-
     def _model(self, context: str) -> pd.DataFrame:
-        sigma, gates = self._read(self.model, context)
+        table, gates = self._read(self.model, context)
         self._last = context, gates
-        return self._tidy(sigma, context, gates)
+        return table
 
-    def _untrained(self, context: str) -> pd.DataFrame:
-        sigma, gates = self._read(untrained(self.model), context)
-        return self._tidy(sigma, context, gates)
-
-    def _read(self, model: models.Model, context: str) -> tuple[Float64[Tensor, "L B C H D"], Gates]:
+    def _read(self, model: models.Model, context: str) -> tuple[pd.DataFrame, Gates]:
         measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
         sigmas, gates = [], []
         for part in self._parts(model, context):
             with states.gates_of(model, *part.shape) as found:
                 sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
             gates.append(found)
-        g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
-        return torch.cat(sigmas, dim=1), (g, beta)
+        gates = _joined(gates)
+        return self._tidy(torch.cat(sigmas, dim=1), context, gates), gates
 
     def _parts(self, model: models.Model, context: str) -> tuple[Tensor, ...]:
         tokens = self._samples(context).tokens
@@ -109,11 +111,7 @@ class Tables:
         """The model's gates: those of the context that it read last are at hand."""
         if self._last and self._last[0] == context:
             return self._last[1]
-        found = [states.gates(self.model, part) for part in self._parts(self.model, context)]
-        return tuple(torch.cat(gates, dim=1) for gates in zip(*found, strict=True))
-
-    def _mechanism(self, context: str) -> pd.DataFrame:
-        return self._null(self._gates(context), context)
+        return _joined([states.gates(self.model, part) for part in self._parts(self.model, context)])
 
     def _common(self, context: str) -> pd.DataFrame:
         shape = self.model.grid.L, len(self._samples(context).tokens), self.reading.length, self.model.grid.H
@@ -132,35 +130,23 @@ class Tables:
     def _permuted(self, context: str) -> pd.DataFrame:
         """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
         table = self.table(MECHANISM, context)
-        grid = self.model.grid
+        grid, layers = self.model.grid, np.array(self._layers)
         order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
-        layers = np.array([layer.index for layer in self.model.layers])
         place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
         return table.assign(layer=layers[place // grid.H], head=place % grid.H)
 
     def _null(self, gates: Gates, context: str) -> pd.DataFrame:
         (g, beta), (K, V) = gates, (self.model.grid.K, self.model.grid.V)
-        generator = self._generator(context)
+        generator = torch.Generator().manual_seed((self.reading.seed + zlib.crc32(context.encode())) % 2**32)
         sigma = nulls.decay_only(g, K, V, self.reading.positions, beta=beta, generator=generator)
         return self._tidy(sigma, context, gates)
 
-    def _generator(self, context: str) -> torch.Generator:
-        return torch.Generator().manual_seed((self.reading.seed + zlib.crc32(context.encode())) % 2**32)
-
     def _tidy(self, sigma: Float64[Tensor, "L B C H D"], context: str, gates: Gates) -> pd.DataFrame:
-        layers = [layer.index for layer in self.model.layers]
-        reading = self.reading
-        table = strata.head_table(
-            sigma,
-            positions=reading.positions,
-            layers=layers,
-            context=context,
-            model=self.model.name,
-            seed=self.model.seed or 0,
-            eps=reading.eps,
-        )
-        for eps in SWEEP:
-            table[f"rank {eps:.0e}"] = spectra.effective_rank(sigma, eps).numpy().ravel()
+        positions, eps, seed = self.reading.positions, self.reading.eps, self.model.seed or 0
+        names = {"layers": self._layers, "context": context, "model": self.model.name, "seed": seed}
+        table = strata.head_table(sigma, positions=positions, eps=eps, **names)
+        for other in SWEEP:
+            table[f"rank {other:.0e}"] = spectra.effective_rank(sigma, other).numpy().ravel()
         L, B, C, H, _ = sigma.shape
         for name, gate in zip(("log_decay", "write_strength"), gates, strict=True):
             table[name] = gate.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()
@@ -168,9 +154,19 @@ class Tables:
             table["log_decay"] = np.nan
         return table.assign(document=self._samples(context).document.numpy()[table["sample"]])
 
+    @property
+    def _layers(self) -> list[int]:
+        return [layer.index for layer in self.model.layers]
+
 
 def _key(source: str, context: str) -> str:
     return f"{source}--{context}"
+
+
+def _joined(gates: Sequence[Gates]) -> Gates:
+    """The gates of all parts of a context."""
+    g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
+    return g, beta
 
 
 def follows_gated_delta(model: models.Model) -> bool:
@@ -181,11 +177,6 @@ def follows_gated_delta(model: models.Model) -> bool:
 def forgets(model: models.Model) -> bool:
     """Whether the model's heads have decays (`Recipe.has_decay`)."""
     return all(site.recipe.has_decay for site in architectures.sites(model.hf))
-
-
-def kind(model: models.Model) -> str:
-    """`hybrid`, `pure`, `uniform` for a reference model, the model's own name for any other."""
-    return getattr(model.hf.config, "srdyn_kind", model.name)
 
 
 def untrained(model: models.Model) -> models.Model:

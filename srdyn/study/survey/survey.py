@@ -1,7 +1,6 @@
 """Head tables of several models and their nulls over the same contexts."""
 
 import dataclasses
-import functools
 import itertools
 import json
 import logging
@@ -10,14 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
-import torch
-import transformers
 from tqdm.auto import tqdm
 
 from srdyn import models
-from srdyn.architectures import cpu_speedups
 from srdyn.loading import files, processes, streaming
-from srdyn.study.run import store, workers
+from srdyn.study.run import code, opened, store
 from srdyn.study.survey import samples
 from srdyn.study.survey.null_tables import COMMON, NULLS, Tables, available
 from srdyn.text import documents, tasks
@@ -30,10 +26,14 @@ HELD_BY_EACH = 2**28
 """Bytes of weights up to which every process of this machine holds the model itself."""
 WORTH_WORKERS = 2**17
 """Tokens, times sources, that one process reads sooner than others have started."""
+CODE = code.hash_of(__name__)
+"""What is kept depends on the code that runs, not on what an editor has saved since."""
 Reading = samples.Reading
 
 
-def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> pd.DataFrame:
+def heads(
+    names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS, kept: Path | None = None
+) -> pd.DataFrame:
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
@@ -42,54 +42,45 @@ def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[st
     contexts, those of the median head (`common decay`). A null has as many samples as its model, since agreement grows
     with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out, which is logged:
     one that is no reference model has no `untrained` null, one whose states follow another rule none of the others.
-    Finished contexts are kept in build/survey, so that a second call only reads them; several processes
-    (`loading.processes`) share the work if they all make this call, or `fill`. Much work with a small model on a CPU is
-    dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
+    Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
+    several processes (`loading.processes`) share the work if they all make this call, or `fill`. Much work with a small
+    model on a CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
     Columns: those of `strata.head_table`, document, kind, source, log_decay (NaN without decay) and write_strength
     (means over the context), `rank 1e-02` ….
     """
-    finished = _finished(names, reading, sources)
+    finished = _finished(names, reading, sources, kept)
     return pd.concat((tables.table(*item) for tables, items in finished for item in items), ignore_index=True)
 
 
-def fill(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> None:
+def fill(
+    names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS, kept: Path | None = None
+) -> None:
     """Do this process's share of what `heads` would, and put nothing together."""
-    for _ in _finished(names, reading, sources):
+    for _ in _finished(names, reading, sources, kept):
         pass
 
 
 def _finished(
-    names: Sequence[str | Path], reading: Reading, sources: Sequence[str]
+    names: Sequence[str | Path], reading: Reading, sources: Sequence[str], kept: Path | None
 ) -> Iterator[tuple[Tables, list[tuple[str, str]]]]:
     """Each model with its (source, context) pairs in the order of the table, when all processes have made them."""
-    made_by = _made_by(reading)
+    kept = kept or files.root() / "build" / "survey"
+    places = [documents.content_hash(name) for name in reading.domains if documents.is_place(name)]  # all there?
     for name in tqdm(names, desc="models", disable=not processes.is_first()):
-        name = found(name)
-        model = models.load(name, device=processes.device(), offload="auto")
-        cpu_speedups.use_if_fit(model.hf)
+        name = opened.found(name)
+        model = opened.model(name, device=processes.device(), offload="auto")
         own = _readable(reading, model)
-        about = made_by | {"weights": identity(model, name), "tasks": own.tasks}
-        tables = Tables(model, own, store.RunStore(kept_in(), made_by=about))
+        made_by = dataclasses.asdict(own) | opened.made_by(model, name) | {"places": places}
+        made_by |= {"code": CODE}
+        tables = Tables(model, own, store.RunStore(kept, made_by=made_by))
         wanted = available(model, sources)
         early = [source for source in wanted if source != COMMON]
         late = [source for source in wanted if source == COMMON]
         # The common decay comes last: it needs what the model did in every context.
         for together in filter(None, (early, late)):
-            _make(tables, together, name, about)
+            _make(tables, together, (_anywhere(name), _placed(own), kept, json.dumps(made_by)))
         items = itertools.chain(itertools.product(own.names(), early), itertools.product(own.names(), late))
         yield tables, [(source, context) for context, source in items]
-
-
-def _made_by(reading: Reading) -> dict[str, object]:
-    """What the tables of any model depend on besides its weights. Raises where a domain is not there."""
-    return {
-        **dataclasses.asdict(reading),
-        "code": files.content_hash(Path(__file__).parent),
-        "contexts": files.content_hash(files.data_dir() / "contexts"),
-        "places": [documents.content_hash(name) for name in reading.domains if documents.is_place(name)],
-        "torch": torch.__version__,
-        "transformers": transformers.__version__,
-    }
 
 
 def _readable(reading: Reading, model: models.Model) -> Reading:
@@ -108,19 +99,17 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
     return dataclasses.replace(reading, tasks=()) if reason else reading
 
 
-def _make(tables: Tables, sources: Sequence[str], name: str | Path, made_by: dict[str, object]) -> None:
+def _make(tables: Tables, sources: Sequence[str], opening: tuple) -> None:
     """Finish these sources in all contexts, together with the other processes."""
     left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
-    share, first = processes.share(left), processes.is_first()
-    bar = tqdm(total=len(share), desc=tables.model.name, leave=False, disable=not first)
+    share = processes.share(left)
     if _is_worth_workers(tables, len(share) * len(sources)):
-        opened = _anywhere(name), _placed(tables.reading), json.dumps(made_by)
-        done = workers.deal(_make_one, [(*opened, context, tuple(sources)) for context in share])
+        done = opened.deal(_opened_again, [(opening, "make", (context, sources)) for context in share])
     else:
-        done = ([tables.table(source, context) for source in sources] for context in share)
-    for _ in done:
-        bar.update()
-    bar.close()
+        done = (tables.make(context, sources) for context in share)
+    bar = tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first())
+    for _ in bar:
+        pass
     processes.barrier()
     _wait_for(left, tables, sources)
 
@@ -133,20 +122,12 @@ def _is_worth_workers(tables: Tables, items: int) -> bool:
     return here and weights <= HELD_BY_EACH and items * reading.n * reading.length >= WORTH_WORKERS
 
 
-def _make_one(name: str | Path, reading: Reading, made_by: str, context: str, sources: tuple[str, ...]) -> None:
-    torch.set_flush_denormal(False)  # as in a process that does all by itself; `trials` sets it
-    tables = _opened(name, reading, made_by)
-    for source in sources:
-        tables.table(source, context)
-
-
-@functools.lru_cache(maxsize=1)
-def _opened(name: str | Path, reading: Reading, made_by: str) -> Tables:
-    model, about = models.load(name, device="cpu"), json.loads(made_by)
-    if identity(model, name) != about["weights"]:
-        raise RuntimeError(f"{name} changed while it was read: leave its files alone and start again")
-    cpu_speedups.use_if_fit(model.hf)
-    return Tables(model, reading, store.RunStore(kept_in(), made_by=about))
+def _opened_again(name: str | Path, reading: Reading, kept: Path, made_by: str) -> Tables:
+    """The same tables in another process of this machine."""
+    model, about = opened.model(name, device="cpu"), json.loads(made_by)
+    if opened.identity(model, name) != about["weights"] or about["code"] != CODE:
+        raise RuntimeError(f"{name} or srdyn changed while it was read: leave their files alone and start again")
+    return Tables(model, reading, store.RunStore(kept, made_by=about))
 
 
 def _anywhere(name: str | Path) -> str:
@@ -168,29 +149,3 @@ def _wait_for(contexts: Sequence[str], tables: Tables, sources: Sequence[str]) -
                 "build/ must lie in a folder that all machines share"
             )
         time.sleep(1)
-
-
-def found(name: str | Path) -> str | Path:
-    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own.
-
-    Raises FileNotFoundError for a path, by its first character, that is in neither place.
-    """
-    name = Path(name).expanduser() if str(name).startswith("~") else name
-    inside = files.root() / name
-    if Path(name).exists():
-        return name
-    if inside.is_dir():
-        return inside
-    if str(name).startswith((".", "/")):
-        raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {files.root()}")
-    return name
-
-
-def identity(model: models.Model, name: str | Path) -> str:
-    """What tells these weights from others: the folder's content, or the hub's commit."""
-    return files.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
-
-
-def kept_in() -> Path:
-    """The ignored folder of finished contexts."""
-    return files.root() / "build" / "survey"

@@ -86,7 +86,7 @@ def sheet(battery: Battery, tokenizer: PreTrainedTokenizerBase) -> dict[str, Pro
 
 
 def answers(model: models.Model, sheet: dict[str, Probe], *, fold: tuple[int, int] | None = None) -> pd.DataFrame:
-    """One line for every item, window and copy: probe, row, item, value, weight, bits.
+    """One line for every item, window and copy: probe, probe_kind (as in `Probe`), row, item, value, weight, bits.
 
     Σ value / Σ weight over the lines of one probe is the share of items that are right for a task (value 1 or 0),
     bits per byte for text, and for induction bits per token, of the first copy and of the second (two probes, one
@@ -102,8 +102,8 @@ def answers(model: models.Model, sheet: dict[str, Probe], *, fold: tuple[int, in
         rows = torch.arange(len(probe.tokens))[k::K]
         if len(rows):
             frame = _ANSWERS[probe.kind](model, probe.at(rows))
-            frames.append(frame.assign(row=rows.numpy()[frame["row"]]))
-    columns = ["probe", "row", "item", "value", "weight", "bits"]
+            frames.append(frame.assign(probe_kind=probe.kind, row=rows.numpy()[frame["row"]]))
+    columns = ["probe", "probe_kind", "row", "item", "value", "weight", "bits"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
 
 

@@ -3,7 +3,7 @@
 Frames hold the answers of one probe (`battery.answers`), with a column `draw` where heads were drawn more than once:
 each draw on rows of its own (a fold of the battery), or all draws on every row. An estimate is Σ value / Σ weight.
 
-What is resampled, with replacement and `RESAMPLES` times, is the same for every function:
+What is resampled, with replacement, is the same for every function:
 
 - rows, where heads were not drawn: intervals speak of new rows;
 - draws with the rows that each answered, where they answered rows of their own: of new heads and new rows at once;
@@ -19,7 +19,6 @@ that of a share may pass 0 or 1.
 References
 ----------
 Davison & Hinkley, Bootstrap Methods and their Application, 1997, §3.8 (resampling hierarchical data).
-McNemar, Note on the sampling error of the difference between correlated proportions, Psychometrika 12, 1947.
 Holm, A simple sequentially rejective multiple test procedure, Scandinavian Journal of Statistics 6, 1979.
 """
 
@@ -34,7 +33,6 @@ from scipy import stats
 
 from srdyn.study.analysis import intervals
 
-RESAMPLES = 1000
 LEVEL = 0.95
 
 
@@ -72,21 +70,6 @@ def p_value(arm: pd.DataFrame, reference: pd.DataFrame, *, generator: torch.Gene
     return float(2 * stats.t.sf(abs(found.estimate) / found.error, found.m - 1))
 
 
-def mcnemar(arm: pd.DataFrame, reference: pd.DataFrame) -> float:
-    """Exact two-sided p of McNemar's test that an item is as often right in one state alone as in the other alone.
-
-    It takes items for independent, although items of a row share their text. Raises ValueError unless both frames
-    answer the same items once each, with 0 or 1.
-    """
-    a, b = (frame.set_index(["row", "item"])["value"].sort_index() for frame in (arm, reference))
-    if not (a.index.is_unique and a.index.equals(b.index)):
-        raise ValueError("McNemar's test needs frames that answer the same items, each once; choose one draw, or folds")
-    if not (a.isin([0, 1]).all() and b.isin([0, 1]).all()):
-        raise ValueError("McNemar's test needs answers that are right or wrong, 1 or 0; use p_value for bits")
-    better, worse = int((a > b).sum()), int((a < b).sum())
-    return float(stats.binomtest(better, better + worse).pvalue) if better + worse else 1.0
-
-
 def holm(p: Sequence[float] | pd.Series | Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
     """Holm's step-down adjustment: below 0.05 where the contrast holds with all n of them in view.
 
@@ -121,21 +104,15 @@ def _contrast(frames: Sequence[pd.DataFrame], signs: Sequence[int], generator: t
     m = min([rows, *(len(cell) for cell in cells if len(cell) > 1)])
     if m < 2:
         raise ValueError("resampling needs at least two rows, or two draws that answered rows of their own; got one")
-    chosen = _counts(rows, generator)
-    estimate, resampled = 0.0, np.zeros(RESAMPLES)
+    chosen = intervals.counts(rows, generator=generator)
+    estimate, resampled = 0.0, np.zeros(len(chosen))
     for sign, cell in zip(signs, cells, strict=True):
         value, weight = cell.sum((0, 1))
         estimate += sign * value / weight
-        value, weight = np.einsum("nd,nr,drc->cn", _counts(len(cell), generator), chosen, cell, optimize=True)
+        draws = intervals.counts(len(cell), generator=generator)
+        value, weight = np.einsum("nd,nr,drc->cn", draws, chosen, cell, optimize=True)
         resampled += sign * value / weight
     return _Contrast(float(estimate), float(resampled.std(ddof=1) * np.sqrt(m / (m - 1))), m)
-
-
-def _counts(size: int, generator: torch.Generator) -> Float64[np.ndarray, "n size"]:
-    """How often each of `size` things is drawn in each resample."""
-    drawn = torch.randint(size, (RESAMPLES, size), generator=generator, device=generator.device).cpu().numpy()
-    places = drawn + size * np.arange(RESAMPLES)[:, None]
-    return np.bincount(places.ravel(), minlength=RESAMPLES * size).reshape(RESAMPLES, size).astype(np.float64)
 
 
 def _cells(frames: Sequence[pd.DataFrame]) -> list[Float64[np.ndarray, "draws rows 2"]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 
+from srdyn.study.analysis import intervals
 from srdyn.study.trials import contrasts, trials
 
 ARM = ["model", "kind", "seed", "arm", "share", "cut", "layers", "window", "truncated"]
@@ -18,13 +19,11 @@ SOLVED = 0.9
 """Accuracy of the intact model from which a task decides anything."""
 TEXT, KEPT = "bits per byte", "accuracy kept"
 PREDICTORS = {"effective rank": "rank", "log-decay": "decay", "output norm": "output"}
-RESAMPLES = 1000
 
 
 def with_text(answers: pd.DataFrame) -> pd.DataFrame:
     """The answers with a probe more: bits per byte over the windows of all domains."""
-    text = answers[answers["probe"].str.startswith("bits ")]
-    return pd.concat([answers, _joined(text, TEXT)], ignore_index=True)
+    return pd.concat([answers, _joined(answers[answers["probe_kind"] == "text"], TEXT)], ignore_index=True)
 
 
 def with_kept(answers: pd.DataFrame) -> pd.DataFrame:
@@ -32,16 +31,14 @@ def with_kept(answers: pd.DataFrame) -> pd.DataFrame:
 
     Its value is 1 for the intact model. A model that solves none of the tasks has no such row.
     """
-    parts = []
-    for _, of_model in answers.groupby("model", sort=False):
-        intact = _only(of_model, trials.INTACT)
-        by_task = intact[_is_task(intact)].groupby("probe")["value"].agg(["mean", "size"])
-        solved = by_task[by_task["mean"] >= SOLVED]
-        if solved.empty:
-            continue
-        rows = of_model[of_model["probe"].isin(solved.index)]
-        accuracy, size = (rows["probe"].map(solved[name]) for name in ("mean", "size"))
-        parts.append(_joined(rows.assign(value=rows["value"] / accuracy / size, weight=1 / size), KEPT))
+    parts, accuracy = [], _intact_accuracy(answers)
+    solved = accuracy[accuracy["intact"] >= SOLVED]
+    for model, tasks in solved.groupby("model", sort=False):
+        tasks = tasks.droplevel("model")
+        rows = answers[(answers["model"] == model) & answers["probe"].isin(tasks.index)]
+        intact, size = (rows["probe"].map(tasks[name]) for name in ("intact", "items"))
+        rows = rows.assign(value=rows["value"] / intact / size, weight=1 / size, probe_kind=KEPT)
+        parts.append(_joined(rows, KEPT))
     return pd.concat([answers, *parts], ignore_index=True)
 
 
@@ -52,7 +49,7 @@ def estimates(answers: pd.DataFrame, *, value: str = "value") -> pd.DataFrame:
     the intact model is below `SOLVED`. Intervals as in `contrasts`.
     """
     rows = [
-        {**about, **contrasts.estimate(frame, generator=_generator())._asdict(), **_sizes(frame)}
+        about | contrasts.estimate(frame, generator=_generator())._asdict() | _sizes(frame)
         for about, frame in _frames(answers, value)
     ]
     return _with_testable(pd.DataFrame(rows), answers)
@@ -64,17 +61,15 @@ def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> 
     `versus` is `intact` or another arm. Columns: difference, low, high, p, n, rows, draws, removed, intact (accuracy
     without ablation, of a task), testable. An arm without its counterpart is left out.
     """
-    frames = list(_frames(answers, value))
-    known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
     rows = []
-    for about, frame in frames:
-        reference = known.get(_key(about, versus, about["window"]))
-        if about["arm"] in (versus, trials.INTACT) or reference is None:
+    for about, frame, beside in _beside(answers, versus, value):
+        reference = beside(versus, about["window"])
+        if reference is None:
             continue
         found = contrasts.difference(frame, reference, generator=_generator())
         p = contrasts.p_value(frame, reference, generator=_generator())
         ends = {"versus": versus, "difference": found.estimate, "low": found.low, "high": found.high, "p": p}
-        rows.append({**about, **ends, **_sizes(frame)})
+        rows.append(about | ends | _sizes(frame))
     return _with_testable(pd.DataFrame(rows), answers)
 
 
@@ -84,16 +79,14 @@ def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT, value: s
     Columns: model, …, versus, interaction, low, high, n. Positive: the missing heads are missed more when softmax
     cannot look back; against `random` instead of the intact model: these heads more than any others.
     """
-    frames = [(about, frame.assign(value=frame["value"] * np.log(2))) for about, frame in _frames(answers, value)]
-    known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
-    rows = []
-    for about, frame in frames:
-        if about["arm"] in (trials.INTACT, versus) or not about["window"]:
+    rows, nats = [], answers.assign(nats=answers[value] * np.log(2))
+    for about, frame, beside in _beside(nats, versus, "nats"):
+        if not about["window"]:
             continue
-        four = [known[_key(about, arm, w)] for w in (about["window"], 0) for arm in (about["arm"], versus)]
+        four = [beside(arm, window) for window in (about["window"], 0) for arm in (about["arm"], versus)]
         found = contrasts.interaction(*four, generator=_generator())
         ends = {"versus": versus, "interaction": found.estimate, "low": found.low, "high": found.high}
-        rows.append({**about, **ends, **_sizes(frame)})
+        rows.append(about | ends | _sizes(frame))
     return pd.DataFrame(rows)
 
 
@@ -163,19 +156,13 @@ def described(measured: pd.DataFrame, composition: pd.DataFrame, arm: str, *, sh
     return measured.assign(why=why)
 
 
-def solved(answers: pd.DataFrame) -> pd.Series:
-    """By model the tasks that its intact form solves, in words: what `KEPT` is a mean over."""
-    intact = _only(answers, trials.INTACT)
-    accuracy = intact[_is_task(intact)].groupby(["model", "probe"], sort=False)["value"].mean()
-    told = accuracy[accuracy >= SOLVED].reset_index().groupby("model", sort=False)["probe"].agg(", ".join)
-    return told.reindex(answers["model"].unique(), fill_value="")
-
-
 def over_solved(measured: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     """Rows about `KEPT` with the tasks behind them named, and a row that says why for a model that solves none."""
-    tasks, about = solved(answers), answers[["model", "kind", "seed"]].drop_duplicates()
-    named = measured.assign(over=measured["over"] + "; " + measured["model"].map(tasks))
-    none = about[about["model"].map(tasks) == ""].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan)
+    accuracy = _intact_accuracy(answers)["intact"].reset_index()
+    solved = accuracy[accuracy["intact"] >= SOLVED].groupby("model", sort=False)["probe"].agg(", ".join)
+    about = answers[["model", "kind", "seed"]].drop_duplicates()
+    named = measured.assign(over=measured["over"] + "; " + measured["model"].map(solved))
+    none = about[~about["model"].isin(solved.index)].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan)
     if none.empty:
         return named
     none = none.assign(over="", why=f"the intact model solves no task at {SOLVED:.0%}")
@@ -203,18 +190,25 @@ def _frames(answers: pd.DataFrame, value: str) -> Iterator[tuple[dict, pd.DataFr
         yield dict(zip([*ARM, "probe"], key, strict=True)), frame.assign(value=frame[value])
 
 
+def _beside(answers: pd.DataFrame, versus: str, value: str) -> Iterator[tuple[dict, pd.DataFrame, Callable]]:
+    """The frames of all arms but `versus` and `intact`, each with what finds another arm's frame, all else alike."""
+    frames = list(_frames(answers, value))
+    known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
+    for about, frame in frames:
+        if about["arm"] not in (versus, trials.INTACT):
+            yield about, frame, lambda arm, window, about=about: known.get(_key(about, arm, window))
+
+
 def _key(about: dict, arm: str, window: int) -> tuple:
     """What finds an arm's counterpart; the intact model knows neither share nor cut nor layers."""
     own = ["model", "probe"] + ([] if arm == trials.INTACT else ["share", "cut", "layers", "truncated"])
     return arm, window, *(about[name] for name in own)
 
 
-def _only(answers: pd.DataFrame, arm: str) -> pd.DataFrame:
-    return answers[(answers["arm"] == arm) & (answers["window"] == 0)]
-
-
-def _is_task(answers: pd.DataFrame) -> pd.Series:
-    return ~answers["probe"].str.contains(r"^(?:bits|induction)\b") & (answers["probe"] != KEPT)
+def _intact_accuracy(answers: pd.DataFrame) -> pd.DataFrame:
+    """`intact`, the share of items that the intact model has right, and how many `items`, by model and task."""
+    asked = answers[(answers["arm"] == trials.INTACT) & (answers["window"] == 0) & (answers["probe_kind"] == "task")]
+    return asked.groupby(["model", "probe"], sort=False)["value"].agg(intact="mean", items="size")
 
 
 def _joined(rows: pd.DataFrame, name: str) -> pd.DataFrame:
@@ -229,10 +223,9 @@ def _sizes(frame: pd.DataFrame) -> dict[str, int | float]:
 
 
 def _with_testable(table: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
-    intact = _only(answers, trials.INTACT)
-    accuracy = intact[_is_task(intact)].groupby(["model", "probe"])["value"].mean().rename("intact")
-    table = table.merge(accuracy, on=["model", "probe"], how="left")
-    return table.assign(testable=(table["intact"] >= SOLVED) | ~_is_task(table))
+    table = table.merge(_intact_accuracy(answers)["intact"], on=["model", "probe"], how="left")
+    tasks = answers.loc[answers["probe_kind"] == "task", "probe"].unique()
+    return table.assign(testable=(table["intact"] >= SOLVED) | ~table["probe"].isin(tasks))
 
 
 def _within(values: pd.Series, layer: pd.Series) -> Float[np.ndarray, " heads"]:
@@ -248,7 +241,7 @@ def _coefficients(x: Float[np.ndarray, "heads p"], y: Float[np.ndarray, " heads"
 
 def _resampled(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, len(y), len(y)) for _ in range(RESAMPLES)]
+    draws = [rng.integers(0, len(y), len(y)) for _ in range(intervals.RESAMPLES)]
     low, high = np.quantile([_coefficients(x[draw], y[draw]) for draw in draws], [0.025, 0.975], axis=0)
     return low, high
 

@@ -17,20 +17,20 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 import torch
-import transformers
 from jaxtyping import Bool
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from srdyn import ablation, models, pruning, scores, spectra
-from srdyn.architectures import cpu_speedups, linear_cache
+from srdyn import ablation, models, pruning, scores, spectra, strata
+from srdyn.architectures import linear_cache
+from srdyn.kernels import denormals
 from srdyn.loading import files
-from srdyn.study.analysis import observations
-from srdyn.study.run import store, workers
-from srdyn.study.survey import null_tables, survey
+from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, single_heads
 
-INTACT, ORACLE, MATCHED = "intact", "oracle", "matched, "
+CODE = code.hash_of(__name__)
+"""What is kept depends on the code that runs, not on what an editor has saved since."""
+INTACT, ORACLE = "intact", "oracle"
 TRUNCATED_EVERY = 64
 """Tokens between two truncations of a state."""
 
@@ -40,10 +40,10 @@ class Arm:
     """Heads removed by a rule up to a share of all heads: in every layer alike, or over the whole model.
 
     `name` is `intact`, `high` or `low` (effective rank), `tied high` or `tied low` (the same, ranks within a stratum
-    counting as equal), `random`, `decay-matched` (random heads with the decays of `high`), one of `scores.RULES` or
-    `oracle` (its highest scores), or `matched, ` before any of these: at random as many heads of every layer as it
-    takes. `layers` restricts the choice to these decoder layers; `window` lets softmax attention see that many tokens
-    only (0: all). With `truncated` the heads stay, their states cut to this rank every `TRUNCATED_EVERY` tokens.
+    counting as equal), `decay-matched` (random heads with the decays of `high`), `oracle` or one of `scores.RULES`
+    (their highest scores, `random` among them). `layers` restricts the choice to these decoder layers; `window` lets
+    softmax attention see that many tokens only (0: all). With `truncated` the heads stay, their states cut to this rank
+    every `TRUNCATED_EVERY` tokens. `matched` takes instead as many heads of every layer as the rule does, at random.
     """
 
     name: str
@@ -52,12 +52,24 @@ class Arm:
     layers: tuple[int, ...] = ()
     window: int = 0
     truncated: int = 0
+    matched: bool = False
+
+    @property
+    def label(self) -> str:
+        """The arm's rule, as tables call it."""
+        return f"matched, {self.name}" if self.matched else self.name
+
+    @property
+    def about(self) -> dict[str, object]:
+        """What tables say of the arm."""
+        dose = {name: getattr(self, name) for name in ("share", "cut", "window", "truncated")}
+        return {"arm": self.label, **dose, "layers": "-".join(map(str, self.layers)) or "all"}
 
     @property
     def key(self) -> str:
         """The arm as the name of a file."""
-        layers = "-".join(map(str, self.layers)) or "all"
-        return f"{self.name}--{self.share:.4f}--{self.cut}--{layers}--{self.window}--{self.truncated}"
+        layers = self.about["layers"]
+        return f"{self.label}--{self.share:.4f}--{self.cut}--{layers}--{self.window}--{self.truncated}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,78 +120,80 @@ def plan(
 def answers(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
     """Every answer of every model under every arm, kept in build/trials.
 
-    Columns: model, kind, seed, arm, share, cut, layers, window, truncated, draw, removed (heads, or those truncated),
-    then those of `battery.answers`. Models and arms are dealt out to all cores, one thread each.
+    Columns: those of `battery.answers`, draw, removed (heads, or those truncated), arm, share, cut, window, truncated,
+    layers, model, kind, seed. Models and arms are dealt out to all cores, one thread each.
     """
     profiles(names, plan)
     if any(arm.name == ORACLE for arm in arms):
         damages(names, plan)
-    return _everywhere("answers", [(name, plan, arm) for name in map(survey.found, names) for arm in arms])
+    return _everywhere("answers", names, plan, [(arm,) for arm in arms])
 
 
 def profiles(names: Sequence[str | Path], plan: Plan) -> pd.DataFrame:
     """What every head of every model scores on calibration text, kept in build/trials.
 
-    Columns: model, kind, seed, layer (in the decoder), head, D, and the fields of `scores.Profile`.
+    Columns: layer (in the decoder), axis (its place among those traced), head, D, the fields of `scores.Profile`,
+    model, kind, seed.
     """
-    return _everywhere("profile", [(name, plan) for name in map(survey.found, names)])
+    return _everywhere("profile", names, plan)
 
 
 def damages(names: Sequence[str | Path], plan: Plan) -> pd.DataFrame:
     """What removing each head alone costs on the calibration questions, kept in build/trials.
 
-    Columns: model, kind, seed, layer (in the decoder), head, probe, damage, intact (bits per unit of the probe).
+    Columns: those of `single_heads.damage`, model, kind, seed.
     """
-    return _everywhere("damage", [(name, plan) for name in map(survey.found, names)])
+    return _everywhere("damage", names, plan)
 
 
 def overlaps(names: Sequence[str | Path], arm: Arm, plan: Plan, others: dict[str, Plan]) -> pd.DataFrame:
     """How many of an arm's heads other calibrations remove as well, averaged over draws.
 
-    Columns: model, kind, seed, variant (the key in `others`), overlap (share of the arm's heads), chance (of as many
-    random heads).
+    Columns: variant (the key in `others`), overlap (share of the arm's heads), chance (of as many random heads), model,
+    kind, seed.
     """
-    work = [(name, plan, arm, label, other) for name in map(survey.found, names) for label, other in others.items()]
-    return _everywhere("overlap", work)
+    return _everywhere("overlap", names, plan, [(arm, label, other) for label, other in others.items()])
 
 
 def compositions(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
     """What the heads of each arm are like, averaged over draws.
 
-    Columns: model, kind, seed, arm, share, cut, heads (removed), rank, decay (their means), high and low (shares with a
-    rank of at least 0.9 D and at most 0.25 D), distance (standardised difference of their decays to those of `high` at
-    the same share, `ablation.balance`: below 0.1 counts as matched), chosen (the first draw's heads, as a short hash).
+    Columns: heads (removed), rank, decay (their means), high and low (shares in these strata), distance (standardised
+    difference of their decays to those of `high` at the same share, `ablation.balance`: below 0.1 counts as matched),
+    arm, share, cut, chosen (the first draw's heads, as a short hash), model, kind, seed.
     """
-    return _everywhere("composition", [(name, plan, arm) for name in map(survey.found, names) for arm in arms])
+    return _everywhere("composition", names, plan, [(arm,) for arm in arms])
 
 
 def audits(names: Sequence[str | Path], arm: Arm, plan: Plan, *, tokens: int = 256) -> pd.DataFrame:
     """What physically removing the heads of an arm's first draw changes, measured on one text of `tokens` tokens.
 
-    Columns: model, kind, seed, removed (heads), tokens; with _before and _after: parameters, bytes of state and of the
-    whole cache as the real cache holds them, and as predicted (`state_predicted`, `cache_predicted`); logits_differ:
-    the largest difference of a logit from the model whose heads are only masked.
+    Columns: removed (heads), tokens; with _before and _after: parameters, bytes of state and of the whole cache as the
+    real cache holds them, and as predicted (`state_predicted`, `cache_predicted`); logits_differ: the largest
+    difference of a logit from the model whose heads are only masked; model, kind, seed.
     """
-    return _everywhere("audit", [(name, plan, arm, tokens) for name in map(survey.found, names)])
+    return _everywhere("audit", names, plan, [(arm, tokens)])
 
 
 def known() -> list[str]:
-    """The names that an arm can have, apart from those that begin with `MATCHED`."""
+    """The names that an arm can have."""
     return [INTACT, "high", "low", "tied high", "tied low", "decay-matched", ORACLE, *scores.RULES]
 
 
 class Subject:
-    """One model under a plan; what it found is kept in build/trials under a key of everything that decides it."""
+    """One model under a plan; what it found is kept in the folder `kept` under a key of everything that decides it."""
 
-    def __init__(self, name: str | Path, plan: Plan) -> None:
-        self.name, self.model, self.plan = name, models.load(name), plan
-        cpu_speedups.use_if_fit(self.model.hf)
-        made_by = {"weights": survey.identity(self.model, name), "plan": dataclasses.asdict(plan)}
-        made_by |= {"code": files.content_hash(Path(__file__).parent), "seed": self.model.seed}
-        made_by |= {"contexts": files.content_hash(files.data_dir() / "contexts")}
-        made_by |= {"torch": torch.__version__, "transformers": transformers.__version__}
-        self.kept = store.RunStore(files.root() / "build" / "trials", made_by=made_by)
+    def __init__(self, name: str | Path, plan: Plan, kept: Path) -> None:
+        self.name, self.model, self.plan, self.folder = name, opened.model(name), plan, kept
+        made_by = opened.made_by(self.model, name) | {"plan": dataclasses.asdict(plan), "seed": self.model.seed}
+        made_by |= {"code": CODE}
+        self.kept = store.RunStore(kept, made_by=made_by)
         self._sheet = functools.cache(functools.partial(battery.sheet, tokenizer=self.model.tokenizer))
+
+    def ask(self, question: str, *details: object) -> pd.DataFrame:
+        """The table of one of the methods below, with the model's names; denormal numbers count as zeros meanwhile."""
+        with denormals.flushed():
+            return getattr(self, question)(*details).assign(**opened.about(self.model))
 
     def profile(self) -> pd.DataFrame:
         """One row for every head, as `profiles` returns it."""
@@ -191,30 +205,31 @@ class Subject:
 
     def answers(self, arm: Arm) -> pd.DataFrame:
         """What the model answers under one arm, as `answers` returns it."""
-        return self._kept(arm.key, functools.partial(self._answers, arm))
+        return self._kept(arm.key, lambda: self._answers(arm))
 
     def overlap(self, arm: Arm, variant: str, other: Plan) -> pd.DataFrame:
         """One row of `overlaps`."""
-        elsewhere, draws = Subject(self.name, other), range(self.plan.draws)
-        pairs = [(self.heads(arm, draw), elsewhere.heads(arm, draw)) for draw in draws]
+        elsewhere = Subject(self.name, other, self.folder)
+        pairs = [(self.heads(arm, draw), elsewhere.heads(arm, draw)) for draw in range(self.plan.draws)]
         shared = [float((a & b).sum() / a.sum()) for a, b in pairs]
         held = sum(len(layer.heads) for layer in self.model.layers)
         row = {"variant": variant, "overlap": sum(shared) / len(shared), "chance": float(pairs[0][0].sum()) / held}
-        return pd.DataFrame([row]).assign(**self._about())
+        return pd.DataFrame([row])
 
     def composition(self, arm: Arm) -> pd.DataFrame:
         """One row of `compositions`."""
         found, rows = self._found(), []
         for draw in range(self.plan.draws):
-            chosen, high = self.heads(arm, draw), self.heads(dataclasses.replace(arm, name="high"), draw)
+            chosen = self.heads(arm, draw)
+            high = self.heads(dataclasses.replace(arm, name="high", matched=False), draw)
             rank = found.rank[chosen]
             row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(found.decay[chosen].mean())}
-            row |= {"high": float((rank >= observations.HIGH * found.D).double().mean())}
-            row |= {"low": float((rank <= observations.LOW * found.D).double().mean())}
+            row |= {"high": float((rank >= strata.HIGH * found.D).double().mean())}
+            row |= {"low": float((rank <= strata.LOW * found.D).double().mean())}
             rows.append(row | {"distance": ablation.balance(chosen, high, found.decay)})
         means = pd.DataFrame(rows).mean().to_frame().T
         chosen = hashlib.sha256(self.heads(arm, 0).numpy().tobytes()).hexdigest()[:8]
-        return means.assign(arm=arm.name, share=arm.share, cut=arm.cut, chosen=chosen, **self._about())
+        return means.assign(arm=arm.label, share=arm.share, cut=arm.cut, chosen=chosen)
 
     def audit(self, arm: Arm, tokens: int) -> pd.DataFrame:
         """One row of `audits`."""
@@ -232,21 +247,24 @@ class Subject:
             row |= {f"state_predicted_{name}": models.state_bytes(which)}
             row |= {f"cache_predicted_{name}": models.cache_bytes(which, tokens)}
         row["logits_differ"] = float((read_by.logits - masked).abs().max())
-        return pd.DataFrame([row]).assign(**self._about())
+        return pd.DataFrame([row])
 
     def heads(self, arm: Arm, draw: int) -> Bool[Tensor, "L H"]:
         """The heads that one draw of an arm removes. Raises ValueError for an arm that is not known."""
         if arm.layers and arm.cut != "per layer":
-            raise ValueError(f"{arm.name}: an arm within some layers takes its heads per layer, not {arm.cut}")
+            raise ValueError(f"{arm.label}: an arm within some layers takes its heads per layer, not {arm.cut}")
         # Models differ in their draws: the same places removed in each would look like agreement between them.
         drawn = [self.plan.seed, draw, zlib.crc32(self.model.name.encode())]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(drawn).generate_state(1)[0]))
         chosen = self._chosen(arm, generator)
+        if arm.matched:
+            chosen = ablation.matched_random(chosen, generator=generator)
         if arm.layers:
             chosen[[i for i, layer in enumerate(self.model.layers) if layer.index not in arm.layers]] = False
         return chosen
 
     def _chosen(self, arm: Arm, generator: torch.Generator) -> Bool[Tensor, "L H"]:
+        """What the arm's rule takes."""
         found = self._found()
         each = arm.cut == "per layer"
         choose = lambda score: (  # noqa: E731
@@ -254,9 +272,6 @@ class Subject:
         )
         if arm.name == INTACT:
             return torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
-        if arm.name.startswith(MATCHED):
-            like = self._chosen(dataclasses.replace(arm, name=arm.name.removeprefix(MATCHED)), generator)
-            return ablation.matched_random(like, generator=generator)
         if arm.name == "decay-matched":
             return ablation.decay_matched(choose(found.rank), found.decay, generator=generator)
         return choose(self._score(arm.name, found, generator))
@@ -268,8 +283,8 @@ class Subject:
         by_rank = {
             "high": found.rank,
             "low": -found.rank,
-            "tied high": found.rank.clamp(max=observations.HIGH * found.D),
-            "tied low": -found.rank.clamp(min=observations.LOW * found.D),
+            "tied high": found.rank.clamp(max=strata.HIGH * found.D),
+            "tied low": -found.rank.clamp(min=strata.LOW * found.D),
         }
         if name not in by_rank | scores.RULES:
             raise ValueError(f"no arm is called {name!r}; there are {', '.join(known())}")
@@ -287,8 +302,7 @@ class Subject:
                     stack.enter_context(ablation.attention_window(self.model, arm.window))
                 given = battery.answers(self.model, self._sheet(plan.questions), fold=fold)
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
-        about = {"arm": arm.name, "share": arm.share, "cut": arm.cut, "window": arm.window, "truncated": arm.truncated}
-        return pd.concat(tables, ignore_index=True).assign(**about, layers="-".join(map(str, arm.layers)) or "all")
+        return pd.concat(tables, ignore_index=True).assign(**arm.about)
 
     def _intervention(self, arm: Arm, heads: Bool[Tensor, "L H"]) -> contextlib.AbstractContextManager[None]:
         if not arm.truncated:
@@ -297,14 +311,11 @@ class Subject:
         return ablation.truncate_states(self.model, arm.truncated, heads, positions)
 
     def _profile(self) -> pd.DataFrame:
-        plan = self.plan
-        tokens = scores.calibration(
-            self.model, domains=plan.domains, n=plan.sequences, length=plan.length, seed=plan.seed
-        )
-        found = scores.profile(self.model, tokens, eps=plan.eps)
+        plan, model = self.plan, self.model
+        tokens = scores.calibration(model, domains=plan.domains, n=plan.sequences, length=plan.length, seed=plan.seed)
+        found = scores.profile(model, tokens, eps=plan.eps)
         fields = {name: getattr(found, name).flatten().numpy() for name in scores.MEANS}
-        heads = range(self.model.grid.H)
-        places = [(axis, layer.index, head) for axis, layer in enumerate(self.model.layers) for head in heads]
+        places = [(axis, at.index, head) for axis, at in enumerate(model.layers) for head in range(model.grid.H)]
         return pd.DataFrame(places, columns=["axis", "layer", "head"]).assign(D=found.D, **fields)
 
     def _found(self) -> scores.Profile:
@@ -314,22 +325,16 @@ class Subject:
 
     def _kept(self, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
         if not self.kept.has(key):
-            self.kept.put(key, make().assign(**self._about()))
+            self.kept.put(key, make())
         return self.kept.get(key)
 
-    def _about(self) -> dict[str, object]:
-        return {"model": self.model.name, "kind": null_tables.kind(self.model), "seed": self.model.seed or 0}
 
-
-_subject = functools.lru_cache(maxsize=1)(Subject)
-
-
-def _ask(question: str, name: str | Path, plan: Plan, *details: object) -> pd.DataFrame:
-    torch.set_flush_denormal(True)
-    return getattr(_subject(name, plan), question)(*details)
-
-
-def _everywhere(question: str, work: Sequence[tuple]) -> pd.DataFrame:
-    """One table from all cores, the work dealt out in its order, so that a core mostly stays with its model."""
-    tables = workers.deal(_ask, [(question, *item) for item in work])
-    return pd.concat(tqdm(tables, desc=question, total=len(work)), ignore_index=True)
+def _everywhere(
+    question: str, names: Sequence[str | Path], plan: Plan, details: Sequence[tuple] = ((),)
+) -> pd.DataFrame:
+    """One table of what every model answers to a question, asked with each of the details; all cores work on it."""
+    kept = files.root() / "build" / "trials"
+    models_of = [(opened.found(name), plan, kept) for name in names]
+    work = [(opening, "ask", (question, *each)) for opening in models_of for each in details]
+    tables = tqdm(opened.deal(Subject, work), desc=question, total=len(work))
+    return pd.concat(tables, ignore_index=True)

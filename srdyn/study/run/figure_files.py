@@ -4,14 +4,23 @@ import io
 import re
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.figure import Figure
 from PIL import Image
 
-from srdyn.figures import style
+from srdyn.loading import files
 from srdyn.study.run import store
 
 DPI = 300
+STYLE = {
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "pdf.fonttype": 42,
+}
+"""What a figure takes from matplotlib's settings when it is drawn, as ticks may be made then; the rest stands in it."""
 UNDATED = {"CreationDate": None, "Creator": None, "Producer": None}
 """What a pdf would say about when and by which version it was written, left out."""
 FEW = 20
@@ -30,7 +39,7 @@ def save(figure: Figure, stem: str) -> Path:
     if not (_is_whole(path.with_suffix(".pdf")) and _looks_like(path, drawn)):
         for file, content in ((path.with_suffix(".pdf"), _pdf(figure)), (path, drawn)):
             if not file.exists() or file.read_bytes() != content:
-                store.write_bytes(file, content)
+                files.write_bytes(file, content)
     return path
 
 
@@ -62,6 +71,6 @@ def _png(figure: Figure) -> bytes:
 
 def _drawn(figure: Figure, **options: object) -> io.BytesIO:
     buffer = io.BytesIO()
-    with style.style():
+    with plt.style.context(STYLE, after_reset=True):
         figure.savefig(buffer, **options)
     return buffer

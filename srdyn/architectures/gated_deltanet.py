@@ -1,0 +1,172 @@
+"""Gated DeltaNet layers of the Qwen families and of OLMo Hybrid."""
+
+import abc
+import functools
+import math
+import types
+from collections.abc import Callable, Sequence
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Int64, Shaped
+from torch import Tensor, nn
+
+from srdyn.architectures import rebinding, recipe, slicing
+from srdyn.kernels import decode, scan
+
+Rows = dict[str, Int64[Tensor, " rows"]]
+
+
+class GatedDeltaNet(recipe.Recipe):
+    """Scalar decay per value head, `g = −exp(A_log)·softplus(a + dt_bias)`, write strength `beta = sigmoid(b)`.
+
+    Value head h reads with key head h // (H / key_heads). In a pruned layer key heads may serve unequal numbers of
+    value heads: there each value head gets its key's channels right behind the convolution, before anything that reads
+    the recurrence's inputs, while weights and cache hold a key once.
+    """
+
+    gating = "per head"
+    chunk_tap = "torch_chunk_gated_delta_rule"
+    step_tap = "torch_recurrent_gated_delta_rule"
+    conv_step = "causal_conv1d_update"
+
+    @abc.abstractmethod
+    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        """b and a, before sigmoid and softplus."""
+
+    @abc.abstractmethod
+    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
+        """The rows of each input projection that belong to these heads."""
+
+    def heads(self, mixer: nn.Module) -> recipe.Heads:
+        return recipe.Heads(mixer.num_v_heads, mixer.num_k_heads, mixer.head_k_dim, mixer.head_v_dim)
+
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        b, a = self.gate_logits(mixer, hidden)
+        g = -mixer.A_log.float().exp() * F.softplus(a.float() + mixer.dt_bias)
+        return g, b.sigmoid().float()
+
+    def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
+        """For many tokens the compiled scan, which is exact wherever it is cut; for a single one, `decode`."""
+        functions = super().cpu_functions(mixer)
+        functions |= {self.chunk_tap: scan.gated_delta_rule, self.step_tap: decode.gated_delta_rule}
+        return functions | {self.conv_step: decode.convolution(functions[self.conv_step])}
+
+    def chunk_of(self, call: recipe.Call) -> int:
+        """The compiled scan has the same bits wherever it is cut."""
+        return 1 if call.timed["query"].device.type == "cpu" else self.chunk
+
+    def make_runnable(self, mixer: nn.Module) -> None:
+        super().make_runnable(mixer)
+        heads = self.heads(mixer)
+        if self.is_pruned(mixer) and heads.H:
+            channels = slicing.channels(heads, value_heads=range(heads.H), key_heads=self.sharing(mixer))
+            size = math.gcd(heads.K, heads.V)  # whole blocks are copied faster than channels
+            blocks = channels[::size] // size
+            picking = {name: _picking(blocks, size, rebinding.meaning(mixer, name)) for name in self.convolutions}
+            rebinding.bind(mixer, picking)
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        heads = self.heads(mixer)
+        channels = slicing.channels(heads, value_heads=value_heads, key_heads=key_heads)
+        for name, rows in self.projection_rows(mixer, value_heads, key_heads).items():
+            slicing.cut_outputs(getattr(mixer, name), rows)
+        slicing.cut_channels(mixer.conv1d, channels)
+        slicing.cut_inputs(self.readout(mixer), slicing.blocks(value_heads, heads.V))
+        chosen = slicing.blocks(value_heads)
+        mixer.A_log, mixer.dt_bias = (slicing.taken(x, chosen) for x in (mixer.A_log, mixer.dt_bias))
+        mixer.num_v_heads, mixer.num_k_heads, mixer.conv_dim = len(value_heads), len(key_heads), len(channels)
+        # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
+        mixer.key_dim, mixer.value_dim = heads.K * len(value_heads), heads.V * len(value_heads)
+
+
+class Qwen3Next(GatedDeltaNet):
+    """b and a come from one projection whose rows are grouped by key head."""
+
+    mixers = ("transformers.models.qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet",)
+    model_types = ("qwen3_next",)
+
+    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        groups = 1 if self.is_pruned(mixer) else mixer.num_k_heads
+        b, a = mixer.in_proj_ba(hidden).unflatten(-1, (groups, -1)).chunk(2, dim=-1)
+        return b.flatten(-2), a.flatten(-2)
+
+    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
+        # The module itself tells whose row is which: it gets the rows' numbers to put in order.
+        numbers = (torch.arange(x.out_features)[None, None] for x in (mixer.in_proj_qkvz, mixer.in_proj_ba))
+        q, k, v, z, b, a = (x[0, 0] for x in mixer.fix_query_key_value_ordering(*numbers))
+        keys, values = slicing.blocks(key_heads), slicing.blocks(value_heads)
+        return {
+            "in_proj_qkvz": torch.cat([q[keys].flatten(), k[keys].flatten(), v[values].flatten(), z[values].flatten()]),
+            "in_proj_ba": torch.cat([b[values], a[values]]),
+        }
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        super().cut(mixer, value_heads, key_heads)
+        mixer.fix_query_key_value_ordering = types.MethodType(_ungrouped, mixer)
+
+
+class Qwen35(GatedDeltaNet):
+    """b and a have a projection each, rows in the order of the value heads."""
+
+    mixers = (
+        "transformers.models.qwen3_5.modeling_qwen3_5.Qwen3_5GatedDeltaNet",
+        "transformers.models.qwen3_5_moe.modeling_qwen3_5_moe.Qwen3_5MoeGatedDeltaNet",
+        "transformers.models.qwen4_exp.modeling_qwen4_exp.Qwen4ExpTextGatedDeltaNet",
+    )
+    model_types = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "qwen4_exp_text")
+
+    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        return mixer.in_proj_b(hidden), mixer.in_proj_a(hidden)
+
+    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
+        qkv = slicing.channels(self.heads(mixer), value_heads=value_heads, key_heads=key_heads)
+        z, one_each = slicing.blocks(value_heads, mixer.head_v_dim), slicing.blocks(value_heads)
+        return {"in_proj_qkv": qkv, "in_proj_z": z, "in_proj_b": one_each, "in_proj_a": one_each}
+
+
+class OlmoHybrid(GatedDeltaNet):
+    """Every input has a projection of its own; a write may overshoot, `beta = 2·sigmoid(b)`, where the model lets it.
+
+    Beyond beta = 1 the transition has an eigenvalue between −1 and 0 along the key.
+    """
+
+    mixers = ("transformers.models.olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet",)
+    model_types = ("olmo_hybrid",)
+
+    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        return mixer.b_proj(hidden), mixer.a_proj(hidden)
+
+    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
+        g, beta = super().gates(mixer, hidden)
+        return g, 2 * beta if mixer.allow_neg_eigval else beta
+
+    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
+        keys, values = slicing.blocks(key_heads, mixer.head_k_dim), slicing.blocks(value_heads, mixer.head_v_dim)
+        one_each = slicing.blocks(value_heads)
+        return {
+            "q_proj": keys, "k_proj": keys, "v_proj": values, "g_proj": values, "a_proj": one_each, "b_proj": one_each
+        }  # fmt: skip
+
+
+def _picking(blocks: Int64[Tensor, " picked"], size: int, convolution: Callable) -> Callable:
+    """The convolution with these blocks of channels as the result, unless it is a `_picking` already."""
+    on = functools.cache(blocks.to)
+
+    @functools.wraps(convolution)
+    def call(x: Tensor, *arguments, **options) -> Tensor:
+        x = convolution(x, *arguments, **options)
+        if x.shape[1] == len(blocks) * size:
+            return x
+        return x.unflatten(1, (-1, size)).index_select(1, on(x.device)).flatten(1, 2)
+
+    return call
+
+
+def _ungrouped(mixer: nn.Module, qkvz: Shaped[Tensor, "B T rows"], ba: Shaped[Tensor, "B T two_H"]) -> tuple:
+    """What Qwen3-Next's `fix_query_key_value_ordering` returns, from rows that lie head after head, kind after kind."""
+    widths = [mixer.head_k_dim * mixer.num_k_heads] * 2 + [mixer.value_dim] * 2
+    q, k, v, z = qkvz.split(widths, dim=-1)
+    q, k = (x.unflatten(-1, (-1, mixer.head_k_dim)) for x in (q, k))
+    v, z = (x.unflatten(-1, (-1, mixer.head_v_dim)) for x in (v, z))
+    return q, k, v, z, *ba.chunk(2, dim=-1)

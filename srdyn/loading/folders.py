@@ -1,0 +1,101 @@
+"""Folders that appear whole or not at all, and take the place of nothing but what srdyn wrote."""
+
+import contextlib
+import json
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from srdyn.loading import files
+
+LIST = "srdyn_files.json"
+"""Lies in a folder that may be replaced: the SHA-256 of each other file, as it was written."""
+
+
+@contextlib.contextmanager
+def replacing(folder: str | Path, *, mark: str | None = None) -> Iterator[Path]:
+    """Where to write a new folder, which takes the place of `folder` when the block ends; after an error nothing has.
+
+    `folder` may be absent or empty, or hold what its `LIST` says and nothing else. With `mark`, for folders without a
+    list, it must have a file of this name and no file of a name that the new one lacks. Raises FileExistsError
+    otherwise. A call that was killed leaves the old folder whole, at worst hidden beside its place; the next one
+    brings it back and clears up.
+    """
+    target = Path(folder).resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    _recover(target)
+    if mark is None:
+        _require_listed(target)  # before the long writing, and once more after it
+    new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"), "new")
+    former = new.with_name("former")
+    try:
+        yield new
+        if mark is None:
+            (new / LIST).write_text(json.dumps(_hashes(new), indent=2) + "\n")
+            _require_listed(target)
+        else:
+            _require_marked(target, mark, new)
+        if target.exists():
+            target.rename(former)
+        new.rename(target)
+    finally:
+        _recover(target)
+
+
+def _recover(target: Path) -> None:
+    """Bring back a folder that was moved away when nothing took its place, and remove what calls left beside it."""
+    ours = re.compile(rf"\.{re.escape(target.name)}\.\w{{8}}\.tmp")
+    for partial in [path for path in target.parent.iterdir() if ours.fullmatch(path.name)]:
+        former = partial / "former"
+        if former.exists():
+            # Not removed under its name: half of it must never come back.
+            former.rename(partial / "gone" if target.exists() else target)
+        shutil.rmtree(partial)
+
+
+def _require_listed(target: Path) -> None:
+    listed = _listed(target)
+    names = [name for name in _files(target) if name != LIST]
+    _require_none(target, [name for name in names if not _is(target / name, listed.get(name))])
+
+
+def _require_marked(target: Path, mark: str, new: Path) -> None:
+    there, names = _files(target), {Path(name).name for name in _files(new)}
+    _require_none(target, there if mark not in there else [name for name in there if Path(name).name not in names])
+
+
+def _require_none(target: Path, strange: list[str]) -> None:
+    if strange:
+        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
+        raise FileExistsError(
+            f"{target} holds what was not written here, or was changed since: {', '.join(strange[:3])}{more}. "
+            "It stays as it is: give another folder, or move this one away"
+        )
+
+
+def _listed(folder: Path) -> Mapping[str, str]:
+    path = folder / LIST
+    try:
+        listed = json.loads(path.read_bytes()) if path.is_file() else {}
+    except ValueError:
+        return {}  # then nothing there is known, and all of it stays
+    return listed if isinstance(listed, dict) else {}
+
+
+def _hashes(folder: Path) -> dict[str, str]:
+    return {name: files.file_hash(folder / name) for name in _files(folder)}
+
+
+def _files(folder: Path) -> list[str]:
+    """All that is in the folder but folders; `.` for a file in its place."""
+    if folder.exists() and not folder.is_dir():
+        return ["."]
+    return sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
+    )
+
+
+def _is(path: Path, content: str | None) -> bool:
+    return content is not None and path.is_file() and not path.is_symlink() and files.file_hash(path) == content

@@ -1,0 +1,42 @@
+"""What a notebook keeps, under its own name: tables, figures, claims."""
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from srdyn.study.claims import claims
+from srdyn.study.run import figure_files, store
+
+
+class Run:
+    """A notebook's run: what it keeps is named `<stem>_<name>`, or `<stem>` where the name is empty.
+
+    `parameters` are what the tables hang on; they stand in every table's side file, and in the run's record with the
+    versions and the machine.
+    """
+
+    def __init__(self, stem: str, **parameters: object) -> None:
+        self.stem, self.parameters = stem, parameters
+        store.save_record(stem, store.run_record(parameters=parameters))
+
+    def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
+        """Keep a table (`store.save_table`); return it as it is read back."""
+        store.save_table(frame, self._named(name), meta={"parameters": self.parameters})
+        return store.load_table(self._named(name))
+
+    def figure(self, name: str, figure: Figure) -> Figure:
+        """Keep a figure (`figure_files.save`); return it, to be shown."""
+        figure_files.save(figure, self._named(name))
+        return figure
+
+    def claim(self, claim_id: str, *measured: pd.DataFrame) -> pd.DataFrame:
+        """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows."""
+        return claims.record(claim_id, pd.concat(measured, ignore_index=True), run=self.stem)
+
+    def verdicts(self) -> pd.DataFrame:
+        """The verdicts on this notebook's claims, each with the value that decides it."""
+        ledger = claims.ledger()
+        own = ledger["notebook"] == self.stem
+        return ledger.loc[own, ["claim", "kind", "verdict", "leading"]].reset_index(drop=True)
+
+    def _named(self, name: str) -> str:
+        return f"{self.stem}_{name}" if name else self.stem

@@ -1,0 +1,82 @@
+"""What code a result depends on: the floor below it, found from the imports, as it was when this process began.
+
+A module edited under a live kernel is not what runs there, so the sources are read once, when this module is imported.
+"""
+
+import ast
+import functools
+import hashlib
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+PACKAGE = Path(__file__).parents[2]
+
+
+def _module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+
+
+FILES = {_module(path): path for path in PACKAGE.rglob("*.py")}
+SOURCES = {name: path.read_bytes() for name, path in FILES.items()}
+LOADED = frozenset(sys.modules)
+
+
+def hash_of(*modules: str) -> str:
+    """SHA-256 over the code of these modules of srdyn and of all that they import of it; docstrings do not count.
+
+    Raises RuntimeError where one of them was edited after this process began and before it was imported: then what runs
+    is not what was read.
+    """
+    names = reached(*modules)
+    edited = [n for n in names if n in sys.modules and n not in LOADED and FILES[n].read_bytes() != SOURCES[n]]
+    if edited:
+        raise RuntimeError(f"{', '.join(edited)} changed after this process began: start it (the kernel) again")
+    return _joint(names)
+
+
+def hash_of_loaded() -> str:
+    """SHA-256 over the code of all that this process has imported of srdyn by now; docstrings do not count."""
+    return _joint(sorted(sys.modules.keys() & SOURCES.keys()))
+
+
+def reached(*modules: str) -> list[str]:
+    """These modules and what they import of srdyn, directly or not, with the packages that hold them; sorted."""
+    found, left = set(), {*modules}
+    while left:
+        found |= left
+        below = {name.rpartition(".")[0] for name in left} | {name for module in left for name in _parsed(module)[0]}
+        left = (below & SOURCES.keys()) - found
+    return sorted(found)
+
+
+def imported(source: str) -> set[str]:
+    """The modules of srdyn that a source imports, wherever in it."""
+    return {name for node in ast.walk(ast.parse(source)) for name in _named(node)} & SOURCES.keys()
+
+
+def _named(node: ast.AST) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        yield node.module
+        yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _joint(names: Sequence[str]) -> str:
+    return hashlib.sha256("".join(f"{name} {_parsed(name)[1]}\n" for name in names).encode()).hexdigest()
+
+
+@functools.cache
+def _parsed(name: str) -> tuple[set[str], str]:
+    """What a module imports, and the hash of its syntax tree, from which texts that stand alone are taken."""
+    tree = ast.parse(SOURCES[name])
+    for node in ast.walk(tree):
+        if isinstance(getattr(node, "body", None), list):
+            node.body = [line for line in node.body if not _is_text(line)]
+    imports = {name for node in ast.walk(tree) for name in _named(node)}
+    return imports, hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+def _is_text(line: ast.stmt) -> bool:
+    return isinstance(line, ast.Expr) and isinstance(line.value, ast.Constant) and isinstance(line.value.value, str)

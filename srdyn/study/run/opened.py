@@ -1,0 +1,82 @@
+"""The models of a study: found by the names that notebooks give, opened once a process, asked on all cores."""
+
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+import transformers
+
+from srdyn import models
+from srdyn.architectures import cpu_speedups
+from srdyn.loading import files
+from srdyn.study.run import workers
+
+Opened = TypeVar("Opened")
+
+
+def found(name: str | Path) -> str | Path:
+    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own.
+
+    Raises FileNotFoundError for a path, by its first character, that is in neither place.
+    """
+    name = Path(name).expanduser() if str(name).startswith("~") else name
+    inside = files.root() / name
+    if Path(name).exists():
+        return name
+    if inside.is_dir():
+        return inside
+    if str(name).startswith((".", "/")):
+        raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {files.root()}")
+    return name
+
+
+def model(name: str | Path, **placement: object) -> models.Model:
+    """The model, where `models.load` puts it, with the compiled steps of a CPU if they fit."""
+    opened = models.load(name, **placement)
+    cpu_speedups.use_if_fit(opened.hf)
+    return opened
+
+
+def about(model: models.Model) -> dict[str, object]:
+    """What tables call the model: `model`, `kind`, `seed`."""
+    return {"model": model.name, "kind": kind(model), "seed": model.seed or 0}
+
+
+def kind(model: models.Model) -> str:
+    """`hybrid`, `pure`, `uniform` for a reference model, the model's own name for any other."""
+    return getattr(model.hf.config, "srdyn_kind", model.name)
+
+
+def made_by(model: models.Model, name: str | Path) -> dict[str, str]:
+    """What findings about a model depend on, whatever is asked: weights, held-out text, versions of the libraries."""
+    return {
+        "weights": identity(model, name),
+        "contexts": files.content_hash(files.data_dir() / "contexts"),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+    }
+
+
+def identity(model: models.Model, name: str | Path) -> str:
+    """What tells these weights from others: the folder's content, or the hub's commit."""
+    return files.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
+
+
+def deal(make: Callable[..., Opened], work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
+    """For every (opening, question, details) the answer of `make(*opening)`, on all cores, in this order.
+
+    `make` is a class or function of a module, `question` the name of a method of what it returns. That is kept until a
+    process is asked for another opening, so that a core mostly stays with its model.
+    """
+    return workers.deal(_ask, [(make, *item) for item in work])
+
+
+def _ask(make: Callable[..., Opened], opening: tuple, question: str, details: tuple) -> object:
+    return getattr(_opened(make, opening), question)(*details)
+
+
+@functools.lru_cache(maxsize=1)
+def _opened(make: Callable[..., Opened], opening: tuple) -> Opened:
+    return make(*opening)

@@ -1,0 +1,143 @@
+"""Whether what is committed is what was written: `make verify`.
+
+`data/SHA256SUMS` holds the hash of every file of data/ and figures/ but texts and code (`sha256sum --check` reads it
+too). One command writes it: `python -m srdyn.study.verify --record 'PATTERN' …` for the files that the patterns match.
+make calls it after each notebook of a run whose outputs are committed, for what that notebook wrote or found within
+tolerance, and after a benchmark. So models, texts and the tables of other runs never change unseen.
+"""
+
+import argparse
+import fnmatch
+import itertools
+import json
+import os
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from srdyn.loading import files
+from srdyn.study.run import store
+
+FOLDERS = ("data", "figures")
+UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS")
+"""Written by hand, made from tables (`texts` looks at those), or not yet whole."""
+RECORD = "python -m srdyn.study.verify --record"
+SHOWN = 30
+"""Characters of a line before and after the place where it differs."""
+
+
+def sums() -> Path:
+    """The list of recorded hashes."""
+    return files.data_dir() / "SHA256SUMS"
+
+
+def faults() -> Iterator[str]:
+    """What is not as it was written, a line each that begins with the place; for the run `reference`."""
+    yield from bytes_changed()
+    yield from tables()
+    yield from texts()
+
+
+def bytes_changed() -> Iterator[str]:
+    """Files that are not the recorded ones, that are gone, or that nobody recorded."""
+    known, present = _known(), _present()
+    for name in sorted({*known, *present}):
+        if name not in present:
+            yield f"{name}: is gone"
+        elif name not in known:
+            yield f"{name}: is not recorded"
+        elif files.file_hash(files.root() / name) != known[name]:
+            yield f"{name}: differs from what was recorded"
+
+
+def tables() -> Iterator[str]:
+    """Committed tables without a side file of their bytes, and side files without a table of their own."""
+    for side in sorted((files.data_dir() / "tables").rglob("*.json")):
+        found = [path for path in (side.with_suffix(".csv"), side.with_suffix(".parquet")) if path.exists()]
+        if len(found) != 1:
+            yield f"{_name(side)}: describes {len(found)} tables, not one"
+        elif json.loads(side.read_bytes()).get("table") != files.file_hash(found[0]):
+            yield f"{_name(found[0])}: is not the table that its side file describes"
+    for table in sorted((files.data_dir() / "tables").rglob("*.*")):
+        if table.suffix in {".csv", ".parquet"} and not table.with_suffix(".json").exists():
+            yield f"{_name(table)}: has no side file"
+
+
+def texts() -> Iterator[str]:
+    """Lines of the scorecard and the README that the tables of the run at work do not say."""
+    from srdyn.study.claims import claims, readme  # heavy, and recording needs neither
+
+    for name, written in (("figures/scorecard.md", lambda _: claims.scorecard()), ("README.md", readme.page)):
+        text = (files.root() / name).read_bytes().decode()
+        try:
+            yield from (f"{name}:{fault}" for fault in _differences(text, written(text)))
+        except ValueError as error:
+            yield f"{name}: cannot be made from the tables: {error}"
+
+
+def record(patterns: Sequence[str]) -> None:
+    """Take the files that match one of the patterns (`*` matches `/` too) as they are now; the others stay recorded."""
+    known, present = _known(), _present()
+    kept = {name: content for name, content in known.items() if not _matches(name, patterns)}
+    fresh = {name: files.file_hash(files.root() / name) for name in present if _matches(name, patterns)}
+    lines = [f"{content}  {name}\n" for name, content in sorted((kept | fresh).items())]
+    content = "".join(lines).encode()
+    if not sums().exists() or sums().read_bytes() != content:
+        files.write_bytes(sums(), content)
+
+
+def _known() -> dict[str, str]:
+    if not sums().exists():
+        return {}
+    lines = [line.split("  ", 1) for line in sums().read_text(encoding="utf-8").splitlines()]
+    return {name: content for content, name in lines}
+
+
+def _present() -> set[str]:
+    names = {_name(path) for folder in FOLDERS for path in (files.root() / folder).rglob("*") if path.is_file()}
+    hidden = {name for name in names if any(part.startswith((".", "__")) for part in name.split("/"))}
+    return {name for name in names - hidden if not _matches(name, UNRECORDED)}
+
+
+def _matches(name: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
+
+
+def _name(path: Path) -> str:
+    return path.relative_to(files.root()).as_posix()
+
+
+def _differences(text: str, expected: str) -> Iterator[str]:
+    """`12: says … where the tables say …` for every line that differs, up to the first of texts of unequal length."""
+    there, wanted = text.splitlines(), expected.splitlines()
+    for number, (one, other) in enumerate(itertools.zip_longest(there, wanted, fillvalue=""), 1):
+        if one != other:
+            at = next(
+                (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
+            )
+            part = slice(max(at - SHOWN, 0), at + SHOWN)
+            yield f"{number}: says …{one[part]}… where the tables say …{other[part]}…"
+            if len(there) != len(wanted):
+                return
+
+
+def main() -> None:
+    """Print what is not as it was written, and end with 1 if anything is; or record."""
+    parser = argparse.ArgumentParser(prog="python -m srdyn.study.verify", description=__doc__)
+    parser.add_argument("--record", nargs="+", metavar="PATTERN", help="take the files that match as they are now")
+    patterns = parser.parse_args().record
+    if patterns:
+        record(patterns)
+        return
+    os.environ["SRDYN_RUN"] = store.REFERENCE  # what is committed says what this run found
+    found = 0
+    for fault in faults():
+        print(fault)
+        found += 1
+    if found:
+        sys.exit(f"{found} faults. After a change of data that is meant: {RECORD} 'data/…'")
+    print(f"{len(_known())} files are as recorded; README and scorecard say what the tables say")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,172 @@
+"""What is committed is what was written; one digit or one bit that is not is found, and its place named."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+from srdyn.loading import files
+from srdyn.study import verify
+from srdyn.study.claims import readme
+from srdyn.study.run import store
+
+THOROUGH = "data/tables/thorough/03_ablation_claims.csv"
+WEIGHTS = "data/models/hybrid/model.safetensors"
+TABLE = "data/tables/03_ablation_estimates"
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of all that is committed; a file there is a link until it is written."""
+    for name in ("data", "figures", "notebooks"):
+        shutil.copytree(files.root() / name, tmp_path / name, copy_function=os.symlink)
+    shutil.copy(files.root() / "README.md", tmp_path)
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    return tmp_path
+
+
+def flip(path, at=-1):
+    """One bit of one byte."""
+    content = bytearray(path.read_bytes())
+    content[at] ^= 1
+    files.write_bytes(path, bytes(content))
+
+
+def change_digit(path, after=""):
+    """The first digit after a text."""
+    text = path.read_bytes().decode()
+    at = next(i for i in range(text.index(after) + len(after), len(text)) if text[i].isdigit())
+    files.write_bytes(path, f"{text[:at]}{(int(text[at]) + 1) % 10}{text[at + 1 :]}".encode())
+
+
+def places(faults):
+    return [fault.split(":")[0] for fault in faults]
+
+
+def test_what_is_committed_is_what_was_written(monkeypatch):
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    assert list(verify.faults()) == []
+
+
+def test_digits_and_a_bit_changed_all_at_once_are_each_found(copy):
+    change_digit(copy / "README.md", "<!-- scorecard:begin -->")
+    change_digit(copy / "README.md", "<!-- gallery:begin -->")
+    change_digit(copy / "README.md", "tokens/s on a CPU |\n")
+    change_digit(copy / "figures" / "scorecard.md", "---")
+    change_digit(copy / THOROUGH, ",0.")
+    flip(copy / WEIGHTS)
+    found = list(verify.faults())
+    assert places(found)[:3] == [WEIGHTS, THOROUGH, THOROUGH]
+    assert "figures/scorecard.md" in places(found)
+    named = [fault for fault in found if fault.startswith("README.md")]
+    page = (copy / "README.md").read_text().splitlines()
+    lines = [page[int(fault.split(":")[1]) - 1] for fault in named]
+    starts = ("Claims of", "| ![", "| ")
+    assert all(any(line.startswith(start) for line in lines) for start in starts)
+    assert all("where the tables say" in fault for fault in named)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "data/paper/claims.yaml",
+        "data/contexts/prose.jsonl.xz",
+        "data/corpus/math.jsonl.xz",
+        "data/tokenizer/tokenizer.json",
+        "data/models/pure/checkpoints/step-000096/model.safetensors",
+        "data/models/evaluation.csv",
+        "data/geometry/Olmo-Hybrid-7B/config.json",
+        "data/tables/06_emergence_heads.parquet",
+        "data/tables/07_cost_families.json",
+        "figures/03_ablation.png",
+        "figures/03_ablation.pdf",
+    ],
+)
+def test_a_bit_of_any_file_is_found(name, copy):
+    flip(copy / name)
+    assert next(verify.bytes_changed()) == f"{name}: differs from what was recorded"
+    assert len(list(verify.bytes_changed())) == 1
+
+
+def test_a_table_changed_together_with_its_side_file_is_found(copy):
+    change_digit(copy / f"{TABLE}.csv", "\n")
+    side = json.loads((copy / f"{TABLE}.json").read_bytes())
+    files.write_json(copy / f"{TABLE}.json", side | {"table": files.file_hash(copy / f"{TABLE}.csv")})
+    assert list(verify.tables()) == []
+    assert places(verify.bytes_changed()) == [f"{TABLE}.csv", f"{TABLE}.json"]
+
+
+def test_files_that_went_and_files_that_came_are_found(copy):
+    (copy / "data/contexts/prose.jsonl.xz").rename(copy / "data/contexts/verse.jsonl.xz")
+    (copy / f"{TABLE}.parquet").write_bytes(b"left over")
+    (copy / "data/tables/03_ablation_heads.json").unlink()
+    (copy / "data/contexts/.partial.tmp").write_bytes(b"")
+    assert places(verify.bytes_changed()) == [
+        "data/contexts/prose.jsonl.xz",
+        "data/contexts/verse.jsonl.xz",
+        f"{TABLE}.parquet",
+        "data/tables/03_ablation_heads.json",
+    ]
+    assert sorted(verify.tables()) == [
+        f"{TABLE}.json: describes 2 tables, not one",
+        "data/tables/03_ablation_heads.csv: has no side file",
+    ]
+
+
+def test_a_readme_without_its_markers_is_said(copy):
+    page = (copy / "README.md").read_text()
+    (copy / "README.md").write_text(page.replace("<!-- gallery:end -->", ""))
+    assert any("README.md: cannot be made from the tables" in fault for fault in verify.texts())
+
+
+def test_a_run_records_what_it_wrote_and_nothing_else(copy):
+    before = verify.sums().read_bytes()
+    verify.record(["data/tables/03_ablation*", "figures/03_ablation*"])
+    assert verify.sums().is_symlink()  # unchanged, it was not even written
+    stands = store.load_table("03_ablation_estimates")
+    store.save_table(stands.assign(estimate=stands["estimate"] + 0.1), "03_ablation_estimates")
+    (copy / "figures/03_ablation_bits.pdf").unlink()
+    flip(copy / WEIGHTS)
+    flip(copy / THOROUGH)
+    verify.record(["data/tables/03_ablation*", "figures/03_ablation*"])
+    assert places(verify.bytes_changed()) == [WEIGHTS, THOROUGH]
+    changed = set(verify.sums().read_bytes().splitlines()) ^ set(before.splitlines())
+    names = {line.split(b"  ")[1].decode() for line in changed}
+    assert names == {f"{TABLE}.csv", f"{TABLE}.json", "figures/03_ablation_bits.pdf"}
+
+
+def test_the_command_names_every_fault_and_fails(copy, monkeypatch, capsys):
+    monkeypatch.setattr(readme, "page", lambda text: text)
+    monkeypatch.setattr(sys, "argv", ["verify"])
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    flip(copy / WEIGHTS)
+    with pytest.raises(SystemExit, match="1 faults"):
+        verify.main()
+    assert capsys.readouterr().out == f"{WEIGHTS}: differs from what was recorded\n"
+    monkeypatch.setattr(sys, "argv", ["verify", "--record", "data/models/*"])
+    verify.main()
+    monkeypatch.setattr(sys, "argv", ["verify"])
+    verify.main()
+    assert "files are as recorded" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "recorded"),
+    [
+        (["ONLY=03_ablation 07_cost"], ["'data/tables/03_ablation*' 'figures/03_ablation*'", "'figures/07_cost*'"]),
+        (["ONLY=03_ablation", "PRESET=thorough"], ["'data/tables/thorough/03_ablation*'"]),
+        (["ONLY=01_stratification", "P=eps=1e-3"], []),
+    ],
+)
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_records_after_each_notebook_of_a_committed_run(options, recorded):
+    command = ["make", "--dry-run", "--always-make", "reproduce", f"PY={sys.executable}", *options]
+    done = subprocess.run(command, cwd=files.root(), capture_output=True, text=True, check=True)
+    lines = [
+        " ".join(line[line.index("--record") :].split()) for line in done.stdout.splitlines() if "--record" in line
+    ]
+    assert lines == [f"--record {patterns}" for patterns in recorded]
