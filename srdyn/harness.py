@@ -22,12 +22,13 @@ from lm_eval.models import huggingface
 from srdyn import models
 
 FEWSHOT_SEED = 1234  # what `lm_eval run` takes
+_brought_along = functools.cache(tasks.TaskManager)  # the index of lm_eval's own tasks, which takes seconds
 
 
 def load(name: str, *, data: str | Path | None = None, folder: str | Path | None = None, **changes: Any) -> Task:
     """One task of lm_eval by its name, such as "gsm8k", with `changes` to its configuration, such as `num_fewshot=0`.
 
-    `folder` holds task files (YAML) to look in instead of lm_eval's own, whose index takes seconds. The items come from
+    `folder` holds task files (YAML) to look in instead of lm_eval's own. The items come from
     the hub, or from `data`, a local file in JSONL format with the fields of the task's data set; the examples in the
     prompt are then other items of the file, unless the task brings its own.
     Raises ValueError for a name that is not that of a single task, a file with no items or too few for the examples in
@@ -77,12 +78,6 @@ def evaluate(
     if not rows:
         raise ValueError(f"{name} has no metric that single items have a value of")
     return pd.DataFrame(rows, columns=["task", "item", "metric", "value"])
-
-
-@functools.cache
-def _brought_along() -> tasks.TaskManager:
-    """The index of lm_eval's own tasks."""
-    return tasks.TaskManager()
 
 
 def _from_file(data: Path, config: dict[str, Any]) -> dict[str, Any]:
