@@ -54,19 +54,12 @@ def domain(
 
 
 def spread(
-    name: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    n: int,
-    length: int,
-    generator: torch.Generator,
-    part: str = "trace",
+    name: str | Path, tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, generator: torch.Generator
 ) -> Windows:
-    """As `domain`, but the documents take turns: none gives another window before all that have one left gave theirs.
-
-    Which document a window comes from says what to resample. Raises as `domain` does.
+    """As `domain` of the part "trace", but the documents take turns: none gives another window before all that have
+    one left gave theirs. Which document a window comes from says what to resample.
     """
-    found = _shuffled(name, tokenizer, n, length, generator, part)
+    found = _shuffled(name, tokenizer, n, length, generator, "trace")
     turn = [int((found.document[:i] == document).sum()) for i, document in enumerate(found.document)]
     chosen = torch.tensor(turn).argsort(stable=True)[:n]
     return Windows(*(x[chosen] for x in found))
@@ -112,9 +105,17 @@ def training_documents(name: str) -> list[str]:
 
 
 def held_out_documents(name: str | Path, *, part: str) -> list[str]:
-    """The whole documents of one part of a held-out domain, or of a text file of one's own."""
+    """The whole documents of one part of a held-out domain, or of a place of one's own.
+
+    They are dealt out longest first, each to the part that is shortest so far.
+    """
+    if part not in PARTS:
+        raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
     whole = documents.read(name if documents.is_place(name) else _named(str(name), "contexts"))
-    return _part(whole, part)
+    dealt = {name: [] for name in PARTS}
+    for document in sorted(whole, key=len, reverse=True):
+        dealt[min(PARTS, key=lambda name: sum(map(len, dealt[name])))].append(document)
+    return dealt[part]
 
 
 def _names(folder: str) -> list[str]:
@@ -132,16 +133,6 @@ def _named(name: str, folder: str) -> Path:
     if name not in (names := _names(folder)):
         raise ValueError(f"no domain is called {name!r}; there are {', '.join(names)}, or give a path with a slash")
     return files.data_dir() / folder / f"{name}.jsonl.xz"
-
-
-def _part(whole: list[str], part: str) -> list[str]:
-    """The documents dealt to one part: longest first, each to the part that is shortest so far."""
-    if part not in PARTS:
-        raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
-    dealt = {name: [] for name in PARTS}
-    for document in sorted(whole, key=len, reverse=True):
-        dealt[min(PARTS, key=lambda name: sum(map(len, dealt[name])))].append(document)
-    return dealt[part]
 
 
 def _shuffled(
