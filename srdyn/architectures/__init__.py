@@ -5,7 +5,7 @@ To add a family: write a class under `recipe.Recipe`, or under the nearest one t
 `step_tap` the names of the functions that their forward calls; `heads`, `gates` and `cut` are the least to be written,
 and `recipe.Recipe` says what each attribute means. Its update rule is one of `kernels.recurrence`, or a new one there.
 Name the class in `KNOWN` (`register` does the same for a class of your own, from outside), take the layers from
-`unsupported.REASONS` if they stand there, tell `loading.memory.FAMILIES` where its configuration keeps sizes, and add a
+`unsupported.REASONS` if they stand there, name its configuration in `loading.memory.FAMILIES`, and add a
 row with a tiny model to `tests/families.py`: `pytest tests/architectures/test_families.py` then asks all that has to
 hold. `architectures.supported()` lists what is known.
 """
