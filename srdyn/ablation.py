@@ -60,6 +60,7 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
 @contextlib.contextmanager
 def attention_window(model: models.Model, window: int) -> Iterator[None]:
     """While this is open, every softmax layer sees the last `window` tokens only, the present one included.
+
     Raises ValueError for a model without plain softmax layers, a window below 1, an attention that takes no mask of
     ours (other than sdpa and eager), and when a pass goes on from a cache.
     """

@@ -63,6 +63,7 @@ def step_bound(
 
 def cosine_lower_bound(q: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
     """(1 − q)/(1 + q), below which cos(n(t), n(t−1)) cannot fall for q = B/‖n(t−1)‖₂ (Eq. 13); −1 for infinite q.
+
     Raises ValueError for negative q.
     """
     if (q < 0).any():

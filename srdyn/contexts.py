@@ -88,6 +88,7 @@ def repeated(
     what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase, *, length: int, prefix: str = ""
 ) -> Int[Tensor, "1 T"]:
     """A context of `length` tokens: the text `prefix`, then the block `what` (see `block`) over and over.
+
     Raises `ValueError` where the prefix leaves no room for one whole block.
     """
     tokens, head = block(what, tokenizer), _encode(prefix, tokenizer)

@@ -159,11 +159,7 @@ def batch_size(model: Model, length: int) -> int:
 
 
 def from_hf(
-    hf: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase | None = None,
-    *,
-    name: str,
-    seed: int | None = None,
+    hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, name: str, seed: int | None = None
 ) -> Model:
     """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
 

@@ -75,6 +75,7 @@ def from_kernel(
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
     """How many singular values exceed ε·σ₁ (Eq. 6), as float64: 0 for a zero state, NaN for a removed head.
+
     Raises ValueError unless 0 < eps < 1.
     """
     _require_threshold(eps)

@@ -131,6 +131,7 @@ def weight_files(place: Path) -> list[Path]:
 
 def require_whole(place: Path) -> int:
     """How many bytes of weights a folder holds, after a look at the head of every file.
+
     Raises OSError where there is none in safetensors format, one is missing, or one is shorter than its head says.
     """
     files = weight_files(place)
@@ -196,6 +197,7 @@ def builder(config: PreTrainedConfig) -> type:
 
 def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model that a configuration describes, without weights, on the meta device.
+
     Raises ValueError for a configuration that no causal language model belongs to.
     """
     build, remote = builder(config), getattr(config, "auto_map", None) or {}

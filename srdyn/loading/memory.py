@@ -91,6 +91,7 @@ def cache_bytes(hf: nn.Module, tokens: int) -> int:
 
 def attention(config: PreTrainedConfig) -> Attention:
     """The layers that keep keys and values.
+
     Raises ValueError for a configuration that does not say which these are, or has layers whose cache does not grow by
     equal steps.
     """
@@ -131,10 +132,8 @@ def _conv_bytes(hf: nn.Module) -> int:
 
 def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
     sites = architectures.sites(hf)
-    heads, (_, _, K, V) = (
-        sum(len(site.recipe.kept(site.mixer)) for site in sites),
-        sites[0].recipe.heads(sites[0].mixer),
-    )
+    heads = sum(len(site.recipe.kept(site.mixer)) for site in sites)
+    _, _, K, V = sites[0].recipe.heads(sites[0].mixer)
     state, conv, attends = state_bytes(hf), _conv_bytes(hf), attention(hf.config)
     kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
     total, k = state + conv + kept, round(removed * heads)

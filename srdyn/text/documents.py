@@ -70,6 +70,7 @@ def content_hash(place: str | Path) -> str:
 
 def dataset(name: str) -> Dataset:
     """A name of a data set, hf:owner/name[:config[:split[:field]]], by its parts; an empty part keeps its default.
+
     Raises ValueError for a name of another form.
     """
     repository, *rest = name.removeprefix(HUB).split(":")
