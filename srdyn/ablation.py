@@ -28,9 +28,9 @@ Heads = Bool[Tensor, "L H"]
 def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
     """While this is open, the heads are out of the recurrence: they write nothing, their state is zero at all t.
 
-    It holds for whole passes, for passes over a cache and in `generate`; what a cache brings along is dropped. Layers
-    that lose no head are not touched. Blocks nest, also with `states.trace`, which then finds zero states, and with
-    `states.gates`, which still tells how strongly the heads would have written. Raises as `checked_heads` does.
+    It holds for whole passes, for passes over a cache, whose states of these heads are dropped, and in `generate`.
+    Blocks nest, also with `states.trace`, which then finds zero states, and with `states.gates`, which still tells how
+    strongly the heads would have written. Raises as `checked_heads` does.
     """
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
@@ -44,15 +44,14 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
     """While this is open, a pass over a whole sequence cuts the heads' states to `rank` after each of the positions.
 
     A state becomes its best approximation of that rank (float64 SVD, then back to its own dtype), and reading goes on
-    from there; rank 0 forgets all. Positions count tokens, as in `states.trace`, which cannot be called inside.
-    Raises ValueError for a negative rank, as `checked_heads` does, and when a pass goes on from a cache or is shorter
-    than a position.
+    from there; rank 0 forgets all. `states.trace` cannot be called inside. Raises ValueError for a negative rank, as
+    `checked_heads` does, and when a pass goes on from a cache or is shorter than a position.
     """
     if rank < 0:
         raise ValueError(f"rank must be 0 or more, got {rank}")
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
-            cut = functools.partial(_of_rank, rank=rank, chosen=chosen)
+            cut = functools.partial(_of_rank, rank, chosen)
             # A step always brings a state along, which `_truncated` refuses.
             stack.enter_context(_everywhere(site, functools.partial(_truncated, site, positions, cut)))
         yield
@@ -65,11 +64,13 @@ def attention_window(model: models.Model, window: int) -> Iterator[None]:
     Raises ValueError for a model without plain softmax layers, a window below 1, an attention that takes no mask of
     ours (other than sdpa and eager), and when a pass goes on from a cache.
     """
-    attentions = _attentions(model.hf)
+    kinds = getattr(model.hf.config.get_text_config(decoder=True), "layer_types", None) or []
+    layers = zip(model.hf.get_decoder().layers, kinds, strict=True) if kinds else ()
+    attentions = [getattr(layer, "self_attn", None) for layer, kind in layers if kind == "full_attention"]
     if not attentions or None in attentions:
-        kinds = ", ".join(sorted(set(_layer_types(model.hf)))) or "of no kinds that its configuration tells"
         raise ValueError(
-            f"{model.name} has no softmax layers whose window could be cut: of its layers ({kinds}) all that are "
+            f"{model.name} has no softmax layers whose window could be cut: of its layers "
+            f"({', '.join(sorted(set(kinds))) or 'of no kinds that its configuration tells'}) all that are "
             "full_attention must have a self_attn, and one must be"
         )
     if window < 1:
@@ -85,10 +86,7 @@ def attention_window(model: models.Model, window: int) -> Iterator[None]:
 
 
 def checked_heads(model: models.Model, heads: Tensor) -> Heads:
-    """The heads, if they are a Bool [L, H] over the model's grid that names none which was pruned away.
-
-    Raises ValueError otherwise.
-    """
+    """The heads; ValueError unless they are a Bool [L, H] over the model's grid without any that was pruned away."""
     models.checked_mask(model, heads, "heads")
     for layer, held in enumerate(model.layers):
         gone = sorted(set(heads[layer].nonzero()[:, 0].tolist()) - set(held.heads))
@@ -162,11 +160,7 @@ def _silenced(
 
 
 def _truncated(
-    site: architectures.Site,
-    positions: recurrence.Positions,
-    cut: Callable[[Tensor], Tensor],
-    function: Callable,
-    call: recipe.Call,
+    site: architectures.Site, positions: recurrence.Positions, cut: Callable, function: Callable, call: recipe.Call
 ) -> tuple[Tensor, Tensor]:
     """The recurrence, fed from position to position, the state cut in between."""
     if call.state is not None:
@@ -181,9 +175,7 @@ def _truncated(
     return torch.cat(outputs, dim=1), state
 
 
-def _of_rank(
-    state: Float[Tensor, "B held _ _"], *, rank: int, chosen: Bool[Tensor, " held"]
-) -> Float[Tensor, "B held _ _"]:
+def _of_rank(rank: int, chosen: Bool[Tensor, " held"], state: Float[Tensor, "B held _ _"]) -> Tensor:
     """The states with the chosen ones at their best approximation of this rank (Eckart & Young)."""
     chosen = chosen.to(state.device)
     left, sigma, right = torch.linalg.svd(state[:, chosen].double(), full_matrices=False)
@@ -191,18 +183,6 @@ def _of_rank(
     state = state.clone()
     state[:, chosen] = approximation.to(state.dtype)
     return state
-
-
-def _attentions(hf: nn.Module) -> list[nn.Module | None]:
-    """The plain softmax layers in decoder order, None for one of unknown make."""
-    if not (kinds := _layer_types(hf)):
-        return []
-    layers = zip(hf.get_decoder().layers, kinds, strict=True)
-    return [getattr(layer, "self_attn", None) for layer, kind in layers if kind == "full_attention"]
-
-
-def _layer_types(hf: nn.Module) -> list[str]:
-    return getattr(hf.config.get_text_config(decoder=True), "layer_types", None) or []
 
 
 def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
@@ -213,13 +193,9 @@ def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) 
     place = torch.arange(hidden.shape[1], device=hidden.device)
     age = place[:, None] - place
     seen = ((age >= 0) & (age < window))[None, None]
-    if mask is None:
-        narrowed = seen
-    elif mask.dtype == torch.bool:
-        narrowed = mask & seen
-    else:
-        narrowed = mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
-    return arguments, options | {"attention_mask": narrowed}
+    if mask is not None:
+        seen = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
+    return arguments, options | {"attention_mask": seen}
 
 
 def _shuffled(among: Bool[Tensor, " heads"], generator: torch.Generator) -> Int64[Tensor, " n"]:

@@ -44,30 +44,22 @@ def domain(
 ) -> Int[Tensor, "B T"]:
     """`n` windows of `length` tokens from one part of a held-out domain, or of text of one's own.
 
-    `name` is one of `domains()`, the path of a text or JSON-lines file or of a folder of them, or a data set on the
-    Hugging Face hub, hf:owner/name[:config[:split[:field]]]: see `documents.read`. Windows lie inside single documents,
+    `name` is one of `domains()` or a place of one's own text (`documents.read`). Windows lie inside single documents,
     never overlap, and are drawn without replacement; no special token is added. `part` is "trace", "calibration" or
     "evaluation": the domain's documents are dealt out to the three, always alike, so that a single document lies in the
-    first alone. Raises `ValueError` for an unknown name or part, or where the part holds fewer windows, and as
+    first alone. Raises ValueError for an unknown name or part, or where the part holds fewer windows, and as
     `documents.read` does.
     """
     return _shuffled(name, tokenizer, n, length, generator, part).tokens[:n]
 
 
 def spread(
-    name: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
-    *,
-    n: int,
-    length: int,
-    generator: torch.Generator,
-    part: str = "trace",
+    name: str | Path, tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, generator: torch.Generator
 ) -> Windows:
-    """As `domain`, but the documents take turns: none gives another window before all that have one left gave theirs.
-
-    Which document a window comes from says what to resample. Raises as `domain` does.
+    """As `domain` of the part "trace", but the documents take turns: none gives another window before all that have
+    one left gave theirs. Which document a window comes from says what to resample.
     """
-    found = _shuffled(name, tokenizer, n, length, generator, part)
+    found = _shuffled(name, tokenizer, n, length, generator, "trace")
     turn = [int((found.document[:i] == document).sum()) for i, document in enumerate(found.document)]
     chosen = torch.tensor(turn).argsort(stable=True)[:n]
     return Windows(*(x[chosen] for x in found))
@@ -86,11 +78,9 @@ def block(what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Int[
     tokens = torch.as_tensor(what, dtype=torch.long)
     if tokens.ndim != 1 or len(tokens) == 0:
         raise ValueError(f"a block to repeat is a non-empty list of token ids, not of shape {tuple(tokens.shape)}")
-    if tokens.min() < 0 or tokens.max() >= len(tokenizer):
-        raise ValueError(
-            f"a block's token ids lie in 0 … {len(tokenizer) - 1}, the tokenizer's vocabulary, "
-            f"but these lie in {tokens.min()} … {tokens.max()}"
-        )
+    low, high, most = int(tokens.min()), int(tokens.max()), len(tokenizer) - 1
+    if low < 0 or high > most:
+        raise ValueError(f"a block's token ids lie in 0 … {most}, the vocabulary, but these lie in {low} … {high}")
     return tokens
 
 
@@ -116,9 +106,17 @@ def training_documents(name: str) -> list[str]:
 
 
 def held_out_documents(name: str | Path, *, part: str) -> list[str]:
-    """The whole documents of one part of a held-out domain, or of a text file of one's own."""
+    """The whole documents of one part of a held-out domain, or of a place of one's own.
+
+    They are dealt out longest first, each to the part that is shortest so far.
+    """
+    if part not in PARTS:
+        raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
     whole = documents.read(name if documents.is_place(name) else _named(str(name), "contexts"))
-    return _part(whole, part)
+    dealt = {name: [] for name in PARTS}
+    for document in sorted(whole, key=len, reverse=True):
+        dealt[min(PARTS, key=lambda name: sum(map(len, dealt[name])))].append(document)
+    return dealt[part]
 
 
 def _names(folder: str) -> list[str]:
@@ -138,16 +136,6 @@ def _named(name: str, folder: str) -> Path:
     return files.data_dir() / folder / f"{name}.jsonl.xz"
 
 
-def _part(whole: list[str], part: str) -> list[str]:
-    """The documents dealt to one part: longest first, each to the part that is shortest so far."""
-    if part not in PARTS:
-        raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
-    dealt = {name: [] for name in PARTS}
-    for document in sorted(whole, key=len, reverse=True):
-        dealt[min(PARTS, key=lambda name: sum(map(len, dealt[name])))].append(document)
-    return dealt[part]
-
-
 def _shuffled(
     name: str | Path, tokenizer: PreTrainedTokenizerBase, n: int, length: int, generator: torch.Generator, part: str
 ) -> Windows:
@@ -156,9 +144,7 @@ def _shuffled(
         if size < 1:
             raise ValueError(f"{what} must be at least 1, not {size}")
     encoded = [_encode(document, tokenizer) for document in held_out_documents(name, part=part)]
-    tiles = [
-        tokens.unfold(0, length, length) if len(tokens) >= length else tokens.new_empty(0, length) for tokens in encoded
-    ]
+    tiles = [x[: len(x) // length * length].reshape(len(x) // length, length) for x in encoded]
     document = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(x) for x in tiles], dtype=torch.long))
     if n > len(document):
         raise ValueError(

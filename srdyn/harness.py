@@ -22,16 +22,15 @@ from lm_eval.models import huggingface
 from srdyn import models
 
 FEWSHOT_SEED = 1234  # what `lm_eval run` takes
+_brought_along = functools.cache(tasks.TaskManager)  # the index of lm_eval's own tasks, which takes seconds
 
 
 def load(name: str, *, data: str | Path | None = None, folder: str | Path | None = None, **changes: Any) -> Task:
-    """One task of lm_eval by its name, such as "gsm8k" or "hendrycks_math500", with `changes` to its configuration.
+    """One task of lm_eval by its name, such as "gsm8k", with `changes` to its configuration, such as `num_fewshot=0`.
 
-    For example `num_fewshot=0`, or `generation_kwargs`, which replace the task's own as a whole. `folder` holds task
-    files (YAML) to look in instead of lm_eval's own, whose index takes seconds. The items come from the hub, or from
-    `data`, a local file in JSONL format with the fields of the task's data set; the examples in the prompt are then
-    other items of the file, unless the task brings its own.
-
+    `folder` holds task files (YAML) to look in instead of lm_eval's own. The items come from
+    the hub, or from `data`, a local file in JSONL format with the fields of the task's data set; the examples in the
+    prompt are then other items of the file, unless the task brings its own.
     Raises ValueError for a name that is not that of a single task, a file with no items or too few for the examples in
     the prompt, OSError where the file cannot be read or the hub is out of reach.
     """
@@ -61,7 +60,6 @@ def evaluate(
     takes the first items only. Prompts longer than `max_length` (less the tokens to generate) lose their beginning,
     which lm_eval reports; None is what the model's configuration allows. Items are read one by one, so that nothing is
     padded. The model is left in evaluation mode.
-
     Raises ValueError for a model without a tokenizer, and for a task that has no metric for single items.
     """
     if model.tokenizer is None:
@@ -80,12 +78,6 @@ def evaluate(
     if not rows:
         raise ValueError(f"{name} has no metric that single items have a value of")
     return pd.DataFrame(rows, columns=["task", "item", "metric", "value"])
-
-
-@functools.cache
-def _brought_along() -> tasks.TaskManager:
-    """The index of lm_eval's own tasks."""
-    return tasks.TaskManager()
 
 
 def _from_file(data: Path, config: dict[str, Any]) -> dict[str, Any]:

@@ -33,10 +33,7 @@ class HeadGrid(NamedTuple):
 
 
 class Layer(NamedTuple):
-    """A linear-attention layer: its place in the decoder, the value heads that it holds, K, V.
-
-    Heads keep the numbers they had before any pruning; a layer may have lost them all.
-    """
+    """A linear-attention layer: its place in the decoder, the heads it holds by their numbers before any pruning."""
 
     index: int
     heads: tuple[int, ...]
@@ -73,7 +70,7 @@ class Model:
 
     def generate(
         self, prompt: str | Int[Tensor, "B T"], *, max_new_tokens: int = 64, **options: object
-    ) -> str | Int[Tensor, "B _"]:
+    ) -> str | Int[Tensor, "N _"]:
         """The prompt and how the model goes on: text for text, tokens for tokens.
 
         The likeliest token at each step, unless `options`, which are those of transformers' `generate`, say otherwise
@@ -82,10 +79,9 @@ class Model:
         if isinstance(prompt, str) and self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer to read text with: give tokens [B, T]")
         tokens = self.tokenizer(prompt, return_tensors="pt").input_ids if isinstance(prompt, str) else prompt
-        tokens = tokens.to(self.device)
-        options = {"do_sample": False, "attention_mask": torch.ones_like(tokens)} | options
+        options = {"max_new_tokens": max_new_tokens, "do_sample": False} | options
         with evaluating(self.hf):
-            written = self.hf.generate(tokens, max_new_tokens=max_new_tokens, **options)
+            written = self.hf.generate(tokens.to(self.device), **options)
         return self.tokenizer.decode(written[0], skip_special_tokens=True) if isinstance(prompt, str) else written
 
 
@@ -110,24 +106,24 @@ def load(
     checkpoint's own files, and brings them in layer by layer; "auto" does so if they do not fit otherwise, which is
     logged. `max_memory` says how much of each GPU and of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint
     runs only with `trust_remote_code`. The network is used for a hub name only.
-
     Raises FileNotFoundError for a missing folder, OSError where the hub or a file is out of reach, broken or pickled or
     the disk too small, MemoryError where the weights do not fit, ValueError for a model without linear-attention layers
     or with weights missing. Except for files of the hub, all this is found before weights are read.
     """
     options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
     outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
-    config, where, place = outline.config, outline.where, outline.placement
+    where, place, tokenizer = outline.where, outline.placement, None
     if place.offload and offload == "auto":
-        log.warning("%s: %s", outline.name, place)
+        log.warning("%s: %s", Path(where).name, place)
     try:
         hf, told, weights = _read(outline, trust_remote_code)
     except (OSError, SafetensorError) as error:
         raise checkpoints.unreachable(where, error) from error
     if told["missing_keys"]:
         raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
-    seed = getattr(config, "srdyn_seed", None)
-    model = from_hf(hf, _tokenizer(where, trust_remote_code), name=outline.name, seed=seed)
+    if checkpoints.may_have_tokenizer(where):
+        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+    model = from_hf(hf, tokenizer, name=Path(where).name, seed=getattr(outline.config, "srdyn_seed", None))
     if weights is not None:
         streaming.attach(hf, weights, place.device)
     return model
@@ -167,9 +163,8 @@ def from_hf(
 ) -> Model:
     """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
 
-    Only these module instances change (`Recipe.make_runnable`, and `linear_cache.attach` in a model of linear layers
-    alone), so `deepcopy` and `save_pretrained` work as before. Raises ValueError where there is no such layer, or one
-    that `architectures.refused.table` lists.
+    Only these module instances change, so `deepcopy` and `save_pretrained` work as before. Raises ValueError for a
+    model that cannot be studied (`report.unsupported_in`).
     """
     if unsupported := report.unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
@@ -221,9 +216,3 @@ def _own_storage(hf: PreTrainedModel) -> None:
     """Copy the weights out of the mapped file: they lie at odd addresses there, and the last bits of products vary."""
     for parameter in hf.parameters():
         parameter.data = parameter.data.clone()
-
-
-def _tokenizer(where: str, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
-    if checkpoints.may_have_tokenizer(where):
-        return AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
-    return None

@@ -80,7 +80,8 @@ def _random_block(
     system.
     """
     (N, t), (_, K, V) = g.shape, state.shape
-    keys, values = (_normal(N, BLOCK, width, generator).to(state)[:, :t] for width in (K, V))
+    where = {"generator": generator, "device": generator.device}
+    keys, values = (torch.randn(N, BLOCK, width, **where).to(state)[:, :t] for width in (K, V))
     keys = keys / keys.norm(dim=-1, keepdim=True)
     decay = g.cumsum(-1)
     # Above the diagonal the differences are positive, might overflow and are not used.
@@ -95,10 +96,6 @@ def _state_after(state: Float64[Tensor, "N K V"], writes: _Writes, tokens: int) 
     decay, keys, values = (x[:, :tokens] for x in writes)
     remaining = (decay[:, -1:] - decay).exp()
     return decay[:, -1, None, None].exp() * state + (remaining[..., None] * keys).mT @ values
-
-
-def _normal(heads: int, tokens: int, width: int, generator: torch.Generator) -> Float[Tensor, "heads tokens width"]:
-    return torch.randn(heads, tokens, width, generator=generator, device=generator.device)
 
 
 def _rows(x: Float[Tensor, "*batch T H"]) -> Float64[Tensor, "N T"]:

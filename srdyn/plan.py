@@ -44,9 +44,7 @@ def report_of(name: str) -> report.Report:
 
 def _reading(preset: str) -> dict:
     """What the reading notebooks take under a preset."""
-    reference, chosen = (
-        yaml.safe_load(_preset(name).read_text(encoding="utf-8")) or {} for name in ("reference", preset)
-    )
+    reference, chosen = (yaml.safe_load(_preset(name).read_text("utf-8")) or {} for name in ("reference", preset))
     return {name: chosen.get(name, value) for name, value in reference["01_stratification"].items()}
 
 
@@ -62,7 +60,7 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
     layer = devices.STREAMED * about.layer_bytes
     streamed, on_cpu, weights = map(devices.in_words, (layer, 2 * layer, about.weight_bytes))
     return [
-        f"{about.name}: {_billions(about.parameters)} parameters, {_billions(about.active)} for a token,",
+        f"{about.name}: {report.count(about.parameters)} parameters, {report.count(about.active)} for a token,",
         f"  {'; '.join(map(str, about.linear))}:",
         f"  {report.in_mib(about.state_bytes)} of state, {report.in_mib(cache)} of cache after {tokens} tokens.",
         f"Memory: {weights} of weights in bfloat16, {_gpus(about.weight_bytes)};",
@@ -79,7 +77,7 @@ def _gpus(weights: int) -> str:
 
 
 def _times(about: report.Report, values: dict) -> list[str]:
-    contexts = len(values["domains"]) + len(values["tasks"]) + len(values["attacks"])
+    contexts = sum(len(values[kind]) for kind in ("domains", "tasks", "attacks"))
     n, positions, size = values["n"], values["positions"], about.weight_bytes
     work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * SOURCES
     cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * SPECTRUM
@@ -89,10 +87,6 @@ def _times(about: report.Report, values: dict) -> list[str]:
         f"  {_in_time(contexts * size / DISK_RATE)} of reading where the weights stay on disk;",
         f"  {spectra * about.heads:,} spectra, nulls included, {_in_time(spectra * cost)} on a CPU core.",
     ]
-
-
-def _billions(number: int) -> str:
-    return f"{number / 1e9:.2f} billion"
 
 
 def _in_time(seconds: float) -> str:
@@ -107,12 +101,9 @@ def main() -> None:
     failed = False
     for name in parser.parse_args().names:
         try:
-            if _preset(name).is_file():
-                print(of_preset(name))
-            else:
-                about = models.check(name)
-                print(about)
-                failed |= bool(about.unsupported)
+            about = None if _preset(name).is_file() else models.check(name)
+            print(about or of_preset(name))
+            failed |= bool(about and about.unsupported)
         except (OSError, ValueError) as error:
             print(f"{name}: {error}", file=sys.stderr)
             failed = True

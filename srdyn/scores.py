@@ -6,7 +6,7 @@ A score is one number per head from calibration text; heads with the highest sco
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -40,11 +40,11 @@ Rule = Callable[[Profile, torch.Generator], Scores]
 
 
 def calibration(
-    model: models.Model, *, domains: tuple[str, ...], n: int, length: int, seed: int = 0
+    model: models.Model, *, domains: Sequence[str] | None = None, n: int, length: int, seed: int = 0
 ) -> Int[Tensor, "B T"]:
-    """`n` windows of `length` tokens from the calibration part of each of the domains."""
+    """`n` windows of `length` tokens from the calibration part of each of the domains, by default all that are held."""
     found = []
-    for name in domains:
+    for name in contexts.domains() if domains is None else domains:
         drawn = {"n": n, "length": length, "generator": torch.Generator().manual_seed(seed)}
         found.append(contexts.domain(name, model.tokenizer, **drawn, part="calibration"))
     return torch.cat(found)

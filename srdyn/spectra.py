@@ -1,7 +1,5 @@
 """Numbers of one spectrum.
 
-References
-----------
 Sun et al., State Rank Dynamics in Linear Attention LLMs, 2026, https://arxiv.org/abs/2602.02195 (Eq. 6).
 Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIPCO 2007 (entropy rank).
 Rudelson & Vershynin, Sampling from large matrices, J. ACM 54(4), 2007 (stable rank).
@@ -37,7 +35,11 @@ def singular_values(
     A state that is NaN throughout marks a head that was pruned away; with `allow_nan` its spectrum is NaN.
     Raises ValueError for states below float32, and for any other NaN or infinity, naming its place in the batch.
     """
-    _require_full_precision(states)
+    if states.dtype not in (torch.float32, torch.float64):
+        raise ValueError(
+            f"states must be float32 or float64, got {states.dtype}: rounding a state once to bfloat16 lifts its "
+            "effective rank from 4 to 41 at eps = 1e-4; capture the states in float32"
+        )
     states = states.detach()
     # NaN and infinity survive a sum, which takes a fraction of the time of a look at every entry
     if states.sum((-2, -1)).isfinite().all():
@@ -139,14 +141,6 @@ def _relative(sigma: Float64[Tensor, "*batch D"], unit: Float64[Tensor, "*batch 
 def _require_threshold(eps: float) -> None:
     if not 0 < eps < 1:
         raise ValueError(f"eps is relative to the largest singular value and must lie between 0 and 1, got {eps}")
-
-
-def _require_full_precision(states: Tensor) -> None:
-    if states.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"states must be float32 or float64, got {states.dtype}: rounding a state once to bfloat16 lifts its "
-            "effective rank from 4 to 41 at eps = 1e-4; capture the states in float32"
-        )
 
 
 def _require_finite(states: Float[Tensor, "*batch K V"], removed: Bool[Tensor, "*batch"]) -> None:

@@ -24,6 +24,7 @@ from srdyn.loading import processes
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
 Visit = Callable[[int, int, Tensor], None]
+Gates = tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]
 Taken = TypeVar("Taken")
 HELD = 2**25
 """Bytes of states that one call may hand out together: memory does not grow with the number of positions."""
@@ -39,9 +40,8 @@ def trace(
 ) -> Float64[Tensor, "L B C H *measured"]:
     """`measure` of every head's state after each of the positions; heads that were pruned away hold NaN.
 
-    Positions count tokens: p means the state after p of them. Any will do; they need not fall on a kernel's chunk, and
-    with the forward route a state does not depend on which others are asked for. A state is dropped once measured.
-
+    Position p means the state after p tokens. Any will do; with the forward route a state does not depend on which
+    others are asked for. A state is dropped once measured.
     Raises ValueError for positions that are not strictly increasing within 1 … T, for tokens that are not a filled
     integer `[B, T]` within the vocabulary, for a state below float32, for a state with NaN (layer, head, position).
     """
@@ -91,9 +91,7 @@ def snapshots(
         start = position
 
 
-def gates(
-    model: models.Model, tokens: Int[Tensor, "B T"]
-) -> tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]:
+def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> Gates:
     """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
 
     Where key channels decay apart, g is the mean over those of a head.
@@ -104,14 +102,14 @@ def gates(
     return g, beta
 
 
-@contextlib.contextmanager
-def gates_of(
-    model: models.Model, B: int, T: int
-) -> Iterator[tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]]:
-    """While this is open, a pass over B whole sequences of T tokens fills in g and beta, as `gates` returns them.
+def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "L B T H"]:
+    """Log-decay g ≤ 0 of every head at every token; NaN for heads that were pruned away."""
+    return gates(model, tokens)[0]
 
-    So that one pass serves `trace` as well.
-    """
+
+@contextlib.contextmanager
+def gates_of(model: models.Model, B: int, T: int) -> Iterator[Gates]:
+    """While this is open, a pass over B sequences of T tokens, be it that of `trace`, fills in what `gates` returns."""
     g, beta = torch.full((2, model.grid.L, B, T, model.grid.H), torch.nan)
 
     def keep(layer: int, site: architectures.Site, _mixer: nn.Module, arguments: tuple, options: dict) -> None:
@@ -130,26 +128,24 @@ def gates_of(
 def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple[Tensor, ...]:
     """What the recurrence of one layer (counted along axis L) reads, by place for the recipe's `rule`.
 
-    Of most families that is `recipe.Inputs`; of all it has q, k, v, g and beta by name.
-
-    Raises ValueError for a layer without heads and as `checked_tokens` does.
+    Of most families that is `recipe.Inputs`; of all it has q, k, v, g and beta by name. Raises ValueError for a layer
+    without heads and as `checked_tokens` does.
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    return from_inputs(model, tokens, lambda read: read, layers=[layer])[layer]
+    return _read_by(model, tokens, lambda read: read, [layer])[layer]
 
 
 def from_inputs(
-    model: models.Model,
-    tokens: Int[Tensor, "B T"],
-    take: Callable[[recipe.Inputs], Taken],
-    *,
-    layers: Sequence[int] | None = None,
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken]
 ) -> list[Taken | None]:
-    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads.
+    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
+    return _read_by(model, tokens, take, range(model.grid.L))
 
-    With `layers`, counted along axis L, for all others too.
-    """
+
+def _read_by(
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken], layers: Sequence[int]
+) -> list[Taken | None]:
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
     def tap(layer: int, site: architectures.Site, function: Callable) -> Callable:
@@ -161,7 +157,7 @@ def from_inputs(
 
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):
-            if layers is None or layer in layers:
+            if layer in layers:
                 readers = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
                 taps = {name: tap(layer, site, function) for name, function in readers.items()}
                 stack.enter_context(rebinding.bound(site.mixer, taps))
@@ -208,10 +204,8 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
     """The tokens on the model's device. Raises ValueError unless they are a filled integer [B, T] in the vocabulary."""
     integer = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
     if tokens.ndim != 2 or not integer or tokens.numel() == 0:
-        raise ValueError(
-            "tokens must be integers [B, T] with at least one sequence of at least one token, got "
-            f"{tokens.dtype} {list(tokens.shape)}"
-        )
+        wanted = "integers [B, T] with at least one sequence of at least one token"
+        raise ValueError(f"tokens must be {wanted}, got {tokens.dtype} {list(tokens.shape)}")
     vocabulary, low, high = model.hf.get_input_embeddings().num_embeddings, int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocabulary:
         raise ValueError(

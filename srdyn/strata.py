@@ -71,25 +71,6 @@ def stratify(table: pd.DataFrame, low: float = LOW, high: float = HIGH, *, by: S
     return table.assign(stratum=_strata((mean_rank / table["D"]).to_numpy(), low, high))
 
 
-def wide(
-    table: pd.DataFrame, value: str = "rank", *, position: int | None = None, columns: str | Sequence[str] = "context"
-) -> pd.DataFrame:
-    """Heads (layer, head) as rows, contexts (or other `columns`) side by side, the mean over samples as the entry.
-
-    Raises ValueError when rows of several models, seeds, contexts or positions would be averaged together, or when the
-    position is not in the table.
-    """
-    columns = [columns] if isinstance(columns, str) else list(columns)
-    if position is not None:
-        table = table[table["position"] == position]
-        if table.empty:
-            raise ValueError(f"the table has no rows at position {position}")
-    mixed = [name for name in HEAD if name not in ("layer", "head", *columns) and table[name].nunique() > 1]
-    if mixed:
-        raise ValueError(f"the table holds several values of {', '.join(mixed)}; select one, or add it to columns")
-    return table.groupby(["layer", "head", *columns], observed=True)[value].mean().unstack(columns)
-
-
 def agreement(
     a: Real[np.ndarray, " heads"] | pd.Series, b: Real[np.ndarray, " heads"] | pd.Series, *, d: int | None = None
 ) -> pd.Series:

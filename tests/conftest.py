@@ -9,6 +9,7 @@ import torch
 import transformers
 
 from srdyn import models
+from srdyn.loading import files
 
 SIZES = {
     "vocab_size": 64,
@@ -59,6 +60,12 @@ def with_slow_decays(hf):
             dt = (math.log(1e-3) + torch.rand_like(parameter) * math.log(100)).exp()
             parameter.data = dt.expm1().log()
     return hf.eval()
+
+
+@pytest.fixture(scope="session")
+def tokenizer():
+    """The reference models' own."""
+    return transformers.AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
 @pytest.fixture

@@ -5,16 +5,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from transformers import AutoTokenizer
 
 from srdyn import contexts, evals, models
-from srdyn.loading import files, reference
+from srdyn.loading import reference
 from srdyn.text import tasks
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
 @pytest.fixture(scope="module")

@@ -31,11 +31,6 @@ FAMILIES = {
 }
 
 
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
-
-
 @pytest.fixture(params=FAMILIES)
 def reader(request, monkeypatch, tokenizer):
     """A small random model that reads text."""

@@ -14,7 +14,6 @@ from transformers.models.qwen3_next import modeling_qwen3_next
 
 import srdyn
 from srdyn import architectures, models, pruning
-from srdyn.architectures import linear_cache
 from srdyn.loading import devices, files
 
 
@@ -152,20 +151,6 @@ def test_a_copy_is_independent(tiny, tokens):
     assert mixer.forward.__self__ is mixer
     mixer.out_proj.weight.data.zero_()
     assert not torch.equal(twin(tokens).logits, tiny.hf(tokens).logits)
-
-
-def test_bytes_are_those_of_the_real_cache(tiny, tokens):
-    cache = linear_cache.empty(tiny.hf)
-    tiny.hf(tokens[:1], past_key_values=cache, use_cache=True)
-    kept = {"recurrent": 0, "other": 0}
-    for layer in cache.layers:
-        if hasattr(layer, "recurrent_states"):
-            kept["recurrent"] += layer.recurrent_states[0].nbytes
-            kept["other"] += layer.conv_states[0].nbytes
-        else:
-            kept["other"] += layer.keys.nbytes + layer.values.nbytes
-    assert models.state_bytes(tiny) == kept["recurrent"]
-    assert models.cache_bytes(tiny, tokens.shape[1]) == sum(kept.values())
 
 
 def test_flash_linear_attention_makes_no_difference_on_a_cpu(folder, tokens, tmp_path):

@@ -10,7 +10,6 @@ import pytest
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from transformers import AutoTokenizer
 
 from srdyn import ablation, architectures, models, pruning, states
 from srdyn.architectures import linear_cache, recipe
@@ -73,18 +72,6 @@ def fed(hf, lengths):
     return torch.cat(logits, 1), cache
 
 
-def held_bytes(cache):
-    """What a real cache of two sequences holds for each, as (recurrent states, everything)."""
-    recurrent = other = 0
-    for layer in cache.layers:
-        if hasattr(layer, "recurrent_states"):
-            recurrent += sum(x.nbytes for x in layer.recurrent_states.values() if x is not None)
-            other += sum(x.nbytes for x in layer.conv_states.values() if x is not None)
-        else:
-            other += layer.keys.nbytes + layer.values.nbytes
-    return recurrent // 2, (recurrent + other) // 2
-
-
 def parameters(hf):
     return sum(parameter.numel() for parameter in hf.parameters())
 
@@ -115,7 +102,8 @@ def test_the_smaller_model_computes_what_the_masked_one_does_from_less(family):
         torch.testing.assert_close(in_pieces, expected, **bounds)
         stepped, cache = fed(pruned.hf, [1] * 9)
         torch.testing.assert_close(stepped, expected[:, :9], **bounds)
-        assert held_bytes(cache) == (models.state_bytes(pruned), models.cache_bytes(pruned, 9))
+        both = models.state_bytes(pruned), models.cache_bytes(pruned, 9)
+        assert linear_cache.held_bytes(cache) == tuple(2 * size for size in both)
         assert pruned.grid == whole.grid
         assert [layer.index for layer in pruned.layers] == [layer.index for layer in whole.layers]
         assert [list(layer.heads) for layer in pruned.layers] == [row.nonzero()[:, 0].tolist() for row in keep]
@@ -168,8 +156,7 @@ def test_loaded_weights_lie_where_computed_ones_do(tmp_path):
         assert {parameter.data_ptr() % 64 for parameter in one.hf.parameters()} == {0}
 
 
-def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path):
-    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
+def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path, tokenizer):
     whole = models.from_hf(copy.deepcopy(model("hybrid").hf), tokenizer, name="whole")
     whole.hf.config.srdyn_seed = 3
     folder = pruning.save(pruning.prune_heads(whole, mask("hybrid", [0, 3], [], [1, 2, 3])), tmp_path / "pruned")

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from srdyn import ablation, evals, models, scores, spectra, states
-from srdyn.loading import files, reference
+from srdyn.loading import reference
 from srdyn.study.trials import battery, single_heads
 
 
@@ -29,7 +29,7 @@ def test_ranks_and_norms_are_means_over_sequences(trained, tokens, found):
 
 
 def test_decay_is_the_mean_gate(trained, tokens, found):
-    g = states.gates(trained, tokens)[0].double()
+    g = states.decays(trained, tokens).double()
     torch.testing.assert_close(found.decay, g.mean((1, 2)), rtol=1e-6, atol=1e-9)
 
 
@@ -101,10 +101,7 @@ def test_calibration_text_is_of_every_domain_and_not_that_of_the_evaluation(trai
 
 
 @pytest.fixture(scope="module")
-def trained():
+def trained(tokenizer):
     """An untrained reference model small enough for tests, with the project's tokenizer."""
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
     hf = reference.initialise("pure", seed=0, layers=2, hidden=32, head=16)
     return models.from_hf(hf, tokenizer, name="tiny", seed=0)

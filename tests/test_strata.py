@@ -85,33 +85,6 @@ def test_strata_are_kept_apart_by_context_and_position():
         strata.stratify(table, low=0.9, high=0.25)
 
 
-def test_wide_puts_contexts_side_by_side():
-    table = pd.concat(
-        [
-            rows(layer, head, [100 * layer + 10 * head + offset, 100 * layer + 10 * head + offset + 2], context=context)
-            for layer in (0, 2)
-            for head in range(3)
-            for offset, context in enumerate(("code", "prose"))
-        ]
-    )
-    out = strata.wide(table, position=8)
-    assert out.index.tolist() == [(layer, head) for layer in (0, 2) for head in range(3)]
-    assert out.columns.tolist() == ["code", "prose"]
-    assert out.loc[(2, 1)].tolist() == [211, 212]
-    assert strata.wide(table, columns=["context", "sample"]).loc[(2, 1), ("prose", 1)] == 213
-
-
-def test_wide_refuses_to_average_what_does_not_belong_together():
-    table = pd.concat([rows(0, 0, [1]), rows(0, 0, [2], position=4), rows(0, 0, [3], model="pure", position=4)])
-    with pytest.raises(ValueError, match="model, position"):
-        strata.wide(table)
-    with pytest.raises(ValueError, match="several values of model;"):
-        strata.wide(table, position=4)
-    with pytest.raises(ValueError, match="no rows at position 5"):
-        strata.wide(table, position=5)
-    assert strata.wide(table[table["model"] == "m"], columns="position").loc[(0, 0)].to_dict() == {8: 1, 4: 2}
-
-
 @settings(max_examples=20, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), n=st.integers(3, 40))
 def test_agreement_against_textbook_formulas(seed, n):

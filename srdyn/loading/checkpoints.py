@@ -12,16 +12,7 @@ import huggingface_hub
 import torch
 import transformers
 from huggingface_hub import errors
-from transformers import (
-    CONFIG_MAPPING,
-    MODEL_FOR_CAUSAL_LM_MAPPING,
-    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING,
-    AutoConfig,
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    PreTrainedConfig,
-    PreTrainedModel,
-)
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures
@@ -55,11 +46,11 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
         kind = stated.get("model_type")
         if kind is None:
             raise OSError("there is no config.json that names a type of model")
-        if kind not in CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
+        if kind not in transformers.CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
             # It makes its model types known to transformers when it is imported.
             importlib.import_module("fla")
-        _require_known(where, stated, kind in CONFIG_MAPPING or trust_remote_code)
-        config = AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+        _require_known(where, stated, kind in transformers.CONFIG_MAPPING or trust_remote_code)
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         own = getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None)
         if own is None or trust_remote_code:
             return config
@@ -185,11 +176,14 @@ def builder(config: PreTrainedConfig) -> type:
 
     That is a causal language model, of a family that also sees (Qwen3.5) its text part; GLM-5 has none without eyes.
     """
-    sees = type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING and type(config) in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    reads, sees = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    known, automatic = reads, transformers.AutoModelForCausalLM
+    if type(config) not in reads and type(config) in sees:
+        known, automatic = sees, transformers.AutoModelForImageTextToText
     kept = getattr(config, "srdyn_kept", None)
     if kept is None:
-        return AutoModelForImageTextToText if sees else AutoModelForCausalLM
-    stock = (MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING if sees else MODEL_FOR_CAUSAL_LM_MAPPING)[type(config)]
+        return automatic
+    stock = known[type(config)]
 
     def build(hf: PreTrainedModel, config: PreTrainedConfig, *arguments, **options) -> None:
         own = config if isinstance(config, stock.config_class) else config.get_text_config(decoder=True)
@@ -207,7 +201,8 @@ def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: 
     Raises ValueError for a configuration that no causal language model belongs to.
     """
     build, remote = builder(config), getattr(config, "auto_map", None) or {}
-    known = any(type(config) in known for known in (MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING))
+    reads, sees = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+    known = type(config) in reads or type(config) in sees
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
     with torch.device("meta"):

@@ -42,9 +42,9 @@ def resolve_device(device: str | torch.device) -> torch.device:
     return torch.device(device)
 
 
-def precision(stored: torch.dtype | None, device: torch.device) -> torch.dtype:
+def precision(stored: torch.dtype | None, device: str | torch.device) -> torch.dtype:
     """What a checkpoint is loaded as: its own on a GPU, unless that is float16; float32 otherwise."""
-    keeps_its_own = device.type != "cpu" and stored not in (None, torch.float16)
+    keeps_its_own = resolve_device(device).type != "cpu" and stored not in (None, torch.float16)
     return stored if keeps_its_own else torch.float32
 
 
@@ -64,12 +64,7 @@ def rooms(max_memory: Mapping[int | str, int | str] | None = None) -> dict[int |
 
 
 def decide(
-    weights: int,
-    layer: int,
-    rooms: Rooms,
-    *,
-    device: str | torch.device = "auto",
-    offload: Offload | None = None,
+    weights: int, layer: int, rooms: Rooms, *, device: str | torch.device = "auto", offload: Offload | None = None
 ) -> Placement:
     """Where `weights` bytes go whose largest part, which is brought in at once, has `layer` bytes.
 
@@ -83,7 +78,8 @@ def decide(
     main = torch.device("cuda", gpus[0]) if gpus else resolve_device("cpu" if device == "auto" else device)
     if offload == "cpu" and main.type == "cpu":
         raise ValueError('offload="cpu" keeps weights in CPU memory for a GPU, and this runs on the CPU: leave it out')
-    here, on_cpu = rooms.get(_key(main)), rooms.get("cpu", 0)
+    key = (main.index or 0) if main.type == "cuda" else main.type
+    here, on_cpu = rooms.get(key), rooms.get("cpu", 0)
     size, granted = f"{in_words(weights)} of weights", in_words(here) if here is not None else "an unknown room"
     fits = {
         None: here is None or weights + layer <= here,
@@ -94,22 +90,13 @@ def decide(
     allowed = {None: (None, "shards"), "auto": (None, "shards", "cpu", "disk")}.get(offload, (offload,))
     chosen = next((kept for kept in allowed if fits[kept]), "nowhere")
     if chosen == "nowhere":
-        raise MemoryError(
-            f"{size} (largest layer {in_words(layer)}) do not fit: {main} has {granted}. {_advice(offload)}"
-        )
+        advice = "Pass a smaller dtype or a larger max_memory, or take a machine with more memory"
+        if offload is None:
+            advice = 'Pass offload="auto" to bring them in layer by layer, a smaller dtype, or a larger max_memory'
+        raise MemoryError(f"{size} (largest layer {in_words(layer)}) do not fit: {main} has {granted}. {advice}")
     if chosen == "shards":
         return Placement(main, None, tuple(gpus), f"{size}, more than the {granted} of {main}")
     return Placement(main, chosen, (), f"{size}; {main} has {granted}")
-
-
-def _advice(offload: Offload | None) -> str:
-    if offload is None:
-        return 'Pass offload="auto" to bring them in layer by layer, a smaller dtype, or a larger max_memory'
-    return "Pass a smaller dtype or a larger max_memory, or take a machine with more memory"
-
-
-def _key(device: torch.device) -> int | str:
-    return (device.index or 0) if device.type == "cuda" else device.type
 
 
 def in_words(size: int) -> str:

@@ -13,8 +13,7 @@ from srdyn import architectures
 from srdyn.loading import checkpoints, files
 
 FLOAT32_BYTES = 4
-RECURRENT = {"linear_attention", "hybrid"}
-ATTENDING = {"full_attention", "indexed_attention", "hybrid"}
+RECURRENT, ATTENDING = {"linear_attention", "hybrid"}, {"full_attention", "indexed_attention", "hybrid"}
 """The kinds of layers that hold a state, keys and values; `hybrid` layers hold both."""
 WITHOUT_CACHE = {"moe", "mlp"}
 FAMILIES = ("Qwen3Next", "Qwen3_5Text", "Qwen3_5MoeText", "Qwen4ExpText", "OlmoHybrid", "KimiLinear", "BailingHybrid")
@@ -46,8 +45,7 @@ def ledger(
     heads) over all layers, as the paper cuts; `removed_bytes` are their states alone, and `freed` is the share of the
     whole cache that these make up. `break_even` is the context length in tokens at which keys and values cost as much
     as the states, NaN without attention. The index of a sparse attention is not counted. By default all of
-    `reference_models` and `families`.
-
+    `families`.
     Raises ValueError for a negative length, a share outside 0 … 1, a model without a state, and as `attention` does.
     """
     if any(length < 0 for length in tokens):
@@ -55,7 +53,7 @@ def ledger(
     if not 0 <= removed <= 1:
         raise ValueError(f"removed is a share of the heads, between 0 and 1, got {removed}")
     rows = []
-    for name, config in (reference_models() | families() if configs is None else configs).items():
+    for name, config in (families() if configs is None else configs).items():
         hf = checkpoints.outline(config, dtype=torch.bfloat16)
         if not architectures.sites(hf):
             raise ValueError(f"{name} ({type(config).__name__}) has no linear-attention layers")
@@ -64,17 +62,16 @@ def ledger(
 
 
 def families() -> dict[str, PreTrainedConfig]:
-    """The default configuration of every known class, by model type; a checkpoint's own may differ much from it."""
+    """The reference models that differ in their caches, then the default configuration of every class by model type.
+
+    A checkpoint's own may differ much from it.
+    """
+    folder = files.data_dir() / "models"
+    ours = {name: transformers.Qwen3NextConfig.from_pretrained(folder / name) for name in ("hybrid", "pure")}
     # By class, never by `model_type`: importing flash-linear-attention re-registers some of those.
     open_in = {"Qwen4ExpText": INDEX}
     configs = [getattr(transformers, f"{stem}Config")(**open_in.get(stem, {})) for stem in FAMILIES]
-    return {config.get_text_config(decoder=True).model_type: config for config in configs}
-
-
-def reference_models() -> dict[str, PreTrainedConfig]:
-    """The configurations of the two reference models that differ in their caches, by name."""
-    folder = files.data_dir() / "models"
-    return {name: transformers.Qwen3NextConfig.from_pretrained(folder / name) for name in ("hybrid", "pure")}
+    return ours | {config.get_text_config(decoder=True).model_type: config for config in configs}
 
 
 def state_bytes(hf: nn.Module) -> int:
@@ -135,13 +132,11 @@ def _conv_bytes(hf: nn.Module) -> int:
 
 def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
     sites = architectures.sites(hf)
-    heads, (_, _, K, V) = (
-        sum(len(site.recipe.kept(site.mixer)) for site in sites),
-        sites[0].recipe.heads(sites[0].mixer),
-    )
+    heads = sum(len(site.recipe.kept(site.mixer)) for site in sites)
+    _, _, K, V = sites[0].recipe.heads(sites[0].mixer)
     state, conv, attends = state_bytes(hf), _conv_bytes(hf), attention(hf.config)
-    attending, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
-    total, k = state + conv + attending, round(removed * heads)
+    kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
+    total, k = state + conv + kept, round(removed * heads)
     return {
         "model_type": hf.config.get_text_config(decoder=True).model_type,
         "recurrent": len(sites),
@@ -152,7 +147,7 @@ def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
         "tokens": tokens,
         "state_bytes": state,
         "conv_bytes": conv,
-        "kv_bytes": attending,
+        "kv_bytes": kept,
         "total_bytes": total,
         "removed_heads": k,
         "removed_bytes": k * K * V * FLOAT32_BYTES,

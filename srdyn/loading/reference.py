@@ -11,11 +11,8 @@ from torch import Tensor
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
 KINDS = ("hybrid", "pure", "uniform")
-LAYERS = 8
-TOKENS_PER_BATCH = 2048
-"""Tokens of one training step."""
-ODD = 0x9E3779B1
-"""Spreads seeds over the 32 bits that torch's generator keeps of a seed."""
+LAYERS, TOKENS_PER_BATCH = 8, 2048
+ODD = 0x9E3779B1  # spreads seeds over the 32 bits that torch's generator keeps of a seed
 FULL_ATTENTION_EVERY = 4  # in the hybrid, as in Qwen3-Next: 3 linear layers, then one of softmax attention
 
 
@@ -27,16 +24,14 @@ def name_of(kind: str, seed: int) -> str:
 def config(
     kind: str, *, vocab_size: int = 1024, layers: int = LAYERS, hidden: int = 128, head: int = 64, heads: int = 8
 ) -> Qwen3NextConfig:
-    """The configuration of a reference model.
+    """The configuration of a reference model; ValueError for an unknown kind.
 
     `hybrid` has softmax attention in every fourth layer, `pure` and `uniform` in none; nothing else differs. Value
     heads share key heads two to one, as in Qwen3-Next; feed-forward layers are dense, since 128 dimensions feed no
     experts.
-
-    Raises:
-        ValueError: an unknown kind.
     """
-    _check_kind(kind)
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is no reference model; the kinds are {', '.join(KINDS)}")
     every = FULL_ATTENTION_EVERY if kind == "hybrid" else layers + 1
     return Qwen3NextConfig(
         vocab_size=vocab_size,
@@ -92,8 +87,3 @@ def _start(name: str, like: Tensor, depth: int, *, equal: bool, generator: torch
     if name.endswith(("out_proj.weight", "o_proj.weight", "down_proj.weight")):
         return normal / math.sqrt(2 * depth)
     return normal / 4 if name.endswith("in_proj_ba.weight") else normal
-
-
-def _check_kind(kind: str) -> None:
-    if kind not in KINDS:
-        raise ValueError(f"{kind!r} is no reference model; the kinds are {', '.join(KINDS)}")

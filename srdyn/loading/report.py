@@ -61,9 +61,12 @@ class Report:
     def lines(self) -> list[tuple[str, str]]:
         """What to read: names with their values."""
         cache = [f"{in_mib(size)} at {tokens} tokens" for tokens, size in self.cache_bytes.items() if size is not None]
+        some = "" if self.active == self.parameters else f", {count(self.active)} of them for a token"
+        sizes = f"{count(self.parameters)} parameters{some}: {devices.in_words(self.weight_bytes)}"
+        dtype = str(self.dtype).removeprefix("torch.")
         return [
             ("model", f"{self.name} ({self.family})"),
-            ("weights", f"{_weights(self)}; largest layer {devices.in_words(self.layer_bytes)}"),
+            ("weights", f"{sizes} as {dtype}; largest layer {devices.in_words(self.layer_bytes)}"),
             ("linear layers", "; ".join(map(str, self.linear)) or "none that srdyn knows"),
             ("state", f"{in_mib(self.state_bytes)} per sequence" if self.linear else "–"),
             ("cache", ", ".join(cache) or "–"),
@@ -79,11 +82,9 @@ class Report:
         return markdown.table(["", ""], [list(line) for line in self.lines()])
 
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class Outline:
-    """A checkpoint's configuration, the model that it describes without weights, and where the weights would go."""
+class Outline(NamedTuple):
+    """A checkpoint's place and configuration, the model that it describes without weights, and its memory."""
 
-    name: str
     where: str
     config: PreTrainedConfig
     dtype: torch.dtype
@@ -108,7 +109,7 @@ def check(
     """
     where = checkpoints.source(name_or_path)
     config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    name, precision = Path(where).name, _precision(config, dtype, device)
+    name, precision = Path(where).name, dtype or devices.precision(_stored(config), device)
     try:
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
@@ -142,22 +143,8 @@ def about(
     except ValueError as error:
         cache = dict.fromkeys(lengths)
         notes = (f"The size of its cache is not known: {error}.",) if known else ()
-    parameters, active = _parameters(hf)
-    return Report(
-        name=name,
-        family=hf.config.model_type,
-        dtype=hf.dtype,
-        parameters=parameters,
-        active=active,
-        weight_bytes=weights,
-        layer_bytes=layer,
-        linear=_linear(hf),
-        state_bytes=memory.state_bytes(hf),
-        cache_bytes=cache,
-        placement=place,
-        unsupported=unsupported,
-        notes=notes,
-    )
+    sizes = *_parameters(hf), weights, layer, _linear(hf), memory.state_bytes(hf), cache
+    return Report(name, hf.config.model_type, hf.dtype, *sizes, place, unsupported, notes)
 
 
 def outline(
@@ -172,7 +159,7 @@ def outline(
     """What `models.load` goes by, after all that can be found wrong before weights are read; raises as it says."""
     where = checkpoints.source(name_or_path)
     config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    name, precision = Path(where).name, _precision(config, dtype, device)
+    name, precision = Path(where).name, dtype or devices.precision(_stored(config), device)
     hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     if unsupported := unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
@@ -184,7 +171,7 @@ def outline(
         checkpoints.require_space(where, weights // precision.itemsize * stored.itemsize)
     rooms = devices.rooms(max_memory)
     place = devices.decide(weights, layer, rooms, device=device, offload=offload)
-    return Outline(name, where, config, precision, hf, rooms, place)
+    return Outline(where, config, precision, hf, rooms, place)
 
 
 def unsupported_in(hf: PreTrainedModel, name: str) -> tuple[str, ...]:
@@ -211,17 +198,14 @@ def weight_bytes(hf: PreTrainedModel) -> tuple[int, int]:
 
 def _parameters(hf: PreTrainedModel) -> tuple[int, int]:
     """How many parameters a model has, and how many of them read one token; an embedding reads by one row."""
-    config = hf.config.get_text_config(decoder=True)
-    chosen = getattr(config, "num_experts_per_tok", None) or getattr(config, "num_experts_per_token", None) or 0
-    embedding, total, active = hf.get_input_embeddings().weight, 0, 0
+    config, embedding, active = hf.config.get_text_config(decoder=True), hf.get_input_embeddings().weight, 0
+    chosen = getattr(config, "num_experts_per_tok", None) or getattr(config, "num_experts_per_token", None)
     tied = embedding is getattr(hf.get_output_embeddings(), "weight", None)
     for name, parameter in hf.named_parameters():
-        size = parameter.numel()
-        total += size
-        if parameter is embedding and not tied:
-            continue
-        active += size * chosen // len(parameter) if ".experts." in name and chosen else size
-    return total, active
+        if parameter is not embedding or tied:
+            size = parameter.numel()
+            active += size * chosen // len(parameter) if ".experts." in name and chosen else size
+    return hf.num_parameters(), active
 
 
 def _linear(hf: PreTrainedModel) -> tuple[Linear, ...]:
@@ -238,17 +222,8 @@ def _stored(config: PreTrainedConfig) -> torch.dtype | None:
     return config.dtype or config.get_text_config(decoder=True).dtype
 
 
-def _precision(config: PreTrainedConfig, dtype: torch.dtype | None, device: str | torch.device) -> torch.dtype:
-    return dtype or devices.precision(_stored(config), devices.resolve_device(device))
-
-
-def _weights(report: Report) -> str:
-    some = "" if report.active == report.parameters else f", {_count(report.active)} of them for a token"
-    dtype = str(report.dtype).removeprefix("torch.")
-    return f"{_count(report.parameters)} parameters{some}: {devices.in_words(report.weight_bytes)} as {dtype}"
-
-
-def _count(number: int) -> str:
+def count(number: int) -> str:
+    """How many parameters, as text."""
     return f"{number / 1e9:.2f} billion" if number >= 1e8 else f"{number / 1e6:.3g} million"
 
 

@@ -44,12 +44,8 @@ class Shards(Mapping[str, Tensor]):
 
     def _place(self, key: str, renamings: list) -> None:
         """Note what the checkpoint's tensor `key` is for."""
-        rename = functools.partial(
-            core_model_loading.rename_source_key,
-            key,
-            base_model_prefix=self.hf.base_model_prefix,
-            meta_state_dict=self._wanted,
-        )
+        about = {"base_model_prefix": self.hf.base_model_prefix, "meta_state_dict": self._wanted}
+        rename = functools.partial(core_model_loading.rename_source_key, key, **about)
         name, pattern = rename(weight_renamings=renamings, weight_converters=self._converters)
         if name not in self._wanted and key in self._wanted:
             name, pattern = rename(weight_renamings=[], weight_converters=[])
@@ -138,14 +134,9 @@ def attach(hf: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.dev
     """
     layers = {id(layer): layer for layer in _layers(hf)}
     for name, part in _parts(hf, "", layers):
-        whole = id(part) in layers
-        hook = accelerate.hooks.AlignDevicesHook(
-            execution_device=device,
-            offload=True,
-            weights_map=accelerate.utils.offload.PrefixedDataset(weights, f"{name}." if name else ""),
-            place_submodules=whole,
-        )
-        accelerate.hooks.add_hook_to_module(part, hook)
+        own = accelerate.utils.offload.PrefixedDataset(weights, f"{name}." if name else "")
+        how = {"execution_device": device, "offload": True, "place_submodules": id(part) in layers}
+        accelerate.hooks.add_hook_to_module(part, accelerate.hooks.AlignDevicesHook(weights_map=own, **how))
     for module in hf.modules():
         for name, buffer in module.named_buffers(recurse=False):
             module._buffers[name] = buffer.to(device)

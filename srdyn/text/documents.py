@@ -5,7 +5,7 @@ import json
 import logging
 import lzma
 import urllib.parse
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -54,7 +54,6 @@ def read(place: str | Path) -> list[str]:
     in it and below, by name. A relative path is seen from here, else from the repository. Of a data set on the hub
     (column "text" of the split "train", unless the name says more) the first `MOST_DOCUMENTS` are read, fewer where
     `MOST_CHARACTERS` are reached, and kept in build/datasets, where later runs find them offline.
-
     Raises FileNotFoundError for what is not there, ValueError for what cannot be read as text, ModuleNotFoundError and
     OSError where a data set needs `datasets` or the network.
     """
@@ -131,20 +130,10 @@ def _downloaded(wanted: Dataset) -> Path:
     """The file in build/datasets that holds the documents, written when it is missing."""
     path = files.root() / "build" / "datasets" / (urllib.parse.quote(":".join(wanted), safe=":") + ".jsonl")
     if not path.exists():
-        lines = [json.dumps({"text": text}) + "\n" for text in _within_limits(_texts(wanted))]
+        lines = [json.dumps({"text": text}) + "\n" for text in _texts(wanted)]
         files.write_bytes(path, "".join(lines).encode())
         log.warning("%d documents of the data set %s are kept in %s", len(lines), wanted.repository, path)
     return path
-
-
-def _texts(wanted: Dataset) -> Iterator[str]:
-    for row in _rows(wanted):
-        if not isinstance(row.get(wanted.field), str):
-            raise ValueError(
-                f"{wanted.repository} has no text in a column {wanted.field!r}, its columns are {', '.join(row)}: name "
-                "one, hf:owner/name:config:split:field"
-            )
-        yield row[wanted.field]
 
 
 def _rows(wanted: Dataset) -> Iterator[Mapping[str, object]]:
@@ -163,9 +152,15 @@ def _rows(wanted: Dataset) -> Iterator[Mapping[str, object]]:
         raise ValueError(f"the data set {wanted.repository} cannot be read: {error}") from error
 
 
-def _within_limits(texts: Iterable[str]) -> Iterator[str]:
+def _texts(wanted: Dataset) -> Iterator[str]:
+    """The first documents, as many as are read."""
     characters = 0
-    for text in itertools.islice(texts, MOST_DOCUMENTS):
+    for row in itertools.islice(_rows(wanted), MOST_DOCUMENTS):
+        if not isinstance(text := row.get(wanted.field), str):
+            raise ValueError(
+                f"{wanted.repository} has no text in a column {wanted.field!r}, its columns are {', '.join(row)}: name "
+                "one, hf:owner/name:config:split:field"
+            )
         yield text
         characters += len(text)
         if characters >= MOST_CHARACTERS:

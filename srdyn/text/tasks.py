@@ -35,20 +35,13 @@ class Alphabet:
         """The alphabet of a tokenizer, the same for everyone; ValueError where it has too few one-token words."""
         words = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token))
         if len(words) < 2 * SYMBOLS:
-            raise ValueError(
-                f"the tasks need {2 * SYMBOLS} one-token lower-case words with a leading space, this tokenizer has "
-                f"{len(words)}"
-            )
+            needed = f"{2 * SYMBOLS} one-token lower-case words with a leading space"
+            raise ValueError(f"the tasks need {needed}, this tokenizer has {len(words)}")
         drawn = np.random.default_rng(SYMBOL_SEED).permutation(words)
         one = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
-        return cls(
-            names=drawn[:SYMBOLS],
-            values=drawn[SYMBOLS : 2 * SYMBOLS],
-            digits=np.array([one(str(d))[-1] for d in range(10)]),
-            marks={mark: one(mark)[-1] for mark in ("\n", "?", "+", "-", "=", ":", ".")},
-            lead=one("The key of"),
-            verb=one(" is"),
-        )
+        digits = np.array([one(str(d))[-1] for d in range(10)])
+        marks = {mark: one(mark)[-1] for mark in "\n?+-=:."}
+        return cls(drawn[:SYMBOLS], drawn[SYMBOLS : 2 * SYMBOLS], digits, marks, one("The key of"), one(" is"))
 
 
 def unwritable(tokenizer: PreTrainedTokenizerBase) -> str:

@@ -16,6 +16,7 @@ from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from srdyn import contexts, evals, models
+from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
@@ -75,9 +76,9 @@ def baseline_rows(tokenizer: PreTrainedTokenizerBase, *, plan: Plan = PLAN) -> p
     return pd.DataFrame(rows).assign(kind="baseline")
 
 
+@denormals.flushed()
 def model_rows(folder: Path, *, plan: Plan = PLAN, device: str = "auto") -> pd.DataFrame:
     """Bits per byte in each domain and accuracy on each task of one model, without targets."""
-    torch.set_flush_denormal(True)
     model = models.load(folder, device=device)
     training = json.loads((folder / "training.json").read_text())
     about = {

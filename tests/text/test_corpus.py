@@ -6,7 +6,6 @@ import lzma
 from collections import Counter
 
 import pytest
-from transformers import AutoTokenizer
 
 from srdyn import contexts
 from srdyn.loading import files
@@ -26,11 +25,6 @@ def overlap():
 @pytest.fixture(scope="module")
 def texts():
     return {folder: {name: documents(folder, name) for name in DOMAINS} for folder in ("corpus", "contexts")}
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
 def documents(folder, name):

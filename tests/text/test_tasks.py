@@ -3,15 +3,8 @@ import re
 
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
-from srdyn.loading import files
 from srdyn.text import tasks
-
-
-@pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
 def writer_for(tokenizer, *, seed=0, pool=tasks.SYMBOLS):
