@@ -31,8 +31,6 @@ from scipy import stats
 
 from srdyn.study.analysis import intervals
 
-LEVEL = 0.95
-
 
 def estimate(frame: pd.DataFrame, *, generator: torch.Generator) -> intervals.Interval:
     """Σ value / Σ weight of a model in one state, with its 95 % interval.
@@ -92,7 +90,7 @@ class _Contrast(NamedTuple):
 
 
 def _interval(found: _Contrast) -> intervals.Interval:
-    half = stats.t.ppf((1 + LEVEL) / 2, found.m - 1) * found.error
+    half = stats.t.ppf((1 + intervals.LEVEL) / 2, found.m - 1) * found.error
     return intervals.Interval(found.estimate, float(found.estimate - half), float(found.estimate + half))
 
 

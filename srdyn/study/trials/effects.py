@@ -42,27 +42,26 @@ def with_kept(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([answers, *parts], ignore_index=True)
 
 
-def estimates(answers: pd.DataFrame, *, value: str = "value") -> pd.DataFrame:
+def estimates(answers: pd.DataFrame) -> pd.DataFrame:
     """One row for every model, arm and probe: estimate, low, high, n (answers), rows, draws, removed, testable.
 
-    `value="bits"` gives the bits of an answer instead of whether it is right. `testable` is False for a task on which
-    the intact model is below `SOLVED`. Intervals as in `contrasts`.
+    `testable` is False for a task on which the intact model is below `SOLVED`. Intervals as in `contrasts`.
     """
     rows = [
         about | contrasts.estimate(frame, generator=_generator())._asdict() | _sizes(frame)
-        for about, frame in _frames(answers, value)
+        for about, frame in _frames(answers)
     ]
     return _with_testable(pd.DataFrame(rows), answers)
 
 
-def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> pd.DataFrame:
+def differences(answers: pd.DataFrame, *, versus: str) -> pd.DataFrame:
     """One row for every model, arm and probe: the arm minus `versus`, paired, all else alike.
 
     `versus` is `intact` or another arm. Columns: difference, low, high, p, n, rows, draws, removed, intact (accuracy
     without ablation, of a task), testable. An arm without its counterpart is left out.
     """
     rows = []
-    for about, frame, beside in _beside(answers, versus, value):
+    for about, frame, beside in _beside(answers, versus):
         reference = beside(versus, about["window"])
         if reference is None:
             continue
@@ -73,14 +72,14 @@ def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> 
     return _with_testable(pd.DataFrame(rows), answers)
 
 
-def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT, value: str = "bits") -> pd.DataFrame:
+def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT) -> pd.DataFrame:
     """How much more an arm costs than `versus` does under a softmax window than under none, in nats per unit of weight.
 
     Columns: model, …, versus, interaction, low, high, n. Positive: the missing heads are missed more when softmax
     cannot look back; against `random` instead of the intact model: these heads more than any others.
     """
-    rows, nats = [], answers.assign(nats=answers[value] * np.log(2))
-    for about, frame, beside in _beside(nats, versus, "nats"):
+    rows, nats = [], answers.assign(value=answers["bits"] * np.log(2))
+    for about, frame, beside in _beside(nats, versus):
         if not about["window"]:
             continue
         four = [beside(arm, window) for window in (about["window"], 0) for arm in (about["arm"], versus)]
@@ -181,14 +180,14 @@ def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign
     return rows.reset_index(drop=True)
 
 
-def _frames(answers: pd.DataFrame, value: str) -> Iterator[tuple[dict, pd.DataFrame]]:
+def _frames(answers: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
     for key, frame in answers.groupby([*ARM, "probe"], sort=False):
-        yield dict(zip([*ARM, "probe"], key, strict=True)), frame.assign(value=frame[value])
+        yield dict(zip([*ARM, "probe"], key, strict=True)), frame
 
 
-def _beside(answers: pd.DataFrame, versus: str, value: str) -> Iterator[tuple[dict, pd.DataFrame, Callable]]:
+def _beside(answers: pd.DataFrame, versus: str) -> Iterator[tuple[dict, pd.DataFrame, Callable]]:
     """The frames of all arms but `versus` and `intact`, each with what finds another arm's frame, all else alike."""
-    frames = list(_frames(answers, value))
+    frames = list(_frames(answers))
     known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
     for about, frame in frames:
         if about["arm"] not in (versus, trials.INTACT):
