@@ -10,37 +10,28 @@ from srdyn.figures import style
 ROW = 0.36
 """Inches: the height of a measure."""
 MEASURE = ["claim", "measure"]
-Lane = tuple[str, int]
-"""A source and a seed."""
 
 
-@style.style()
+@style.draws("claim measure kind seed source", "model estimate low high")
 def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     """Every measure (row) of the models and their nulls with interval and threshold, a panel for each kind of model.
 
-    `table`: claim, measure, model, kind, seed, source, estimate, low, high. `rules`: claim, measure, at_least, at_most,
-    one of the two NaN; their order is that of the rows, and rules without a measurement are left out. A symbol is
-    filled where the whole interval passes. Raises ValueError for missing columns, repeated rows, or a measure without
-    exactly one threshold.
+    `rules`: claim, measure, at_least, at_most, one of the two NaN; their order is that of the rows, and rules without a
+    measurement are left out. A symbol is filled where the whole interval passes. Raises ValueError for a measure
+    without exactly one threshold.
     """
-    key = [*MEASURE, "kind", "seed", "source"]
-    style.require(table, [*key, "model", "estimate", "low", "high"], key=key)
     rows = _rows(table, rules)
-    lanes = [
-        (source, seed) for source in style.sources(table) for seed in style.seeds(table[table["source"] == source])
-    ]
-    figure, axes = style.panels(table["kind"], height=ROW * len(rows) + 0.3, sharex=True, sharey=True)
-    left, right = _limits(table, rows)
-    for kind, panel in axes.items():
-        panel.set_xlim(left, right)
+    seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}
+    places = style.apart([(source, seed) for source, of in seeds.items() for seed in of], 0.36)
+    figure, parts = style.panels(table, "kind", height=ROW * len(rows) + 0.3, sharex=True, sharey=True)
+    for panel, part in parts:
+        panel.set_xlim(*_limits(table, rows))
         for y, rule in enumerate(rows.itertuples(index=False)):
             _threshold(panel, y, rule)
-            of_rule = (table[MEASURE] == [rule.claim, rule.measure]).all(axis=1) & (table["kind"] == kind)
-            _measured(panel, y, table[of_rule], rule, lanes)
-        panel.set_yticks(range(len(rows)), [f"{rule.measure}  {rule.claim}" for rule in rows.itertuples()])
-        panel.set_ylim(len(rows) - 0.5, -0.5)
-        panel.tick_params(axis="y", length=0)
-    style.outer_labels(list(axes.values()), x="value (own unit)", y="")
+            for row in part[(part[MEASURE] == [rule.claim, rule.measure]).all(axis=1)].to_dict("records"):
+                _measured(panel, y + places[row["source"], row["seed"]], row, rule)
+        style.listed(panel, [f"{rule.measure}  {rule.claim}" for rule in rows.itertuples()])
+    style.outer_labels(figure.axes, x="value (own unit)", y="")
     style.source_legend(figure, table, "estimate")
     note = (
         "bars: 95 % interval, in the legend's order; shaded: where the claim holds; filled: the whole interval passes"
@@ -76,16 +67,11 @@ def _threshold(panel: Axes, y: int, rule: tuple) -> None:
     panel.plot([threshold, threshold], [y - 0.46, y + 0.46], zorder=1, **style.BOUND)
 
 
-def _measured(panel: Axes, y: int, rows: pd.DataFrame, rule: tuple, lanes: list[Lane]) -> None:
-    places = np.linspace(-0.36, 0.36, len(lanes)) if len(lanes) > 1 else [0.0]
-    for row in rows.itertuples():
-        place = y + places[lanes.index((row.source, row.seed))]
-        look = style.SOURCES[row.source]
-        if np.isnan(row.estimate):
-            where = panel.get_yaxis_transform()
-            panel.text(0.01, place, f"{row.source}: undefined", transform=where, color="0.35", size=5, va="center")
-            continue
-        passes = row.low >= rule.at_least or row.high <= rule.at_most
-        panel.hlines(place, row.low, row.high, color=look.colour, linewidth=0.8, zorder=2)
-        face = look.colour if passes else "white"
-        panel.plot(row.estimate, place, look.marker, color=look.colour, markerfacecolor=face, markersize=3, zorder=3)
+def _measured(panel: Axes, place: float, row: dict, rule: tuple) -> None:
+    if np.isnan(row["estimate"]):
+        where, told = panel.get_yaxis_transform(), f"{row['source']}: undefined"
+        panel.text(0.01, place, told, transform=where, color="0.35", size=5, va="center")
+        return
+    passes = row["low"] >= rule.at_least or row["high"] <= rule.at_most
+    look = style.SOURCES[row["source"]]
+    style.points(panel, place, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)

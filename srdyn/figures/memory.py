@@ -2,9 +2,7 @@
 
 import numpy as np
 import pandas as pd
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -13,16 +11,13 @@ from srdyn.figures import style
 UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 
 
-@style.style()
+@style.draws("model tokens", "heads removed_heads total_bytes removed_bytes freed break_even")
 def memory(table: pd.DataFrame) -> Figure:
     """Bytes of the whole cache, intact and without the removed states, and the share freed, against context length.
 
-    A line for each model, dark to light by the length at which keys and values cost what the states do. Columns: model,
-    tokens, heads, removed_heads, total_bytes, removed_bytes, freed, break_even (NaN without attention). Raises
-    ValueError for missing columns or repeated rows.
+    A line for each model, dark to light by the length at which keys and values cost what the states do: `break_even`,
+    NaN without attention.
     """
-    columns = ["heads", "removed_heads", "total_bytes", "removed_bytes", "freed", "break_even"]
-    style.require(table, ["model", "tokens", *columns], key=["model", "tokens"])
     table = table.sort_values(["break_even", "model", "tokens"])
     removed = table["removed_heads"].sum() / table["heads"].sum()
     figure, axes = style.grid(1, 2, height=2.7)
@@ -46,9 +41,8 @@ def _lines(panel: Axes, table: pd.DataFrame, column: str) -> list[tuple[float, s
     """A line for each model; where they end, whose they are, their colours."""
     panel.set_yscale("log")
     lines = dict(list(table.groupby("model", sort=False)))
-    shades = colormaps[style.COLOURMAP](np.linspace(0, 0.8, len(lines)))
     ends = []
-    for (model, line), shade in zip(lines.items(), map(to_hex, shades), strict=True):
+    for (model, line), shade in zip(lines.items(), style.shades(len(lines), 0.8), strict=True):
         panel.plot(line["tokens"], line[column], color=shade, zorder=3)
         _mark_break_even(panel, line, column, shade)
         if column == "total_bytes":

@@ -1,14 +1,11 @@
 """The figure of all verdicts: claims down, kinds of model across."""
 
-from __future__ import annotations
-
 import re
 import textwrap
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from srdyn.figures import style
 
@@ -25,14 +22,12 @@ ROW = 0.42
 """Inches: the height of a claim."""
 
 
-@style.style()
+@style.draws("claim kind", "verdict leading why")
 def verdicts(ledger: pd.DataFrame) -> Figure:
-    """Every claim's verdict in every kind of model, with the value that decides it.
+    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.ledger` has them.
 
-    Columns of `claims.ledger`: claim, kind, verdict, leading, nulls_pass. Hollow: a null passes as well. Raises
-    ValueError for missing columns, repeated rows or a verdict without a colour.
+    Hollow: a null passes as well. Raises ValueError for a verdict without a colour.
     """
-    style.require(ledger, ["claim", "kind", "verdict", "leading"], key=["claim", "kind"])
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
     figure, axes = style.grid(1, 2, height=ROW * len(claims) + 0.3)
@@ -43,18 +38,16 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
         for kind in [row.kind] if row.kind else kinds:
             _cell(panel, kinds.index(kind), claims.index(row.claim), row)
     panel.set_xlim(-0.2, max(1, len(kinds)) - 0.2)
+    style.listed(panel, claims)
     panel.set_ylim(len(claims) - 0.5, -0.6)
     controls = set(ledger.loc[ledger["verdict"].str.startswith(CONTROL), "kind"])
     panel.set_xticks(range(len(kinds)), [f"{kind} ({CONTROL})" if kind in controls else kind for kind in kinds])
     panel.xaxis.tick_top()
-    panel.set_yticks(range(len(claims)), claims)
     panel.tick_params(length=0)
-    for side in panel.spines.values():
-        side.set_visible(False)
-    style.legend(figure, _handles())
-    return style.finish(
-        figure, "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
-    )
+    panel.spines[:].set_visible(False)
+    style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
+    note = "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
+    return style.finish(figure, note)
 
 
 def outcome(verdict: str) -> str:
@@ -71,15 +64,6 @@ def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
     face = "white" if "null passes too" in row.verdict else look.colour
     size = 3 if row.verdict.startswith(CONTROL) else 6
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
-    unbroken = re.sub(
-        r" / |(?<=[≥≤<]) ", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), row.leading or row.why
-    )
-    text = textwrap.fill(unbroken, 34)
+    joined = lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}")  # noqa: E731
+    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, row.leading or row.why), 34)
     panel.text(x - 0.04, y, text, size=6, va="center", color="0.25")
-
-
-def _handles() -> list[Line2D]:
-    return [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=name)
-        for name, look in OUTCOMES.items()
-    ]
