@@ -18,7 +18,7 @@ def attacks(table: pd.DataFrame) -> Figure:
 
     `bound` is NaN except in the first layer.
     """
-    figure, parts = style.crossed(table, "context", "model", height=1.85, sharex=True, sharey=True)
+    figure, parts = style.crossed(table, "context", "model", height=1.85, sharey=True)
     for panel, part in parts:
         _attack_panel(panel, part)
     style.outer_labels(figure.axes, x="effective rank r in text", y="effective rank r\nunder attack")
@@ -58,7 +58,7 @@ def cosine_bound(table: pd.DataFrame) -> Figure:
     """
     turns = table.assign(turn=1 - table["cosine"], allowed=1 - table["bound"])
     shown = turns.assign(turn=turns["turn"].where(turns["turn"] > 0))
-    figure, parts = style.panels(shown, "model", height=2.0, sharex=True, sharey=True)
+    figure, parts = style.panels(shown, "model", height=2.0)
     for panel, part in parts:
         _turn_panel(panel, part)
     style.outer_labels(figure.axes, x="position t (tokens)", y="1 − cos(n(t), n(t − 1))")
@@ -97,7 +97,7 @@ def time_order(table: pd.DataFrame) -> Figure:
 
     An undefined ρ (NaN) interrupts its line.
     """
-    figure, parts = style.panels(table, "kind", height=2.0, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
         part = part.sort_values("position")
         for (source, seed), line in part.groupby(["source", "seed"]):

@@ -1,11 +1,10 @@
 """Figures of how ranks, decays and the order of the heads form over training."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from srdyn.figures import style
@@ -26,6 +25,7 @@ REFERENCES = {
 DASHES = {emergence.HALVES: "--"}
 ARMS = {"low": style.STRATA["low"], "high": style.STRATA["high"], "random": style.Look("#777777", "D")}
 """Which heads are removed."""
+STRATA = {name if name == "middle" else f"{name}-rank": look for name, look in style.STRATA.items()}
 VALUES = {emergence.RANK: "ranks", emergence.DECAY: "decays"}
 ORIGINS = {
     "rank at the start": "rank at the start",
@@ -61,7 +61,7 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
         _label_strata(top, part, "rank")
     axes[0, 0].set_ylabel("effective rank r")
     style.outer_labels(list(axes[1]), x=STEPS, y="share of heads")
-    style.legend(figure, _strata_handles())
+    _legend(figure, STRATA)
     shares = distribution[distribution["measure"] == "share of high"]
     said = _said(shares, kinds, lambda rows: f"{rows['estimate'].iloc[0]:.2f} → {rows['estimate'].iloc[-1]:.2f}")
     return style.finish(
@@ -87,11 +87,8 @@ def identity_formation(table: pd.DataFrame) -> Figure:
             _lines(panel, part[part["reference"] == other], look, line=DASHES.get(other, "-"))
         panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         _step_axis(panel, part["step"])
-    names = ["with the final model", "with the untrained model", "between halves of the windows"]
-    handles = [
-        _handle(name, look, DASHES.get(r, "-")) for name, (r, look) in zip(names, REFERENCES.items(), strict=True)
-    ]
-    style.legend(figure, handles)
+    named = ["with the final model", "with the untrained model", "between halves of the windows"]
+    _legend(figure, dict(zip(named, REFERENCES.values(), strict=True)), dashed=named[-1:])
     ranks = table[(table["value"] == emergence.RANK) & (table["reference"] == "untrained")]
     return style.finish(
         figure,
@@ -124,7 +121,7 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
         _origin_panel(bottom, origin[origin["kind"] == kind])
     axes[0, 0].set_ylabel("half-life (tokens)")
     style.outer_labels(list(axes[1]), x="R² of the final ranks", y="")
-    style.legend(figure, _strata_handles())
+    _legend(figure, STRATA)
     return style.finish(
         figure,
         f"above: a line a head, dashed: {fills:.2g} tokens, from where constant decay lets a head fill up",
@@ -154,8 +151,7 @@ def contrast_formation(table: pd.DataFrame) -> Figure:
         _step_axis(bottom, part["step"])
     axes[0, 0].set_ylabel("cost (bits per byte)")
     style.outer_labels(list(axes[1]), x=STEPS, y="low − high\n(bits per byte)")
-    names = ("low-rank heads", "high-rank heads", "random heads")
-    style.legend(figure, [_handle(*named) for named in zip(names, ARMS.values(), strict=True)])
+    _legend(figure, {f"{arm} heads" if arm == "random" else f"{arm}-rank heads": look for arm, look in ARMS.items()})
     ends = table[(table["arm"] == "low") & (table["reference"] == "high")]
     return style.finish(
         figure,
@@ -224,13 +220,11 @@ def _label_strata(panel: Axes, table: pd.DataFrame, value: str) -> None:
     style.label_right(panel, labels)
 
 
-def _strata_handles() -> list[Line2D]:
-    names = ("low-rank", "middle", "high-rank")
-    return [_handle(*named) for named in zip(names, style.STRATA.values(), strict=True)]
-
-
-def _handle(name: str, look: style.Look, line: str = "-") -> Line2D:
-    return style.handle(name, look, linestyle=line, linewidth=1.4, markersize=2.8)
+def _legend(figure: Figure, looks: Mapping[str, style.Look], *, dashed: Sequence[str] = ()) -> None:
+    lines = {
+        name: {"linestyle": "--" if name in dashed else "-", "linewidth": 1.4, "markersize": 2.8} for name in looks
+    }
+    style.legend(figure, [style.handle(name, look, **lines[name]) for name, look in looks.items()])
 
 
 def _windows(table: pd.DataFrame) -> str:

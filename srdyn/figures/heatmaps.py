@@ -27,8 +27,8 @@ def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "unt
     """
     table = table[table["source"].isin(sources)]
     style.require(table, [], key=["model", "source", "layer", "head"])
-    deepest = table.groupby("model")["layer"].nunique().max()
-    figure, parts = style.crossed(table, "source", "model", height=0.5 + min(0.15 * deepest, 4), x="head h")
+    height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
+    figure, parts = style.crossed(table, "source", "model", height=height, x="head h", sharex=False, sharey=False)
     rows = {panel: f"{panel.get_ylabel()}\nlayer ℓ" for panel, _ in parts if panel.get_ylabel()}
     for panel, part in parts:
         if part.empty:
@@ -51,7 +51,7 @@ def context_matrix(table: pd.DataFrame) -> Figure:
     Contexts keep the order in which they appear in a. A negative ρ has the colour of 0.
     """
     order = list(dict.fromkeys([*table["a"], *table["b"]]))
-    figure, parts = style.panels(table, "model", height=0.9 + 0.165 * len(order), sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=0.9 + 0.165 * len(order))
     for panel, part in parts:
         pairs = part.pivot(index="a", columns="b", values="spearman").reindex(index=order, columns=order).astype(float)
         texts = pairs.map(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1))
@@ -73,7 +73,7 @@ def residual_map(table: pd.DataFrame) -> Figure:
     table = table.assign(framed=table["stratum"].astype(str) != table["mechanism_stratum"].astype(str))
     widest = max(1, np.ceil(table["residual"].abs().max()))
     deepest = table.groupby("model")["layer"].nunique().max()
-    figure, parts = style.panels(table, "model", height=0.6 + min(0.19 * deepest, 5))
+    figure, parts = style.panels(table, "model", height=0.6 + min(0.19 * deepest, 5), sharex=False, sharey=False)
     for panel, part in parts:
         _residual_panel(panel, part, widest)
     style.outer_labels(figure.axes, x="head h", y="layer ℓ")

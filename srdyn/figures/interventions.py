@@ -30,8 +30,7 @@ def doses(table: pd.DataFrame, *, marked: float) -> Figure:
 
     `panel` says what a row of panels shows, with its unit. A dotted line marks one share.
     """
-    shared = {"sharex": True, "sharey": "row", "x": "share of heads removed"}
-    figure, parts = style.crossed(table, "panel", "model", height=1.25, **shared)
+    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
     for panel, part in parts:
         panel.axvline(marked, zorder=0, **MARK)
         _dose_panel(panel, part)
@@ -64,7 +63,7 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
     """
     probes = list(table["probe"].unique())
     height = ROW * len(probes) * table["arm"].nunique() * 0.62 + 0.35
-    figure, parts = style.panels(table, "model", height=height, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=height)
     places = style.apart([arm for arm in ARMS if arm in set(table["arm"])], 0.25)
     for panel, part in parts:
         panel.axvline(0, zorder=1, **style.BOUND)
@@ -83,8 +82,7 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
 @style.draws("model probe layer head", "rank damage D")
 def single_heads(table: pd.DataFrame) -> Figure:
     """What removing one head costs against its effective rank: probes down, models across, dark to light by layer."""
-    shared = {"sharex": True, "sharey": "row", "x": "effective rank r (calibration)"}
-    figure, parts = style.crossed(table, "probe", "model", height=1.4, **shared)
+    figure, parts = style.crossed(table, "probe", "model", height=1.4, x="effective rank r (calibration)")
     for panel, part in parts:
         panel.scatter(part["rank"], part["damage"], c=part["layer"], cmap=style.COLOURMAP, s=9, linewidth=0, zorder=2)
         panel.axhline(0, zorder=1, **style.BOUND)
@@ -103,7 +101,7 @@ def coefficients(table: pd.DataFrame) -> Figure:
     looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
-    figure, parts = style.panels(table, "model", height=0.3 * len(predictors) + 0.3, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=0.3 * len(predictors) + 0.3)
     places = style.apart(probes, 0.2)
     for panel, part in parts:
         panel.axvline(0, zorder=1, **style.BOUND)
@@ -119,7 +117,7 @@ def coefficients(table: pd.DataFrame) -> Figure:
 @style.draws("probe arm window", "interaction low high")
 def windows(table: pd.DataFrame) -> Figure:
     """How much more an arm costs (nats) when softmax sees the last w tokens only: probes across, a line an arm."""
-    figure, parts = style.panels(table, "probe", height=1.9, sharex=True)
+    figure, parts = style.panels(table, "probe", height=1.9, sharey=False)
     sizes = sorted(table["window"].unique())
     for panel, part in parts:
         panel.axhline(0, zorder=1, **style.BOUND)
@@ -141,8 +139,7 @@ def truncations(table: pd.DataFrame) -> Figure:
 
     `heads` says whose states are cut, `rank` to what (0: the heads are removed); `intact` is the estimate without cut.
     """
-    shared = {"sharex": True, "sharey": "row", "x": "rank that the states are cut to"}
-    figure, parts = style.crossed(table, "panel", "model", height=1.25, **shared)
+    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="rank that the states are cut to")
     sets, ranks = list(table["heads"].unique()), sorted(table["rank"].unique())
     looks = dict(zip(sets, [style.Look("#111111", "o"), style.STRATA["high"], style.STRATA["low"]], strict=False))
     for panel, part in parts:

@@ -37,7 +37,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
 
     Half-lives are in tokens; `mechanism` is the null's rank, NaN where there is none.
     """
-    figure, parts = style.panels(table, "model", height=2.1, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=2.1)
     ends = np.log10(table["half_life"].agg(["min", "max"])) + [-0.15, 0.15]
     t = np.logspace(*ends, 200)
     for panel, part in parts:
@@ -67,7 +67,7 @@ def explained_variance(table: pd.DataFrame) -> Figure:
     """
     predictors = list(table["predictor"].unique())
     looks = dict(zip(table["quantity"].unique(), QUANTITIES, strict=True))
-    figure, parts = style.panels(table, "model", height=1.75, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=1.75)
     for panel, part in parts:
         for place, (quantity, look) in enumerate(looks.items()):
             rows = part[part["quantity"] == quantity].set_index("predictor").reindex(predictors)
@@ -111,7 +111,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     precision, measure, moved (whether what the rule of C1 says differs).
     """
     rounded = table[table["precision"] != "float64"]
-    figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharex=True, sharey=True)
+    figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True)
     for panel, part in parts:
         _rounded_panel(panel, part)
     style.outer_labels(figure.axes, x="effective rank r in float64", y="r as read")
@@ -142,7 +142,7 @@ def _rounded_panel(panel: Axes, table: pd.DataFrame) -> None:
 @style.draws("model ranks_of eps", style.SHARES)
 def threshold_sweep(table: pd.DataFrame) -> Figure:
     """Shares of low and high heads against ε, a panel a model: the model, the mechanism null, the closed form."""
-    figure, parts = style.panels(table, "model", height=2.0, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=2.0)
     sources = list(table["ranks_of"].unique())
     for panel, part in parts:
         for name in SHOWN:
@@ -167,7 +167,7 @@ def threshold_sweep(table: pd.DataFrame) -> Figure:
 def head_splits(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by each split, a panel a model, with its agreement κ with that by rank."""
     order = list(table["split"].unique())
-    figure, parts = style.panels(table, "model", height=0.5 + 0.28 * len(order), sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=0.5 + 0.28 * len(order))
     for panel, part in parts:
         _stacked(panel, part.set_index("split").reindex(order))
         style.listed(panel, order)

@@ -43,8 +43,7 @@ def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
     A row without alpha (NaN) is random removal, drawn as a band. Neighbours that remove the same heads (`chosen`) are
     joined. `wanted` names the panels that have a level to reach.
     """
-    shared = {"sharex": True, "sharey": "row", "x": "α (0: norm, 1: rank)"}
-    figure, parts = style.crossed(table, "panel", "model", height=1.2, **shared)
+    figure, parts = style.crossed(table, "panel", "model", height=1.2, x="α (0: norm, 1: rank)")
     for panel, part in parts:
         _alpha_panel(panel, part)
         for level in part["panel"].map(wanted).dropna().unique():
@@ -73,7 +72,7 @@ def calibrations(table: pd.DataFrame) -> Figure:
     `overlap` is a share of the reference's removed heads.
     """
     variants = list(table["variant"].unique())
-    figure, parts = style.panels(table, "model", height=0.16 * len(variants) + 0.3, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "model", height=0.16 * len(variants) + 0.3)
     for panel, part in parts:
         places = [variants.index(variant) for variant in part["variant"]]
         panel.plot(part["overlap"], places, "o", color="#111111")

@@ -62,7 +62,7 @@ def rank_distribution(table: pd.DataFrame, *, low: float = observations.LOW, hig
     With the columns low, high too, the first seed's curve gets a band, the curves of all heads' lower and of all
     heads' upper ends. `low` and `high` bound the strata, as shares of D.
     """
-    figure, parts = style.panels(table, "kind", height=2.0, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
         for source in reversed(style.sources(part)):
             for seed in style.seeds(part):
@@ -116,14 +116,18 @@ def shares(table: pd.DataFrame) -> Figure:
     """
     table = table[table["source"] == style.MODEL]
     splits = _ordered(table["split"])
-    figure, parts = style.panels(table, "kind", height=2.0, sharex=True, sharey=True)
+    figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
-        for place, name in enumerate(style.STRATA):
+        for place, (name, look) in enumerate(style.STRATA.items()):
             for which, seed in enumerate(style.seeds(part)):
-                rows = part[part["seed"] == seed].set_index("split").reindex(splits)
-                _share_line(panel, rows, name, (place - 1) * 0.28 + which * 0.13 - 0.065, filled=which == 0)
+                rows = part[part["seed"] == seed].set_index("split").reindex(splits.index)
+                x = np.arange(len(splits)) + (place - 1) * 0.28 + which * 0.13 - 0.065
+                mark = {"width": 0.7, "hollow": which > 0, "zorder": 3}
+                style.points(panel, x, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)
+                line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
+                panel.plot(x[splits.notna()], rows[name][splits.notna()], **line)
         panel.axhline(SMALLEST_GROUP, zorder=1, **style.BOUND)
-        panel.set_xticks(range(len(splits)), [_split_label(split) for split in splits])
+        panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
     style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of a layer's heads")
     handles = [style.handle(name, look, linewidth=0.8) for name, look in style.STRATA.items()]
@@ -140,32 +144,14 @@ def shares(table: pd.DataFrame) -> Figure:
     )
 
 
-def _ordered(column: pd.Series) -> list[str]:
-    """Thresholds from the largest to the smallest, then the rest as it comes."""
+def _ordered(column: pd.Series) -> pd.Series:
+    """Each split's threshold, from the largest to the smallest; then the other splits as they come, NaN."""
     splits = column.unique()
-    numbers = [split for split in splits if _is_number(split)]
-    return sorted(numbers, key=lambda split: -float(split)) + [split for split in splits if not _is_number(split)]
+    return pd.Series(pd.to_numeric(splits, errors="coerce"), splits).sort_values(ascending=False, kind="stable")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _split_label(split: str) -> str:
-    if not _is_number(split):
+def _split_label(split: str, threshold: float) -> str:
+    if np.isnan(threshold):
         return split.replace(" ", "\n")
-    mantissa, exponent = f"{float(split):e}".split("e")
+    mantissa, exponent = f"{threshold:e}".split("e")
     return f"$10^{{{int(exponent)}}}$" if float(mantissa) == 1 else split
-
-
-def _share_line(panel: Axes, rows: pd.DataFrame, name: str, offset: float, *, filled: bool) -> None:
-    look, x = style.STRATA[name], np.arange(len(rows)) + offset
-    style.points(
-        panel, x, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), width=0.7, hollow=not filled, zorder=3
-    )
-    numeric = np.array([_is_number(split) for split in rows.index])
-    panel.plot(x[numeric], rows[name][numeric], color=look.colour, linewidth=0.5, alpha=0.6, zorder=1)

@@ -46,6 +46,9 @@ COLOURMAP = "cividis"
 BOUND = {"color": "0.45", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 """Bounds and thresholds, in every figure."""
 MODEL = "model"
+Parts = list[tuple[Axes, pd.DataFrame]]
+"""Panels, each with the rows of a table that belong in it."""
+Shared = bool | str
 
 
 class Look(NamedTuple):
@@ -137,29 +140,35 @@ def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tup
 
 
 def panels(
-    table: pd.DataFrame, by: str, *, height: float, **shared: bool | str
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    table: pd.DataFrame, by: str, *, height: float, sharex: bool = True, sharey: bool = True
+) -> tuple[Figure, Parts]:
     """A figure with a panel for each value of a column, three to a row, titled by it, beside the rows of the table."""
     names = list(table[by].unique())
     columns = min(3, len(names))
-    figure, axes = grid(-(-len(names) // columns), columns, height=height, **shared)
+    figure, axes = grid(-(-len(names) // columns), columns, height=height, sharex=sharex, sharey=sharey)
     for unused in axes.flat[len(names) :]:
         unused.remove()
-    parts = [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
-    for name, (panel, _) in zip(names, parts, strict=True):
+    for name, panel in zip(names, axes.flat, strict=False):
         panel.set_title(str(name))
-    return figure, parts
+    return figure, [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
 
 
 def crossed(
-    table: pd.DataFrame, down: str, across: str, *, height: float, x: str = "", **shared: bool | str
-) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
+    table: pd.DataFrame,
+    down: str,
+    across: str,
+    *,
+    height: float,
+    x: str = "",
+    sharex: Shared = True,
+    sharey: Shared = "row",
+) -> tuple[Figure, Parts]:
     """A figure with a panel for each pair of values of two columns, beside the rows of the table that belong in it.
 
     With `x`, the label of the horizontal axes, names stand on top and at the left; else each panel is titled by both.
     """
     rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
-    figure, axes = grid(len(rows), len(columns), height=height, **shared)
+    figure, axes = grid(len(rows), len(columns), height=height, sharex=sharex, sharey=sharey)
     parts = []
     for (i, j), panel in np.ndenumerate(axes):
         parts.append((panel, table[(table[down] == rows[i]) & (table[across] == columns[j])]))
