@@ -73,7 +73,7 @@ SOURCES = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The style of all figures while it lasts, whatever the user has set; also a decorator."""
+    """The style of all figures while it lasts, whatever the user has set."""
     with plt.style.context(RC, after_reset=True):
         yield
 

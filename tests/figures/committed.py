@@ -7,6 +7,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 
 from srdyn import figures
+from srdyn.loading import reference
 from srdyn.study.claims import registration
 from srdyn.study.run import store
 from srdyn.study.trials import effects
@@ -44,12 +45,12 @@ def case(draw, *tables, labels, foot, **options):
 ANSWERED = f"seed == 0 and probe in {[*TASKS, effects.TEXT, effects.KEPT]}"
 BESIDE = "versus == 'random' and share == 0.25 and arm in ['high', 'low']"
 AT = "position == 512"
-STEPS = "training step (12,288 tokens each)"
+STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
 FORMED = ("06_emergence_heads",)
 CASES = {
     "trajectories": case(
         figures.trajectories, ("01_stratification_trajectories",),
-        labels={"position t (tokens)", "effective rank r(t)"}, foot="n = 8 .* samples",
+        labels={"position t (tokens)", "effective rank r(t)"}, foot="8 heads a panel, .* n = .* samples",
     ),
     "head_map": case(
         figures.head_map, ("01_stratification_heads",),
@@ -61,7 +62,7 @@ CASES = {
     ),
     "shares": case(
         figures.shares, ("01_stratification_shares",),
-        labels={"threshold ε (share of σ₁)", "share of a layer's heads"}, foot="n = 8 samples · dashed: 0.2",
+        labels={"threshold ε (share of σ₁)", "share of a layer's heads"}, foot="n = .* samples · dashed: 0.2",
     ),
     "measures": case(
         figures.measures, ("02_consistency_claims",), registration.rules, labels={"value (own unit)"}, foot="n = ",
@@ -71,11 +72,11 @@ CASES = {
     ),
     "attacks": case(
         figures.attacks, ("02_consistency_attacks",),
-        labels={"effective rank r in text", "effective rank r\nunder attack"}, foot="n = 8 samples",
+        labels={"effective rank r in text", "effective rank r\nunder attack"}, foot="n = .* samples",
     ),
     "cosine_bound": case(
         figures.cosine_bound, ("02_consistency_steps",),
-        labels={"position t (tokens)", "1 − cos(n(t), n(t − 1))"}, foot="n = 4 samples, mean and range",
+        labels={"position t (tokens)", "1 − cos(n(t), n(t − 1))"}, foot="n = .* samples, mean and range",
     ),
     "time_order": case(
         figures.time_order, ("02_consistency_time",),
@@ -122,26 +123,26 @@ CASES = {
     ),
     "rank_against_decay": case(
         figures.rank_against_decay, ("05_mechanism_heads",),
-        labels={"half-life ln 2/(−g) (tokens)", "effective rank r"}, foot="48–64 heads a panel.* n = 8 samples",
+        labels={"half-life ln 2/(−g) (tokens)", "effective rank r"}, foot="48–64 heads a panel.* n = .* samples",
     ),
     "explained_variance": case(
         figures.explained_variance, ("05_mechanism_explained",),
-        labels={"R² or ρ"}, foot="n = 8 samples · share of the variance: between heads .* %, within heads .* %",
+        labels={"R² or ρ"}, foot="n = .* samples · share of the variance: between heads .* %, within heads .* %",
     ),
     "residual_map": case(
         figures.residual_map, ("05_mechanism_heads",),
-        labels={"head h", "layer ℓ", "r less r in the null"}, foot="n = 8 samples · framed: .* of 48 \\(hybrid\\)",
+        labels={"head h", "layer ℓ", "r less r in the null"}, foot="n = .* samples · framed: .* of 48 \\(hybrid\\)",
     ),
     "rounded_ranks": case(
         figures.rounded_ranks, ("05_mechanism_precision",), ("05_mechanism_fork",),
-        labels={"effective rank r in float64", "r as read"}, foot="n = 8 samples · .* C1 measures .* \\(bfloat16\\)",
+        labels={"effective rank r in float64", "r as read"}, foot="n = .* samples · .* C1 measures .* \\(bfloat16\\)",
     ),
     "threshold_sweep": case(
         figures.threshold_sweep, ("05_mechanism_sweep",),
-        labels={"threshold ε (share of σ₁)", "share of heads"}, foot="n = 8 samples",
+        labels={"threshold ε (share of σ₁)", "share of heads"}, foot="n = .* samples",
     ),
     "head_splits": case(
-        figures.head_splits, ("05_mechanism_splits",), labels={"share of heads"}, foot="n = 8 samples",
+        figures.head_splits, ("05_mechanism_splits",), labels={"share of heads"}, foot="n = .* samples",
     ),
     "truncations": case(
         figures.truncations, ("05_mechanism_truncation", ANSWERED, "probe"),
@@ -169,7 +170,7 @@ CASES = {
     ),
     "spectrum_rates": case(
         figures.spectrum_rates, ("07_cost_spectra",), labels={"batch", "spectra per second"},
-        foot="medians of .* rounds · bars: interquartile range",
+        foot="medians of .* rounds .* bars: interquartile range",
     ),
     "cost_growth": case(
         figures.cost_growth, ("07_cost_growth",),
