@@ -5,8 +5,8 @@ say its `mixers` (full class names of the recurrent layers), `model_types`, `gat
 `step_tap` (names of the functions that their forward calls) and write `gates`; comments in `recipe.Recipe` say what
 each means and what else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the
 class in `KNOWN` below (from outside, `register` an instance), take its layers out of `unsupported.REASONS` if they
-stand there, tell `loading.memory` where the configuration keeps its sizes, and add a row with a tiny random model to
-`FAMILIES` of tests/families.py: `pytest tests/architectures/test_families.py -k <its id>` asks what has to hold.
+stand there, and add a row with a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
+tests/architectures/test_families.py -k <its id>` asks all that has to hold.
 """
 
 from collections.abc import Mapping, Sequence

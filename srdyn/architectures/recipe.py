@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import inspect
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -288,8 +288,12 @@ class Recipe(abc.ABC):
         if not self.kept(mixer):
             mixer.forward = types.MethodType(_zeros, mixer)
             return
-        on_cpu = self.cpu_functions(mixer)
-        rebinding.bind(mixer, {name: by_device(on_cpu[name], rebinding.meaning(mixer, name)) for name in on_cpu})
+        bind_on_cpu(mixer, self.cpu_functions(mixer))
+
+
+def bind_on_cpu(module: nn.Module, functions: Mapping[str, Callable]) -> None:
+    """`rebinding.bind` where the module's tensors are on a CPU; elsewhere it calls what it did."""
+    rebinding.bind(module, {name: by_device(functions[name], rebinding.meaning(module, name)) for name in functions})
 
 
 def by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:

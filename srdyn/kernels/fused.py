@@ -6,6 +6,7 @@ functions. Float32; the last axis must be a multiple of sixteen. Forwards, torch
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from jaxtyping import Float
 from torch import Tensor
@@ -38,8 +39,7 @@ def causal_conv1d_fn(
             f"the fused convolution has {TAPS} taps, SiLU, no bias, no packed sequences; got {weight.shape[1]} taps, "
             f"activation {activation!r}, bias {bias is not None}, packed {others.get('seq_idx') is not None}"
         )
-    loops = fused_loops.convolve, fused_loops.convolve_back
-    return _swept(loops, [hidden_states.mT], [weight.T]).mT
+    return _swept((fused_loops.convolve, fused_loops.convolve_back), [hidden_states.mT], [weight.T]).mT
 
 
 def gated_norm(x: Rows, gate: Rows, weight: Weight, *, eps: float) -> Rows:
@@ -90,7 +90,7 @@ class _Sweep(torch.autograd.Function):
         ctx.save_for_backward(*inputs)
         ctx.back, ctx.cut, ctx.options = loops[1], cut, options
         y = torch.empty_like(inputs[0])
-        rows, weights, result = _arrays(*inputs[:cut]), _arrays(*inputs[cut:]), y.numpy()
+        rows, weights, result = arrays(*inputs[:cut]), arrays(*inputs[cut:]), y.numpy()
 
         def run(first, stop):
             part = slice(first, stop)
@@ -105,9 +105,10 @@ class _Sweep(torch.autograd.Function):
     def backward(ctx, dy):
         inputs = ctx.saved_tensors
         gradients = [torch.empty_like(x) if n < ctx.cut else torch.zeros_like(x) for n, x in enumerate(inputs)]
-        ctx.back(*_arrays(*inputs, dy.contiguous(), *gradients), *ctx.options)
+        ctx.back(*arrays(*inputs, dy.contiguous(), *gradients), *ctx.options)
         return None, None, None, *gradients
 
 
-def _arrays(*tensors):
+def arrays(*tensors: Tensor) -> tuple[np.ndarray, ...]:
+    """The tensors as compiled code takes them: the same memory, without gradients."""
     return tuple(tensor.detach().numpy() for tensor in tensors)

@@ -96,8 +96,8 @@ class _Scan(torch.autograd.Function):
         d_outputs, d_state = d_outputs.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
         gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.empty_like(d_outputs))
         gradients += (torch.zeros_like(g), torch.zeros_like(beta), d_state)
-        known = _arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs)
-        run = _with_scratch(scan_loops.backward, (known, _arrays(*gradients)), q.shape[-1])
+        known = fused.arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs)
+        run = _with_scratch(scan_loops.backward, (known, fused.arrays(*gradients)), q.shape[-1])
         threads.split(run, q.shape[0] * q.shape[2])
         return gradients
 
@@ -107,7 +107,7 @@ def _run_forward(inputs, state, positions):
     B, H, K, V = state.shape
     outputs, error = torch.empty_like(v), torch.empty_like(v)
     captured = v.new_empty(B, len(positions), H, K, V)
-    arrays = _arrays(q, k, v, g.exp(), beta), _arrays(state, outputs, error, captured), positions
+    arrays = fused.arrays(q, k, v, g.exp(), beta), fused.arrays(state, outputs, error, captured), positions
     threads.split(_with_scratch(scan_loops.forward, arrays, K), B * H)
     return outputs, error, captured
 
@@ -117,14 +117,10 @@ def _with_scratch(kernel, arguments, K):
     shapes = (scan_loops.BLOCK + 1, panel, K), (panel, K), (3, panel), (panel, simd.WIDTH)
 
     def run(first, stop):
-        scratch = _arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes))
+        scratch = fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes))
         kernel(*arguments, scratch, first, stop)
 
     return run
-
-
-def _arrays(*tensors):
-    return tuple(tensor.detach().numpy() for tensor in tensors)
 
 
 def _filled(x, axes):

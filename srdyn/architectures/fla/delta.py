@@ -82,10 +82,8 @@ class DeltaNet(layers.Layer):
     rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        if mixer.use_beta:
-            beta = _beta(mixer, hidden)
-        else:
-            beta = hidden.new_full((*hidden.shape[:2], mixer.num_heads), 1 + mixer.allow_neg_eigval).float()
+        fixed = hidden.new_full((*hidden.shape[:2], mixer.num_heads), 1 + mixer.allow_neg_eigval).float()
+        beta = _beta(mixer, hidden) if mixer.use_beta else fixed
         return torch.zeros_like(beta), beta
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:

@@ -132,5 +132,4 @@ def _make_module_runnable(module: nn.Module, activations: dict[Callable, Callabl
         return
     twins = {name: ops.FUNCTIONS[name] for name in rebinding.names(module) if name in ops.FUNCTIONS}
     if twins:
-        bound = {name: recipe.by_device(twin, rebinding.meaning(module, name)) for name, twin in twins.items()}
-        rebinding.bind(module, bound)
+        recipe.bind_on_cpu(module, twins)

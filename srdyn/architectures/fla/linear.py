@@ -79,8 +79,8 @@ class SimpleGatedLinearAttention(Writer):
         return recipe.Inputs(q=q, k=k, v=v, g=g[..., None].expand_as(k))
 
 
-class HGRN2(layers.Layer):
-    """A decay for each key channel, `g = log sigmoid(f)` above the layer's lower bound, and the key `1 − exp(g)`.
+class HGRN2(GatedLinearAttention):
+    """As `GatedLinearAttention` with `g = log sigmoid(f)` above the layer's lower bound, and the key `1 − exp(g)`.
 
     The output is normed over all heads, those that are ablated counted: a pruned layer's norm has weights and an ε that
     make up for its fewer channels.
@@ -88,16 +88,9 @@ class HGRN2(layers.Layer):
 
     mixers = ("fla.layers.hgrn2.HGRN2Attention",)
     model_types = ("hgrn2",)
-    gating = "per channel"
-    state_axes = ("V", "K")
-    chunk_tap = "chunk_gla"
-    step_tap = "fused_recurrent_gla"
-    timed = ("q", "k", "v", "g", "gk")
     convolutions = ("q_conv1d", "f_conv1d", "i_conv1d")
     shared = ()
     sizes = ("num_heads", "num_heads", "head_f_dim", "head_i_dim")
-    rule = staticmethod(recurrence.gated_linear_attention)
-    inputs = GatedLinearAttention.inputs
     rows: ClassVar = {
         "q_proj": "channel", "f_proj": "channel", "i_proj": "value", "g_norm": "value",
         "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value",
