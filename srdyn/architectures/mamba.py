@@ -124,7 +124,8 @@ class StateSpaceDual(recipe.Recipe):
             numbers = ", ".join(f"{counts[group]} of group {group}" for group in sorted(counts))
             raise ValueError(
                 f"decoder layer {self.index(mixer)} must keep equally many heads of each of its {groups} groups, which "
-                f"share B, C and a norm, or none of a group: got {numbers}; pruning.select has `groups` for that"
+                f"share B, C and a norm, or none of a group: got {numbers}. "
+                f"pruning.select(..., groups={groups}) chooses so"
             )
         last = getattr(mixer, "out_proj", None)
         super().keep(mixer, heads)
