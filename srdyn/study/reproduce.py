@@ -56,6 +56,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             run_all(chosen, jobs=given.jobs)
     except Stopped as error:
         raise SystemExit(f"stopped: {error}") from error
+    except KeyboardInterrupt:
+        raise SystemExit("interrupted; what was finished stays") from None
     readme.publish()
     print(f"report: {_report()}")
 
@@ -103,10 +105,10 @@ def _run(stem: str, given: Mapping[str, object]) -> None:
         with tempfile.TemporaryDirectory(prefix="srdyn-") as folder:
             # Sockets that their user alone can open, of a short path; ports of kernels that start together collide.
             kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
-            options = {"kernel_name": "python3", "progress_bar": False, "config": kernel}
+            options = {"kernel_name": "python3", "progress_bar": False, "config": kernel, "start_timeout": 300}
             options["extra_arguments"] = ["--log-level=CRITICAL"]  # of its shutdown it says that it was interrupted
             papermill.execute_notebook(str(source), str(partial), dict(given), **options)
-    except (PapermillExecutionError, DeadKernelError) as error:
+    except (PapermillExecutionError, RuntimeError) as error:  # of the notebook, of its kernel
         raise Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
     partial.replace(executed)
     exporter = nbconvert.HTMLExporter(embed_images=True)
@@ -116,10 +118,10 @@ def _run(stem: str, given: Mapping[str, object]) -> None:
     _write_report()
 
 
-def _reason(error: PapermillExecutionError | DeadKernelError) -> str:
-    if isinstance(error, DeadKernelError):
-        return "its kernel died; did memory run out?"
-    return f"In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
+def _reason(error: PapermillExecutionError | RuntimeError) -> str:
+    if isinstance(error, PapermillExecutionError):
+        return f"In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
+    return "its kernel died; did memory run out?" if isinstance(error, DeadKernelError) else str(error)
 
 
 def _report() -> Path:

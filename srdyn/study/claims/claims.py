@@ -25,6 +25,7 @@ MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
 TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
 NUMBERS = ["seed", "estimate", "low", "high", "n"]
 COLUMNS = ["claim", "measure", "source", "model", "kind", *NUMBERS, "over", "why"]
+OVER = "over (contexts and positions: as fixed for the reference run)"
 SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
 
 log = logging.getLogger(__name__)
@@ -100,15 +101,7 @@ def scorecard() -> str:
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
     verdicts = [_verdict_row(rows, kinds) for _, rows in book.groupby("claim", sort=False)]
     details = book[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
-    heads = [
-        "claim",
-        "model",
-        "measure, rule: estimate [95 % interval] by seed",
-        "nulls",
-        "why",
-        "over (contexts and positions: as fixed for the reference run)",
-        "notebook",
-    ]
+    heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", OVER, "notebook"]
     parts = [
         f"Claims of *{source.title}* ({source.reference}) beside what was found here. Grades: {grades}.",
         markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),

@@ -132,17 +132,9 @@ def load() -> Paper:
 
 def rules() -> pd.DataFrame:
     """Every measure's rule: columns claim, measure, at_least, at_most, of which one is NaN."""
-    rows = [
-        {
-            "claim": claim.id,
-            "measure": measure.name,
-            "at_least": measure.threshold if measure.at_least else np.nan,
-            "at_most": np.nan if measure.at_least else measure.threshold,
-        }
-        for claim in load().claims
-        for measure in claim.measures
-    ]
-    return pd.DataFrame(rows)
+    measures = [(claim.id, measure) for claim in load().claims for measure in claim.measures]
+    rows = [(claim, m.name, *((m.threshold, np.nan) if m.at_least else (np.nan, m.threshold))) for claim, m in measures]
+    return pd.DataFrame(rows, columns=["claim", "measure", "at_least", "at_most"])
 
 
 def _claim(entry: Mapping[str, object]) -> Claim:

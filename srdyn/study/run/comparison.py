@@ -38,7 +38,7 @@ def _fault(fresh: pd.Series, standing: pd.Series, band: np.ndarray) -> str:
         return _inexact(fresh, standing)
     far = ~np.isclose(a, b, rtol=RTOL, atol=ATOL, equal_nan=True)
     known = far & np.isfinite(a) & np.isfinite(b)
-    off = np.max(np.abs(a - b)[known] / np.maximum(np.abs(a), np.abs(b))[known], initial=0.0)
+    off = np.max(np.abs(a[known] - b[known]) / np.maximum(np.abs(a[known]), np.abs(b[known])), initial=0.0)
     return f"{far.sum()} of {len(far)} reals differ, by {off:.2g} relative at most" if far.any() else ""
 
 
