@@ -5,6 +5,7 @@ import math
 import warnings
 
 import pytest
+import saved
 import torch
 import transformers
 
@@ -93,3 +94,9 @@ def tiny(request):
 @pytest.fixture
 def tokens():
     return torch.randint(0, SIZES["vocab_size"], (2, 150), generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture(scope="session")
+def place(tmp_path_factory):
+    """The folder of a tiny reference model whose states differ."""
+    return saved.tiny(tmp_path_factory.mktemp("models") / "tiny", times=1.5)

@@ -39,15 +39,14 @@ LATENT = {
 }
 """Softmax layers that keep keys and values in a latent space."""
 Array = np.ndarray
+Keys = Float[Array, "B T Hk K"]
+Values = Float[Array, "B T H V"]
+PerHead = Float[Array, "B T H"]
+PerChannel = Float[Array, "B T H K"]
+State = Float[Array, "B H K V"]
 
 
-def delta(
-    q: Float[Array, "B T Hk K"],
-    k: Float[Array, "B T Hk K"],
-    v: Float[Array, "B T H V"],
-    g: Float[Array, "B T H *K"],
-    beta: Float[Array, "B T H"],
-) -> Float[Array, "B H K V"]:
+def delta(q: Keys, k: Keys, v: Values, g: Float[Array, "B T H *K"], beta: PerHead) -> State:
     """The last state of the delta rule, decay per head or per key channel."""
     B, T, H, V = v.shape
     K, share = k.shape[3], H // k.shape[2]
@@ -67,34 +66,22 @@ def any_heads(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]
     return keep
 
 
-def dual(
-    q: Float[Array, "B T G K"],
-    k: Float[Array, "B T G K"],
-    v: Float[Array, "B T H V"],
-    g: Float[Array, "B T H"],
-    beta: Float[Array, "B T H"],
-) -> Float[Array, "B H K V"]:
+def dual(q: Keys, k: Keys, v: Values, g: PerHead, beta: PerHead) -> State:
     """The last state of Mamba-2: the writes, each decayed by all that came after it."""
     after = g.sum(1, keepdims=True) - g.cumsum(1)
     k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
     return np.einsum("bthk,bth,bthv->bhkv", k, np.exp(after) * beta, v)
 
 
-def written(
-    q: Float[Array, "B T H K"], k: Float[Array, "B T H K"], v: Float[Array, "B T H V"], g: Float[Array, "B T H K"]
-) -> Float[Array, "B H K V"]:
+def written(q: PerChannel, k: PerChannel, v: Values, g: PerChannel) -> State:
     """The last state of what only decays and writes, by key channel: the writes, each decayed by all after it."""
     after = g.sum(1, keepdims=True) - g.cumsum(1)
     return np.einsum("bthk,bthv->bhkv", np.exp(after) * k, v)
 
 
 def products(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T n H K"],
-    v: Float[Array, "B T n H V"],
-    g: Float[Array, "B T H"],
-    beta: Float[Array, "B T n H"],
-) -> Float[Array, "B H K V"]:
+    q: PerChannel, k: Float[Array, "B T n H K"], v: Float[Array, "B T n H V"], g: PerHead, beta: Float[Array, "B T n H"]
+) -> State:
     """The last state of several delta-rule writes a token: `delta` for all of them in turn, the first one decaying."""
     B, T, n, H, _ = k.shape
     decay = np.zeros((B, T, n, H))
@@ -103,14 +90,7 @@ def products(
     return delta(k, k, v, decay, beta)
 
 
-def asked(
-    q: Float[Array, "B T Hk K"],
-    k: Float[Array, "B T Hk K"],
-    v: Float[Array, "B T H V"],
-    p: Float[Array, "B T Hk K"],
-    g: Float[Array, "B T H"],
-    beta: Float[Array, "B T H"],
-) -> Float[Array, "B H K V"]:
+def asked(q: Keys, k: Keys, v: Values, p: Keys, g: PerHead, beta: PerHead) -> State:
     """The last state of Comba, by its transition matrix: S ← (exp(g) − β k pᵀ) S + β k vᵀ."""
     B, T, H, V = v.shape
     K, share = k.shape[3], H // k.shape[2]
@@ -122,14 +102,7 @@ def asked(
     return last
 
 
-def transitions(
-    q: Float[Array, "B T H K"],
-    k: Float[Array, "B T H K"],
-    v: Float[Array, "B T H V"],
-    g: Float[Array, "B T H K"],
-    a: Float[Array, "B T H K"],
-    b: Float[Array, "B T H K"],
-) -> Float[Array, "B H K V"]:
+def transitions(q: PerChannel, k: PerChannel, v: Values, g: PerChannel, a: PerChannel, b: PerChannel) -> State:
     """The last state of RWKV-7, by its transition matrix: S ← (diag(exp(g)) + b aᵀ) S + k vᵀ."""
     B, T, H, V = v.shape
     last = np.zeros((B, H, k.shape[3], V))
@@ -162,7 +135,7 @@ class Family:
 
     id: str
     build: Callable[[], transformers.PreTrainedModel]
-    last_state: Callable[..., Float[Array, "B H K V"]] = delta
+    last_state: Callable[..., State] = delta
     tolerance: float = 1e-5
     keep: Callable[[int, int, torch.Generator], Bool[Tensor, "L H"]] = any_heads
     needs_fla: bool = False

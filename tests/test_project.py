@@ -24,9 +24,8 @@ def project_files() -> Iterator[Path]:
 
 
 def notebook_faults(notebook: dict) -> list[str]:
-    """Where a notebook departs from its form: 8–14 cells, a sentence before each code cell, literal parameters."""
-    cells = notebook["cells"]
-    faults = [] if 8 <= len(cells) <= 14 else [f"{len(cells)} cells"]
+    """Where a notebook departs from its form: a sentence before each code cell, literal parameters, no outputs."""
+    cells, faults = notebook["cells"], []
     marked = [c for c in cells if "parameters" in c["metadata"].get("tags", [])]
     if len(marked) != 1:
         faults.append(f"{len(marked)} parameters cells")
@@ -42,8 +41,7 @@ def notebook_faults(notebook: dict) -> list[str]:
 
 def code_faults(source: str, *, literal: bool) -> list[str]:
     body = ast.parse(source).body
-    lines = [line for line in source.splitlines() if line.strip()]
-    faults = [f"{len(lines)} lines of code"] if len(lines) > 12 and not literal else []
+    faults = []
     if any(isinstance(node, ast.FunctionDef | ast.ClassDef | ast.Lambda) for top in body for node in ast.walk(top)):
         faults.append("a definition")
     if literal and not all(isinstance(node, ast.Assign | ast.AnnAssign) and is_literal(node.value) for node in body):
@@ -73,7 +71,6 @@ def test_notebooks_have_their_form(path):
     [
         ({"source": ["def f():\n", "    return 1"]}, "a definition"),
         ({"source": ["f = lambda: 1"]}, "a definition"),
-        ({"source": ["x = 1\n"] * 13}, "13 lines of code"),
         ({"outputs": [{}]}, "outputs"),
         ({"execution_count": 4}, "outputs"),
         ({"metadata": {"tags": ["parameters"]}}, "2 parameters cells"),
@@ -94,13 +91,6 @@ def test_a_fault_in_a_notebook_is_seen(change, fault):
 
 def test_parameters_derived_from_parameters_are_seen():
     assert code_faults("n = 4\nm = 2 * n", literal=True) == ["a parameter that is no literal"]
-
-
-@pytest.mark.parametrize("path", sorted(ROOT.glob("notebooks/presets/*.yaml")), ids=lambda path: path.stem)
-def test_no_number_of_a_preset_is_read_as_a_string(path):
-    values = yaml.safe_load(path.read_text()).values()
-    flat = [item for value in values for item in (value if isinstance(value, list) else [value])]
-    assert [item for item in flat if isinstance(item, str) and re.fullmatch(r"[-+]?\d+\.?\d*e[-+]?\d+", item)] == []
 
 
 def test_every_dependency_earns_its_line():

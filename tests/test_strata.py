@@ -120,6 +120,14 @@ def test_what_is_undefined_is_nan():
     assert strata.agreement(np.full(3, np.nan), varied, d=8)[["spearman", "kappa", "cosine"]].isna().all()
 
 
+def test_rows_agree_as_each_of_them_does():
+    a, b = np.random.default_rng(0).integers(0, 8, (2, 2, 3, 20)) * 8.0
+    expected = [strata.agreement(x, y, d=64) for x, y in zip(a.reshape(-1, 20), b.reshape(-1, 20), strict=True)]
+    found = {"spearman": strata.spearman(a, b), "kappa": strata.kappa(a, b, 64), "cosine": strata.cosine(a, b)}
+    for name, rows in found.items():
+        np.testing.assert_array_equal(rows.ravel(), [each[name] for each in expected])
+
+
 def test_heads_missing_from_either_are_left_out():
     a = pd.Series([1.0, np.nan, 5.0, 8.0, 2.0])
     b = pd.Series([2.0, 7.0, np.nan, 8.0, 3.0])

@@ -1,13 +1,12 @@
 """What differs between families of linear-attention models: for each a recipe, chosen by the class of its layers.
 
-To add a family: write a class under `recipe.Recipe`, or under the nearest one there is (`gated_deltanet`, `kimi`,
-`mamba`, `fla.layers`), in a file named after it. `mixers` are full class names of its recurrent layers, `chunk_tap` and
-`step_tap` the names of the functions that their forward calls; `heads`, `gates` and `cut` are the least to be written,
-and `recipe.Recipe` says what each attribute means. Its update rule is one of `kernels.recurrence`, or a new one there.
-Name the class in `KNOWN` (`register` does the same for a class of your own, from outside), take the layers from
-`unsupported.REASONS` if they stand there, name its configuration in `loading.memory.FAMILIES`, and add a
-row with a tiny model to `tests/families.py`: `pytest tests/architectures/test_families.py` then asks all that has to
-hold. `architectures.supported()` lists what is known.
+To add a family: subclass `recipe.Recipe`, or the nearest of its subclasses, in a file named after the family. At least
+say its `mixers` (full class names of the recurrent layers), `model_types`, `gating`, `sizes`, `rows`, `chunk_tap` and
+`step_tap` (names of the functions that their forward calls) and write `gates`; comments in `recipe.Recipe` say what
+each means and what else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the
+class in `KNOWN` below (from outside, `register` an instance), take its layers out of `unsupported.REASONS` if they
+stand there, tell `loading.memory` where the configuration keeps its sizes, and add a row with a tiny random model to
+`FAMILIES` of tests/families.py: `pytest tests/architectures/test_families.py -k <its id>` asks what has to hold.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,16 +42,10 @@ class Site(NamedTuple):
 def supported() -> pd.DataFrame:
     """One row per layer class that srdyn can study: its models, which heads can be cut out, what decays, the state."""
     rows = [
-        {
-            "mixer": name,
-            "model_types": ", ".join(known.model_types),
-            "slicing": known.slicing,
-            "gating": known.gating,
-            "state": "[B, H, " + ", ".join(known.state_axes) + "]",
-        }
+        (name, ", ".join(known.model_types), known.slicing, known.gating, f"[B, H, {', '.join(known.state_axes)}]")
         for name, known in _RECIPES.items()
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["mixer", "model_types", "slicing", "gating", "state"])
 
 
 def refusal(hf: nn.Module) -> str | None:

@@ -9,12 +9,13 @@ from transformers.models.qwen3_next import modeling_qwen3_next as qwen3_next
 from srdyn import architectures
 from srdyn.architectures import rebinding
 from srdyn.kernels import fused, simd
+from srdyn.kernels.bfloat16 import use_bfloat16
 
 
 def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
     """Let this one Qwen3-Next model run the compiled forms of `fused`; with `bfloat16` those of `bfloat16` too.
 
-    The recurrence itself is compiled for every loaded model (`architectures.qwen`).
+    The recurrence itself is compiled for every loaded model (`architectures.gated_deltanet`).
     """
     for site in architectures.sites(hf):
         rebinding.bind(site.mixer, {"causal_conv1d_fn": fused.causal_conv1d_fn})
@@ -23,7 +24,7 @@ def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
         if forward is not None:
             module.forward = functools.partial(forward, module)
     if bfloat16:
-        bfloat16.use_bfloat16(hf)
+        use_bfloat16(hf)
 
 
 def use_if_fit(hf: nn.Module) -> None:

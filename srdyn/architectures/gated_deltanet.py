@@ -1,20 +1,18 @@
 """Gated DeltaNet layers of the Qwen families and of OLMo Hybrid."""
 
-import abc
 import functools
 import math
 import types
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Int64, Shaped
+from jaxtyping import Shaped
 from torch import Tensor, nn
 
 from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.kernels import decode, scan
-
-Rows = dict[str, Int64[Tensor, " rows"]]
 
 
 class GatedDeltaNet(recipe.Recipe):
@@ -28,18 +26,15 @@ class GatedDeltaNet(recipe.Recipe):
     gating = "per head"
     chunk_tap = "torch_chunk_gated_delta_rule"
     step_tap = "torch_recurrent_gated_delta_rule"
+    gate_projections = ("in_proj_b", "in_proj_a")
     conv_step = "causal_conv1d_update"
+    sizes = ("num_v_heads", "num_k_heads", "head_k_dim", "head_v_dim")
+    rows: ClassVar = {"conv1d": "qkv", "A_log": "head", "dt_bias": "head"}
 
-    @abc.abstractmethod
     def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """b and a, before sigmoid and softplus."""
-
-    @abc.abstractmethod
-    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
-        """The rows of each input projection that belong to these heads."""
-
-    def heads(self, mixer: nn.Module) -> recipe.Heads:
-        return recipe.Heads(mixer.num_v_heads, mixer.num_k_heads, mixer.head_k_dim, mixer.head_v_dim)
+        b, a = (getattr(mixer, name) for name in self.gate_projections)
+        return b(hidden), a(hidden)
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         b, a = self.gate_logits(mixer, hidden)
@@ -60,24 +55,17 @@ class GatedDeltaNet(recipe.Recipe):
         super().make_runnable(mixer)
         heads = self.heads(mixer)
         if self.is_pruned(mixer) and heads.H:
-            channels = slicing.channels(heads, value_heads=range(heads.H), key_heads=self.sharing(mixer))
+            channels = self.units(mixer, range(heads.H), self.sharing(mixer))["qkv"]
             size = math.gcd(heads.K, heads.V)  # whole blocks are copied faster than channels
             blocks = channels[::size] // size
             picking = {name: _picking(blocks, size, rebinding.meaning(mixer, name)) for name in self.convolutions}
             rebinding.bind(mixer, picking)
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        heads = self.heads(mixer)
-        channels = slicing.channels(heads, value_heads=value_heads, key_heads=key_heads)
-        for name, rows in self.projection_rows(mixer, value_heads, key_heads).items():
-            slicing.cut_outputs(getattr(mixer, name), rows)
-        slicing.cut_channels(mixer.conv1d, channels)
-        slicing.cut_inputs(self.readout(mixer), slicing.blocks(value_heads, heads.V))
-        chosen = slicing.blocks(value_heads)
-        mixer.A_log, mixer.dt_bias = (slicing.taken(x, chosen) for x in (mixer.A_log, mixer.dt_bias))
-        mixer.num_v_heads, mixer.num_k_heads, mixer.conv_dim = len(value_heads), len(key_heads), len(channels)
+        super().cut(mixer, value_heads, key_heads)
+        mixer.conv_dim = len(mixer.conv1d.weight)
         # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
-        mixer.key_dim, mixer.value_dim = heads.K * len(value_heads), heads.V * len(value_heads)
+        mixer.key_dim, mixer.value_dim = mixer.head_k_dim * len(value_heads), mixer.head_v_dim * len(value_heads)
 
 
 class Qwen3Next(GatedDeltaNet):
@@ -85,21 +73,21 @@ class Qwen3Next(GatedDeltaNet):
 
     mixers = ("transformers.models.qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet",)
     model_types = ("qwen3_next",)
+    rows: ClassVar = GatedDeltaNet.rows | {"in_proj_qkvz": "qkvz", "in_proj_ba": "ba"}
 
     def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         groups = 1 if self.is_pruned(mixer) else mixer.num_k_heads
         b, a = mixer.in_proj_ba(hidden).unflatten(-1, (groups, -1)).chunk(2, dim=-1)
         return b.flatten(-2), a.flatten(-2)
 
-    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
+    def units(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> dict[str, recipe.Rows]:
         # The module itself tells whose row is which: it gets the rows' numbers to put in order.
         numbers = (torch.arange(x.out_features)[None, None] for x in (mixer.in_proj_qkvz, mixer.in_proj_ba))
         q, k, v, z, b, a = (x[0, 0] for x in mixer.fix_query_key_value_ordering(*numbers))
         keys, values = slicing.blocks(key_heads), slicing.blocks(value_heads)
-        return {
-            "in_proj_qkvz": torch.cat([q[keys].flatten(), k[keys].flatten(), v[values].flatten(), z[values].flatten()]),
-            "in_proj_ba": torch.cat([b[values], a[values]]),
-        }
+        qkvz = torch.cat([q[keys].flatten(), k[keys].flatten(), v[values].flatten(), z[values].flatten()])
+        units = super().units(mixer, value_heads, key_heads)
+        return units | {"qkvz": qkvz, "ba": torch.cat([b[values], a[values]])}
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         super().cut(mixer, value_heads, key_heads)
@@ -115,14 +103,9 @@ class Qwen35(GatedDeltaNet):
         "transformers.models.qwen4_exp.modeling_qwen4_exp.Qwen4ExpTextGatedDeltaNet",
     )
     model_types = ("qwen3_5", "qwen3_5_text", "qwen3_5_moe", "qwen3_5_moe_text", "qwen4_exp", "qwen4_exp_text")
-
-    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        return mixer.in_proj_b(hidden), mixer.in_proj_a(hidden)
-
-    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
-        qkv = slicing.channels(self.heads(mixer), value_heads=value_heads, key_heads=key_heads)
-        z, one_each = slicing.blocks(value_heads, mixer.head_v_dim), slicing.blocks(value_heads)
-        return {"in_proj_qkv": qkv, "in_proj_z": z, "in_proj_b": one_each, "in_proj_a": one_each}
+    rows: ClassVar = GatedDeltaNet.rows | {
+        "in_proj_qkv": "qkv", "in_proj_z": "value", "in_proj_b": "head", "in_proj_a": "head"
+    }  # fmt: skip
 
 
 class OlmoHybrid(GatedDeltaNet):
@@ -133,23 +116,17 @@ class OlmoHybrid(GatedDeltaNet):
 
     mixers = ("transformers.models.olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet",)
     model_types = ("olmo_hybrid",)
-
-    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        return mixer.b_proj(hidden), mixer.a_proj(hidden)
+    gate_projections = ("b_proj", "a_proj")
+    rows: ClassVar = GatedDeltaNet.rows | {
+        "q_proj": "key", "k_proj": "key", "v_proj": "value", "g_proj": "value", "a_proj": "head", "b_proj": "head"
+    }  # fmt: skip
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         g, beta = super().gates(mixer, hidden)
         return g, 2 * beta if mixer.allow_neg_eigval else beta
 
-    def projection_rows(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> Rows:
-        keys, values = slicing.blocks(key_heads, mixer.head_k_dim), slicing.blocks(value_heads, mixer.head_v_dim)
-        one_each = slicing.blocks(value_heads)
-        return {
-            "q_proj": keys, "k_proj": keys, "v_proj": values, "g_proj": values, "a_proj": one_each, "b_proj": one_each
-        }  # fmt: skip
 
-
-def _picking(blocks: Int64[Tensor, " picked"], size: int, convolution: Callable) -> Callable:
+def _picking(blocks: recipe.Rows, size: int, convolution: Callable) -> Callable:
     """The convolution with these blocks of channels as the result, unless it is a `_picking` already."""
     on = functools.cache(blocks.to)
 

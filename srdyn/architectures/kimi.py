@@ -1,6 +1,7 @@
 """Kimi Delta Attention layers, in which every key channel decays at a rate of its own."""
 
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 from torch import nn
 
@@ -16,10 +17,13 @@ class KimiDeltaAttention(recipe.Recipe):
     gating = "per channel"
     chunk_tap = "chunk_kimi_delta_attention"
     step_tap = "recurrent_kimi_delta_attention"
+    sizes = ("num_heads", "num_heads", "head_dim", "head_dim")
+    # What decays and output gates come from; of two factors the second, the first serves all heads.
+    rows: ClassVar = {
+        "q_proj": "key", "k_proj": "key", "v_proj": "value", "conv1d": "qkv", "b_proj": "head",
+        "forget_gate.f_b_proj": "channel", "forget_gate.dt_bias": "channel", "g_b_proj": "value",
+    }  # fmt: skip
     rule = staticmethod(recurrence.kimi_delta_rule)
-
-    def heads(self, mixer: nn.Module) -> recipe.Heads:
-        return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_dim, mixer.head_dim)
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
         """One g per head, the mean over its key channels of the log-decays that `inputs` has, and beta."""
@@ -35,23 +39,12 @@ class KimiDeltaAttention(recipe.Recipe):
         return functions | {self.chunk_tap: functions[self.step_tap]}
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        heads, gate = self.heads(mixer), mixer.forget_gate
-        rows, one_each = slicing.blocks(value_heads, heads.K), slicing.blocks(value_heads)
-        channels = slicing.channels(heads, value_heads=value_heads, key_heads=key_heads)
-        for projection in (mixer.q_proj, mixer.k_proj, mixer.v_proj, *self._gate_projections(mixer)):
-            slicing.cut_outputs(projection, rows)
-        slicing.cut_outputs(mixer.b_proj, one_each)
-        slicing.cut_channels(mixer.conv1d, channels)
-        slicing.cut_inputs(mixer.o_proj, rows)
+        super().cut(mixer, value_heads, key_heads)
+        gate, rows = mixer.forget_gate, mixer.head_dim * len(value_heads)
         # A_log is [1, 1, H, 1] in Kimi Linear, [H] elsewhere.
-        gate.A_log = slicing.taken(gate.A_log, one_each, axis=gate.A_log.ndim // 2)
-        gate.dt_bias = slicing.taken(gate.dt_bias, rows)
-        mixer.num_heads = gate.num_heads = len(value_heads)
-        mixer.qkv_dim, gate.qkv_dim, mixer.conv_dim = len(rows), len(rows), len(channels)
-
-    def _gate_projections(self, mixer: nn.Module) -> tuple[nn.Linear, nn.Linear]:
-        """What the heads' decays and output gates come from; of two factors the second, the first serves all heads."""
-        return mixer.forget_gate.f_b_proj, mixer.g_b_proj
+        gate.A_log = slicing.taken(gate.A_log, slicing.blocks(value_heads), axis=gate.A_log.ndim // 2)
+        gate.num_heads = len(value_heads)
+        mixer.qkv_dim, gate.qkv_dim, mixer.conv_dim = rows, rows, 3 * rows
 
 
 class BoundedKimiDeltaAttention(KimiDeltaAttention):
@@ -66,6 +59,4 @@ class BailingDeltaAttention(BoundedKimiDeltaAttention):
 
     mixers = ("transformers.models.bailing_hybrid.modeling_bailing_hybrid.BailingHybridDeltaAttention",)
     model_types = ("bailing_hybrid",)
-
-    def _gate_projections(self, mixer: nn.Module) -> tuple[nn.Linear, nn.Linear]:
-        return mixer.forget_gate.f_proj, mixer.g_proj
+    rows: ClassVar = KimiDeltaAttention.rows | {"forget_gate.f_proj": "channel", "g_proj": "value"}

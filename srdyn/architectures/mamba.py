@@ -9,10 +9,11 @@ import dataclasses
 import functools
 import types
 from collections.abc import Callable, Sequence
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from srdyn.architectures import rebinding, recipe, slicing
@@ -49,13 +50,12 @@ class StateSpaceDual(recipe.Recipe):
     places = ("hidden_states", "dt", "A", "B", "C")
     timed = ("hidden_states", "dt", "B", "C")
     written = "hidden_states"
+    sizes = ("num_heads", "n_groups", "ssm_state_size", "head_dim")
+    rows: ClassVar = {"in_proj": "projected", "conv1d": "xBC", "A_log": "head", "D": "head", "dt_bias": "head"}
     first_state = "initial_states"
     wants_state = "return_final_states"
     rule = staticmethod(recurrence.state_space_dual)
     fused = "mamba2_split_conv1d_scan_combined"
-
-    def heads(self, mixer: nn.Module) -> recipe.Heads:
-        return recipe.Heads(mixer.num_heads, mixer.n_groups, mixer.ssm_state_size, mixer.head_dim)
 
     def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
         """Gate, x, B, C and dt before the convolution, side by side."""
@@ -82,7 +82,7 @@ class StateSpaceDual(recipe.Recipe):
         return recipe.Call(timed, named.pop("state"), named)
 
     def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
-        if _reads_many(call):
+        if "chunk_size" in call.options:
             return super().run(function, call)
         named = call.options | {name: x[:, 0] for name, x in call.timed.items()} | {"state": call.state}
         arguments = [named.pop(name) for name in STEP_PLACES]
@@ -93,7 +93,7 @@ class StateSpaceDual(recipe.Recipe):
 
     def silenced(self, call: recipe.Call, chosen: Bool[Tensor, " held"]) -> recipe.Call:
         silenced = super().silenced(call, chosen)
-        if _reads_many(call):
+        if "chunk_size" in call.options:
             return silenced
         # A step writes where it reads, into the cache, so that the cache has to lose what it brings along.
         return dataclasses.replace(silenced, state=call.state.copy_(silenced.state))
@@ -119,39 +119,34 @@ class StateSpaceDual(recipe.Recipe):
 
         Without heads the last projection stays, of no inputs, where it has a bias. Raises ValueError for other heads.
         """
-        counts = collections.Counter(self._keys(mixer, heads))
+        counts, groups = collections.Counter(self._keys(mixer, heads)), self.unpruned(mixer).key_heads
         if len(set(counts.values())) > 1:
             numbers = ", ".join(f"{counts[group]} of group {group}" for group in sorted(counts))
             raise ValueError(
-                f"decoder layer {self.index(mixer)} must keep equally many heads of each of its "
-                f"{self.unpruned(mixer).key_heads} groups, which share B, C and a norm, or none of a group: "
-                f"got {numbers}. pruning.select(..., groups={self.unpruned(mixer).key_heads}) chooses so"
+                f"decoder layer {self.index(mixer)} must keep equally many heads of each of its {groups} groups, which "
+                f"share B, C and a norm, or none of a group: got {numbers}; pruning.select has `groups` for that"
             )
         last = getattr(mixer, "out_proj", None)
         super().keep(mixer, heads)
         if last is not None and last.bias is not None:
             mixer.out_proj = last
 
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        H, groups, N, P = self.heads(mixer)
-        x, keys = slicing.blocks(value_heads, P), slicing.blocks(key_heads, N)
+    def units(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> dict[str, recipe.Rows]:
+        units, (H, groups, N, P) = super().units(mixer, value_heads, key_heads), self.heads(mixer)
+        x, keys = units["value"], units["key"]
         channels = torch.cat([x, H * P + keys, H * P + groups * N + keys])
-        dt = 2 * (H * P + groups * N) + slicing.blocks(value_heads)
-        self.cut_projection(mixer, torch.cat([x, H * P + channels, dt]))
-        slicing.cut_channels(mixer.conv1d, channels)
-        for name in ("A_log", "D", "dt_bias"):
-            setattr(mixer, name, slicing.taken(getattr(mixer, name), slicing.blocks(value_heads)))
+        dt = 2 * (H * P + groups * N) + units["head"]
+        return units | {"xBC": channels, "projected": torch.cat([x, H * P + channels, dt])}
+
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        H, groups, _, P = self.heads(mixer)
+        super().cut(mixer, value_heads, key_heads)
+        x = slicing.blocks(value_heads, P)
         if value_heads:
             self.cut_norm(mixer, x, len(key_heads), (H / groups) / (len(value_heads) / len(key_heads)))
-        slicing.cut_inputs(mixer.out_proj, x)
-        mixer.num_heads, mixer.n_groups = len(value_heads), len(key_heads)
-        mixer.intermediate_size, mixer.conv_dim = len(x), len(channels)
+        mixer.intermediate_size, mixer.conv_dim = len(x), len(mixer.conv1d.weight)
 
-    def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
-        """Leave the input projection these rows."""
-        slicing.cut_outputs(mixer.in_proj, rows)
-
-    def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
+    def cut_norm(self, mixer: nn.Module, channels: recipe.Rows, groups: int, narrower: float) -> None:
         """Leave the norm these channels in this many groups, each narrower by this factor.
 
         What is gone was 0, so a group's mean square is that much larger than before, and ε is made so as well; the
@@ -183,20 +178,17 @@ class FalconH1(StateSpaceDual):
     def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
         return mixer.in_proj(hidden * mixer.ssm_in_multiplier) * mixer.mup_vector
 
-    def cut_projection(self, mixer: nn.Module, rows: Int64[Tensor, " rows"]) -> None:
-        super().cut_projection(mixer, rows)
+    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
+        rows = self.units(mixer, value_heads, key_heads)["projected"]
+        super().cut(mixer, value_heads, key_heads)
         multipliers = mixer.mup_vector.index_select(-1, rows.to(mixer.mup_vector.device))
         # Saved with the weights: transformers would fill a buffer that is not with the multipliers of all heads.
         mixer.register_buffer("mup_vector", multipliers, persistent=True)
 
-    def cut_norm(self, mixer: nn.Module, channels: Int64[Tensor, " channels"], groups: int, narrower: float) -> None:
+    def cut_norm(self, mixer: nn.Module, channels: recipe.Rows, groups: int, narrower: float) -> None:
         if mixer.mamba_rms_norm:
             super().cut_norm(mixer, channels, groups, narrower)
             mixer.norm.n_groups = groups
-
-
-def _reads_many(call: recipe.Call) -> bool:
-    return "chunk_size" in call.options
 
 
 def _step_size(raw: PerHead, bias: Float[Tensor, " H"], limit: Sequence[float]) -> PerHead:

@@ -10,11 +10,11 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import linear_cache, rebinding
+from srdyn.architectures import linear_cache, rebinding, slicing
 from srdyn.kernels import recurrence
 
 
@@ -28,6 +28,7 @@ class Heads(NamedTuple):
 
 
 Hidden = Float[Tensor, "B T M"]
+Rows = Int64[Tensor, " rows"]
 Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
 
@@ -83,46 +84,63 @@ class Call:
 
 
 class Recipe(abc.ABC):
-    """A family whose layers call one function for many tokens, another for a single one, both looked up as globals.
+    """A family whose layers call one function for many tokens, another for a single one, both looked up as globals."""
 
-    `mixers` are full class names; `slicing` says which heads can be cut out, `gating` what decays at a rate of its own.
-    `chunk_tap` and `step_tap` are the two functions, `readers` those of them that may be given a sequence from its
-    first token on; cuts at multiples of `chunk` tokens leave their results unchanged. They take `places` by place and
-    the rest by name: `timed` over the tokens, `first_state`, and whether the last state is wanted, `wants_state`. Where
-    what is called `written` is zero, a head writes nothing.
-    `rule` is the same recurrence as `kernels.recurrence` has it. `has_decay` says that heads forget: that the log-decay
-    which `gates` returns, a mean over channels where every channel has its own, is not 0 throughout.
-    """
-
-    mixers: ClassVar[tuple[str, ...]]
+    mixers: ClassVar[tuple[str, ...]]  # full class names of the layers
     model_types: ClassVar[tuple[str, ...]]
-    slicing: ClassVar[str] = "any heads"
-    gating: ClassVar[str]
+    slicing: ClassVar[str] = "any heads"  # which heads can be cut out
+    gating: ClassVar[str]  # what decays at a rate of its own
+    has_decay: ClassVar[bool] = True  # whether heads forget: whether the g of `gates` is not 0 throughout
+    sizes: ClassVar[tuple[str, ...]]  # the module's attributes that `Heads` is made of
+    rows: ClassVar[dict[str, str]]  # whose the rows of each part with weights of single heads are, by `units`
     state_axes: ClassVar[tuple[str, str]] = ("K", "V")
-    chunk: ClassVar[int] = 64
+    rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)  # the recurrence as `kernels` has it
+    # The functions for many tokens and for a single one, and their arguments: by place, and those over the tokens.
     chunk_tap: ClassVar[str]
     step_tap: ClassVar[str]
+    chunk: ClassVar[int] = 64  # cuts at multiples of so many tokens change no result
     places: ClassVar[tuple[str, ...]] = ("query", "key", "value")
     timed: ClassVar[tuple[str, ...]] = ("query", "key", "value", "g", "beta")
-    written: ClassVar[str] = "beta"
+    written: ClassVar[str] = "beta"  # where this is 0 a head writes nothing
     first_state: ClassVar[str] = "initial_state"
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
-    rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)
-    has_decay: ClassVar[bool] = True
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
 
     @abc.abstractmethod
+    def gates(self, mixer: nn.Module, hidden: Hidden) -> Gates:
+        """Log-decay g ≤ 0 and write strength beta, both float32, from the hidden states that the layer reads.
+
+        g is the mean over the key channels of a head where these decay apart.
+        """
+
     def heads(self, mixer: nn.Module) -> Heads:
         """Head grid as the module stands, after any pruning."""
+        return Heads(*(getattr(mixer, name) for name in self.sizes))
 
-    @abc.abstractmethod
-    def gates(self, mixer: nn.Module, hidden: Hidden) -> Gates:
-        """Log-decay g ≤ 0 and write strength beta, both float32, from the hidden states that the layer reads."""
-
-    @abc.abstractmethod
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         """Leave the module, in place, the weights of these heads, named by their present places in it."""
+        units, parts = self.units(mixer, value_heads, key_heads), dict(mixer.named_modules())
+        for path, unit in self.rows.items():
+            owner, _, name = path.rpartition(".")
+            if getattr(parts.get(owner), name, None) is not None:
+                slicing.cut(parts[owner], name, units[unit])
+        slicing.cut_inputs(self.readout(mixer), units["value"])
+        for name, kept in zip(self.sizes[:2], (value_heads, key_heads), strict=True):
+            setattr(mixer, name, len(kept))
+
+    def units(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> dict[str, Rows]:
+        """The rows of these heads in a part of the module, by whose rows the part has.
+
+        A value head has one row in a part of "head", K in one of "channel", V in one of "value"; a key head one in a
+        part of "key head", K in one of "key", V in one of "shared value". "qkv" has key, key and value, one by one.
+        """
+        _, all_keys, K, V = self.heads(mixer)
+        sizes = {"head": 1, "channel": K, "value": V}, {"key head": 1, "key": K, "shared value": V}
+        units = {unit: slicing.blocks(value_heads, size) for unit, size in sizes[0].items()}
+        units |= {unit: slicing.blocks(key_heads, size) for unit, size in sizes[1].items()}
+        keys, values = units["key"], units["value"]
+        return units | {"qkv": torch.cat([keys, all_keys * K + keys, 2 * all_keys * K + values])}
 
     def index(self, mixer: nn.Module) -> int:
         """Place of the layer in the decoder."""
@@ -182,10 +200,7 @@ class Recipe(abc.ABC):
         return dataclasses.replace(call, timed=timed, state=state)
 
     def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> contextlib.AbstractContextManager:
-        """While this is open, what the chosen heads add to the layer's output beside the recurrence is out as well.
-
-        Most families' heads add nothing there.
-        """
+        """While this is open, what the chosen heads add to the layer's output beside the recurrence is out as well."""
         return contextlib.nullcontext()
 
     def empty_cache(self, hf: PreTrainedModel) -> object:
@@ -273,10 +288,8 @@ class Recipe(abc.ABC):
         if not self.kept(mixer):
             mixer.forward = types.MethodType(_zeros, mixer)
             return
-        functions = self.cpu_functions(mixer)
-        rebinding.bind(
-            mixer, {name: by_device(on_cpu, rebinding.meaning(mixer, name)) for name, on_cpu in functions.items()}
-        )
+        on_cpu = self.cpu_functions(mixer)
+        rebinding.bind(mixer, {name: by_device(on_cpu[name], rebinding.meaning(mixer, name)) for name in on_cpu})
 
 
 def by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from srdyn import bench
-from srdyn.bench import families, footprint, growth, pruned, subjects, throughput, timing, tracing, training
+from srdyn.bench import families, footprint, pruned, subjects, throughput, timing, tracing, training
 from srdyn.study.run import store
 
 log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ def measured(part: str, plan: Mapping[str, object]) -> pd.DataFrame:
     parts: dict[str, Callable[..., pd.DataFrame]] = {
         "spectra": throughput.table,
         "tracing": lambda **options: tracing.table(subjects.shipped("hybrid"), **options),
-        "growth": lambda **options: growth.table(subjects.shipped("pure"), **options),
+        "growth": lambda **options: tracing.growth(subjects.shipped("pure"), **options),
         "pruned": lambda **options: pruned.table({x: subjects.shipped(x) for x in ("hybrid", "pure")}, **options),
         "memory": footprint.table,
         "training": training.table,

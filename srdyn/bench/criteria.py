@@ -1,11 +1,14 @@
 """What the measured costs were wanted to be, and whether they are."""
 
+from collections.abc import Iterator
+
 import numpy as np
 import pandas as pd
 
 from srdyn.bench import pruned, throughput, tracing, training
 
-COLUMNS = ["what", "measured", "low", "high", "at_least", "at_most", "verdict"]
+COLUMNS = ["what", "measured", "low", "high", "at_least", "at_most"]
+Row = dict[str, object]
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -16,8 +19,8 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = [*_spectra(tables["spectra"]), *_tracing(tables["tracing"]), *_growth(tables["growth"])]
     rows += [*_pruned(tables["pruned"]), *_memory(tables["memory"]), *_training(tables["training"])]
-    found = pd.DataFrame(rows, columns=COLUMNS[:-1])
-    found["verdict"] = [_verdict(*row) for row in found[COLUMNS[1:-1]].itertuples(index=False)]
+    found = pd.DataFrame(rows, columns=COLUMNS)
+    found["verdict"] = [_verdict(*row) for row in found[COLUMNS[1:]].itertuples(index=False)]
     return found
 
 
@@ -31,72 +34,55 @@ def _verdict(measured: float, low: float, high: float, at_least: float, at_most:
     return "missed" if high < above or low > below else "undecided"
 
 
-def _row(what: str, found: tuple, *, at_least: float = np.nan, at_most: float = np.nan) -> tuple:
-    measured, low, high = found
-    return what, measured, low, high, at_least, at_most
-
-
-def _rows(table: pd.DataFrame, what: str, **bound: float) -> list[tuple]:
+def _ratios(table: pd.DataFrame, what: str, **bound: float) -> Iterator[Row]:
     """A row for each of the table, whose columns fill in `what`."""
-    return [_row(what.format(**row), (row["ratio"], row["low"], row["high"]), **bound) for row in _dicts(table)]
+    for row in table.to_dict("records"):
+        yield {"what": what.format(**row), "measured": row["ratio"], "low": row["low"], "high": row["high"], **bound}
 
 
-def _dicts(table: pd.DataFrame) -> list[dict]:
-    return table.to_dict("records")
-
-
-def _spectra(table: pd.DataFrame) -> list[tuple]:
+def _spectra(table: pd.DataFrame) -> Iterator[Row]:
     ours = table[(table["method"] == "srdyn") & table["d"].isin([64, 128])]
     many = ours[(ours["batch"] >= 1000) & ours["ratio"].notna()]
-    what = f"spectra, d = {{d}}, batch {{batch}}: times the speed of {throughput.BASE}"
-    exact = _row("spectra: error in units of σ₁", (ours["error"].max(), np.nan, np.nan), at_most=1e-12)
-    return [*_rows(many, what, at_least=1.7), exact]
+    yield from _ratios(many, f"spectra, d = {{d}}, batch {{batch}}: times the speed of {throughput.BASE}", at_least=1.7)
+    yield {"what": "spectra: error in units of σ₁", "measured": ours["error"].max(), "at_most": 1e-12}
 
 
-def _tracing(table: pd.DataFrame) -> list[tuple]:
+def _tracing(table: pd.DataFrame) -> Iterator[Row]:
     overhead, anew = (
         table[table["what"] == "overhead"],
         table[(table["what"] == "prefixes") & (table["positions"] == 16)],
     )
-    what = "{case} at {positions} positions: times the forward pass"
-    return [
-        *_rows(overhead[overhead["case"] == tracing.TRACED], what, at_most=1.1),
-        *_rows(overhead[overhead["case"] == tracing.SPECTRA], what, at_most=1.5),
-        *_rows(anew[anew["case"] == tracing.PUBLISHED], "{case}, at 16 positions: times {base}", at_least=8.0),
-        *_rows(
-            anew[anew["case"] == tracing.AGAIN], "{case}, same functions, at 16 positions: times {base}", at_least=8.0
-        ),
-    ]
+    for case, at_most in ((tracing.TRACED, 1.1), (tracing.SPECTRA, 1.5)):
+        chosen = overhead[overhead["case"] == case]
+        yield from _ratios(chosen, "{case} at {positions} positions: times the forward pass", at_most=at_most)
+    for case, functions in ((tracing.PUBLISHED, ""), (tracing.AGAIN, ", same functions")):
+        chosen = anew[anew["case"] == case]
+        yield from _ratios(chosen, f"{{case}}{functions}, at 16 positions: times {{base}}", at_least=8.0)
 
 
-def _growth(table: pd.DataFrame) -> list[tuple]:
+def _growth(table: pd.DataFrame) -> Iterator[Row]:
     axis = table[table["axis"] == "T"].rename(columns={"exponent": "ratio"}).head(1)
-    return _rows(axis, "exponent of T", at_least=0.9, at_most=1.1)
+    return _ratios(axis, "exponent of T", at_least=0.9, at_most=1.1)
 
 
-def _pruned(table: pd.DataFrame) -> list[tuple]:
-    smaller = table[table["case"] == pruned.PRUNED]
-    steps = smaller[(smaller["what"] == "layer step") & (smaller["B"] >= 16)]
-    others = smaller[smaller["what"] != "layer step"]
-    what = "{model}, {what}, {B} sequences: pruned over original"
-    return [*_rows(steps, what, at_most=0.7), *_rows(others, what)]
+def _pruned(table: pd.DataFrame) -> Iterator[Row]:
+    smaller, what = table[table["case"] == pruned.PRUNED], "{model}, {what}, {B} sequences: pruned over original"
+    steps = smaller["what"] == "layer step"
+    yield from _ratios(smaller[steps & (smaller["B"] >= 16)], what, at_most=0.7)
+    yield from _ratios(smaller[~steps], what)
 
 
-def _memory(table: pd.DataFrame) -> list[tuple]:
+def _memory(table: pd.DataFrame) -> Iterator[Row]:
     held = table[(table["what"] == "states") & (table["case"] == pruned.PRUNED)]
-    what = "{model}: states over what k of N heads predict"
-    rows = [
-        _row(what.format(**row), (row["bytes"] / row["predicted"],) * 3, at_least=1.0, at_most=1.0)
-        for row in _dicts(held)
-    ]
+    share = held["bytes"] / held["predicted"]
+    exact = held.assign(ratio=share, low=share, high=share)
+    yield from _ratios(exact, "{model}: states over what k of N heads predict", at_least=1.0, at_most=1.0)
     for case, part in table[table["what"] == "trace"].sort_values("tokens").groupby("case", sort=False):
-        first, last = part.iloc[0], part.iloc[-1]
-        share = (last["bytes"] - first["bytes"]) / (last["predicted"] - first["predicted"])
+        rise = part[["bytes", "predicted"]].iloc[-1] - part[["bytes", "predicted"]].iloc[0]
         bound = {"at_most": 0.01} if case == tracing.THROUGH_CACHE else {}
-        rows.append(_row(f"{case}: memory for one more token over its states", (share, np.nan, np.nan), **bound))
-    return rows
+        what = f"{case}: memory for one more token over its states"
+        yield {"what": what, "measured": rise["bytes"] / rise["predicted"], **bound}
 
 
-def _training(table: pd.DataFrame) -> list[tuple]:
-    faster = table[table["case"] != training.STOCK]
-    return _rows(faster, "training {what}, {case}: times the speed of transformers")
+def _training(table: pd.DataFrame) -> Iterator[Row]:
+    return _ratios(table[table["case"] != training.STOCK], "training {what}, {case}: times the speed of transformers")

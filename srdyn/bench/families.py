@@ -60,8 +60,7 @@ def _timed(config: transformers.PreTrainedConfig, T: int, rounds: int) -> pd.Dat
     def read() -> None:
         site.mixer(hidden_states=coming)
 
-    found = timing.medians(timing.interleaved({READ: read}, rounds=rounds), base=READ)
-    sizes = {"hidden": hidden, "H": heads.H, "K": heads.K, "V": heads.V, "tokens": T}
-    return found.assign(
-        kind=config.model_type, layer=type(site.mixer).__name__, **sizes, per_second=T / found["median"]
-    )
+    named = {"kind": config.model_type, "layer": type(site.mixer).__name__}
+    named |= {"hidden": hidden, "H": heads.H, "K": heads.K, "V": heads.V, "tokens": T}
+    found = timing.compared({READ: read}, rounds=rounds, base=READ, **named)
+    return found.assign(per_second=T / found["median"])

@@ -21,33 +21,30 @@ def table(*, lengths: tuple[int, ...], layers: int, removed: float, B: int, T: i
     """
     rows = [row for name in ("hybrid", "pure") for row in _held(subjects.shipped(name), name, removed, B)]
     wide = subjects.drawn(layers, hidden=256, **subjects.QWEN3_NEXT)
-    rows += _held(wide, "Qwen3-Next layers", removed, B)
+    rows += _held(wide, pruned.WIDE, removed, B)
     grid = subjects.shipped("pure").grid
-    for route in ("forward", "segments"):
+    for case, route in ((tracing.ONE_PASS, "forward"), (tracing.THROUGH_CACHE, "segments")):
         for length in lengths:
             kept = 4 * grid.L * grid.H * grid.K * grid.V * length
-            case = {"case": tracing.ONE_PASS if route == "forward" else tracing.THROUGH_CACHE, "tokens": length}
             rose = timing.peak_bytes(every_token, "pure", length, route)
-            rows.append({"what": "trace", "model": "pure", **case, "bytes": rose, "predicted": kept})
+            rows.append(("trace", "pure", case, length, rose, kept))
     with tempfile.TemporaryDirectory() as folder:
         for case, model in ((pruned.ORIGINAL, wide), (pruned.PRUNED, subjects.smaller(wide, removed))):
             place = pruning.save(model, Path(folder, case))
             rose = timing.peak_bytes(decoding, f"{place}", B, T)
-            rows.append({"what": "decoding", "model": "Qwen3-Next layers", "case": case, "tokens": T, "bytes": rose})
+            rows.append(("decoding", pruned.WIDE, case, T, rose, None))
     return pd.DataFrame(rows, columns=["what", "model", "case", "tokens", "bytes", "predicted"])
 
 
-def _held(model: models.Model, name: str, removed: float, B: int) -> list[dict]:
-    rows, small = [], subjects.smaller(model, removed)
-    left, heads = (sum(len(layer.heads) for layer in one.layers) for one in (small, model))
-    whole = None
-    for case, one in ((pruned.ORIGINAL, model), (pruned.PRUNED, small)):
-        held = linear_cache.held_bytes(subjects.read(one, subjects.tokens(one, B, pruned.READ), cached=True))
-        whole = held if whole is None else whole
-        predicted = whole[0] * (heads if case == pruned.ORIGINAL else left) // heads
-        row = {"model": name, "case": case, "tokens": pruned.READ}
-        rows.append({"what": "states", **row, "bytes": held[0], "predicted": predicted})
-        rows.append({"what": "cache", **row, "bytes": held[1]})
+def _held(model: models.Model, name: str, removed: float, B: int) -> list[tuple]:
+    rows, both = [], {pruned.ORIGINAL: model, pruned.PRUNED: subjects.smaller(model, removed)}
+    heads = {case: sum(len(layer.heads) for layer in one.layers) for case, one in both.items()}
+    for case, one in both.items():
+        states, cache = linear_cache.held_bytes(subjects.read(one, subjects.tokens(one, B, pruned.READ), cached=True))
+        whole = states if case == pruned.ORIGINAL else whole
+        predicted = whole * heads[case] // heads[pruned.ORIGINAL]
+        rows.append(("states", name, case, pruned.READ, states, predicted))
+        rows.append(("cache", name, case, pruned.READ, cache, None))
     return rows
 
 

@@ -12,6 +12,7 @@ from srdyn.architectures import linear_cache
 from srdyn.bench import subjects, timing
 
 ORIGINAL, PRUNED, STOCK = "original", "pruned", "original, transformers' own step"
+WIDE = "Qwen3-Next layers"
 READ = 16
 """Tokens that a cache has read before the steps that are timed; a step's cost does not depend on them."""
 
@@ -25,31 +26,28 @@ def table(
     with transformers' functions instead of ours; `layer prefill` is T tokens through them. `model step` is one token
     through the whole of that model, and of the `shipped` ones after T tokens.
     """
+    compared = functools.partial(timing.compared, rounds=rounds, base=ORIGINAL)
     wide = subjects.drawn(layers, hidden=256, **subjects.QWEN3_NEXT)
-    narrow = subjects.smaller(wide, removed)
+    both = {ORIGINAL: wide, PRUNED: subjects.smaller(wide, removed)}
     tables = []
     for B in batches:
-        whole, named = layer_step(wide, B), {"model": "Qwen3-Next layers", "what": "layer step", "B": B, "tokens": B}
-        tables.append(_timed({ORIGINAL: whole, PRUNED: layer_step(narrow, B)}, rounds, **named))
+        steps = {case: layer_step(model, B) for case, model in both.items()}
+        tables.append(compared(steps, model=WIDE, what="layer step", B=B, tokens=B))
         # On its own: a case that goes over the state a dozen times leaves the next one cold caches.
-        beside = _timed({ORIGINAL: whole, STOCK: layer_step(subjects.stock(wide), B)}, rounds, **named)
+        stock = {ORIGINAL: steps[ORIGINAL], STOCK: layer_step(subjects.stock(wide), B)}
+        beside = compared(stock, model=WIDE, what="layer step", B=B, tokens=B)
         tables.append(beside[beside["case"] == STOCK])
-        cases = {ORIGINAL: model_step(wide, B, READ), PRUNED: model_step(narrow, B, READ)}
-        tables.append(_timed(cases, rounds, model="Qwen3-Next layers", what="model step", B=B, tokens=B))
-    cases = {ORIGINAL: layer_prefill(wide, T), PRUNED: layer_prefill(narrow, T)}
-    tables.append(_timed(cases, rounds, model="Qwen3-Next layers", what="layer prefill", B=1, tokens=T))
+        whole = {case: model_step(model, B, READ) for case, model in both.items()}
+        tables.append(compared(whole, model=WIDE, what="model step", B=B, tokens=B))
+    prefill = {case: layer_prefill(model, T) for case, model in both.items()}
+    tables.append(compared(prefill, model=WIDE, what="layer prefill", B=1, tokens=T))
+    B = batches[0]
     for name, model in shipped.items():
-        cases = {
-            case: model_step(one, batches[0], T)
-            for case, one in ((ORIGINAL, model), (PRUNED, subjects.smaller(model, removed)))
-        }
-        tables.append(_timed(cases, rounds, model=name, what="model step", B=batches[0], tokens=batches[0]))
-    return pd.concat(tables, ignore_index=True)
-
-
-def _timed(cases: Mapping[str, timing.Case], rounds: int, **named: object) -> pd.DataFrame:
-    rows = timing.medians(timing.interleaved(cases, rounds=rounds), base=ORIGINAL).assign(**named)
-    return rows.assign(per_second=rows["tokens"] / rows["median"])
+        both = {ORIGINAL: model, PRUNED: subjects.smaller(model, removed)}
+        whole = {case: model_step(one, B, T) for case, one in both.items()}
+        tables.append(compared(whole, model=name, what="model step", B=B, tokens=B))
+    found = pd.concat(tables, ignore_index=True)
+    return found.assign(per_second=found["tokens"] / found["median"])
 
 
 def layer_step(model: models.Model, B: int) -> timing.Case:

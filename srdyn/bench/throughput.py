@@ -12,6 +12,7 @@ from srdyn import spectra
 from srdyn.bench import timing
 
 BASE = "torch.linalg.svdvals"
+TIMED = ["method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"]
 LONGEST = 10.0
 """Seconds: a method that would need more for one call is left out, and said to be."""
 SECONDS = 20.0
@@ -57,24 +58,21 @@ def _of_size(d: int, batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
         notes = {method: _note(batch, d, per_matrix * batch) for method, per_matrix in expected.items()}
         rows = _of_batch(d, batch, [method for method, note in notes.items() if not note], expected, rounds)
         expected |= dict(zip(rows["method"], rows["median"] / batch, strict=True))
-        left_out = pd.DataFrame({"method": list(notes), "note": list(notes.values())})
-        rows = left_out.merge(rows, on="method", how="left").assign(d=d, batch=batch)
-        tables.append(rows.assign(error=rows["method"].map(errors), per_second=batch / rows["median"]))
-    columns = ["d", "batch", "method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"]
-    return pd.concat(tables, ignore_index=True)[[*columns, "per_second", "error", "note"]]
+        rows = rows.set_index("method").reindex(notes).reset_index()
+        rows = rows.assign(d=d, batch=batch, note=list(notes.values()), error=rows["method"].map(errors))
+        tables.append(rows.assign(per_second=batch / rows["median"]))
+    return pd.concat(tables, ignore_index=True)[["d", "batch", *TIMED, "per_second", "error", "note"]]
 
 
 def _of_batch(d: int, batch: int, methods: list[str], expected: dict[str, float], rounds: int) -> pd.DataFrame:
     if not methods:
-        return pd.DataFrame(columns=["method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"])
+        return pd.DataFrame(columns=TIMED)
     states = torch.randn(batch, d, d, generator=torch.Generator().manual_seed(d))
     cases = {method: functools.partial(METHODS[method], states) for method in methods}
     whole = sum(expected[method] for method in methods) * batch
     rounds = max(1, min(rounds, int(SECONDS / whole))) if whole else rounds
     times = timing.interleaved(cases, rounds=rounds, seconds=SECONDS, warm_up=whole < 1)
-    rows = timing.medians(times, base=BASE if BASE in cases else methods[0], faster=True).rename(
-        columns={"case": "method"}
-    )
+    rows = timing.medians(times, base=BASE if BASE in cases else methods[0], faster=True).set_axis(TIMED, axis=1)
     if BASE not in cases:
         rows[["base", "ratio", "low", "high"]] = None, np.nan, np.nan, np.nan
     return rows

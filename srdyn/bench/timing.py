@@ -12,7 +12,6 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -28,43 +27,35 @@ FEWEST = 3
 _FORGET = "/proc/self/clear_refs"
 
 
-class Quotient(NamedTuple):
-    """A ratio of medians, with the ends of its interval over the rounds."""
-
-    ratio: float
-    low: float
-    high: float
+def compared(cases: Mapping[str, Case], *, rounds: int, base: str, **named: object) -> pd.DataFrame:
+    """The `medians` of `interleaved` cases, with further columns that name them."""
+    return medians(interleaved(cases, rounds=rounds), base=base).assign(**named)
 
 
 def interleaved(
-    cases: Mapping[str, Case],
-    *,
-    rounds: int,
-    seconds: float = float("inf"),
-    warm_up: bool = True,
-    after: Case | None = None,
+    cases: Mapping[str, Case], *, rounds: int, seconds: float = float("inf"), warm_up: bool = True
 ) -> pd.DataFrame:
     """Seconds per call of every case in every round: columns case, round, seconds, calls.
 
     A round calls each case once, every second round in reverse order; a case too short for the clock is called several
     times (`calls`). One call of each goes before, which compiles and fills caches; it counts as the first round where
-    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent. `after` follows every reading
-    within its time, as the end of what a GPU was given. Raises ValueError without cases or rounds.
+    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent. Raises ValueError without
+    cases or rounds.
     """
     if not cases or rounds < 1:
         raise ValueError(f"timing needs at least one case and one round, got {len(cases)} and {rounds}")
-    start, first = time.perf_counter(), {name: _read(case, 1, after) for name, case in cases.items()}
+    start, first = time.perf_counter(), {name: _read(case, 1) for name, case in cases.items()}
     calls = {name: max(1, int(np.ceil(SHORTEST / taken))) if warm_up else 1 for name, taken in first.items()}
     rows = [] if warm_up else [(name, 0, taken, 1) for name, taken in first.items()]
     for number in range(0 if warm_up else 1, rounds):
         if number >= FEWEST and time.perf_counter() - start > seconds:
             break
         order = list(cases)[:: -1 if number % 2 else 1]
-        rows += [(name, number, _read(cases[name], calls[name], after), calls[name]) for name in order]
+        rows += [(name, number, _read(cases[name], calls[name]), calls[name]) for name in order]
     return pd.DataFrame(rows, columns=["case", "round", "seconds", "calls"])
 
 
-def medians(times: pd.DataFrame, *, base: str, faster: bool = False, seed: int = 0) -> pd.DataFrame:
+def medians(times: pd.DataFrame, *, base: str, faster: bool = False) -> pd.DataFrame:
     """A row for each case, in the order of the cases: what it took, and how that compares with the case `base`.
 
     Columns: case, n (rounds), median, spread (interquartile range), unit (s), base, and ratio, low, high: how many
@@ -73,9 +64,9 @@ def medians(times: pd.DataFrame, *, base: str, faster: bool = False, seed: int =
     rounds, rows = wide(times), []
     for case, taken in rounds.items():
         low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
-        row = {"case": case, "n": len(taken), "median": median, "spread": high - low, "unit": "s", "base": base}
-        rows.append(row | quotient(rounds, *(base, case) if faster else (case, base), seed=seed)._asdict())
-    return pd.DataFrame(rows)
+        ratio = quotient(rounds, *(base, case) if faster else (case, base))
+        rows.append((case, len(taken), median, high - low, "s", base, *ratio))
+    return pd.DataFrame(rows, columns=["case", "n", "median", "spread", "unit", "base", "ratio", "low", "high"])
 
 
 def wide(times: pd.DataFrame) -> pd.DataFrame:
@@ -83,31 +74,32 @@ def wide(times: pd.DataFrame) -> pd.DataFrame:
     return times.pivot(index="round", columns="case", values="seconds")[list(times["case"].unique())]
 
 
-def quotient(rounds: pd.DataFrame, above: str, below: str, *, seed: int = 0) -> Quotient:
+def quotient(rounds: pd.DataFrame, above: str, below: str) -> intervals.Interval:
     """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone.
 
     Rounds are resampled whole, so that what slows a round slows both. Raises ValueError for a column that is not there.
     """
     if missing := {above, below} - set(rounds):
         raise ValueError(f"no case is called {', '.join(sorted(missing))}; there are {', '.join(rounds)}")
-    pair = rounds[[above, below]].to_numpy()
-    if len(pair) < 2:
-        return Quotient(_ratio(pair), np.nan, np.nan)
-    return Quotient(*intervals.bootstrap(pair, _ratio, generator=torch.Generator().manual_seed(seed)))
+    return _over_rounds(rounds[[above, below]], lambda pair: float(np.divide(*np.median(pair, axis=0))))
 
 
-def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int], *, seed: int = 0) -> intervals.Interval:
+def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int]) -> intervals.Interval:
     """The power of size by which time grows: the slope of log median time over log size, its interval over rounds.
 
     `sizes` names columns of `rounds`. Raises ValueError for fewer than two sizes.
     """
     if len(set(sizes.values())) < 2:
         raise ValueError(f"growth needs at least two sizes, got {dict(sizes)}")
-    logs, taken = np.log(list(sizes.values())), rounds[list(sizes)].to_numpy()
-    slope = lambda drawn: float(np.polyfit(logs, np.log(np.median(drawn, axis=0)), 1)[0])  # noqa: E731
+    logs = np.log(list(sizes.values()))
+    return _over_rounds(rounds[list(sizes)], lambda x: float(np.polyfit(logs, np.log(np.median(x, axis=0)), 1)[0]))
+
+
+def _over_rounds(rounds: pd.DataFrame, statistic: Callable[[np.ndarray], float]) -> intervals.Interval:
+    taken = rounds.to_numpy()
     if len(taken) < 2:
-        return intervals.Interval(slope(taken), np.nan, np.nan)
-    return intervals.bootstrap(taken, slope, generator=torch.Generator().manual_seed(seed))
+        return intervals.Interval(statistic(taken), np.nan, np.nan)
+    return intervals.bootstrap(taken, statistic, generator=torch.Generator().manual_seed(0))
 
 
 def machine() -> dict[str, object]:
@@ -154,18 +146,11 @@ def _highest() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
-def _read(case: Case, calls: int, after: Case | None) -> float:
+def _read(case: Case, calls: int) -> float:
     start = time.perf_counter()
     for _ in range(calls):
         case()
-    if after is not None:
-        after()
     return (time.perf_counter() - start) / calls
-
-
-def _ratio(pair: np.ndarray) -> float:
-    above, below = np.median(pair, axis=0)
-    return float(above / below)
 
 
 def _lines(path: str) -> list[str]:

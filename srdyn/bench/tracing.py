@@ -1,4 +1,4 @@
-"""Tracing beside a plain forward pass, and beside reading every prefix anew, as published scripts do."""
+"""Tracing beside a plain forward pass, beside reading every prefix anew, as published scripts do, and as it grows."""
 
 import functools
 from collections.abc import Callable
@@ -13,6 +13,8 @@ from srdyn.bench import subjects, throughput, timing
 
 PLAIN, TRACED, SPECTRA = "forward pass", "traced", "traced, with spectra"
 AGAIN, PUBLISHED = "prefixes anew", "prefixes anew, transformers' functions, numpy spectra"
+EVERY = 64
+"""Tokens from one state to the next where growth is measured."""
 ONE_PASS, THROUGH_CACHE = "every token, one pass", "every token, through the cache"
 
 
@@ -97,3 +99,40 @@ def _by_numpy(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H D"]:
 
 def _spaced(T: int, count: int) -> list[int]:
     return [T * (i + 1) // count for i in range(count)]
+
+
+def growth(
+    pure: models.Model,
+    *,
+    lengths: tuple[int, ...],
+    layers: tuple[int, ...],
+    heads: tuple[int, ...],
+    T: int,
+    rounds: int,
+) -> pd.DataFrame:
+    """A row for each size of each axis: axis (T, L, H), size, n, median, spread, unit, exponent, low, high.
+
+    T grows on the model `pure`, L and H on random models of its kind at `T` tokens; one sequence, a state every `EVERY`
+    tokens, with spectra. `exponent` is the slope of log time over log size, one for all rows of an axis, with its
+    interval over rounds.
+    """
+    subject = {
+        "T": {size: (pure, size) for size in lengths},
+        "L": {size: (subjects.drawn(size), T) for size in layers},
+        "H": {size: (subjects.drawn(2, heads=size), T) for size in heads},
+    }
+    return pd.concat([_grown(axis, by_size, rounds) for axis, by_size in subject.items()], ignore_index=True)
+
+
+def _grown(axis: str, by_size: dict[int, tuple[models.Model, int]], rounds: int) -> pd.DataFrame:
+    cases = {
+        f"{size}": functools.partial(
+            states.trace, model, subjects.tokens(model, 1, T), list(range(min(EVERY, T), T + 1, EVERY))
+        )
+        for size, (model, T) in by_size.items()
+    }
+    times = timing.interleaved(cases, rounds=rounds)
+    fit = timing.exponent(timing.wide(times), {f"{size}": size for size in by_size})
+    rows = timing.medians(times, base=next(iter(cases))).assign(axis=axis, size=list(by_size))
+    rows = rows.assign(exponent=fit.estimate, low=fit.low, high=fit.high)
+    return rows[["axis", "size", "n", "median", "spread", "unit", "exponent", "low", "high"]]

@@ -22,11 +22,12 @@ def table(*, B: int, T: int, rounds: int) -> pd.DataFrame:
     transformers. `recurrence` is the gated delta rule of all linear layers alone, forwards and backwards, as
     transformers' function and as the compiled scan; beside `step` it says what share of a step that is.
     """
-    times = timing.interleaved({name: step(hf, B, T) for name, hf in _variants().items()}, rounds=rounds)
-    steps = timing.medians(times, base=STOCK, faster=True).assign(what="step")
-    times = timing.interleaved(_recurrences(B, T), rounds=rounds)
-    alone = timing.medians(times, base=STOCK, faster=True).assign(what="recurrence")
-    found = pd.concat([steps, alone], ignore_index=True).assign(tokens=B * T)
+    steps = {name: step(hf, B, T) for name, hf in _variants().items()}
+    tables = []
+    for what, cases in (("step", steps), ("recurrence", _recurrences(B, T))):
+        times = timing.interleaved(cases, rounds=rounds)
+        tables.append(timing.medians(times, base=STOCK, faster=True).assign(what=what, tokens=B * T))
+    found = pd.concat(tables, ignore_index=True)
     return found.assign(per_second=found["tokens"] / found["median"])
 
 

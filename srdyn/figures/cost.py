@@ -1,4 +1,4 @@
-"""Figures of what tracing, spectra, pruned decoding and training cost."""
+"""Figures of what tracing, spectra, pruned decoding, training and whole caches cost."""
 
 import textwrap
 
@@ -6,31 +6,29 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 
 from srdyn.figures import style
 
 AXES = {"T": "tokens T", "L": "layers L", "H": "heads H"}
-RATIO = ["ratio", "low", "high"]
+UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
 LOOKS = (style.Look("#111111", "o"), style.Look("#004488", "s"), style.Look("#C99000", "^"), style.Look("#BB5566", "D"))
 
 
-@style.style()
+@style.draws("what case positions", "base T B n ratio low high")
 def tracing_cost(table: pd.DataFrame) -> Figure:
     """Left, what a trace costs beside its base; right, reading every prefix anew beside one trace, by positions.
 
-    Columns: what (`overhead`, `prefixes`, `every token`), case, base, positions, T, B, n, ratio, low, high. Raises
-    ValueError for missing columns or repeated rows.
+    `what` is measured: `overhead`, `prefixes` or `every token`.
     """
-    style.require(
-        table, ["what", "case", "base", "positions", "T", "B", "n", *RATIO], key=["what", "case", "positions"]
-    )
     figure, axes = style.grid(1, 2, height=1.9)
     beside = table[(table["what"] == "overhead") & (table["case"] != table["base"])]
     _dots(axes[0, 0], beside, beside["case"], "time over that of the forward pass")
     axes[0, 0].axvline(1, **style.BOUND)
     anew, right = table[(table["what"] == "prefixes") & (table["case"] != table["base"])], axes[0, 1]
     for look, (case, line) in zip(LOOKS, anew.groupby("case", sort=False), strict=False):
-        _line(right, line["positions"], line, RATIO, look, textwrap.fill(str(case), 26))
+        mark = {"linestyle": "-", "label": textwrap.fill(str(case), 26)}
+        style.points(right, line["positions"], line, look, value="ratio", **mark)
     counts = np.array(sorted(anew["positions"].unique()))
     right.plot(counts, (counts + 1) / 2, zorder=1, **style.BOUND)
     right.legend()
@@ -42,24 +40,19 @@ def tracing_cost(table: pd.DataFrame) -> Figure:
     return style.finish(figure, _rounds(table), size, "dashed: the pass itself; tokens read, (n + 1)/2 passes")
 
 
-@style.style()
+@style.draws("d batch method", "n median spread per_second")
 def spectrum_rates(table: pd.DataFrame) -> Figure:
-    """Spectra per second against the batch, a panel a size, a line a method.
-
-    Columns: d, batch, method, n, median, spread, per_second, NaN where a case was left out. Raises ValueError for
-    missing columns or repeated rows.
-    """
-    columns = ["n", "median", "spread", "per_second"]
-    style.require(table, ["d", "batch", "method", *columns], key=["d", "batch", "method"])
+    """Spectra per second against the batch, a panel a size, a line a method; NaN where a case was left out."""
     sizes = sorted(table["d"].unique())
     figure, axes = style.grid(1, len(sizes), height=1.9, sharex=True)
     methods = dict(zip(table["method"].unique(), LOOKS, strict=False))
     for panel, d in zip(axes[0], sizes, strict=True):
         for method, look in methods.items():
             line = table[(table["d"] == d) & (table["method"] == method) & table["median"].notna()]
-            ends = {"low": line["batch"] / (line["median"] + line["spread"] / 2), "rate": line["per_second"]}
-            ends["high"] = line["batch"] / (line["median"] - line["spread"] / 2).clip(lower=line["median"] / 2)
-            _line(panel, line["batch"], pd.DataFrame(ends), ["rate", "low", "high"], look, method)
+            slowest = line["median"] + line["spread"] / 2
+            fastest = (line["median"] - line["spread"] / 2).clip(lower=line["median"] / 2)
+            ends = line.assign(low=line["batch"] / slowest, high=line["batch"] / fastest)
+            style.points(panel, line["batch"], ends, look, value="per_second", linestyle="-", label=method)
         panel.set_xscale("log")
         panel.set_yscale("log")
         panel.set_title(f"d = {d}")
@@ -68,38 +61,33 @@ def spectrum_rates(table: pd.DataFrame) -> Figure:
     return style.finish(figure, _rounds(table), "bars: interquartile range", "cases of many seconds are left out")
 
 
-@style.style()
+@style.draws("axis size", "n median spread exponent low high")
 def cost_growth(table: pd.DataFrame) -> Figure:
-    """Time of a trace with spectra against tokens, layers, heads, with the fitted exponents.
-
-    Columns: axis, size, n, median, spread, exponent, low, high. Raises ValueError for missing columns or repeated rows.
-    """
-    style.require(table, ["axis", "size", "n", "median", "spread", "exponent", "low", "high"], key=["axis", "size"])
-    figure, axes = style.panels(table["axis"], height=1.7)
-    for axis, panel in axes.items():
-        line = table[table["axis"] == axis].sort_values("size")
+    """Time of a trace with spectra against tokens, layers, heads, with the fitted exponents (low, high: their ends)."""
+    figure, parts = style.panels(table, "axis", height=1.7, sharex=False, sharey=False)
+    for panel, line in parts:
+        line, axis = line.sort_values("size"), panel.get_title()
         half = line["spread"] / 2
-        ends = pd.DataFrame({"at": line["median"], "low": line["median"] - half, "high": line["median"] + half})
-        _line(panel, line["size"], ends, ["at", "low", "high"], LOOKS[0], "")
+        ends = line.assign(low=line["median"] - half, high=line["median"] + half)
+        style.points(panel, line["size"], ends, LOOKS[0], value="median", linestyle="-", label="")
         middle = np.exp(np.log(line["median"]).mean() - line["exponent"] * np.log(line["size"]).mean())
         panel.plot(line["size"], middle * line["size"] ** line["exponent"], zorder=1, **style.BOUND)
         fit = line.iloc[0]
         panel.set_title(rf"$\propto {axis}^{{{fit['exponent']:.2f}}}$ [{fit['low']:.2f}, {fit['high']:.2f}]")
         panel.set_yscale("log")
         style.log2_positions(panel, line["size"])
-        panel.set_xlabel(AXES.get(str(axis), str(axis)))
-    axes[table["axis"].iloc[0]].set_ylabel("time of a trace (s)")
+        panel.set_xlabel(AXES.get(axis, axis))
+    figure.axes[0].set_ylabel("time of a trace (s)")
     return style.finish(figure, _rounds(table), "bars: interquartile range; dashed: the power law fitted")
 
 
-@style.style()
+@style.draws("model what B case", "n ratio low high")
 def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
     """Time of the pruned model over that of the original, a row for each thing timed.
 
-    Columns: model, what, B, case (`pruned` is drawn), n, ratio, low, high. `left` is the share of the heads left, and
-    `wanted` the ratio that was aimed at; both are dashed. Raises ValueError for missing columns or repeated rows.
+    Of the cases, `pruned` is drawn. `left` is the share of the heads left, and `wanted` the ratio that was aimed at;
+    both are dashed.
     """
-    style.require(table, ["model", "what", "B", "case", "n", *RATIO], key=["model", "what", "B", "case"])
     part = table[table["case"] == "pruned"]
     figure, axes = style.grid(1, 1, height=0.22 * len(part) + 0.5)
     names = part["model"] + ", " + part["what"] + ", B = " + part["B"].astype(str)
@@ -109,13 +97,9 @@ def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
     return style.finish(figure, _rounds(part), f"dashed: {left:.3f} of the heads left, {wanted:g} aimed at, 1")
 
 
-@style.style()
+@style.draws("what case", "base n ratio low high")
 def training_rates(table: pd.DataFrame) -> Figure:
-    """Speed over that of transformers' functions, of whole training steps and of the recurrence alone.
-
-    Columns: what, case, base, n, ratio, low, high. Raises ValueError for missing columns or repeated rows.
-    """
-    style.require(table, ["what", "case", "base", "n", *RATIO], key=["what", "case"])
+    """Speed over that of transformers' functions, of whole training steps and of the recurrence alone."""
     part = table[table["case"] != table["base"]]
     figure, axes = style.grid(1, 1, height=0.22 * len(part) + 0.5)
     _dots(axes[0, 0], part, part["what"] + ", " + part["case"], "speed over transformers'")
@@ -126,22 +110,78 @@ def training_rates(table: pd.DataFrame) -> Figure:
 def _dots(panel: Axes, table: pd.DataFrame, names: pd.Series, label: str) -> None:
     """A dot with its interval for each row, from the top down, its value beside it."""
     places = np.arange(len(table))
-    panel.hlines(places, table["low"], table["high"], color=LOOKS[0].colour, linewidth=1.2)
-    panel.plot(table["ratio"], places, "o", color=LOOKS[0].colour)
+    style.points(panel, places, table, LOOKS[0], value="ratio", width=1.2, listed=True)
     for place, ratio, high in zip(places, table["ratio"], table["high"].fillna(table["ratio"]), strict=True):
         panel.annotate(f"{ratio:.2f}", (high, place), (4, 0), textcoords="offset points", size=6.5, va="center")
-    panel.set_yticks(places, names)
-    panel.set_ylim(len(table) - 0.5, -0.5)
-    panel.tick_params(axis="y", length=0)
+    style.listed(panel, names)
     panel.margins(x=0.15)
     panel.set_xlabel(label)
 
 
-def _line(panel: Axes, x: pd.Series, ends: pd.DataFrame, columns: list[str], look: style.Look, name: str) -> None:
-    middle, low, high = (ends[column].to_numpy() for column in columns)
-    panel.vlines(x, low, high, color=look.colour, linewidth=0.8)
-    panel.plot(x, middle, look.marker, color=look.colour, linestyle="-", label=name)
-
-
 def _rounds(table: pd.DataFrame) -> str:
     return f"medians of {style.span(table['n'].dropna().astype(int))} rounds in one run"
+
+
+@style.draws("model tokens", "heads removed_heads total_bytes removed_bytes freed break_even")
+def memory(table: pd.DataFrame) -> Figure:
+    """Bytes of the whole cache, intact and without the removed states, and the share freed, against context length.
+
+    A line for each model, dark to light by the length at which keys and values cost what the states do: `break_even`,
+    NaN without attention.
+    """
+    table = table.sort_values(["break_even", "model", "tokens"])
+    removed = table["removed_heads"].sum() / table["heads"].sum()
+    figure, axes = style.grid(1, 2, height=2.7)
+    ends = [_lines(panel, table, column) for panel, column in zip(axes[0], ["total_bytes", "freed"], strict=True)]
+    _label_bytes(axes[0, 0])
+    _label_shares(axes[0, 1], removed)
+    for panel, labels in zip(axes[0], ends, strict=True):
+        panel.minorticks_off()
+        style.log2_positions(panel, table["tokens"])
+        panel.set_xlabel("context length (tokens)")
+        style.label_right(panel, labels)
+    return style.finish(
+        figure,
+        "from configurations alone",
+        f"bands: what goes with {removed:.1%} of the states",
+        "circles: keys and values cost as much as states (darker: sooner)",
+    )
+
+
+def _lines(panel: Axes, table: pd.DataFrame, column: str) -> list[tuple[float, str, str]]:
+    """A line for each model; where they end, whose they are, their colours."""
+    panel.set_yscale("log")
+    lines = dict(list(table.groupby("model", sort=False)))
+    ends = []
+    for (model, line), shade in zip(lines.items(), style.shades(len(lines), 0.8), strict=True):
+        panel.plot(line["tokens"], line[column], color=shade, zorder=3)
+        _mark_break_even(panel, line, column, shade)
+        if column == "total_bytes":
+            left = line["total_bytes"] - line["removed_bytes"]
+            panel.fill_between(line["tokens"], left, line["total_bytes"], color=shade, alpha=0.25, linewidth=0)
+        ends.append((line[column].iloc[-1], model, shade))
+    return ends
+
+
+def _mark_break_even(panel: Axes, line: pd.DataFrame, column: str, shade: str) -> None:
+    tokens, even = line["tokens"], line["break_even"].iloc[0]
+    if tokens.min() <= even <= tokens.max():
+        # Along the line as it is drawn, straight between its points on logarithmic axes.
+        height = np.exp(np.interp(np.log(even), np.log(tokens), np.log(line[column])))
+        panel.plot(even, height, "o", color=shade, markerfacecolor="white", zorder=4)
+
+
+def _label_bytes(panel: Axes) -> None:
+    low, high = np.log2(panel.get_ylim())
+    powers = range(5 * int(np.ceil(low / 5)), int(high) + 1, 5)
+    panel.set_yticks([2**power for power in powers], [f"{2 ** (power % 10)} {UNITS[power // 10]}" for power in powers])
+    panel.set_ylabel("whole cache of one sequence")
+
+
+def _label_shares(panel: Axes, removed: float) -> None:
+    panel.axhline(removed, zorder=1, **style.BOUND)
+    place = {"textcoords": "offset points", "xycoords": panel.get_yaxis_transform()}
+    panel.annotate(f"{removed:.1%} of the states", (1, removed), (-2, 3), size=6, color="0.3", ha="right", **place)
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}%"))
+    panel.set_ylim(top=1)
+    panel.set_ylabel("share of the whole cache freed")

@@ -1,12 +1,10 @@
 """Figures of how ranks, decays and the order of the heads form over training."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import NullLocator
 
 from srdyn import strata
@@ -24,9 +22,11 @@ REFERENCES = {
     "untrained": style.SOURCES["untrained"],
     "other half": style.Look("#117733", ""),
 }
-"""What an order is compared with."""
+"""What an order is compared with; the last is a ceiling, and dashed."""
+DASHES = {emergence.HALVES: "--"}
 ARMS = {"low": style.STRATA["low"], "high": style.STRATA["high"], "random": style.Look("#777777", "D")}
 """Which heads are removed."""
+STRATA = {name if name == "middle" else f"{name}-rank": look for name, look in style.STRATA.items()}
 VALUES = {emergence.RANK: "ranks", emergence.DECAY: "decays"}
 ORIGINS = {
     "rank at the start": "rank at the start",
@@ -36,15 +36,14 @@ ORIGINS = {
 }
 
 
-@style.style()
+@style.draws("layer head kind step", "rank D stratum seed")
 def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     """Every head's rank over training above the shares of low, middle and high heads, a column for each kind of model.
 
-    `heads`: kind, seed, layer, head, step, rank, D, stratum (at the end of training), one seed of each kind.
-    `distribution`: kind, seed, step, measure, estimate, low, high, n, with the measures `share of low` … and `rank of
-    low` … (bold: the mean of the heads that end there). Raises ValueError for missing columns or repeated rows.
+    `heads` are those of one seed of each kind, their stratum is that at the end of training. `distribution`: kind,
+    seed, step, measure, estimate, low, high, n, with the measures `share of low` … and `rank of low` … (bold: the mean
+    of the heads that end there).
     """
-    style.require(heads, ["layer", "rank", "D", "stratum", *KEY, "head"], key=["layer", "head", "kind", "step"])
     style.require(distribution, [*KEY, "measure", *ENDS], key=[*KEY, "measure"])
     kinds = list(heads["kind"].unique())
     figure, axes = style.grid(2, len(kinds), height=1.8, sharex="col", sharey="row")
@@ -53,72 +52,59 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
         _heads_panel(top, part, "rank")
         for bound in (strata.LOW, strata.HIGH):
             top.axhline(bound * part["D"].iloc[0], zorder=1, **style.BOUND)
-        top.set_title(f"{kind}, {_count(part)} heads")
+        top.set_title(f"{kind}, {len(part[['layer', 'head']].drop_duplicates())} heads")
+        own = rows[rows["seed"] == part["seed"].iloc[0]]
         for stratum, look in style.STRATA.items():
-            own = rows[rows["seed"] == part["seed"].iloc[0]]
             _line(top, own[own["measure"] == f"rank of {stratum}"], look.colour, "-", bold=True)
             _lines(bottom, rows[rows["measure"] == f"share of {stratum}"], look)
         bottom.set_ylim(-0.03, 1.03)
         _step_axis(bottom, part["step"])
-        _label_strata(top, part)
+        _label_strata(top, part, "rank")
     axes[0, 0].set_ylabel("effective rank r")
     style.outer_labels(list(axes[1]), x=STEPS, y="share of heads")
-    _strata_legend(figure)
-    said = [_from_to(distribution, kind, "share of high") for kind in kinds]
+    _legend(figure, STRATA)
+    shares = distribution[distribution["measure"] == "share of high"]
+    said = _said(shares, kinds, lambda rows: f"{rows['estimate'].iloc[0]:.2f} → {rows['estimate'].iloc[-1]:.2f}")
     return style.finish(
         figure,
         f"colours: stratum at the end (above), at the step (below); bold: mean, bands: 95 % interval over "
         f"{_windows(distribution)} windows; dashed: bounds of the strata",
-        f"share of high heads before and after training: {', '.join(said)}",
+        f"share of high heads before and after training: {said}",
     )
 
 
-@style.style()
+@style.draws("kind seed step value measure reference", "estimate low high n")
 def identity_formation(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below.
 
-    Columns: kind, seed, step, value (rank, log_decay), measure, reference (final, untrained, other half), estimate,
-    low, high, n; rows of measures other than `spearman` are left out. Raises ValueError for missing columns or
-    repeated rows.
+    A value is rank or log_decay, a reference final, untrained or other half; rows of measures other than `spearman` are
+    left out.
     """
-    columns = [*KEY, "value", "measure", "reference", *ENDS, "n"]
-    style.require(table, columns, key=[*KEY, "value", "measure", "reference"])
-    table = table[table["measure"] == "spearman"]
-    values = {name: text for name, text in VALUES.items() if name in set(table["value"])}
-    kinds = list(table["kind"].unique())
-    figure, axes = style.grid(len(values), len(kinds), height=1.7, sharex="col", sharey=True)
-    for (row, column), panel in np.ndenumerate(axes):
-        part = table[(table["kind"] == kinds[column]) & (table["value"] == list(values)[row])]
+    table = table[(table["measure"] == "spearman") & table["value"].isin(VALUES)]
+    named = table.assign(named="Spearman ρ of " + table["value"].map(VALUES))
+    figure, parts = style.crossed(named, "named", "kind", height=1.7, x=STEPS, sharex="col", sharey=True)
+    for panel, part in parts:
         for other, look in REFERENCES.items():
-            _lines(panel, part[part["reference"] == other], look, line=_dash(other))
+            _lines(panel, part[part["reference"] == other], look, line=DASHES.get(other, "-"))
         panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
-        panel.set_title(kinds[column] if row == 0 else "")
         _step_axis(panel, part["step"])
-    style.outer_labels(list(axes[-1]), x=STEPS, y="")
-    for panel, text in zip(axes[:, 0], values.values(), strict=True):
-        panel.set_ylabel(f"Spearman ρ of {text}")
-    names = ["with the final model", "with the untrained model", "between halves of the windows"]
-    handles = [_handle(look, name, _dash(r)) for (r, look), name in zip(REFERENCES.items(), names, strict=True)]
-    style.legend(figure, handles)
+    named = ["with the final model", "with the untrained model", "between halves of the windows"]
+    _legend(figure, dict(zip(named, REFERENCES.values(), strict=True)), dashed=named[-1:])
     ranks = table[(table["value"] == emergence.RANK) & (table["reference"] == "untrained")]
-    said = [_at_the_end(ranks, kind) for kind in kinds]
     return style.finish(
         figure,
         f"bands: 95 % interval over windows, n = {_windows(table[table['reference'] == 'final'])}",
-        "halves: the ceiling at each step" + _thin(table),
-        f"ρ of final with untrained ranks: {', '.join(said)}",
+        "halves: the ceiling at each step" + ("; thin: second seed" if len(style.seeds(table)) > 1 else ""),
+        f"ρ of final with untrained ranks: {_said(ranks, list(table['kind'].unique()), _last)}",
     )
 
 
-@style.style()
+@style.draws("layer head kind step", "half_life D stratum seed")
 def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
     """Every head's half-life over training above what explains the final ranks, a column for each kind of model.
 
-    `heads`: as for `rank_formation`, with half_life (tokens). `origin`: kind, seed, measure, estimate, low, high, n.
-    Raises ValueError for missing columns or repeated rows.
+    `heads`: as for `rank_formation`, half-lives in tokens. `origin`: kind, seed, measure, estimate, low, high, n.
     """
-    columns = ["layer", "half_life", "D", "stratum", *KEY, "head"]
-    style.require(heads, columns, key=["layer", "head", "kind", "step"])
     style.require(origin, ["kind", "seed", "measure", *ENDS], key=["kind", "seed", "measure"])
     kinds = list(heads["kind"].unique())
     figure, axes = style.grid(2, len(kinds), height=1.7, sharey="row")
@@ -132,30 +118,26 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
         top.set_title(kind)
         top.set_xlabel(STEPS)
         _step_axis(top, part["step"])
-        _label_strata(top, part, value="half_life")
+        _label_strata(top, part, "half_life")
         _origin_panel(bottom, origin[origin["kind"] == kind])
     axes[0, 0].set_ylabel("half-life (tokens)")
     style.outer_labels(list(axes[1]), x="R² of the final ranks", y="")
-    _strata_legend(figure)
+    _legend(figure, STRATA)
     return style.finish(
         figure,
         f"above: a line a head, dashed: {fills:.2g} tokens, from where constant decay lets a head fill up",
         f"below: share of variance between heads, both as ranks; bars: 95 % interval over {_windows(origin)} windows",
         "open: second seed" if len(style.seeds(origin)) > 1 else "",
-        f"explained by the start and by the decay: {', '.join(_explained(origin, kind) for kind in kinds)}",
+        f"explained by the start and by the decay: {_said(origin, kinds, _explained)}",
     )
 
 
-@style.style()
+@style.draws("kind seed step arm reference", "estimate low high n removed")
 def contrast_formation(table: pd.DataFrame) -> Figure:
     """What removing low-rank, high-rank or random heads costs over training, above low minus high, a column a kind.
 
-    Columns: kind, seed, step, arm, reference, estimate, low, high, n, removed (heads), as `emergence.removals` gives
-    them: references `intact` and, of the arm `low`, `high` are drawn. Raises ValueError for missing columns or repeated
-    rows.
+    Of `emergence.removals`, references `intact` and, of the arm `low`, `high` are drawn.
     """
-    key = [*KEY, "arm", "reference"]
-    style.require(table, [*key, *ENDS, "n", "removed"], key=key)
     kinds = list(table["kind"].unique())
     figure, axes = style.grid(2, len(kinds), height=1.6, sharex="col", sharey="row")
     for (top, bottom), kind in zip(axes.T, kinds, strict=True):
@@ -170,17 +152,13 @@ def contrast_formation(table: pd.DataFrame) -> Figure:
         _step_axis(bottom, part["step"])
     axes[0, 0].set_ylabel("cost (bits per byte)")
     style.outer_labels(list(axes[1]), x=STEPS, y="low − high\n(bits per byte)")
-    style.legend(
-        figure,
-        [_handle(look, f"{arm}-rank heads" if arm != "random" else "random heads") for arm, look in ARMS.items()],
-    )
+    _legend(figure, {f"{arm} heads" if arm == "random" else f"{arm}-rank heads": look for arm, look in ARMS.items()})
     ends = table[(table["arm"] == "low") & (table["reference"] == "high")]
-    said = [_at_the_end(ends, kind) for kind in kinds]
     return style.finish(
         figure,
         f"bars: 95 % interval over {_windows(table)} windows and draws of heads",
         "open: second seed" if len(style.seeds(table)) > 1 else "",
-        f"low − high at the end: {', '.join(said)}",
+        f"low − high at the end: {_said(ends, kinds, _last)}",
     )
 
 
@@ -188,10 +166,8 @@ def _dots(panel: Axes, table: pd.DataFrame, look: style.Look, *, shift: int) -> 
     """Points with bars, a line for each seed; `shift` moves them aside, so that arms do not hide each other."""
     for seed in style.seeds(table):
         rows, first = table[table["seed"] == seed].sort_values("step"), seed == style.seeds(table)[0]
-        steps = rows["step"] * 1.07**shift
-        panel.vlines(steps, rows["low"], rows["high"], color=look.colour, linewidth=0.8)
-        face, line = (look.colour, "-") if first else ("white", "")
-        panel.plot(steps, rows["estimate"], look.marker + line, color=look.colour, markerfacecolor=face, zorder=3)
+        line = "-" if first else ""
+        style.points(panel, rows["step"] * 1.07**shift, rows, look, hollow=not first, linestyle=line, zorder=3)
 
 
 def _heads_panel(panel: Axes, table: pd.DataFrame, value: str) -> None:
@@ -214,25 +190,16 @@ def _line(panel: Axes, rows: pd.DataFrame, colour: str, line: str, *, bold: bool
         panel.fill_between(rows["step"], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0, zorder=1)
 
 
-def _dash(reference: str) -> str:
-    """A ceiling is dashed."""
-    return "--" if reference == emergence.HALVES else "-"
-
-
 def _origin_panel(panel: Axes, table: pd.DataFrame) -> None:
+    seeds = style.seeds(table)
     for place, measure in enumerate(ORIGINS):
-        rows = table[table["measure"] == measure]
-        for which, seed in enumerate(style.seeds(rows)):
-            y = place + (0.16 if which else -0.16) * (len(style.seeds(table)) > 1)
-            row = rows[rows["seed"] == seed].iloc[0]
-            panel.hlines(y, row["low"], row["high"], color="#111111", linewidth=0.8)
-            face = "white" if which else "#111111"
-            panel.plot(row["estimate"], y, "o", color="#111111", markerfacecolor=face, zorder=3)
-    panel.set_yticks(range(len(ORIGINS)), list(ORIGINS.values()))
-    panel.set_ylim(len(ORIGINS) - 0.5, -0.5)
+        rows = table[table["measure"] == measure].set_index("seed")
+        for seed, aside in style.apart(style.seeds(rows.reset_index()), 0.16).items():
+            mark = {"hollow": seed != seeds[0], "zorder": 3}
+            style.points(panel, place + aside, rows.loc[seed].to_dict(), REFERENCES["final"], listed=True, **mark)
+    style.listed(panel, list(ORIGINS.values()))
     panel.set_xlim(-0.04, 1.04)
     panel.axvline(0, color="0.8", linewidth=0.6, zorder=0)
-    panel.tick_params(axis="y", length=0)
 
 
 def _step_axis(panel: Axes, steps: Sequence[int] | pd.Series) -> None:
@@ -247,55 +214,40 @@ def _step_axis(panel: Axes, steps: Sequence[int] | pd.Series) -> None:
     panel.set_xlim(-0.15 * first, last * 1.18)
 
 
-def _label_strata(panel: Axes, table: pd.DataFrame, *, value: str = "rank") -> None:
+def _label_strata(panel: Axes, table: pd.DataFrame, value: str) -> None:
     last = table[table["step"] == table["step"].max()]
     ends = last.groupby(last["stratum"].astype(str))[value].agg(["median", "size"])
-    style.label_right(
-        panel, [(row["median"], f"{int(row['size'])}", style.STRATA[s].colour) for s, row in ends.iterrows()]
-    )
+    labels = [(row["median"], f"{int(row['size'])}", style.STRATA[s].colour) for s, row in ends.iterrows()]
+    style.label_right(panel, labels)
 
 
-def _strata_legend(figure: Figure) -> None:
-    style.legend(
-        figure, [_handle(look, f"{name}-rank" if name != "middle" else name) for name, look in style.STRATA.items()]
-    )
-
-
-def _handle(look: style.Look, name: str, line: str = "-") -> Line2D:
-    marks = {"linestyle": line, "marker": look.marker, "linewidth": 1.4, "markersize": 2.8}
-    return Line2D([], [], color=look.colour, label=name, **marks)
-
-
-def _count(heads: pd.DataFrame) -> int:
-    return len(heads[["layer", "head"]].drop_duplicates())
+def _legend(figure: Figure, looks: Mapping[str, style.Look], *, dashed: Sequence[str] = ()) -> None:
+    lines = {
+        name: {"linestyle": "--" if name in dashed else "-", "linewidth": 1.4, "markersize": 2.8} for name in looks
+    }
+    style.legend(figure, [style.handle(name, look, **lines[name]) for name, look in looks.items()])
 
 
 def _windows(table: pd.DataFrame) -> str:
     return style.span(table["n"].astype(int)) if "n" in table else ""
 
 
-def _thin(table: pd.DataFrame) -> str:
-    return "; thin: second seed" if len(style.seeds(table)) > 1 else ""
+def _said(table: pd.DataFrame, kinds: list[str], told: Callable[[pd.DataFrame], str]) -> str:
+    """`hybrid 0.60 → 0.27, pure …`: what is told of the first seed of each kind, whose rows are in order of steps."""
+    found = []
+    for kind in kinds:
+        rows = table[table["kind"] == kind]
+        rows = rows[rows["seed"] == rows["seed"].min()]
+        rows = rows.sort_values("step") if "step" in rows else rows
+        found.append(f"{kind} {told(rows)}".replace(" ", NO_BREAK))
+    return ", ".join(found)
 
 
-def _from_to(table: pd.DataFrame, kind: str, measure: str) -> str:
-    """`hybrid 0.60 → 0.27`, of the first seed."""
-    rows = table[(table["kind"] == kind) & (table["measure"] == measure)]
-    rows = rows[rows["seed"] == rows["seed"].min()].sort_values("step")
-    return f"{kind} {rows['estimate'].iloc[0]:.2f} → {rows['estimate'].iloc[-1]:.2f}".replace(" ", NO_BREAK)
+def _explained(rows: pd.DataFrame) -> str:
+    shares = rows.set_index("measure")["estimate"]
+    return f"{shares['rank at the start']:.2f} and {shares['decay at the end']:.2f}"
 
 
-def _explained(table: pd.DataFrame, kind: str) -> str:
-    """`hybrid 0.42 and 0.93`, of the first seed."""
-    rows = table[table["kind"] == kind]
-    shares = rows[rows["seed"] == rows["seed"].min()].set_index("measure")["estimate"]
-    return f"{kind} {shares['rank at the start']:.2f} and {shares['decay at the end']:.2f}".replace(" ", NO_BREAK)
-
-
-def _at_the_end(table: pd.DataFrame, kind: str) -> str:
-    """`hybrid 0.65 [0.56, 0.73]`, of the first seed."""
-    rows = table[table["kind"] == kind]
-    row = rows[rows["seed"] == rows["seed"].min()].sort_values("step").iloc[-1]
-    return f"{kind} {row['estimate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]".replace(" ", NO_BREAK).replace(
-        "-", "−"
-    )
+def _last(rows: pd.DataFrame) -> str:
+    row = rows.iloc[-1]
+    return f"{row['estimate']:.2f} [{row['low']:.2f}, {row['high']:.2f}]".replace("-", "−")

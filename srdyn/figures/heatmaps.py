@@ -1,4 +1,4 @@
-"""Figures of one number for each pair: layer and head, context and context."""
+"""Figures of one number for each pair, layer and head or context and context, as colours."""
 
 from collections.abc import Sequence
 
@@ -8,80 +8,117 @@ import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Normalize
+from matplotlib.colors import Colormap, Normalize
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from srdyn.figures import style
 
-SCALE = colormaps[style.COLOURMAP].resampled(20)
+SHADES = colormaps[style.COLOURMAP].resampled(20)
 """One shade for every twentieth."""
+DIVERGING = colormaps["PuOr_r"]
 
 
-@style.style()
+@style.draws("model source layer head", "rank D")
 def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "untrained")) -> Figure:
-    """Rank as a share of D, layer by head: models across, `null_tables` down. Heads without a rank are hatched.
+    """Rank as a share of D, layer by head: models across, sources down. Heads without a rank are hatched.
 
-    Columns: model, source, layer, head, rank, D. Rows of other sources are left out. Raises ValueError for missing
-    columns, several rows of one head, or a table without these sources.
+    Rows of other `sources` are left out.
     """
-    if "source" in table:
-        table = table[table["source"].isin(sources)]
-    style.require(table, ["model", "source", "layer", "head", "rank", "D"], key=["model", "source", "layer", "head"])
-    names, present = list(table["model"].unique()), style.sources(table)
-    deepest = table.groupby("model")["layer"].nunique().max()
-    figure, axes = style.grid(len(present), len(names), height=0.5 + min(0.15 * deepest, 4))
-    for (row, column), panel in np.ndenumerate(axes):
-        part = table[(table["model"] == names[column]) & (table["source"] == present[row])]
+    table = table[table["source"].isin(sources)]
+    style.require(table, [], key=["model", "source", "layer", "head"])
+    height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
+    figure, parts = style.crossed(table, "source", "model", height=height, x="head h", sharex=False, sharey=False)
+    rows = {panel: f"{panel.get_ylabel()}\nlayer ℓ" for panel, _ in parts if panel.get_ylabel()}
+    for panel, part in parts:
         if part.empty:
-            panel.set(frame_on=False, xticks=[], yticks=[])
+            panel.set(frame_on=False, xticks=[], yticks=[], xlabel="")
             continue
         shares = part.assign(share=part["rank"] / part["D"]).pivot(index="layer", columns="head", values="share")
-        _heatmap(panel, shares)
-    style.outer_labels([panel for panel in axes.flat if panel.collections], x="head h", y="")
-    for row, source in enumerate(present):
-        axes[row, 0].set_ylabel(f"{source}\nlayer ℓ")
-    for column, name in enumerate(names):
-        axes[0, column].set_title(name)
-    _colourbar(figure, list(axes.flat), "effective rank r / d")
+        _heatmap(panel, shares, SHADES, (0, 1))
+    style.outer_labels([panel for panel, _ in parts if panel.collections], x="head h", y="")
+    for panel, label in rows.items():
+        panel.set_ylabel(label)
+    _colourbar(figure, "effective rank r / d", SHADES, (0, 1))
     heads = table.groupby(["model", "source"]).size()
     return style.finish(figure, f"{style.span(heads)} heads a panel", style.counted(table))
 
 
-@style.style()
+@style.draws("model a b", "spearman")
 def context_matrix(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' ranks in every pair of contexts, for each model, as colour and number; NaN is hatched.
 
-    Columns: model, a, b, spearman; contexts keep the order in which they appear in a. A negative ρ has the colour of 0.
-    Raises ValueError for missing columns or several rows of one pair.
+    Contexts keep the order in which they appear in a. A negative ρ has the colour of 0.
     """
-    style.require(table, ["model", "a", "b", "spearman"], key=["model", "a", "b"])
-    order = list(table["a"].unique())
-    order += [name for name in table["b"].unique() if name not in order]
-    figure, axes = style.panels(table["model"], height=0.9 + 0.165 * len(order), sharex=True, sharey=True)
-    for model, panel in axes.items():
-        pairs = table[table["model"] == model].pivot(index="a", columns="b", values="spearman")
-        _heatmap(panel, pairs.reindex(index=order, columns=order).astype(float), annotate=True)
+    order = list(dict.fromkeys([*table["a"], *table["b"]]))
+    figure, parts = style.panels(table, "model", height=0.9 + 0.165 * len(order))
+    for panel, part in parts:
+        pairs = part.pivot(index="a", columns="b", values="spearman").reindex(index=order, columns=order).astype(float)
+        texts = pairs.map(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1))
+        _heatmap(panel, pairs, SHADES, (0, 1), texts=texts)
         panel.tick_params(axis="x", rotation=90)
-    _colourbar(figure, list(axes.values()), "Spearman ρ of ranks")
+    _colourbar(figure, "Spearman ρ of ranks", SHADES, (0, 1))
     return style.finish(figure, "ρ over all heads of a model; hatched: undefined", style.counted(table))
 
 
-def _heatmap(panel: Axes, values: pd.DataFrame, *, annotate: bool = False) -> None:
-    """Values in 0 … 1 as colours, NaN hatched; with two decimals on request."""
-    texts = values.map(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1))
+@style.draws("model layer head", "residual residual_low residual_high n stratum mechanism_stratum")
+def residual_map(table: pd.DataFrame) -> Figure:
+    """Rank less rank in the mechanism null, layer by head, as colour and number: models across.
+
+    Heads whose interval holds 0 are left blank but for their number; where the null lies in another stratum the number
+    is framed. Raises ValueError where no head has a residual.
+    """
+    table = table.dropna(subset="residual")
+    style.require(table, [], key=["model", "layer", "head"])
+    table = table.assign(framed=table["stratum"].astype(str) != table["mechanism_stratum"].astype(str))
+    widest = max(1, np.ceil(table["residual"].abs().max()))
+    deepest = table.groupby("model")["layer"].nunique().max()
+    figure, parts = style.panels(table, "model", height=0.6 + min(0.19 * deepest, 5), sharex=False, sharey=False)
+    for panel, part in parts:
+        _residual_panel(panel, part, widest)
+    style.outer_labels(figure.axes, x="head h", y="layer ℓ")
+    _colourbar(figure, "r less r in the null", DIVERGING, (-widest, widest))
+    framed = table.groupby("model", sort=False)["framed"].agg(["sum", "size"])
+    counted = ", ".join(f"{row.sum} of {row.size} ({row.Index})" for row in framed.itertuples())
+    note = f"framed: another stratum than in the null, {counted}"
+    return style.finish(figure, "blank: 95 % interval holds 0", style.counted(table), note)
+
+
+def _residual_panel(panel: Axes, table: pd.DataFrame, widest: float) -> None:
+    values, low, high = (
+        table.pivot(index="layer", columns="head", values=f"residual{end}") for end in ("", "_low", "_high")
+    )
+    shown = values.where((low > 0) | (high < 0) | values.isna(), 0)
+    texts = values.map(lambda value: "" if np.isnan(value) else style.signed(f"{value:.0f}"))
+    _heatmap(panel, shown, DIVERGING, (-widest, widest), texts=texts, line="0.9")
+    for head in table[table["framed"]].itertuples():
+        place = (values.columns.get_loc(head.head) + 0.06, values.index.get_loc(head.layer) + 0.06)
+        panel.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor="#111111", linewidth=0.8))
+
+
+def _heatmap(
+    panel: Axes,
+    values: pd.DataFrame,
+    colours: Colormap,
+    limits: tuple[float, float],
+    *,
+    texts: pd.DataFrame | None = None,
+    line: str = "white",
+) -> None:
+    """Values as colours, NaN hatched; with texts on request."""
     panel.set_facecolor("white")
     panel.patch.set(hatch="//////", edgecolor="0.6")
     sns.heatmap(
-        values, ax=panel, vmin=0, vmax=1, cmap=SCALE, cbar=False, linewidths=0.3, linecolor="white",
-        annot=texts if annotate else None, fmt="", annot_kws={"size": 5},
+        values, ax=panel, vmin=limits[0], vmax=limits[1], cmap=colours, cbar=False, linewidths=0.3, linecolor=line,
+        annot=texts, fmt="", annot_kws={"size": 5},
     )  # fmt: skip
     panel.set(xlabel="", ylabel="")
     panel.tick_params(length=0)
     panel.tick_params(axis="y", rotation=0)
 
 
-def _colourbar(figure: Figure, axes: Sequence[Axes], label: str) -> None:
-    """The scale 0 … 1 of `heatmap`, once, at the right."""
-    scale = ScalarMappable(Normalize(0, 1), SCALE)
-    bar = figure.colorbar(scale, ax=axes, label=label, aspect=30, fraction=0.03, pad=0.01)
+def _colourbar(figure: Figure, label: str, colours: Colormap, limits: tuple[float, float]) -> None:
+    """The scale of all panels, once, at the right."""
+    scale = ScalarMappable(Normalize(*limits), colours)
+    bar = figure.colorbar(scale, ax=figure.axes, label=label, aspect=30, fraction=0.03, pad=0.01)
     bar.outline.set_visible(False)

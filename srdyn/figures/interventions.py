@@ -24,31 +24,25 @@ ROW = 0.17
 """Inches: the height of a probe in a list of contrasts."""
 
 
-@style.style()
+@style.draws("model panel arm share", "estimate low high")
 def doses(table: pd.DataFrame, *, marked: float) -> Figure:
     """What is answered against the share of heads removed: quantities down, models across, a line for each arm.
 
-    Columns: model, arm, share, panel (what a row of panels shows, with its unit), estimate, low, high. A dotted line
-    marks one share. Raises ValueError for missing columns or repeated rows.
+    `panel` says what a row of panels shows, with its unit. A dotted line marks one share.
     """
-    key = ["model", "panel", "arm", "share"]
-    style.require(table, [*key, "estimate", "low", "high"], key=key)
-    models, rows = list(table["model"].unique()), list(table["panel"].unique())
-    figure, axes = style.grid(len(rows), len(models), height=1.25, sharex=True, sharey="row")
-    for (row, column), panel in np.ndenumerate(axes):
+    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
+    for panel, part in parts:
         panel.axvline(marked, zorder=0, **MARK)
-        _dose_panel(panel, table[(table["panel"] == rows[row]) & (table["model"] == models[column])])
-    style.label_grid(axes, columns=models, rows=rows, x="share of heads removed")
+        _dose_panel(panel, part)
     style.legend(figure, arm_handles(table["arm"]))
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
 
 def arm_handles(arms: pd.Series) -> list[Line2D]:
     """The legend of the arms that occur."""
-    drawn = {name: {"color": look.colour, "marker": look.marker} for name, look in ARMS.items() if name in set(arms)}
-    if "intact" in drawn:
-        drawn["intact"] = style.BOUND
-    return [Line2D([], [], label=TITLES[name], **look) for name, look in drawn.items()]
+    drawn = [name for name in ARMS if name in set(arms)]
+    bound = {"intact": style.handle(TITLES["intact"], **style.BOUND)}
+    return [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn]
 
 
 def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
@@ -56,149 +50,107 @@ def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
         panel.axhline(intact, zorder=1, **style.BOUND)
     shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
     for arm, line in table[table["arm"] != "intact"].groupby("arm", sort=False):
-        look, line = ARMS[arm], line.sort_values("share")
-        x = line["share"] + shifts[arm]
-        panel.vlines(x, line["low"], line["high"], color=look.colour, linewidth=0.8, zorder=2)
-        panel.plot(x, line["estimate"], look.marker, color=look.colour, linestyle="-", linewidth=0.9, zorder=3)
+        line = line.sort_values("share")
+        style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
 
 
-@style.style()
+@style.draws("model probe arm", "difference low high testable")
 def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figure:
     """What removing high-rank and low-rank heads costs beyond as many random heads: probes down, a panel a model.
 
-    Columns: model, probe, arm, difference, low, high (in `unit`), testable. `better` is the side of 0 where removing
-    the group costs less than removing random heads: right for accuracy, left for bits. Raises ValueError for missing
-    columns or repeated rows.
+    Differences are in `unit`. `better` is the side of 0 where removing the group costs less than removing random heads:
+    right for accuracy, left for bits.
     """
-    key = ["model", "probe", "arm"]
-    style.require(table, [*key, "difference", "low", "high", "testable"], key=key)
     probes = list(table["probe"].unique())
     height = ROW * len(probes) * table["arm"].nunique() * 0.62 + 0.35
-    figure, axes = style.panels(table["model"], height=height, sharex=True, sharey=True)
-    arms = [arm for arm in ARMS if arm in set(table["arm"])]
-    places = dict(zip(arms, np.linspace(-0.25, 0.25, len(arms)) if len(arms) > 1 else [0.0], strict=True))
-    for model, panel in axes.items():
+    figure, parts = style.panels(table, "model", height=height)
+    places = style.apart([arm for arm in ARMS if arm in set(table["arm"])], 0.25)
+    for panel, part in parts:
         panel.axvline(0, zorder=1, **style.BOUND)
-        for row in table[table["model"] == model].itertuples():
-            _contrast(panel, probes.index(row.probe) + places[row.arm], row)
-        panel.set_yticks(range(len(probes)), probes)
-        panel.set_ylim(len(probes) - 0.5, -0.5)
-        panel.tick_params(axis="y", length=0)
-    style.outer_labels(list(axes.values()), x=f"difference to random heads\n({unit})", y="")
+        for row in part.to_dict("records"):
+            y, mark = probes.index(row["probe"]) + places[row["arm"]], {"markersize": 3.2, "zorder": 3}
+            mark |= {"value": "difference", "hollow": not row["testable"], "listed": True, "width": 0.9}
+            style.points(panel, y, row, ARMS[row["arm"]], **mark)
+        style.listed(panel, probes)
+    style.outer_labels(figure.axes, x=f"difference to random heads\n({unit})", y="")
     style.legend(figure, arm_handles(table["arm"]))
     note = f"bars: 95 % interval over rows and draws; {better} of the dashed line: better than random heads removed"
     hollow = "hollow: the intact model is below 90 %, no verdict" if not table["testable"].all() else ""
     return style.finish(figure, note, hollow, _sizes(table))
 
 
-def _contrast(panel: Axes, y: float, row: tuple) -> None:
-    look = ARMS[row.arm]
-    face = look.colour if row.testable else "white"
-    panel.hlines(y, row.low, row.high, color=look.colour, linewidth=0.9, zorder=2)
-    panel.plot(row.difference, y, look.marker, color=look.colour, markerfacecolor=face, markersize=3.2, zorder=3)
-
-
-@style.style()
+@style.draws("model probe layer head", "rank damage D")
 def single_heads(table: pd.DataFrame) -> Figure:
-    """What removing one head costs against its effective rank: probes down, models across, dark to light by layer.
-
-    Columns: model, layer, head, probe, rank, damage, D. Raises ValueError for missing columns or repeated rows.
-    """
-    key = ["model", "probe", "layer", "head"]
-    style.require(table, [*key, "rank", "damage", "D"], key=key)
-    models, rows = list(table["model"].unique()), list(table["probe"].unique())
-    figure, axes = style.grid(len(rows), len(models), height=1.4, sharex=True, sharey="row")
-    for (row, column), panel in np.ndenumerate(axes):
-        part = table[(table["probe"] == rows[row]) & (table["model"] == models[column])]
+    """What removing one head costs against its effective rank: probes down, models across, dark to light by layer."""
+    figure, parts = style.crossed(table, "probe", "model", height=1.4, x="effective rank r (calibration)")
+    for panel, part in parts:
         panel.scatter(part["rank"], part["damage"], c=part["layer"], cmap=style.COLOURMAP, s=9, linewidth=0, zorder=2)
         panel.axhline(0, zorder=1, **style.BOUND)
         panel.set_yscale("symlog", linthresh=0.01)
-    style.label_grid(axes, columns=models, rows=rows, x="effective rank r (calibration)")
     heads = table.groupby("model")[["layer", "head"]].apply(lambda t: len(t.drop_duplicates()))
     return style.finish(figure, f"{style.span(heads)} heads a model", "dark to light: first to last layer")
 
 
-@style.style()
+@style.draws("model probe predictor", "coefficient low high")
 def coefficients(table: pd.DataFrame) -> Figure:
     """Standardised regression coefficients of single-head damage: predictors down, a panel a model, probes by marker.
 
-    Columns: model, probe, predictor, coefficient, low, high. Raises ValueError for missing columns, repeated rows or
-    more than four probes.
+    Raises ValueError for more than four probes.
     """
-    key = ["model", "probe", "predictor"]
-    style.require(table, [*key, "coefficient", "low", "high"], key=key)
     predictors, probes = list(table["predictor"].unique()), list(table["probe"].unique())
-    figure, axes = style.panels(table["model"], height=0.3 * len(predictors) + 0.3, sharex=True, sharey=True)
     looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
-    places = dict(zip(probes, np.linspace(-0.2, 0.2, len(probes)) if len(probes) > 1 else [0.0], strict=True))
-    for model, panel in axes.items():
+    figure, parts = style.panels(table, "model", height=0.3 * len(predictors) + 0.3)
+    places = style.apart(probes, 0.2)
+    for panel, part in parts:
         panel.axvline(0, zorder=1, **style.BOUND)
-        for row in table[table["model"] == model].itertuples():
-            y, look = predictors.index(row.predictor) + places[row.probe], looks[row.probe]
-            panel.hlines(y, row.low, row.high, color=look.colour, linewidth=0.9, zorder=2)
-            panel.plot(row.coefficient, y, look.marker, color=look.colour, markersize=3.2, zorder=3)
-        panel.set_yticks(range(len(predictors)), predictors)
-        panel.set_ylim(len(predictors) - 0.5, -0.5)
-    style.outer_labels(list(axes.values()), x="coefficient (ranks, standardised)", y="")
-    handles = [Line2D([], [], color=k.colour, marker=k.marker, label=name) for name, k in looks.items()]
-    style.legend(figure, handles)
+        for row in part.to_dict("records"):
+            y, mark = predictors.index(row["predictor"]) + places[row["probe"]], {"markersize": 3.2, "zorder": 3}
+            style.points(panel, y, row, looks[row["probe"]], value="coefficient", width=0.9, listed=True, **mark)
+        style.listed(panel, predictors, tick=3.5)
+    style.outer_labels(figure.axes, x="coefficient (ranks, standardised)", y="")
+    style.legend(figure, [style.handle(*named) for named in looks.items()])
     return style.finish(figure, "bars: 95 % interval, heads resampled", "positive: more of it, more damage")
 
 
-@style.style()
+@style.draws("probe arm window", "interaction low high")
 def windows(table: pd.DataFrame) -> Figure:
-    """How much more an arm costs when softmax attention sees the last w tokens only: probes across, a line an arm.
-
-    Columns: probe, arm, window, interaction, low, high (nats). Raises ValueError for missing columns or repeated rows.
-    """
-    key = ["probe", "arm", "window"]
-    style.require(table, [*key, "interaction", "low", "high"], key=key)
-    figure, axes = style.panels(table["probe"], height=1.9, sharex=True)
+    """How much more an arm costs (nats) when softmax sees the last w tokens only: probes across, a line an arm."""
+    figure, parts = style.panels(table, "probe", height=1.9, sharey=False)
     sizes = sorted(table["window"].unique())
-    for name, panel in axes.items():
+    for panel, part in parts:
         panel.axhline(0, zorder=1, **style.BOUND)
-        for arm, line in table[table["probe"] == name].groupby("arm", sort=False):
-            look, line = ARMS[arm], line.sort_values("window")
+        for arm, line in part.groupby("arm", sort=False):
+            line = line.sort_values("window")
             x = np.array([sizes.index(size) for size in line["window"]]) + 0.03 * (list(ARMS).index(arm) - 2)
-            panel.vlines(x, line["low"], line["high"], color=look.colour, linewidth=0.8)
-            panel.plot(x, line["interaction"], look.marker, color=look.colour, linestyle="-", linewidth=0.9)
+            style.points(panel, x, line, ARMS[arm], value="interaction", linestyle="-", linewidth=0.9)
         panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
         panel.set_xlim(-0.5, len(sizes) - 0.5)
-    style.outer_labels(list(axes.values()), x="softmax window w (tokens)", y="arm × window\n(nats)")
+    style.outer_labels(figure.axes, x="softmax window w (tokens)", y="arm × window\n(nats)")
     style.legend(figure, arm_handles(table["arm"]))
     note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
     return style.finish(figure, note, _sizes(table))
 
 
-@style.style()
+@style.draws("model panel heads rank", "estimate low high intact")
 def truncations(table: pd.DataFrame) -> Figure:
     """What is answered against the rank that states are cut to: quantities down, models across, a line for each set.
 
-    Columns: model, panel, heads (whose states are cut), rank (0: the heads are removed), estimate, low, high, intact
-    (the estimate without any cut). Raises ValueError for missing columns or repeated rows.
+    `heads` says whose states are cut, `rank` to what (0: the heads are removed); `intact` is the estimate without cut.
     """
-    key = ["model", "panel", "heads", "rank"]
-    style.require(table, [*key, "estimate", "low", "high", "intact"], key=key)
-    models, rows, sets = (list(table[name].unique()) for name in ("model", "panel", "heads"))
-    figure, axes = style.grid(len(rows), len(models), height=1.25, sharex=True, sharey="row")
-    ranks = sorted(table["rank"].unique())
+    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="rank that the states are cut to")
+    sets, ranks = list(table["heads"].unique()), sorted(table["rank"].unique())
     looks = dict(zip(sets, [style.Look("#111111", "o"), style.STRATA["high"], style.STRATA["low"]], strict=False))
-    for (row, column), panel in np.ndenumerate(axes):
-        part = table[(table["panel"] == rows[row]) & (table["model"] == models[column])]
+    for panel, part in parts:
         panel.axhline(part["intact"].iloc[0], zorder=1, **style.BOUND)
         for name, line in part.groupby("heads", sort=False):
             x = np.array([ranks.index(rank) for rank in line["rank"]]) + 0.08 * (sets.index(name) - 1)
-            panel.vlines(x, line["low"], line["high"], color=looks[name].colour, linewidth=0.8)
-            panel.plot(x, line["estimate"], looks[name].marker, color=looks[name].colour, linestyle="-", linewidth=0.9)
+            style.points(panel, x, line, looks[name], linestyle="-", linewidth=0.9)
         panel.set_xticks(range(len(ranks)), ["removed" if rank == 0 else f"{rank}" for rank in ranks])
-    style.label_grid(axes, columns=models, rows=rows, x="rank that the states are cut to")
-    style.legend(figure, [Line2D([], [], color=k.colour, marker=k.marker, label=name) for name, k in looks.items()])
-    return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", TOLD, _sizes(table))
-
-
-TOLD = "tasks: share of items right; text: bits per byte"
+    style.legend(figure, [style.handle(*named) for named in looks.items()])
+    told = "tasks: share of items right; text: bits per byte"
+    return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", told, _sizes(table))
 
 
 def _sizes(table: pd.DataFrame) -> str:

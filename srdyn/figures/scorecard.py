@@ -1,14 +1,12 @@
-"""The figure of all verdicts: claims down, kinds of model across."""
-
-from __future__ import annotations
+"""Figures of the claims: every measure beside its nulls, every verdict."""
 
 import re
 import textwrap
 
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from srdyn.figures import style
 
@@ -21,21 +19,20 @@ OUTCOMES = {
 """Colour and symbol by how a verdict begins; a control's or a single seed's `passes` counts as the first, and so on."""
 SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
 CONTROL = "control"
-ROW = 0.42
-"""Inches: the height of a claim."""
+ROW = {"measure": 0.36, "claim": 0.42}
+"""Inches: the height of each in its figure."""
+MEASURE = ["claim", "measure"]
 
 
-@style.style()
+@style.draws("claim kind", "verdict leading why")
 def verdicts(ledger: pd.DataFrame) -> Figure:
-    """Every claim's verdict in every kind of model, with the value that decides it.
+    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.ledger` has them.
 
-    Columns of `claims.ledger`: claim, kind, verdict, leading, nulls_pass. Hollow: a null passes as well. Raises
-    ValueError for missing columns, repeated rows or a verdict without a colour.
+    Hollow: a null passes as well. Raises ValueError for a verdict without a colour.
     """
-    style.require(ledger, ["claim", "kind", "verdict", "leading"], key=["claim", "kind"])
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
-    figure, axes = style.grid(1, 2, height=ROW * len(claims) + 0.3)
+    figure, axes = style.grid(1, 2, height=ROW["claim"] * len(claims) + 0.3)
     axes[0, 1].remove()
     panel = axes[0, 0]
     panel.set_subplotspec(panel.get_gridspec()[0, :])
@@ -43,18 +40,16 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
         for kind in [row.kind] if row.kind else kinds:
             _cell(panel, kinds.index(kind), claims.index(row.claim), row)
     panel.set_xlim(-0.2, max(1, len(kinds)) - 0.2)
+    style.listed(panel, claims)
     panel.set_ylim(len(claims) - 0.5, -0.6)
     controls = set(ledger.loc[ledger["verdict"].str.startswith(CONTROL), "kind"])
     panel.set_xticks(range(len(kinds)), [f"{kind} ({CONTROL})" if kind in controls else kind for kind in kinds])
     panel.xaxis.tick_top()
-    panel.set_yticks(range(len(claims)), claims)
     panel.tick_params(length=0)
-    for side in panel.spines.values():
-        side.set_visible(False)
-    style.legend(figure, _handles())
-    return style.finish(
-        figure, "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
-    )
+    panel.spines[:].set_visible(False)
+    style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
+    note = "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
+    return style.finish(figure, note)
 
 
 def outcome(verdict: str) -> str:
@@ -71,15 +66,71 @@ def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
     face = "white" if "null passes too" in row.verdict else look.colour
     size = 3 if row.verdict.startswith(CONTROL) else 6
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
-    unbroken = re.sub(
-        r" / |(?<=[≥≤<]) ", lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}"), row.leading or row.why
-    )
-    text = textwrap.fill(unbroken, 34)
+    joined = lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}")  # noqa: E731
+    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, row.leading or row.why), 34)
     panel.text(x - 0.04, y, text, size=6, va="center", color="0.25")
 
 
-def _handles() -> list[Line2D]:
-    return [
-        Line2D([], [], color=look.colour, marker=look.marker, linestyle="", markersize=6, label=name)
-        for name, look in OUTCOMES.items()
-    ]
+@style.draws("claim measure kind seed source", "model estimate low high")
+def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
+    """Every measure (row) of the models and their nulls with interval and threshold, a panel for each kind of model.
+
+    `rules`: claim, measure, at_least, at_most, one of the two NaN; their order is that of the rows, and rules without a
+    measurement are left out. A symbol is filled where the whole interval passes. Raises ValueError for a measure
+    without exactly one threshold.
+    """
+    rows = _rows(table, rules)
+    seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}
+    places = style.apart([(source, seed) for source, of in seeds.items() for seed in of], 0.36)
+    figure, parts = style.panels(table, "kind", height=ROW["measure"] * len(rows) + 0.3)
+    for panel, part in parts:
+        panel.set_xlim(*_limits(table, rows))
+        for y, rule in enumerate(rows.itertuples(index=False)):
+            _threshold(panel, y, rule)
+            for row in part[(part[MEASURE] == [rule.claim, rule.measure]).all(axis=1)].to_dict("records"):
+                _measured(panel, y + places[row["source"], row["seed"]], row, rule)
+        style.listed(panel, [f"{rule.measure}  {rule.claim}" for rule in rows.itertuples()])
+    style.outer_labels(figure.axes, x="value (own unit)", y="")
+    style.source_legend(figure, table, "estimate")
+    note = (
+        "bars: 95 % interval, in the legend's order; shaded: where the claim holds; filled: the whole interval passes"
+    )
+    return style.finish(figure, note, style.counted(table))
+
+
+def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
+    style.require(rules, [*MEASURE, "at_least", "at_most"], key=MEASURE)
+    measured = set(table[MEASURE].itertuples(index=False, name=None))
+    kept = [pair in measured for pair in rules[MEASURE].itertuples(index=False, name=None)]
+    rows = rules[kept].reset_index(drop=True)
+    lacking = measured - set(rows[MEASURE].itertuples(index=False, name=None))
+    both = rows[["at_least", "at_most"]].notna().sum(axis=1) != 1
+    if lacking or both.any():
+        wrong = [*sorted(lacking), *rows.loc[both, MEASURE].itertuples(index=False, name=None)]
+        raise ValueError(f"every measure needs a rule with either at_least or at_most; see {wrong}")
+    return rows
+
+
+def _limits(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[float, float]:
+    values = np.concatenate([table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]], axis=None)
+    low, high = min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values))
+    margin = 0.05 * (high - low)
+    return low - margin, high + margin
+
+
+def _threshold(panel: Axes, y: int, rule: tuple) -> None:
+    at_least = not np.isnan(rule.at_least)
+    threshold = rule.at_least if at_least else rule.at_most
+    end = panel.get_xlim()[1 if at_least else 0]
+    panel.fill_betweenx([y - 0.46, y + 0.46], threshold, end, color="0.93", linewidth=0, zorder=0)
+    panel.plot([threshold, threshold], [y - 0.46, y + 0.46], zorder=1, **style.BOUND)
+
+
+def _measured(panel: Axes, place: float, row: dict, rule: tuple) -> None:
+    if np.isnan(row["estimate"]):
+        where, told = panel.get_yaxis_transform(), f"{row['source']}: undefined"
+        panel.text(0.01, place, told, transform=where, color="0.35", size=5, va="center")
+        return
+    passes = row["low"] >= rule.at_least or row["high"] <= rule.at_most
+    look = style.SOURCES[row["source"]]
+    style.points(panel, place, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)

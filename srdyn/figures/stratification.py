@@ -4,7 +4,6 @@ import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from srdyn import strata
 from srdyn.figures import style
@@ -13,25 +12,20 @@ SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
 
 
-@style.style()
+@style.draws("model source layer head position", "rank low high D stratum")
 def trajectories(table: pd.DataFrame) -> Figure:
     """Effective rank of every head of one layer against the position, beside min(t, d): models across, sources down.
 
-    Columns: model, source, layer, head, position, rank, low, high, D, stratum (NaN for a head without a rank).
-    Raises ValueError for missing columns, or several layers of one model.
+    A head without a rank has the stratum NaN. Raises ValueError for several layers of one model.
     """
-    columns = ["model", "source", "layer", "head", "position", "rank", "low", "high", "D", "stratum"]
-    style.require(table, columns, key=["model", "source", "layer", "head", "position"])
     layers = table.groupby("model", sort=False)["layer"].unique()
     if (layers.map(len) > 1).any():
         raise ValueError(f"one layer of each model is drawn, but the table holds {layers.map(list).to_dict()}")
-    present = style.sources(table)
-    figure, axes = style.grid(len(present), len(layers), height=1.75, sharex="col", sharey="col")
-    for column, (model, (layer,)) in enumerate(layers.items()):
-        for row, source in enumerate(present):
-            part = table[(table["model"] == model) & (table["source"] == source)]
-            _trajectory_panel(axes[row, column], part, f"{model}, layer {layer}: {source}")
-    style.outer_labels(list(axes.flat), x="position t (tokens)", y="effective rank r(t)")
+    named = table.assign(layer_of=table["model"].astype(str) + ", layer " + table["layer"].astype(str))
+    figure, parts = style.crossed(named, "source", "layer_of", height=1.75, sharex="col", sharey="col")
+    for panel, part in parts:
+        _trajectory_panel(panel, part)
+    style.outer_labels(figure.axes, x="position t (tokens)", y="effective rank r(t)")
     heads = table.groupby(["model", "source"])["head"].nunique()
     return style.finish(
         figure,
@@ -41,8 +35,7 @@ def trajectories(table: pd.DataFrame) -> Figure:
     )
 
 
-def _trajectory_panel(panel: Axes, table: pd.DataFrame, title: str) -> None:
-    panel.set_title(title)
+def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
     if table.empty:
         panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color="0.5")
         return
@@ -62,25 +55,21 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame, title: str) -> None:
     style.label_right(panel, labels)
 
 
-@style.style()
+@style.draws("model kind seed source layer head", "rank D")
 def rank_distribution(table: pd.DataFrame, *, low: float = strata.LOW, high: float = strata.HIGH) -> Figure:
     """Share of heads whose rank is at most a share of D, for each kind of model beside its nulls.
 
-    Columns: model, kind, seed, source, layer, head, rank, D; with low, high too, the first seed's curve gets a band,
-    the curves of all heads' lower and of all heads' upper ends. `low` and `high` bound the strata, as shares of D.
-    Raises ValueError for missing columns or several rows of one head.
+    With the columns low, high too, the first seed's curve gets a band, the curves of all heads' lower and of all
+    heads' upper ends. `low` and `high` bound the strata, as shares of D.
     """
-    key = ["model", "kind", "seed", "source", "layer", "head"]
-    style.require(table, [*key, "rank", "D"], key=key)
-    figure, axes = style.panels(table["kind"], height=2.0, sharex=True, sharey=True)
-    for kind, panel in axes.items():
-        part = table[table["kind"] == kind]
+    figure, parts = style.panels(table, "kind", height=2.0)
+    for panel, part in parts:
         for source in reversed(style.sources(part)):
             for seed in style.seeds(part):
                 heads = part[(part["source"] == source) & (part["seed"] == seed)]
                 _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
         _stratum_bounds(panel, low, high)
-    style.outer_labels(list(axes.values()), x="effective rank r / d", y="share of heads with at most r")
+    style.outer_labels(figure.axes, x="effective rank r / d", y="share of heads with at most r")
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
     banded = "band: all heads at the ends of their 95 % intervals" if {"low", "high"} <= set(table) else ""
@@ -119,31 +108,32 @@ def _stratum_bounds(panel: Axes, low: float, high: float) -> None:
         panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
 
 
-@style.style()
+@style.draws("model kind seed source split", style.SHARES)
 def shares(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by the threshold ε, and by any other split, for each kind of model.
 
-    Columns: model, kind, seed, split ("1e-04", or a name), and for each stratum its share with the interval's ends:
-    low, low_lo, low_hi, middle, …, high_hi. Where there is a column source, rows of nulls are left out. Raises
-    ValueError for missing columns or repeated rows.
+    A split is a threshold ("1e-04") or a name. Rows of nulls are left out.
     """
-    if "source" in table:
-        table = table[table["source"] == style.MODEL]
-    values = [f"{name}{end}" for name in style.STRATA for end in ("", "_lo", "_hi")]
-    style.require(table, ["model", "kind", "seed", "split", *values], key=["model", "kind", "seed", "split"])
+    table = table[table["source"] == style.MODEL]
     splits = _ordered(table["split"])
-    figure, axes = style.panels(table["kind"], height=2.0, sharex=True, sharey=True)
-    for kind, panel in axes.items():
-        part = table[table["kind"] == kind]
-        for place, name in enumerate(style.STRATA):
+    figure, parts = style.panels(table, "kind", height=2.0)
+    for panel, part in parts:
+        for place, (name, look) in enumerate(style.STRATA.items()):
             for which, seed in enumerate(style.seeds(part)):
-                rows = part[part["seed"] == seed].set_index("split").reindex(splits)
-                _share_line(panel, rows, name, (place - 1) * 0.28 + which * 0.13 - 0.065, filled=which == 0)
+                rows = part[part["seed"] == seed].set_index("split").reindex(splits.index)
+                x = np.arange(len(splits)) + (place - 1) * 0.28 + which * 0.13 - 0.065
+                mark = {"width": 0.7, "hollow": which > 0, "zorder": 3}
+                style.points(panel, x, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)
+                line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
+                panel.plot(x[splits.notna()], rows[name][splits.notna()], **line)
         panel.axhline(SMALLEST_GROUP, zorder=1, **style.BOUND)
-        panel.set_xticks(range(len(splits)), [_split_label(split) for split in splits])
+        panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
-    style.outer_labels(list(axes.values()), x="threshold ε (share of σ₁)", y="share of a layer's heads")
-    _strata_legend(figure, style.seeds(table))
+    style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of a layer's heads")
+    handles = [style.handle(name, look, linewidth=0.8) for name, look in style.STRATA.items()]
+    for face, seed in zip(["0.3", "white"], style.seeds(table), strict=False):
+        handles.append(style.handle(f"seed {seed}", style.Look("0.3", "o"), markerfacecolor=face, linestyle=""))
+    style.legend(figure, handles)
     return style.finish(
         figure,
         "bars: 95 % interval",
@@ -154,44 +144,14 @@ def shares(table: pd.DataFrame) -> Figure:
     )
 
 
-def _ordered(column: pd.Series) -> list[str]:
-    """Thresholds from the largest to the smallest, then the rest as it comes."""
+def _ordered(column: pd.Series) -> pd.Series:
+    """Each split's threshold, from the largest to the smallest; then the other splits as they come, NaN."""
     splits = column.unique()
-    numbers = [split for split in splits if _is_number(split)]
-    return sorted(numbers, key=lambda split: -float(split)) + [split for split in splits if not _is_number(split)]
+    return pd.Series(pd.to_numeric(splits, errors="coerce"), splits).sort_values(ascending=False, kind="stable")
 
 
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _split_label(split: str) -> str:
-    if not _is_number(split):
+def _split_label(split: str, threshold: float) -> str:
+    if np.isnan(threshold):
         return split.replace(" ", "\n")
-    mantissa, exponent = f"{float(split):e}".split("e")
+    mantissa, exponent = f"{threshold:e}".split("e")
     return f"$10^{{{int(exponent)}}}$" if float(mantissa) == 1 else split
-
-
-def _share_line(panel: Axes, rows: pd.DataFrame, name: str, offset: float, *, filled: bool) -> None:
-    look, x = style.STRATA[name], np.arange(len(rows)) + offset
-    panel.vlines(x, rows[f"{name}_lo"], rows[f"{name}_hi"], color=look.colour, linewidth=0.7)
-    face = look.colour if filled else "white"
-    panel.plot(x, rows[name], look.marker, color=look.colour, markerfacecolor=face, zorder=3)
-    numeric = np.array([_is_number(split) for split in rows.index])
-    panel.plot(x[numeric], rows[name][numeric], color=look.colour, linewidth=0.5, alpha=0.6, zorder=1)
-
-
-def _strata_legend(figure: Figure, seeds: list[int]) -> None:
-    handles = [
-        Line2D([], [], color=look.colour, marker=look.marker, linewidth=0.8, label=name)
-        for name, look in style.STRATA.items()
-    ]
-    for face, seed in zip(["0.3", "white"], seeds, strict=False):
-        handles.append(
-            Line2D([], [], color="0.3", marker="o", markerfacecolor=face, linestyle="", label=f"seed {seed}")
-        )
-    style.legend(figure, handles)

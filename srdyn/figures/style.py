@@ -1,13 +1,16 @@
 """The look that all figures share: sizes, colours, markers, panels, the line at the foot."""
 
 import contextlib
+import functools
+import inspect
 import textwrap
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from matplotlib import colormaps, colors
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
@@ -40,6 +43,9 @@ COLOURMAP = "cividis"
 BOUND = {"color": "0.45", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 """Bounds and thresholds, in every figure."""
 MODEL = "model"
+Parts = list[tuple[Axes, pd.DataFrame]]
+"""Panels, each with the rows of a table that belong in it."""
+Shared = bool | str
 
 
 class Look(NamedTuple):
@@ -50,6 +56,8 @@ class Look(NamedTuple):
 
 
 STRATA = {"low": Look("#004488", "o"), "middle": Look("#BB5566", "s"), "high": Look("#C99000", "^")}
+SHARES = " ".join(f"{name}{end}" for name in STRATA for end in ("", "_lo", "_hi"))
+"""The columns of a table of their shares, with the ends of the intervals."""
 SOURCES = {
     MODEL: Look("#111111", "o"),
     "untrained": Look("#8C8C8C", "s"),
@@ -62,9 +70,31 @@ SOURCES = {
 
 @contextlib.contextmanager
 def style() -> Iterator[None]:
-    """The style of all figures while it lasts, whatever the user has set; also a decorator."""
+    """The style of all figures while it lasts, whatever the user has set."""
     with plt.style.context(RC, after_reset=True):
         yield
+
+
+def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
+    """Decorates a function that draws a table of these columns, which its docstring then tells.
+
+    The table is its first argument; it is refused unless it has one row for each value of `key`.
+    """
+    keys, columns = key.split(), [*key.split(), *values.split()]
+
+    def decorate(draw: Callable[..., Figure]) -> Callable[..., Figure]:
+        @functools.wraps(draw)
+        def drawn(*given: object, **options: object) -> Figure:
+            arguments = inspect.signature(draw).bind(*given, **options).arguments
+            require(next(iter(arguments.values())), columns, key=keys)
+            with style():
+                return draw(*given, **options)
+
+        told = f"Columns: {', '.join(columns)}; one row for each {', '.join(keys)}. Raises ValueError for other tables."
+        drawn.__doc__ = f"{inspect.getdoc(draw)}\n\n{told}"
+        return drawn
+
+    return decorate
 
 
 def require(table: pd.DataFrame, columns: Sequence[str], *, key: Sequence[str]) -> None:
@@ -106,17 +136,43 @@ def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tup
     return figure, panels
 
 
-def panels(names: pd.Series, *, height: float, **shared: bool | str) -> tuple[Figure, dict[Hashable, Axes]]:
-    """A figure with one panel for each of the names, three to a row, titled by it. `shared`: sharex, sharey."""
-    names = list(names.unique())
+def panels(
+    table: pd.DataFrame, by: str, *, height: float, sharex: bool = True, sharey: bool = True
+) -> tuple[Figure, Parts]:
+    """A figure with a panel for each value of a column, three to a row, titled by it, beside the rows of the table."""
+    names = list(table[by].unique())
     columns = min(3, len(names))
-    figure, axes = grid(-(-len(names) // columns), columns, height=height, **shared)
+    figure, axes = grid(-(-len(names) // columns), columns, height=height, sharex=sharex, sharey=sharey)
     for unused in axes.flat[len(names) :]:
         unused.remove()
-    found = dict(zip(names, axes.flat, strict=False))
-    for name, panel in found.items():
+    for name, panel in zip(names, axes.flat, strict=False):
         panel.set_title(str(name))
-    return figure, found
+    return figure, [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
+
+
+def crossed(
+    table: pd.DataFrame,
+    down: str,
+    across: str,
+    *,
+    height: float,
+    x: str = "",
+    sharex: Shared = True,
+    sharey: Shared = "row",
+) -> tuple[Figure, Parts]:
+    """A figure with a panel for each pair of values of two columns, beside the rows of the table that belong in it.
+
+    With `x`, the label of the horizontal axes, names stand on top and at the left; else each panel is titled by both.
+    """
+    rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
+    figure, axes = grid(len(rows), len(columns), height=height, sharex=sharex, sharey=sharey)
+    parts = []
+    for (i, j), panel in np.ndenumerate(axes):
+        parts.append((panel, table[(table[down] == rows[i]) & (table[across] == columns[j])]))
+        panel.set_title("" if x and i else columns[j] if x else f"{columns[j]}: {rows[i]}")
+        panel.set_ylabel(rows[i] if x and j == 0 else "")
+        panel.set_xlabel(x if i == len(rows) - 1 else "")
+    return figure, parts
 
 
 def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
@@ -131,14 +187,39 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
             panel.tick_params(labelbottom=True)
 
 
-def label_grid(axes: np.ndarray, *, columns: Sequence[str], rows: Sequence[str], x: str) -> None:
-    """What a grid of panels shows: its columns' titles on top, its rows at their left, one x axis below."""
-    for panel, title in zip(axes[0], columns, strict=True):
-        panel.set_title(title)
-    for panel, label in zip(axes[:, 0], rows, strict=True):
-        panel.set_ylabel(label)
-    for panel in axes[-1]:
-        panel.set_xlabel(x)
+def listed(panel: Axes, names: Sequence[str] | pd.Series, *, tick: float = 0) -> None:
+    """Names down the vertical axis, the first on top."""
+    panel.set_yticks(range(len(names)), names)
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.tick_params(axis="y", length=tick)
+
+
+def points(
+    panel: Axes,
+    at: object,
+    rows: pd.DataFrame | Mapping[str, float],
+    look: Look,
+    *,
+    value: str = "estimate",
+    ends: tuple[str, str] = ("low", "high"),
+    width: float = 0.8,
+    front: int = 2,
+    listed: bool = False,
+    hollow: bool = False,
+    **mark: object,
+) -> None:
+    """Points with bars from end to end, `width` wide: over the places `at`, or beside them where these are `listed`."""
+    bars = panel.hlines if listed else panel.vlines
+    bars(at, rows[ends[0]], rows[ends[1]], color=look.colour, linewidth=width, zorder=front)
+    places = (rows[value], at) if listed else (at, rows[value])
+    face = "white" if hollow else look.colour
+    mark = {"linestyle": "", "markerfacecolor": face} | mark
+    panel.plot(*places, color=look.colour, marker=look.marker, **mark)
+
+
+def apart(names: Sequence[object], reach: float) -> dict[object, float]:
+    """How far each of several things at one place is moved, from -`reach` to `reach`; a single one stays."""
+    return dict(zip(names, np.linspace(-reach, reach, len(names)) if len(names) > 1 else [0.0], strict=True))
 
 
 def finish(figure: Figure, *notes: str) -> Figure:
@@ -173,6 +254,12 @@ def counted(table: pd.DataFrame) -> str:
     return f"n = {', '.join(named)} samples"
 
 
+def handle(name: str, look: Look | None = None, **more: object) -> Line2D:
+    """An entry of a legend."""
+    mark = {} if look is None else {"color": look.colour, "marker": look.marker}
+    return Line2D([], [], label=name, **mark, **more)
+
+
 def legend(figure: Figure, handles: Sequence[Line2D]) -> None:
     """Above the panels, in as few lines as the figure's width allows."""
     wanted = sum(len(handle.get_label()) + 8 for handle in handles) * 0.055
@@ -190,8 +277,7 @@ def source_legend(figure: Figure, table: pd.DataFrame, value: str) -> None:
             several = len(seeds(part)) > 1
             name = f"{source}, seed {seed}" if several else source
             name += "" if part[value].notna().any() else " (undefined)"
-            look, width = SOURCES[source], 1.5 if bold else 0.8
-            handles.append(Line2D([], [], color=look.colour, marker=look.marker, linewidth=width, label=name))
+            handles.append(handle(name, SOURCES[source], linewidth=1.5 if bold else 0.8))
     legend(figure, handles)
 
 
@@ -218,17 +304,18 @@ def label_right(panel: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     for i in reversed(range(len(places))):
         places[i] = min(places[i], 1.0 - gap * (len(places) - 1 - i))
     for place, (_, text, colour) in zip(places, ordered, strict=True):
-        panel.annotate(
-            text,
-            (1, place),
-            (2, 0),
-            "axes fraction",
-            "offset points",
-            color=colour,
-            size=6.5,
-            va="center",
-            annotation_clip=False,
-        )
+        beside = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
+        panel.annotate(text, (1, place), (2, 0), color=colour, size=6.5, va="center", **beside)
+
+
+def shades(count: int, last: float) -> list[str]:
+    """Colours from dark to light, which end at a share of the map."""
+    return [colors.to_hex(shade) for shade in colormaps[COLOURMAP](np.linspace(0, last, count))]
+
+
+def signed(number: str) -> str:
+    """With a minus sign, and none before a zero."""
+    return number.strip("-") if float(number) == 0 else number.replace("-", "−")
 
 
 def span(sizes: pd.Series) -> str:

@@ -60,8 +60,7 @@ def convolution(stock: Callable) -> Callable:
         ):
             return stock(hidden_states, conv_state, weight, bias, activation)
         outputs = torch.empty(hidden_states.shape[:2], dtype=torch.float32)
-        arrays = [x.detach().numpy() for x in (conv_state, hidden_states[..., 0], weight, outputs)]
-        _shift(*arrays)
+        _shift(*(x.detach().numpy() for x in (conv_state, hidden_states[..., 0], weight, outputs)))
         return outputs[..., None]
 
     return update

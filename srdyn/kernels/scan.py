@@ -67,9 +67,7 @@ def check(key: Keys, value: Values, options: Mapping[str, object]) -> None:
     if packed:
         raise ValueError(f"the compiled scan cannot keep packed sequences apart, leave out {', '.join(packed)}")
     if value.device.type != "cpu":
-        raise ValueError(
-            f"the compiled scan runs on the CPU, the tensors are on {value.device}; use fla's kernel there"
-        )
+        raise ValueError(f"the compiled scan runs on the CPU, the tensors are on {value.device}: use fla's kernel")
     if value.shape[2] % key.shape[2]:
         raise ValueError(f"value heads must be a multiple of key heads, got {value.shape[2]} on {key.shape[2]}")
 

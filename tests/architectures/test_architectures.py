@@ -2,13 +2,11 @@ import copy
 import importlib
 import inspect
 
-import conftest
 import pytest
 import torch
 from torch import nn
-from transformers import Qwen3_5MoeForCausalLM, Qwen3_5MoeTextConfig
 
-from srdyn import architectures, models, states
+from srdyn import architectures
 from srdyn.architectures import gated_deltanet, rebinding
 from srdyn.kernels import decode, scan
 
@@ -46,25 +44,6 @@ def test_the_class_decides_and_a_subclass_counts(tiny_pure):
 def test_a_class_has_one_recipe():
     with pytest.raises(ValueError, match="already has a recipe"):
         architectures.register(gated_deltanet.Qwen3Next())
-
-
-def test_the_moe_family_is_traced(tokens):
-    torch.manual_seed(0)
-    config = Qwen3_5MoeTextConfig(
-        **conftest.SIZES,
-        num_hidden_layers=2,
-        layer_types=["linear_attention", "full_attention"],
-        num_experts=4,
-        num_experts_per_tok=2,
-        moe_intermediate_size=8,
-        shared_expert_intermediate_size=8,
-    )
-    model = models.from_hf(Qwen3_5MoeForCausalLM(config).eval(), name="moe")
-    forward, segments = (states.trace(model, tokens, [1, 77], route=route) for route in ("forward", "segments"))
-    torch.testing.assert_close(forward, segments, rtol=1e-4, atol=1e-6)
-    g, beta = states.gates(model, tokens)
-    read = states.inputs(model, tokens, 0)
-    torch.testing.assert_close(torch.stack((g[0], beta[0])), torch.stack((read.g, read.beta)))
 
 
 def test_on_a_cpu_the_plain_functions_are_called_and_elsewhere_the_stock_ones(tiny_hybrid, monkeypatch):

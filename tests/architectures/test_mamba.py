@@ -90,15 +90,6 @@ def test_an_ablation_holds_at_every_step_and_clears_what_the_cache_brings_along(
         assert torch.equal(empty, out[layer].expand(2, -1))
 
 
-def test_an_ablated_model_generates_what_the_smaller_one_does(model):
-    keep = mask(model, [0, 1, 2, 4, 5, 6], [1, 6])
-    generate = {"max_new_tokens": 6, "do_sample": False, "attention_mask": torch.ones(2, 9, dtype=torch.long)}
-    smaller = pruning.prune_heads(model, keep)
-    expected = smaller.hf.generate(TOKENS[:, :9], **generate)
-    with ablation.ablate_heads(model, ~keep):
-        assert torch.equal(model.hf.generate(TOKENS[:, :9], **generate), expected)
-
-
 @pytest.mark.parametrize("tokens", [TOKENS, TOKENS[:, :1]])
 def test_an_ablated_head_has_no_output_not_even_its_skip(tokens):
     model, seen = built(families.mamba2), []
@@ -108,14 +99,6 @@ def test_an_ablated_head_has_no_output_not_even_its_skip(tokens):
         logits(model.hf, tokens)
     hook.remove()
     assert ((seen[0].unflatten(-1, (8, 8)) == 0).all(-1) == (torch.arange(8) == 3)).all()
-
-
-def test_an_ablation_gives_all_back():
-    model = built(families.zamba2)
-    before = logits(model.hf)
-    with ablation.ablate_heads(model, ~mask(model, [])):
-        assert not torch.equal(logits(model.hf), before)
-    assert torch.equal(logits(model.hf), before)
 
 
 @pytest.mark.parametrize("groups", [1, 2])
@@ -318,12 +301,10 @@ def test_other_recurrent_layers_are_refused_with_the_reason(stem):
 
 
 def test_every_refused_class_exists_and_has_no_recipe():
-    table = unsupported.table()
-    assert table["mixer"].tolist() == list(unsupported.REASONS)
-    for name in table["mixer"]:
+    for name in unsupported.REASONS:
         module, cls = name.rsplit(".", 1)
         assert inspect.isclass(getattr(importlib.import_module(module), cls))
-    assert not set(table["mixer"]) & set(architectures.supported()["mixer"])
+    assert not set(unsupported.REASONS) & set(architectures.supported()["mixer"])
 
 
 def test_a_recipe_of_the_users_own_lifts_the_refusal(monkeypatch):

@@ -52,14 +52,6 @@ def test_rounds_end_with_the_time_but_a_few_are_read(clock):
     assert timing.interleaved(clock.cases(), rounds=1, seconds=0.0)["round"].max() == 0
 
 
-def test_what_comes_after_belongs_to_the_reading(clock):
-    def waited():
-        clock.now += 5
-
-    times = timing.interleaved(clock.cases(), rounds=1, after=waited).set_index("case")
-    assert times["seconds"].to_dict() == {"a": 6, "b": 7}
-
-
 def wide(**columns):
     return pd.DataFrame(columns).rename_axis("round")
 

@@ -1,8 +1,8 @@
 import inspect
 
-import numpy as np
 import pytest
 import torch
+from test_recurrence import loop
 
 from srdyn.kernels import recurrence, scan
 
@@ -20,19 +20,14 @@ def drawn(*, tokens, key_heads=2, heads=4, key=48, value=32, batch=2, decay=0.3,
     return recurrence.l2norm(q), recurrence.l2norm(k), v, g, beta, state
 
 
+def read(*inputs, positions=None, initial_state=None):
+    """Outputs and the states at the positions."""
+    outputs, _, states = scan.with_states(*inputs, positions=positions, initial_state=initial_state)
+    return outputs, states
+
+
 def numpy_loop(q, k, v, g, beta, state):
-    q, k, v, g, beta, S = (x.double().numpy() for x in (q, k, v, g, beta, state))
-    q, k = (np.repeat(x, v.shape[2] // k.shape[2], axis=2) for x in (q, k))
-    outputs, states, S = np.zeros(v.shape), [], S.copy()
-    for b, h in np.ndindex(*S.shape[:2]):
-        trail, s = [], S[b, h]
-        for t in range(v.shape[1]):
-            s = np.exp(g[b, t, h]) * s
-            s = s + np.outer(k[b, t, h], beta[b, t, h] * (v[b, t, h] - s.T @ k[b, t, h]))
-            outputs[b, t, h] = s.T @ q[b, t, h] / np.sqrt(q.shape[-1])
-            trail.append(s)
-        states.append(trail)
-    return outputs, np.array(states).reshape(*S.shape[:2], v.shape[1], *S.shape[2:]).swapaxes(1, 2)
+    return loop(q, k, v, g=g, beta=beta, initial=state)
 
 
 def relative(x, reference):
@@ -43,7 +38,7 @@ def relative(x, reference):
 @pytest.mark.parametrize("tokens", [1, 63, 100])
 def test_every_position_meets_a_float64_loop(tokens):
     inputs = drawn(tokens=tokens)
-    outputs, states = scan.scan(*inputs[:5], initial_state=inputs[5], positions=range(1, tokens + 1))
+    outputs, states = read(*inputs[:5], initial_state=inputs[5], positions=range(1, tokens + 1))
     expected, expected_states = numpy_loop(*inputs)
     # 100 steps of float32 arithmetic with contraction: a few units in the last place
     assert relative(outputs, expected) < 2e-6
@@ -53,10 +48,10 @@ def test_every_position_meets_a_float64_loop(tokens):
 @pytest.mark.parametrize("cuts", [(1,), (31, 32), (5, 6, 77)])
 def test_a_cut_pass_has_the_same_bits(cuts):
     *inputs, state = drawn(tokens=100)
-    whole, states = scan.scan(*inputs, initial_state=state, positions=[*cuts, 100])
+    whole, states = read(*inputs, initial_state=state, positions=[*cuts, 100])
     edges = [0, *cuts, 100]
     for number, (start, stop) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        outputs, captured = scan.scan(*(x[:, start:stop] for x in inputs), initial_state=state)
+        outputs, captured = read(*(x[:, start:stop] for x in inputs), initial_state=state)
         state = captured[:, 0]
         assert torch.equal(outputs, whole[:, start:stop])
         assert torch.equal(state, states[:, number])
@@ -127,7 +122,7 @@ def test_denormals_become_zero_and_the_thread_keeps_its_own_mode():
     *inputs, state = drawn(tokens=12)
     inputs[2].zero_()
     inputs[3].fill_(-8.0)  # e^-96 is a denormal float32
-    _, states = scan.scan(*inputs, initial_state=state, positions=[10, 12])
+    _, states = read(*inputs, initial_state=state, positions=[10, 12])
     assert states[:, 0].abs().max() > 0
     assert (states[:, 1] == 0).all()
     assert torch.tensor(1e-30) * torch.tensor(1e-10) > 0
@@ -137,7 +132,7 @@ def test_nan_and_infinity_are_not_hidden():
     inputs = drawn(tokens=20)
     inputs[2][0, 7, 1, 3] = float("nan")
     inputs[2][1, 5, 2, 4] = float("inf")
-    outputs, _ = scan.scan(*inputs[:5], initial_state=inputs[5])
+    outputs, _ = read(*inputs[:5], initial_state=inputs[5])
     assert outputs[0, 7:, 1, 3].isnan().all()
     assert not outputs[1, 5:, 2, 4].isfinite().any()
     assert outputs[0, :7].isfinite().all()
@@ -150,4 +145,4 @@ def test_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="multiple of key heads, got 4 on 3"):
         scan.gated_delta_rule(*(x.repeat(1, 1, 2, 1)[:, :, :3] for x in inputs[:2]), *inputs[2:])
     with pytest.raises(ValueError, match="at most 3"):
-        scan.scan(*inputs, positions=[4])
+        read(*inputs, positions=[4])

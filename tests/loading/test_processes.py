@@ -77,7 +77,7 @@ def test_two_processes_one_killed_make_the_table_of_one(clone, monkeypatch):
     overrides = [f"{name}={value}" for name, value in given.items()]
     killed = python(str(clone / "killed.py"), *overrides)
     assert killed.stdout.split() == ["1", "-9"], killed.stderr  # the first one sees that the second is gone
-    [folder] = survey.kept_in().iterdir()
+    [folder] = (clone / "build" / "survey").iterdir()
     finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
     assert len(finished) == 8 * 4 + 14
 
@@ -91,9 +91,7 @@ def test_two_processes_one_killed_make_the_table_of_one(clone, monkeypatch):
     reading = survey.Reading(texts, (), attacks, positions, length=33, n=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    with monkeypatch.context() as patch:
-        patch.setattr(survey, "kept_in", lambda: clone / "alone")
-        alone = survey.heads(given["models"], reading)
+    alone = survey.heads(given["models"], reading, kept=clone / "alone")
     torch.set_num_threads(threads)
     monkeypatch.setattr(states, "trace", None)  # the table of the two is read, not made
     together = survey.heads(given["models"], reading)

@@ -98,8 +98,10 @@ def test_the_induction_probe_reads_the_same_twice_and_counts_the_same_tokens(she
 
 
 def test_answers_are_those_of_the_model_itself(untrained, sheet, frame):
-    assert list(frame.columns) == ["probe", "row", "item", "value", "weight", "bits"]
+    assert list(frame.columns) == ["probe", "probe_kind", "row", "item", "value", "weight", "bits"]
     assert set(frame["probe"]) == {*sheet} - {"induction"} | set(battery.INDUCTION)
+    kinds = {name: probe.kind for name, probe in sheet.items()} | dict.fromkeys(battery.INDUCTION, "induction")
+    assert (frame["probe_kind"] == frame["probe"].map(kinds)).all()
     for name in ("needle", "sum"):
         found, probe = frame[frame["probe"] == name], sheet[name]
         expected = evals.outcomes(untrained, probe.tokens, probe.items)

@@ -1,13 +1,16 @@
 """Two checkpoints' heads side by side: independent agreement, planted identity, honest null."""
 
+import functools
+import shutil
+
 import numpy as np
 import pandas as pd
 import pytest
+import saved
 import torch
-from transformers import AutoTokenizer
 
-from srdyn import figures, strata
-from srdyn.loading import files, reference
+from srdyn import figures, models, strata
+from srdyn.loading import files
 from srdyn.study.analysis import checkpoint_pairs, observations
 from srdyn.study.claims import claims, registration
 from srdyn.study.run import store
@@ -43,32 +46,28 @@ def ranks():
 def places(tmp_path_factory):
     """A tiny model, and the same with every weight moved a little, as fine-tuning would."""
     folder = tmp_path_factory.mktemp("models")
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
-    found = []
-    for name in ("tiny-base", "tiny-tuned"):
-        hf.save_pretrained(folder / name)
-        AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(folder / name)
-        found.append(folder / name)
-        with torch.no_grad():
-            for i, parameter in enumerate(hf.parameters()):
-                noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
-                parameter.add_(0.02 * noise * parameter.std(correction=0))
-    return found
+    base = saved.tiny(folder / "tiny-base")
+    tuned = models.load(shutil.copytree(base, folder / "tiny-tuned"))
+    with torch.no_grad():
+        for i, parameter in enumerate(tuned.hf.parameters()):
+            noise = torch.randn(parameter.shape, generator=torch.Generator().manual_seed(i))
+            parameter.add_(0.02 * noise * parameter.std(correction=0))
+    tuned.hf.save_pretrained(folder / "tiny-tuned")
+    return base, folder / "tiny-tuned"
 
 
 @pytest.fixture
-def reading(tmp_path, monkeypatch):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path / "kept")
+def reading(tmp_path):
     text = "".join(f"The number {i} is followed by {i + 1}.\n" for i in range(300))
     (tmp_path / "own.txt").write_text(text)
     return survey.Reading((str(tmp_path / "own.txt"),), (), ("common number",), (8, AT), length=AT, n=4)
 
 
-def test_two_checkpoints_are_compared_head_by_head(places, reading):
-    table = checkpoint_pairs.compare(*places, reading, at=AT)
+def test_two_checkpoints_are_compared_head_by_head(places, reading, tmp_path):
+    table = checkpoint_pairs.compare(*places, reading, at=AT, kept=tmp_path)
     assert table["measure"].tolist() == ["spearman between checkpoints"] * 2 + ["kappa between checkpoints"] * 2
     assert set(table["model"]) == {"tiny-base / tuned"}
-    heads = survey.heads(places, reading, sources=())
+    heads = survey.heads(places, reading, sources=(), kept=tmp_path)
     own = heads[(heads["context"] == "own") & (heads["position"] == AT)]
     a, b = (part.groupby(["layer", "head"])["rank"].mean() for _, part in own.groupby("model", sort=False))
     expected = strata.agreement(a, b, d=8)
@@ -82,7 +81,7 @@ def test_two_checkpoints_are_compared_head_by_head(places, reading):
 
 
 def test_what_a_pair_shows_is_recorded_and_drawn(places, reading, tmp_path, monkeypatch):
-    table = checkpoint_pairs.compare(*places, reading, at=AT)
+    table = checkpoint_pairs.compare(*places, reading, at=AT, kept=tmp_path)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
@@ -93,19 +92,18 @@ def test_what_a_pair_shows_is_recorded_and_drawn(places, reading, tmp_path, monk
 
 
 def test_the_null_keeps_what_the_layers_share_and_nothing_else(ranks):
-    spearman = lambda a, b: observations.spearman(a.reshape(len(a), -1), b.reshape(len(b), -1))  # noqa: E731
-    same = checkpoint_pairs._rows(spearman, side_by_side(ranks, ranks), {})
+    same = checkpoint_pairs._rows(strata.spearman, side_by_side(ranks, ranks))
     assert same["estimate"][0] == pytest.approx(1)
     assert same["why"][0].startswith("0 of 1000")
     assert 0.8 < same["estimate"][1] < 0.95  # three layers in order already agree: this is why they are kept apart
-    unrelated = checkpoint_pairs._rows(spearman, side_by_side(ranks, drawn(1)), {})
+    unrelated = checkpoint_pairs._rows(strata.spearman, side_by_side(ranks, drawn(1)))
     low, high = unrelated.loc[1, ["low", "high"]]
     assert low <= unrelated["estimate"][0] <= high
 
 
 def test_permutations_are_those_of_a_loop(ranks):
     a, b = ranks.mean((0, 1)), ranks.mean((0, 1))[::-1]
-    kappa = lambda a, b: observations.kappa(a.reshape(len(a), -1), b.reshape(len(b), -1), 64)  # noqa: E731
+    kappa = functools.partial(strata.kappa, d=64)
     found = checkpoint_pairs._permuted(kappa, side_by_side(ranks, ranks[:, :, ::-1]))
     rng = np.random.default_rng(1)
     looped = [
@@ -116,9 +114,9 @@ def test_permutations_are_those_of_a_loop(ranks):
     assert abs(found.mean() - np.mean(looped)) <= 4 * np.std(looped) / np.sqrt(400) + 1e-12
 
 
-def test_what_is_no_pair_is_refused(ranks, places, reading):
+def test_what_is_no_pair_is_refused(ranks, places, reading, tmp_path):
     with pytest.raises(ValueError, match="both are called 'tiny-base'"):
-        checkpoint_pairs.compare(places[0], places[0], reading, at=AT)
+        checkpoint_pairs.compare(places[0], places[0], reading, at=AT, kept=tmp_path)
     with pytest.raises(ValueError, match=r"4 heads, D = 64 and 3 layers \(0, 1, 2\) of 5 heads"):
         side_by_side(ranks[..., :4], ranks)
     with pytest.raises(ValueError, match="pruned away"):

@@ -1,4 +1,4 @@
-"""Verdicts follow from intervals, nulls and seeds alone; what is published follows from the saved tables alone."""
+"""Verdicts follow from intervals, nulls and seeds alone, the scorecard from the saved tables alone."""
 
 import itertools
 
@@ -28,7 +28,6 @@ def stated(claim_id, notebook=RUN, measures=MEASURES):
 
 UNTESTED = {"untested": "needs a pair of models"}
 CLAIMS = [stated("C1", "01_stratification"), stated("C4"), stated("C5"), stated("C6", measures=()) | UNTESTED]
-README = "# Title\r\nlead\n<!-- scorecard:begin -->\nold\n<!-- scorecard:end -->\ntail\n"
 
 
 @pytest.fixture
@@ -36,7 +35,6 @@ def clone(tmp_path, monkeypatch):
     """A clone with four claims, in which the reference run is at work."""
     (tmp_path / "data/paper").mkdir(parents=True)
     state(tmp_path, CLAIMS)
-    (tmp_path / "README.md").write_bytes(README.encode())
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     monkeypatch.setenv("SRDYN_RUN", "reference")
     return tmp_path
@@ -325,35 +323,3 @@ def test_a_scorecard_without_any_run_says_so(clone):
     card = claims.scorecard()
     assert "| claim | paper (place; grade) | verdict |" in card
     assert card.count("**not measured yet**") == 3
-
-
-def test_publishing_twice_changes_no_byte(clone):
-    record("C4", rows(PASS, PASS))
-    path = claims.publish()
-    assert path == clone / "figures/scorecard.md"
-    before = files(clone)
-    readme = before["README.md"].decode()
-    assert readme.startswith("# Title\r\nlead\n<!-- scorecard:begin -->\n\nClaims of *Ranks*")
-    assert readme.endswith("\n<!-- scorecard:end -->\ntail\n")
-    assert path.read_text().strip() in readme
-    times = [(clone / name).stat().st_mtime_ns for name in ("README.md", "figures/scorecard.md")]
-    record("C4", rows(PASS, PASS).assign(high=0.98 * (1 + 5e-5)))
-    claims.publish()
-    assert files(clone) == before
-    assert [(clone / name).stat().st_mtime_ns for name in ("README.md", "figures/scorecard.md")] == times
-    record("C4", rows(FAIL, PASS))
-    claims.publish()
-    assert b"seeds disagree" in (clone / "README.md").read_bytes()
-
-
-def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
-    monkeypatch.setenv("SRDYN_RUN", "smoke")
-    assert claims.publish() == clone / "build/smoke/figures/scorecard.md"
-    assert (clone / "README.md").read_bytes() == README.encode()
-    assert not (clone / "figures").exists()
-
-
-def test_a_readme_without_markers_is_refused(clone):
-    (clone / "README.md").write_text("# Title\n")
-    with pytest.raises(ValueError, match=r"README\.md: .*<!-- scorecard:begin -->"):
-        claims.publish()

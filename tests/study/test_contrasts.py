@@ -163,21 +163,6 @@ def test_p_where_nothing_varies():
     assert contrasts.p_value(none, every, generator=seeded()) == 2**-11
 
 
-def test_mcnemar_by_hand():
-    # Right in the arm alone 2 times, in the reference alone 8 times: 2 · (1 + 10 + 45) / 2¹⁰.
-    arm = frame(np.array([1] * 2 + [0] * 8 + [1] * 30 + [0] * 5), item=np.arange(45), row=np.arange(45) // 9)
-    reference = arm.assign(value=[0] * 2 + [1] * 8 + [1] * 30 + [0] * 5).sample(frac=1, random_state=0)
-    assert contrasts.mcnemar(arm, reference) == pytest.approx(112 / 1024)
-    assert contrasts.mcnemar(reference, arm) == pytest.approx(112 / 1024)
-    assert contrasts.mcnemar(arm, arm) == 1
-    with pytest.raises(ValueError, match="same items, each once"):
-        contrasts.mcnemar(arm, reference[1:])
-    with pytest.raises(ValueError, match="same items, each once"):
-        contrasts.mcnemar(pd.concat([arm, arm]), pd.concat([arm, arm]))
-    with pytest.raises(ValueError, match="right or wrong"):
-        contrasts.mcnemar(arm.assign(value=0.5), reference)
-
-
 def test_holm_by_hand():
     # 0.005 · 4, 0.01 · 3, 0.03 · 2, and 0.04 · 1, which must not fall below the one before it.
     assert contrasts.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])

@@ -9,19 +9,20 @@ from srdyn.study.trials import effects, trials
 ROWS, ITEMS, DRAWS = 20, 4, 10
 INTACT = {"arm": trials.INTACT, "share": 0.0, "cut": "per layer", "layers": "all", "window": 0, "truncated": 0}
 RIGHT = {"needle": 0.96, "hard": 0.5}
+KINDS = dict.fromkeys(RIGHT, "task") | {"bits code": "text", "bits prose": "text", "induction second": "induction"}
 
 
 def answers(arm=INTACT, *, model="hybrid", lost=0.0, draws=1, more_bits=0.0, seed=0):
     """Two tasks, two domains and induction; a draw k of K answers the rows with row % K = k."""
     rng, rows = np.random.default_rng(seed), []
-    for probe in (*RIGHT, "bits code", "bits prose", "induction second"):
+    for probe, kind in KINDS.items():
         for row in range(ROWS):
             for item in range(ITEMS if probe in RIGHT else 1):
                 solved = probe in RIGHT and rng.random() < RIGHT[probe] - lost
                 bits = 3.0 + more_bits + 0.1 * rng.standard_normal()
                 value, weight = (float(solved), 1.0) if probe in RIGHT else (bits * 100, 100.0)
-                rows.append([probe, row, item, value, weight, bits * weight, row % draws])
-    columns = ["probe", "row", "item", "value", "weight", "bits", "draw"]
+                rows.append([probe, kind, row, item, value, weight, bits * weight, row % draws])
+    columns = ["probe", "probe_kind", "row", "item", "value", "weight", "bits", "draw"]
     frame = pd.DataFrame(rows, columns=columns).assign(model=model, kind=model, seed=0, removed=12, **arm)
     return frame
 

@@ -4,13 +4,14 @@ import math
 import numpy as np
 import pandas as pd
 import pytest
+import saved
 import torch
 from scipy import stats
-from transformers import AutoTokenizer
 
 from srdyn import contexts, models, strata
-from srdyn.loading import files, reference
-from srdyn.study.analysis import emergence, intervals, observations
+from srdyn.loading import files
+from srdyn.study.analysis import emergence, intervals
+from srdyn.study.run import opened
 from srdyn.study.survey import null_tables
 from srdyn.study.trials import battery, trials
 
@@ -75,7 +76,7 @@ def test_intervals_are_those_of_the_bootstrap_over_windows(values, table):
         return stats.spearmanr(*np.moveaxis(chosen.mean(0), -1, 0).reshape(2, -1)).statistic
 
     generator = torch.Generator().manual_seed(0)
-    wanted = intervals.bootstrap(windows, rho, generator=generator, n=observations.RESAMPLES, centred=True)
+    wanted = intervals.bootstrap(windows, rho, generator=generator, centred=True)
     found = emergence.identity(table, at=64)
     np.testing.assert_allclose(one(found, reference="final", measure="spearman", step=4), wanted, rtol=1e-9)
     assert set(found.loc[found["reference"] == "final", "n"]) == {W}
@@ -224,28 +225,21 @@ def test_a_position_that_was_not_read_is_named(table):
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
+def repository(tmp_path_factory):
     """A repository with a tiny model in two stages of training beside its start; a second without checkpoints."""
     root = tmp_path_factory.mktemp("root")
     (root / "data").symlink_to(files.data_dir())
     for seed, step, folder in ((0, 3, "hybrid/checkpoints/step-000003"), (0, 9, "hybrid"), (1, 9, "hybrid-seed1")):
-        target = root / "trained" / folder
-        hf = reference.initialise("hybrid", seed=seed, layers=4, hidden=32, head=16)
-        hf.config.srdyn_seed, hf.config.srdyn_kind = seed, "hybrid"
-        with torch.no_grad():
-            for parameter in hf.parameters():
-                parameter.mul_(1 + step / 9)
-        hf.save_pretrained(target)
-        AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(target)
+        target = saved.tiny(root / "trained" / folder, seed=seed, head=16, times=1 + step / 9)
         settings = {"kind": "hybrid", "seed": seed, "options": {}}
         (target / "training.json").write_text(json.dumps({"settings": settings, "step": step}))
     return root
 
 
 @pytest.fixture
-def here(place, monkeypatch):
-    monkeypatch.setenv("SRDYN_ROOT", str(place))
-    return place / "trained"
+def here(repository, monkeypatch):
+    monkeypatch.setenv("SRDYN_ROOT", str(repository))
+    return repository / "trained"
 
 
 def test_histories_are_what_training_wrote(here, table):
@@ -263,7 +257,7 @@ def test_stages_go_from_the_untrained_model_to_the_final_one(here):
     start = models.load(found[0])
     wanted = null_tables.untrained(models.load(here / "hybrid")).hf.state_dict()
     assert all(torch.equal(weight, wanted[name]) for name, weight in start.hf.state_dict().items())
-    assert (start.seed, null_tables.kind(start)) == (0, "hybrid")
+    assert (start.seed, opened.kind(start)) == (0, "hybrid")
     before = files.content_hash(found[0])
     emergence.stages(here / "hybrid")
     assert files.content_hash(found[0]) == before
@@ -277,7 +271,7 @@ def plan():
     return trials.Plan(questions, calibration, domains, sequences=2, length=64, draws=2)
 
 
-def test_removals_cost_what_each_stage_loses(here, plan, monkeypatch):
+def test_removals_cost_what_each_stage_loses(here, plan, tmp_path, monkeypatch):
     """In one process and from one sheet, beside sums over the answers themselves."""
     asked = {}
     sheet = battery.sheet(plan.questions, models.load(here / "hybrid").tokenizer)
@@ -285,8 +279,8 @@ def test_removals_cost_what_each_stage_loses(here, plan, monkeypatch):
 
     def answers(names, arms, plan):
         for name in names:
-            subject = trials.Subject(name, plan)
-            asked[name] = {arm.name: subject.answers(arm) for arm in arms}
+            subject = trials.Subject(name, plan, tmp_path)
+            asked[name] = {arm.name: subject.ask("answers", arm) for arm in arms}
         return pd.concat([frame for arms in asked.values() for frame in arms.values()], ignore_index=True)
 
     monkeypatch.setattr(trials, "answers", answers)

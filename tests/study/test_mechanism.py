@@ -1,17 +1,13 @@
 """Each table of the mechanism against the same numbers reached another way."""
 
-import functools
-
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from scipy import optimize
-from transformers import AutoTokenizer
 
 from srdyn import spectra
-from srdyn.loading import files, reference
-from srdyn.study.analysis import mechanism, observations
+from srdyn.study.analysis import mechanism
 from srdyn.study.claims import claims
 from srdyn.study.survey import null_tables, survey
 
@@ -19,15 +15,6 @@ EPS = 1e-4
 D = 16
 LAYERS, H, SAMPLES = (0, 2, 3), 4, 3
 CONTEXTS = ("code", "math", "prose", "technical")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def few_resamples():
-    """Estimates are checked here; what intervals are worth is checked with `intervals` and `observations`."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(observations, "RESAMPLES", 40)
-        patch.setattr(observations, "observe", functools.partial(observations.observe, n=40))
-        yield
 
 
 def head_rows(rank, log_decay, source="model", model="tiny", seed=0):
@@ -253,16 +240,6 @@ def test_a_state_of_well_separated_values_is_read_alike_in_every_precision():
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
-    hf.config.srdyn_seed, hf.config.srdyn_kind = 0, "hybrid"
-    hf.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def reading():
     return survey.Reading(("code", "prose"), (), (), (16, 64), length=64, n=3)
 
@@ -272,9 +249,8 @@ def rounded(place, reading):
     return mechanism.precision(place, reading)
 
 
-def test_in_float64_the_ranks_are_those_of_the_survey(rounded, place, reading, tmp_path, monkeypatch):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
-    heads = survey.heads([place], reading, sources=[]).query("position == 64")
+def test_in_float64_the_ranks_are_those_of_the_survey(rounded, place, reading, tmp_path):
+    heads = survey.heads([place], reading, sources=[], kept=tmp_path).query("position == 64")
     keys = ["model", "kind", "seed", "source", "context", "sample", "document", "layer", "head", "position", "D"]
     both = heads.merge(rounded.query("precision == 'float64'"), on=keys, suffixes=("", "_again"))
     assert len(both) == len(heads) == 2 * 3 * 3 * 8

@@ -1,47 +1,99 @@
-"""The parameters of a run are those that papermill would hand to the notebook."""
+"""A run's parameters are those of reference.yaml, under a preset, under single values; nothing else is passed over."""
 
 import json
 
 import pytest
+import yaml
 
+from srdyn.loading import files
 from srdyn.study.run import parameters, store
+
+REFERENCE = ".shared: &shared {models: [a], eps: 1e-4}\n01_first: {<<: *shared, n: 8}\n02_second: {items: 3, n: 8}\n"
+
+
+def notebook(source):
+    cell = {"metadata": {"tags": ["parameters"]}, "source": [source]}
+    return json.dumps({"cells": [{"metadata": {}, "source": ["# Title"]}, cell]})
 
 
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
-    cell = {"metadata": {"tags": ["parameters"]}, "source": ["models = ['a']  # why\n", "n = 8\n", "eps = 1.0e-4"]}
-    notebook = {"cells": [{"metadata": {}, "source": ["# Title"]}, cell]}
     (tmp_path / "data").mkdir()
     (tmp_path / "notebooks/presets").mkdir(parents=True)
-    (tmp_path / "notebooks/01_first.ipynb").write_text(json.dumps(notebook))
-    (tmp_path / "notebooks/presets/small.yaml").write_text("n: 2\nitems: 20  # of another notebook\n")
-    (tmp_path / "notebooks/presets/empty.yaml").write_text("# nothing\n")
+    (tmp_path / "notebooks/01_first.ipynb").write_text(notebook("models = ['a']  # why\nn = 8\neps = 1.0e-4"))
+    (tmp_path / "notebooks/02_second.ipynb").write_text(notebook("quick = True\nitems = 3\nn = 8"))
+    for name, text in {"reference": REFERENCE, "small": "n: 2\nitems: 20\n", "slip": "itmes: 2\n"}.items():
+        (tmp_path / f"notebooks/presets/{name}.yaml").write_text(text)
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     return tmp_path
 
 
-def test_a_preset_lies_over_the_notebook_and_values_over_both(clone):
-    assert parameters.of_run("01_first", "empty") == {"models": ["a"], "n": 8, "eps": 1e-4}
-    assert parameters.of_run("01_first", "small") == {"models": ["a"], "n": 2, "eps": 1e-4}
-    given = parameters.of_run("01_first", "small", ["n=3", 'models=["b=c", d]', "eps=1e-3"])
-    assert given == {"models": ["b=c", "d"], "n": 3, "eps": 1e-3}
+def test_a_preset_lies_over_the_reference_and_values_over_both(clone):
+    both = ["01_first", "02_second"]
+    first = {"models": ["a"], "eps": 1e-4, "n": 8}
+    assert parameters.of_run(both, "reference", {}) == {"01_first": first, "02_second": {"items": 3, "n": 8}}
+    small = parameters.of_run(both, "small", {"n": 3})
+    assert small == {"01_first": first | {"n": 3}, "02_second": {"items": 20, "n": 3}}
+    assert parameters.of_run(both, "reference", {"items": 5})["01_first"] == first
 
 
 @pytest.mark.parametrize(
-    ("preset", "override", "message"),
+    ("stems", "preset", "given", "message"),
     [
-        ("large", "n=1", "no preset 'large' in .*; there are empty, small"),
-        ("small", "items=1", "01_first has no parameter items; it has models, n, eps"),
-        ("small", "n", "given as name=value, not 'n'"),
+        (["01_first"], "large", {}, "no preset 'large' in notebooks/presets; there are reference, slip, small"),
+        (["01_first"], "slip", {}, "preset slip: 01_first, 02_second has no parameter itmes"),
+        (["01_first"], "small", {"items": 1}, "given: 01_first has no parameter items; there are models, eps, n"),
+        (["01_first", "03_third"], "small", {}, "no notebook 03_third; there are 01_first, 02_second"),
     ],
 )
-def test_slips_are_named(preset, override, message, clone):
+def test_slips_are_named(stems, preset, given, message, clone):
     with pytest.raises(ValueError, match=message):
-        parameters.of_run("01_first", preset, [override])
+        parameters.of_run(stems, preset, given)
 
 
-def test_the_committed_notebook_is_read(monkeypatch):
-    monkeypatch.delenv("SRDYN_ROOT", raising=False)
-    given = parameters.of_run("01_stratification", store.REFERENCE)
-    assert {"models", "domains", "tasks", "attacks", "positions", "n", "eps", "seed"} == given.keys()
-    assert given["positions"][-1] == 2048
+@pytest.mark.parametrize(
+    ("text", "given"),
+    [
+        ("", {}),
+        ("n=4", {"n": 4}),
+        ("  n=4 eps=1e-3\tshares=[1e-3, .5E2,2.]", {"n": 4, "eps": 1e-3, "shares": [1e-3, 50.0, 2.0]}),
+        ('models=["a b", "c n=3"] n=4', {"models": ["a b", "c n=3"], "n": 4}),
+        ("attacks=[rare character, common number]", {"attacks": ["rare character", "common number"]}),
+        ("cuts=[{layers: [0, 1]}] model='x y=1'", {"cuts": [{"layers": [0, 1]}], "model": "x y=1"}),
+    ],
+)
+def test_values_are_yaml_with_spaces_inside_quotes_and_brackets(text, given):
+    assert parameters.parsed(text) == given
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("n", "as name=value, not 'n'"), ("4=n", "not '4'"), ("m=[a n=3", r"m=\[a n=3 is no YAML")]
+)
+def test_what_is_no_value_is_named(text, message):
+    with pytest.raises(ValueError, match=message):
+        parameters.parsed(text)
+
+
+def test_where_a_cell_departs_from_the_reference_is_said(clone):
+    assert parameters.departures() == ['02_second: quick is false, in reference.yaml "missing"']
+    path = clone / "notebooks/presets/reference.yaml"
+    path.write_text(path.read_text().replace("items: 3", "quick: false, items: 3"))
+    assert parameters.departures() == []
+    (clone / "notebooks/01_first.ipynb").write_text(notebook("models = ['a']\nn = 4\nitems = 1\neps = 1e-4"))
+    (clone / "notebooks/02_second.ipynb").unlink()
+    assert parameters.departures() == [
+        "01_first: n is 4, in reference.yaml 8",
+        '01_first: items is 1, in reference.yaml "missing"',
+        "02_second stands in reference.yaml, but is no notebook",
+    ]
+
+
+def test_committed_cells_are_those_of_the_reference_run_and_every_preset_can_be_had():
+    assert parameters.departures() == []
+    stems = sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
+    for path in (files.root() / "notebooks/presets").glob("*.yaml"):
+        given = parameters.of_run(stems, path.stem, {})
+        assert not any(found.get(parameters.QUICK) for found in given.values()) or path.stem == "smoke"
+        assert yaml.safe_load(path.read_text()) == yaml.load(path.read_text(), parameters.Loader)  # others read it too
+    assert given["01_stratification"]["positions"][-1] == 2048
+    assert parameters.of_run(stems, store.REFERENCE, {}).keys() == set(stems)

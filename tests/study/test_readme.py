@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from srdyn.loading import files
-from srdyn.study.claims import readme
+from srdyn.study.claims import claims, readme
 from srdyn.study.run import store
 
 
@@ -19,19 +19,49 @@ def test_captions_say_what_the_ledger_says(monkeypatch):
     assert set(table.index) == {path.stem for path in store.figures_dir().glob("[0-9]?_*.png")} & set(table.index)
 
 
-def test_the_readme_shows_the_gallery_of_the_committed_tables(monkeypatch):
+def test_the_committed_readme_and_scorecard_are_those_of_the_committed_tables(monkeypatch):
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    assert readme.gallery().strip() in (files.root() / "README.md").read_text()
+    text = (files.root() / "README.md").read_bytes().decode()
+    assert readme.page(text) == text, "they are made by `make scorecard`"
+    assert claims.scorecard() == (store.figures_dir() / "scorecard.md").read_text(encoding="utf-8")
 
 
-def test_the_readme_lists_every_layer_that_is_known():
-    assert readme.families().strip() in (files.root() / "README.md").read_text()
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone without any table, in which the reference run is at work."""
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
+    blocks = "".join(f"<!-- {name}:begin -->\r\n<!-- {name}:end -->\n" for name in ("scorecard", "gallery", "families"))
+    (tmp_path / "README.md").write_bytes(f"# Title\r\n{blocks}tail\n".encode())
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    return tmp_path
 
 
-def test_another_run_leaves_the_readme_alone(monkeypatch):
-    monkeypatch.setenv("SRDYN_RUN", "interactive")
-    monkeypatch.setattr(files, "write_bytes", pytest.fail)
+def test_publishing_twice_changes_no_byte(clone):
+    paths = clone / "README.md", clone / "figures/scorecard.md"
     readme.publish()
+    before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
+    page = before[0][0].decode()
+    assert page.startswith("# Title\r\n<!-- scorecard:begin -->\n\nClaims of *State Rank")
+    assert page.endswith("\n<!-- families:end -->\ntail\n")
+    assert paths[1].read_text().strip() in page
+    readme.publish()
+    assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths] == before
+
+
+def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
+    before = (clone / "README.md").read_bytes()
+    monkeypatch.setenv("SRDYN_RUN", "smoke")
+    readme.publish()
+    assert (clone / "README.md").read_bytes() == before
+    assert (clone / "build/smoke/figures/scorecard.md").exists()
+    assert not (clone / "figures").exists()
+
+
+def test_a_readme_without_markers_is_refused():
+    with pytest.raises(ValueError, match=r"<!-- scorecard:begin -->"):
+        readme.page("# Title\n")
 
 
 def test_a_notebook_without_a_heading_is_named(tmp_path):
@@ -43,7 +73,7 @@ def test_a_notebook_without_a_heading_is_named(tmp_path):
 
 def test_families_have_their_measured_speeds(tmp_path, monkeypatch):
     columns = {"layer": ["Mamba2Mixer", "BambaMixer", "Zamba2MambaMixer"], "per_second": [123.4, 216.5, 336.9]}
-    monkeypatch.setattr(readme.bench, "load", lambda part: pd.DataFrame(columns).assign(tokens=512))
+    monkeypatch.setattr(store, "load_table", lambda stem, run: pd.DataFrame(columns).assign(tokens=512))
     monkeypatch.setattr(store, "table_dir", lambda run: tmp_path)
     (tmp_path / "07_cost_families.json").write_text(json.dumps({"machine": {"processor": "X", "threads": 2}}))
     block = readme.families()

@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from srdyn import architectures, bounds, contexts, models, spectra, states
 from srdyn.architectures import gated_deltanet
@@ -14,25 +13,11 @@ from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
 from srdyn.study.analysis import observations, summaries
 from srdyn.study.claims import claims
-from srdyn.study.run import workers
+from srdyn.study.run import opened, store, workers
 from srdyn.study.survey import null_tables, samples, survey
 from srdyn.text import tasks
 
 POSITIONS = (1, 7, 16, 32, 64)
-
-
-@pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    """A tiny hybrid that knows its seed, saved as training saves one."""
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
-    hf.config.srdyn_seed, hf.config.srdyn_kind = 0, "hybrid"
-    with torch.no_grad():
-        for parameter in hf.parameters():
-            parameter.mul_(1.5)
-    hf.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(folder)
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -42,10 +27,7 @@ def reading():
 
 @pytest.fixture(scope="module")
 def heads(place, reading, tmp_path_factory):
-    kept = tmp_path_factory.mktemp("kept")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(survey, "kept_in", lambda: kept)
-        return survey.heads([place], reading)
+    return survey.heads([place], reading, kept=tmp_path_factory.mktemp("kept"))
 
 
 def test_every_source_reads_every_context(heads, reading):
@@ -109,42 +91,37 @@ def test_the_common_decay_is_one_value_in_every_context(heads):
 
 
 def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
-    first = survey.heads([place], reading, sources=["mechanism"])
+    first = survey.heads([place], reading, sources=["mechanism"], kept=tmp_path)
     monkeypatch.setattr(states, "trace", None)
     monkeypatch.setattr(states, "gates", None)
-    pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"]))
+    pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"], kept=tmp_path))
 
 
 @pytest.fixture
 def own_workers():
-    """Processes that start in this test and end with it: they take over its environment."""
+    """Processes that start in this test and end with it."""
     workers._pool.cache_clear()
     yield
     workers._pool().shutdown()
     workers._pool.cache_clear()
 
 
-def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, monkeypatch, own_workers):
-    monkeypatch.setattr(survey, "WORTH_WORKERS", 1)
-    (tmp_path / "data").symlink_to(files.data_dir())
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))  # workers find build/ there
-    asked = []
-    monkeypatch.setattr(
-        workers, "deal", lambda function, work, deal=workers.deal: asked.append(work) or deal(function, work)
-    )
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    monkeypatch.setattr(null_tables.Tables, "_make", None)  # not here
-    found = survey.heads([place], reading)
-    torch.set_num_threads(threads)
-    pd.testing.assert_frame_equal(found, heads, check_exact=True)
-    assert [len(work) for work in asked] == [4, 4]
+def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers):
+    model = models.load(place)
+    made_by = {"weights": opened.identity(model, place)}
+    tables = null_tables.Tables(model, reading, store.RunStore(tmp_path, made_by=made_by))
+    opening = str(place), reading, tmp_path, json.dumps(made_by)
+    for together in (("model", "untrained", "mechanism", "permuted decays"), ("common decay",)):
+        survey._make(tables, together, opening, worth=1)
+    items = heads[["context", "source"]].drop_duplicates().itertuples(index=False)
+    tables._samples = None  # whatever is made here now
+    found = [tables.table(source, context) for context, source in items]
+    pd.testing.assert_frame_equal(pd.concat(found, ignore_index=True), heads, check_exact=True)
 
 
-def test_a_worker_refuses_weights_that_changed_meanwhile(place, reading):
+def test_a_worker_refuses_weights_that_changed_meanwhile(place, reading, tmp_path):
     with pytest.raises(RuntimeError, match="changed while it was read"):
-        survey._opened(place, reading, json.dumps({"weights": "others"}))
+        survey._opened_again(place, reading, tmp_path, json.dumps({"weights": "others"}))
 
 
 def test_what_workers_are_told_holds_in_any_folder(tmp_path, monkeypatch):
@@ -157,9 +134,8 @@ def test_what_workers_are_told_holds_in_any_folder(tmp_path, monkeypatch):
 
 
 def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
-    monkeypatch.setattr(sources, "_is_reference", lambda model: False)
-    found = survey.heads([place], reading, sources=["untrained", "mechanism"])
+    monkeypatch.setattr(null_tables, "_is_reference", lambda model: False)
+    found = survey.heads([place], reading, sources=["untrained", "mechanism"], kept=tmp_path)
     assert set(found["source"]) == {"model", "mechanism"}
     assert "tiny is shown without its untrained null: what it was started from is not known" in caplog.text
     with pytest.raises(ValueError, match="untrained"):
@@ -176,9 +152,8 @@ def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path
 def test_a_family_of_another_rule_has_no_nulls_of_this_one(
     lacks, left, sentence, place, reading, tmp_path, monkeypatch, caplog
 ):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
     monkeypatch.setattr(gated_deltanet.Qwen3Next, lacks, False)
-    found = survey.heads([place], reading, sources=["mechanism", "common decay"])
+    found = survey.heads([place], reading, sources=["mechanism", "common decay"], kept=tmp_path)
     assert list(found["source"].unique()) == left
     assert sentence in caplog.text
     forgets = lacks != "has_decay"
@@ -242,9 +217,8 @@ def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypa
 
 
 def test_a_tokenizer_without_words_leaves_the_tasks_out(place, reading, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
     monkeypatch.setattr(tasks, "_is_word", lambda token: False)
-    found = survey.heads([place], reading, sources=[])
+    found = survey.heads([place], reading, sources=[], kept=tmp_path)
     assert list(found["context"].unique()) == ["code", "prose", "rare character"]
     assert "tiny reads no tasks (recall4): the tasks need" in caplog.text
 
@@ -257,10 +231,9 @@ def test_a_model_without_a_tokenizer_is_told_to_bring_one(place, reading, tmp_pa
 
 
 def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading, tmp_path, monkeypatch, caplog):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
     weights = report.about(models.load(place).hf, name="tiny", rooms={}).weight_bytes
     monkeypatch.setattr(devices, "rooms", lambda *_: {"cpu": weights})
-    found = survey.heads([place], reading, sources=[])
+    found = survey.heads([place], reading, sources=[], kept=tmp_path)
     assert "weights read from disk layer by layer" in caplog.text
     own = heads[heads["source"] == null_tables.MODEL].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, own)
@@ -272,9 +245,8 @@ def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkey
         reading.tokens("poetry", model.tokenizer)
     with pytest.raises(ValueError, match="no attack"):
         samples.attack_blocks("poetry", model.tokenizer)
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path)
     with pytest.raises(ValueError, match="astrology"):
-        survey.heads([place], reading, sources=["astrology"])
+        survey.heads([place], reading, sources=["astrology"], kept=tmp_path)
 
 
 def test_summaries_have_a_row_for_every_head(heads, place):
@@ -325,11 +297,10 @@ def test_consecutive_norms_are_those_of_a_direct_trace(place, reading):
 
 
 def test_two_seeds_of_one_kind_give_one_verdict(place, reading, tmp_path, monkeypatch):
-    monkeypatch.setattr(survey, "kept_in", lambda: tmp_path / "kept")
     second = shutil.copytree(place, tmp_path / "tiny-seed1")
     config = json.loads((second / "config.json").read_text())
     (second / "config.json").write_text(json.dumps(config | {"srdyn_seed": 1}))
-    found = survey.heads([place, second], reading, sources=["mechanism"])
+    found = survey.heads([place, second], reading, sources=["mechanism"], kept=tmp_path / "kept")
     assert set(found[found["source"] == "mechanism"]["model"]) == {"tiny"}
     bounded = observations.bounded(found)
     rows = [
@@ -356,9 +327,9 @@ def test_a_path_is_looked_for_here_in_the_repository_and_at_home(tmp_path, monke
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert survey.found("mine") == "mine"
-    assert survey.found("~/mine") == tmp_path / "mine"
-    assert survey.found("data/models/hybrid") == survey.store.root() / "data/models/hybrid"
-    assert survey.found("owner/name") == "owner/name"
+    assert opened.found("mine") == "mine"
+    assert opened.found("~/mine") == tmp_path / "mine"
+    assert opened.found("data/models/hybrid") == files.root() / "data/models/hybrid"
+    assert opened.found("owner/name") == "owner/name"
     with pytest.raises(FileNotFoundError, match="neither seen from"):
-        survey.found("../nowhere")
+        opened.found("../nowhere")

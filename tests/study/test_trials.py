@@ -5,22 +5,19 @@ import dataclasses
 import numpy as np
 import pandas as pd
 import pytest
+import saved
 import torch
-from transformers import AutoTokenizer
 
-from srdyn.loading import files, reference
-from srdyn.study.run import store
+from srdyn import scores
+from srdyn.kernels import denormals
+from srdyn.loading import files
+from srdyn.study.run import opened, workers
 from srdyn.study.trials import battery, trials
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("models") / "tiny"
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=16)
-    hf.config.srdyn_seed, hf.config.srdyn_kind = 0, "hybrid"
-    hf.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer").save_pretrained(folder)
-    return folder
+def folder(tmp_path_factory):
+    return saved.tiny(tmp_path_factory.mktemp("models") / "tiny", head=16)
 
 
 @pytest.fixture(scope="module")
@@ -31,11 +28,8 @@ def plan():
 
 
 @pytest.fixture(scope="module")
-def subject(place, plan, tmp_path_factory):
-    with pytest.MonkeyPatch.context() as patch:
-        kept, make = tmp_path_factory.mktemp("kept"), store.RunStore
-        patch.setattr(store, "RunStore", lambda _, made_by: make(kept, made_by=made_by))
-        yield trials.Subject(place, plan)
+def subject(folder, plan, tmp_path_factory):
+    return trials.Subject(folder, plan, tmp_path_factory.mktemp("kept"))
 
 
 @pytest.mark.parametrize("name", [name for name in trials.known() if name != trials.INTACT])
@@ -65,9 +59,19 @@ def test_the_decay_matched_heads_are_others(subject):
 
 def test_matched_heads_are_as_many_in_every_layer_wherever_a_cut_over_the_model_falls(subject):
     arm = trials.Arm("rank", 0.389, "overall")
-    matched = dataclasses.replace(arm, name=trials.MATCHED + "rank")
+    matched = dataclasses.replace(arm, matched=True)
+    assert matched.key == "matched, rank--0.3890--overall--all--0--0"
     assert subject.heads(matched, 0).sum(1).tolist() == subject.heads(arm, 0).sum(1).tolist()
     assert any(not torch.equal(subject.heads(matched, draw), subject.heads(arm, draw)) for draw in range(4))
+
+
+def test_a_new_rule_that_scores_heads_is_an_arm(subject, monkeypatch):
+    def last_head(profile, generator):
+        return torch.arange(8.0, dtype=torch.float64).expand(profile.rank.shape)
+
+    monkeypatch.setitem(scores.RULES, "last head", last_head)
+    assert "last head" in trials.known()
+    assert subject.heads(trials.Arm("last head", 1 / 8), 0)[:, 7].all()
 
 
 def test_ranks_within_a_stratum_are_ties(subject, monkeypatch):
@@ -78,13 +82,18 @@ def test_ranks_within_a_stratum_are_ties(subject, monkeypatch):
     assert chosen[..., :4].any(0).all()
 
 
-def test_a_truncated_state_is_neither_whole_nor_gone(subject, monkeypatch):
-    monkeypatch.setattr(trials, "TRUNCATED_EVERY", 16)
-    whole = subject.answers(trials.Arm(trials.INTACT))
-    cut = subject.answers(dataclasses.replace(trials.Arm("high", 1.0), truncated=1))
-    gone = subject.answers(trials.Arm("high", 1.0))
-    assert (cut["truncated"] == 1).all()
-    assert not any(np.allclose(cut["bits"].sum(), other["bits"].sum()) for other in (whole, gone))
+def test_a_truncated_state_is_neither_whole_nor_gone(subject, plan):
+    longer = dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, length=96, windows=2))
+    asked = trials.Subject(subject.name, longer, subject.folder)
+    arms = {
+        "whole": trials.Arm(trials.INTACT),
+        "gone": trials.Arm("high", 1.0),
+        "cut": trials.Arm("high", 1.0, truncated=1),
+    }
+    found = {name: asked.answers(arm) for name, arm in arms.items()}
+    assert (found["cut"]["truncated"] == 1).all()
+    bits = {name: table["bits"].sum() for name, table in found.items()}
+    assert not any(np.allclose(bits["cut"], bits[other]) for other in ("whole", "gone"))
 
 
 def test_draws_differ_where_chance_decides_and_repeat_with_their_number(subject):
@@ -119,8 +128,9 @@ def test_draws_share_the_rows_and_together_answer_all(subject):
     )
 
 
-def test_with_every_row_each_draw_answers_everything(place, plan, subject):
-    whole = trials.Subject(place, dataclasses.replace(plan, every_row=True)).answers(trials.Arm("random", 0.25))
+def test_with_every_row_each_draw_answers_everything(plan, subject):
+    asked = trials.Subject(subject.name, dataclasses.replace(plan, every_row=True), subject.folder)
+    whole = asked.answers(trials.Arm("random", 0.25))
     assert whole.groupby("draw")["row"].apply(set).to_dict() == {0: {0, 1, 2, 3}, 1: {0, 1, 2, 3}}
 
 
@@ -150,14 +160,17 @@ def test_overlap_is_one_with_the_same_calibration(subject, plan):
     assert row["chance"] == pytest.approx(0.25)
 
 
-def test_all_cores_give_what_one_process_gives(place, plan, subject, monkeypatch):
+def test_all_cores_give_what_one_process_gives(folder, plan, tmp_path, monkeypatch):
     """The pool's work in this process: the tables must carry model, kind and seed, whoever made them."""
-    monkeypatch.setattr(
-        trials, "_everywhere", lambda question, work: pd.concat([trials._ask(question, *w) for w in work])
-    )
-    table = trials.answers([place], [trials.Arm("intact"), trials.Arm("low", 0.25)], plan)
+    (tmp_path / "data").symlink_to(files.data_dir())
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setattr(workers, "deal", lambda function, work: (function(*item) for item in work))
+    opened._opened.cache_clear()
+    table = trials.answers([folder], [trials.Arm("intact"), trials.Arm("low", 0.25)], plan)
     assert set(table["arm"]) == {"intact", "low"}
     assert table[["model", "kind", "seed"]].drop_duplicates().to_numpy().tolist() == [["tiny", "hybrid", 0]]
+    assert opened._opened.cache_info().misses == 1
+    assert not denormals.are_flushed()
 
 
 def test_a_plan_calibrates_on_other_documents_than_it_asks():

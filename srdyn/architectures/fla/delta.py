@@ -16,7 +16,7 @@ from srdyn.kernels import recurrence
 QKV = {
     "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
 }  # fmt: skip
-"""What all of these layers have, as `layers.Layer.rows` says it."""
+"""What all of these layers have, as `recipe.Recipe.rows` says it."""
 
 
 class GatedDeltaNet(layers.Layer):
@@ -59,7 +59,6 @@ class KimiDeltaAttention(GatedDeltaNet):
     }  # fmt: skip
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        """g is the mean over the key channels of a head."""
         f = mixer.f_proj(hidden).unflatten(-1, (self.heads(mixer).H, -1))
         g = rules.log_decay(f, mixer.A_log, mixer.dt_bias, mixer.lower_bound)
         return g.mean(-1), _beta(mixer, hidden)
@@ -79,7 +78,7 @@ class DeltaNet(layers.Layer):
     chunk_tap = "chunk_delta_rule"
     step_tap = "fused_recurrent_delta_rule"
     shared = ()
-    counts = ("num_heads", "num_heads")
+    sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
     rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
@@ -105,8 +104,9 @@ class GatedDeltaProduct(layers.Layer):
     chunk_tap = "chunk_gated_delta_product"
     step_tap = "fused_recurrent_gated_delta_rule"
     rule = staticmethod(recurrence.gated_delta_product)
-    rows: ClassVar = GatedDeltaNet.rows
-    repeated = ("k_proj", "v_proj", "b_proj", "k_conv1d", "v_conv1d")
+    rows: ClassVar = GatedDeltaNet.rows | {
+        "k_proj": "keys", "k_conv1d": "keys", "v_proj": "values", "v_conv1d": "values", "b_proj": "writes",
+    }  # fmt: skip
     once: ClassVar = {"q": -1, "g": 0}
     """What a token has one row of, and where that lies among as many rows as it writes."""
     writes: int | None = None
@@ -135,7 +135,7 @@ class GatedDeltaProduct(layers.Layer):
         return dataclasses.replace(call, timed=timed)
 
     def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
-        is_fused, timed = "num_householder" not in call.options, {"g": None}
+        is_fused, timed = "num_householder" not in call.options, {}
         for name, x in call.timed.items():
             if name in self.once and is_fused:
                 rows = x.new_zeros(*x.shape[:2], self.writes, *x.shape[2:])
@@ -158,8 +158,12 @@ class GatedDeltaProduct(layers.Layer):
         # The layer would copy keys as if they served equally many heads.
         mixer.num_heads, mixer.srdyn_key_heads = mixer.num_v_heads, len(key_heads)
 
-    def copies(self, mixer: nn.Module, path: str) -> int:
-        return mixer.num_householder if path in self.repeated else 1
+    def units(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> dict[str, recipe.Rows]:
+        """Keys, values and strengths of a token's writes, write after write, as well."""
+        units, (H, all_keys, K, V) = super().units(mixer, value_heads, key_heads), self.heads(mixer)
+        for name, unit, size in (("keys", "key", all_keys * K), ("values", "value", H * V), ("writes", "head", H)):
+            units[name] = torch.cat([units[unit] + size * write for write in range(mixer.num_householder)])
+        return units
 
 
 class Comba(layers.Layer):

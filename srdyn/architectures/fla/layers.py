@@ -13,36 +13,29 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Int64
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import rebinding, recipe, slicing
+from srdyn.architectures import rebinding, recipe
 from srdyn.architectures.fla import ops, rules
 
 FUNCTIONS = ops.FUNCTIONS | rules.FUNCTIONS
-STATELESS = ("fused_chunk", "parallel")
 
 
 class Layer(recipe.Recipe):
     """What all of these layers have in common; they name every argument of their recurrence.
 
-    `rows` says which outputs of a projection, channels of a convolution or places of a parameter are whose: "key" and
-    "value" are K and V for a key head and for a value head, in this order; "channel" is K for a value head,
-    "shared value" V for a key head, "head" and "key head" are one each. `shared` are the arguments whose heads are key
-    heads: in a pruned layer, where key heads may serve unequal numbers of value heads, each value head gets its own
-    copy just before the recurrence, while weights and cache hold a key once. `counts` are the attributes of the layer
-    with the number of value heads and of key heads.
-    An ablated head has values of zero: from no state, that writes nothing in any of the rules.
+    `shared` are the arguments whose heads are key heads: in a pruned layer, where key heads may serve unequal numbers
+    of value heads, each value head gets its own copy just before the recurrence, while weights and cache hold a key
+    once. An ablated head has values of zero: from no state, that writes nothing in any of the rules.
     """
 
     places = ()
     timed = ("q", "k", "v", "g", "beta")
     convolutions = ("q_conv1d", "k_conv1d", "v_conv1d")
     written = "v"
-    rows: ClassVar[dict[str, str]]
     shared: ClassVar[tuple[str, ...]] = ("q", "k")
-    counts: ClassVar[tuple[str, str]] = ("num_v_heads", "num_heads")
+    sizes = ("num_v_heads", "num_heads", "head_k_dim", "head_v_dim")
     own_key: list[int] | None = None
     """In a pruned layer, the key head of each value head."""
 
@@ -57,10 +50,6 @@ class Layer(recipe.Recipe):
     def readers(self) -> tuple[str, ...]:
         """Both, since a short sequence is read by the function for single tokens."""
         return self.chunk_tap, self.step_tap
-
-    def heads(self, mixer: nn.Module) -> recipe.Heads:
-        value_heads, key_heads = (getattr(mixer, count) for count in self.counts)
-        return recipe.Heads(value_heads, key_heads, mixer.head_k_dim, mixer.head_v_dim)
 
     def conv_values(self, mixer: nn.Module) -> int:
         held = (getattr(mixer, name, None) for name in self.convolutions)
@@ -83,7 +72,7 @@ class Layer(recipe.Recipe):
         if not self.kept(mixer):
             mixer.forward = types.MethodType(self.nothing, mixer)
             return
-        if getattr(mixer, "mode", None) in STATELESS:
+        if getattr(mixer, "mode", None) in ("fused_chunk", "parallel"):
             mixer.mode = "chunk"  # The same outputs from a kernel that hands out a state.
         super().make_runnable(mixer)
         if self.is_pruned(mixer):
@@ -92,7 +81,8 @@ class Layer(recipe.Recipe):
             rebinding.bind(mixer, expanding)
 
     def make_model_runnable(self, hf: PreTrainedModel) -> None:
-        activations = _activations()
+        stock = importlib.import_module("fla.modules.activations")
+        activations = {getattr(stock, name): twin for name, twin in ops.ACTIVATIONS.items()}
         for module in hf.modules():
             if type(module).__module__.startswith("fla."):
                 _make_module_runnable(module, activations)
@@ -109,23 +99,9 @@ class Layer(recipe.Recipe):
         return torch.zeros_like(hidden_states), None, past_key_values
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        heads = self.heads(mixer)
-        units = {"head": slicing.blocks(value_heads), "key head": slicing.blocks(key_heads)}
-        units |= {"channel": slicing.blocks(value_heads, heads.K), "key": slicing.blocks(key_heads, heads.K)}
-        units |= {"value": slicing.blocks(value_heads, heads.V), "shared value": slicing.blocks(key_heads, heads.V)}
-        for path, unit in self.rows.items():
-            owner, _, name = path.rpartition(".")
-            owner = dict(mixer.named_modules()).get(owner)
-            if getattr(owner, name, None) is not None:
-                _cut(owner, name, units[unit], self.copies(mixer, path))
-        slicing.cut_inputs(mixer.o_proj, units["value"])
-        for count, kept in zip(self.counts, (value_heads, key_heads), strict=True):
-            setattr(mixer, count, len(kept))
-        mixer.key_dim, mixer.value_dim = len(units["key"]), len(units["value"])
-
-    def copies(self, mixer: nn.Module, path: str) -> int:
-        """How many times a part holds the rows of all its heads."""
-        return 1
+        _, _, K, V = self.heads(mixer)
+        super().cut(mixer, value_heads, key_heads)
+        mixer.key_dim, mixer.value_dim = K * len(key_heads), V * len(value_heads)
 
     def _expanded(self, options: dict) -> dict:
         """The arguments, with a copy of its key head's for each value head of a pruned layer, unless they have it."""
@@ -143,24 +119,6 @@ class Layer(recipe.Recipe):
         return call
 
 
-def _cut(owner: nn.Module, name: str, rows: Int64[Tensor, " rows"], copies: int) -> None:
-    """Leave a parameter or a module these of its rows, in each of the copies."""
-    part = getattr(owner, name)
-    weight = part if isinstance(part, nn.Parameter) else part.weight
-    rows = torch.cat([rows + len(weight) // copies * n for n in range(copies)])
-    if isinstance(part, nn.Parameter):
-        setattr(owner, name, slicing.taken(part, rows))
-    elif isinstance(part, nn.Conv1d):
-        slicing.cut_channels(part, rows)
-        part.hidden_size = len(rows)
-    elif isinstance(part, nn.Linear):
-        slicing.cut_outputs(part, rows)
-    else:
-        for vector, kept in list(part.named_parameters(recurse=False)):
-            setattr(part, vector, slicing.taken(kept, rows))
-        part.hidden_size = len(rows)
-
-
 def _make_module_runnable(module: nn.Module, activations: dict[Callable, Callable]) -> None:
     """Replace what the module holds and calls that has a twin; layers have done so with what they call."""
     for name, stock in list(vars(module).items()):
@@ -176,9 +134,3 @@ def _make_module_runnable(module: nn.Module, activations: dict[Callable, Callabl
     if twins:
         bound = {name: recipe.by_device(twin, rebinding.meaning(module, name)) for name, twin in twins.items()}
         rebinding.bind(module, bound)
-
-
-def _activations() -> dict[Callable, Callable]:
-    """The twin of each of flash-linear-attention's activations."""
-    stock = importlib.import_module("fla.modules.activations")
-    return {getattr(stock, name): twin for name, twin in ops.ACTIVATIONS.items()}

@@ -20,7 +20,7 @@ class Writer(layers.Layer):
     """Value heads here are query heads: those that share keys and values hold the same state each."""
 
     shared = ("k", "v")
-    counts = ("num_heads", "num_kv_heads")
+    sizes = ("num_heads", "num_kv_heads", "head_k_dim", "head_v_dim")
     rule = staticmethod(recurrence.gated_linear_attention)
     rows: ClassVar = {
         "q_proj": "channel", "k_proj": "key", "v_proj": "shared value", "g_proj": "value",
@@ -47,7 +47,6 @@ class GatedLinearAttention(Writer):
     rows: ClassVar = Writer.rows | {"gk_proj.1": "key"}
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        """g is the mean over the key channels of a head."""
         per_channel = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
         if mixer.clamp_min is not None:
             per_channel = per_channel.clamp_min(mixer.clamp_min)
@@ -96,7 +95,7 @@ class HGRN2(layers.Layer):
     timed = ("q", "k", "v", "g", "gk")
     convolutions = ("q_conv1d", "f_conv1d", "i_conv1d")
     shared = ()
-    counts = ("num_heads", "num_heads")
+    sizes = ("num_heads", "num_heads", "head_f_dim", "head_i_dim")
     rule = staticmethod(recurrence.gated_linear_attention)
     inputs = GatedLinearAttention.inputs
     rows: ClassVar = {
@@ -104,15 +103,13 @@ class HGRN2(layers.Layer):
         "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value",
     }  # fmt: skip
 
-    def heads(self, mixer: nn.Module) -> recipe.Heads:
-        return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_f_dim, mixer.head_i_dim)
-
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        """g is the mean over the key channels of a head."""
         f = mixer.f_proj(hidden)
         if mixer.use_short_conv:
             f, _ = mixer.f_conv1d(x=f)
-        g, bound = F.logsigmoid(f.float()), self._bound(mixer)
+        if not hasattr(mixer, "srdyn_bound"):
+            raise ValueError(f"decoder layer {mixer.layer_idx} knows its decays' bound once it has read something")
+        g, bound = F.logsigmoid(f.float()), mixer.srdyn_bound
         if bound is not None and mixer.layer_idx:
             g = torch.logaddexp(bound.log(), torch.log1p(-bound) + g)
         g = g.unflatten(-1, (-1, mixer.head_f_dim)).mean(-1)
@@ -136,14 +133,6 @@ class HGRN2(layers.Layer):
         mixer.g_norm.weight.data *= narrower**0.5
         mixer.forget_dim, mixer.input_dim = mixer.key_dim, mixer.value_dim
         vars(mixer).pop("srdyn_bound", None)
-
-    def _bound(self, mixer: nn.Module) -> Float[Tensor, " channels"] | None:
-        """The least decay of the layer's channels, which is the model's and comes with every pass."""
-        if not hasattr(mixer, "srdyn_bound"):
-            raise ValueError(
-                f"decoder layer {mixer.layer_idx} knows the bound of its decays once it has read something"
-            )
-        return mixer.srdyn_bound
 
 
 class Retention(Writer):

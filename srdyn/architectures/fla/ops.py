@@ -36,11 +36,6 @@ def layer_norm(
     return normed, total.to(widened if residual is None else residual.dtype)
 
 
-def group_norm(*arguments, **options) -> Tensor | tuple[Tensor, Tensor]:
-    """As `layer_norm`, whose `num_groups` it is called for."""
-    return layer_norm(*arguments, **options)
-
-
 def rms_norm(*arguments, **options) -> Tensor | tuple[Tensor, Tensor]:
     """As `layer_norm`, without a mean to take off."""
     return layer_norm(*arguments, **options, is_rms_norm=True)
@@ -217,17 +212,11 @@ def _places(x: Tensor, offsets: int | Tensor, cu_seqlens: Packed | None) -> Int[
 
 
 _TWINS = (
-    causal_conv1d, elu_p1, fused_attnres, fused_addcmul_rwkv7, fused_k_rwkv7, gate_output_correction, group_norm,
-    l2norm, layer_norm, rms_norm, rms_norm_gated, rms_norm_linear, rotary_embedding, swiglu, swiglu_linear, token_shift,
+    causal_conv1d, elu_p1, fused_attnres, fused_addcmul_rwkv7, fused_k_rwkv7, gate_output_correction, l2norm,
+    layer_norm, rms_norm, rms_norm_gated, rms_norm_linear, rotary_embedding, swiglu, swiglu_linear, token_shift,
 )  # fmt: skip
-FUNCTIONS = {twin.__name__: twin for twin in _TWINS} | {"l2_norm": l2norm, "swish": F.silu}
+FUNCTIONS = {twin.__name__: twin for twin in _TWINS} | {"l2_norm": l2norm, "swish": F.silu, "group_norm": layer_norm}
 """The twins by the names that flash-linear-attention's modules call them by."""
 
-ACTIVATIONS = {
-    "elu_p1": elu_p1,
-    "logsigmoid": F.logsigmoid,
-    "sigmoid": torch.sigmoid,
-    "sqrelu": sqrelu,
-    "swish": F.silu,
-}
+ACTIVATIONS = dict(elu_p1=elu_p1, logsigmoid=F.logsigmoid, sigmoid=torch.sigmoid, sqrelu=sqrelu, swish=F.silu)
 """The twins of activations that modules hold as attributes, by their names in `layers.modules.activations`."""

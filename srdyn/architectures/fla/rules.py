@@ -137,11 +137,6 @@ def simple_gla(q, k, v, g=None, g_gamma=None, initial_state=None) -> Read:
     return _last(recurrence.gated_linear_attention(q, k, v, per_channel, initial_state=initial_state))
 
 
-def retention(*, q, **options) -> tuple[Tensor, Tensor | None]:
-    """The decays of as many heads as there are, counted from 0."""
-    return simple_gla(q=q, **options, g_gamma=retention_decays(q.shape[2]))
-
-
 @_called
 def rwkv6(r, k, v, w, u, scale, initial_state=None) -> Read:
     """Reads before it writes; w is the log-decay, u the bonus."""
@@ -170,16 +165,8 @@ def _last(result: recurrence.Result) -> Read:
     return outputs, states[:, -1]
 
 
-_EITHER = {
-    "comba": comba,
-    "delta_rule": gated_delta_rule,
-    "gated_delta_rule": gated_delta_rule,
-    "gla": gated_linear_attention,
-    "kda": kda,
-    "retention": retention,
-    "rwkv6": rwkv6,
-    "simple_gla": simple_gla,
-}
+_EITHER = {rule.__name__: rule for rule in (comba, gated_delta_rule, kda, rwkv6, simple_gla)}
+_EITHER |= {"delta_rule": gated_delta_rule, "gla": gated_linear_attention}
 FUNCTIONS = {f"{form}_{name}": rule for form in ("chunk", "fused_recurrent") for name, rule in _EITHER.items()}
 FUNCTIONS |= {"chunk_gated_delta_product": gated_delta_product}
 FUNCTIONS |= {"chunk_rwkv7": rwkv7, "fused_mul_recurrent_rwkv7": fused_rwkv7}

@@ -27,7 +27,7 @@ class Rwkv(layers.Layer):
     gating = "per channel"
     convolutions = ()
     shared = ()
-    counts = ("num_heads", "num_heads")
+    sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
 
     def conv_values(self, mixer: nn.Module) -> int:
         """The last token that the layer read and, since they go together, the one that its feed-forward read."""
@@ -67,7 +67,6 @@ class Rwkv6(Rwkv):
     }  # fmt: skip
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        """g is the mean over the key channels of a head."""
         delta = ops.token_shift(hidden)
         shares = mixer.x_proj[1](mixer.x_proj[0](hidden, delta)).unflatten(-1, (5, -1))
         weight = mixer.x_proj[2].weight.unflatten(1, (5, -1))
@@ -91,6 +90,7 @@ class Rwkv7(Rwkv):
     model_types = ("rwkv7",)
     chunk_tap = "chunk_rwkv7"
     step_tap = "fused_mul_recurrent_rwkv7"
+    sizes = ("num_heads", "num_heads", "head_dim", "head_v_dim")
     timed = ("r", "w", "k", "v", "kk", "a", "b")
     rule = staticmethod(recurrence.rwkv7)
     rows: ClassVar = {
@@ -99,11 +99,7 @@ class Rwkv7(Rwkv):
         "g_lora.lora.2": "value", "g_norm": "value",
     }  # fmt: skip
 
-    def heads(self, mixer: nn.Module) -> recipe.Heads:
-        return recipe.Heads(mixer.num_heads, mixer.num_heads, mixer.head_dim, mixer.head_v_dim)
-
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        """g is the mean over the key channels of a head."""
         w = mixer.w_lora(hidden + ops.token_shift(hidden) * mixer.x_w)
         g = (-DECAY_RATE * w.float().sigmoid()).unflatten(-1, (-1, mixer.head_dim)).mean(-1)
         return g, torch.ones_like(g)

@@ -21,7 +21,9 @@ Heads = Float[np.ndarray, "rows heads"]
 Agreement = Callable[[Heads, Heads], Float[np.ndarray, " rows"]]
 
 
-def compare(first: str | Path, second: str | Path, reading: survey.Reading, *, at: int) -> pd.DataFrame:
+def compare(
+    first: str | Path, second: str | Path, reading: survey.Reading, *, at: int, kept: Path | None = None
+) -> pd.DataFrame:
     """How far the order and the strata of all heads agree between two checkpoints, beside their permutation null.
 
     Ranks are those after `at` tokens, each head's mean over the reading's domains and tasks. Measures: tie-averaged
@@ -31,7 +33,7 @@ def compare(first: str | Path, second: str | Path, reading: survey.Reading, *, a
     Raises ValueError for checkpoints of one name, of different grids, without all their heads, or that read different
     documents.
     """
-    heads = [survey.heads([name], reading, sources=()) for name in (first, second)]
+    heads = [survey.heads([name], reading, sources=(), kept=kept) for name in (first, second)]
     contexts = [*reading.texts, *reading.tasks]
     tables = [table[table["context"].isin(contexts) & (table["position"] == at)] for table in heads]
     data = _side_by_side(*map(observations.cube, tables))

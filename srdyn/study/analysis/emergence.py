@@ -74,11 +74,14 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
     `low`, `high`, `random`. `reference`: empty for the bits per byte themselves, otherwise the arm (`intact`, `random`,
     `high`) whose bits per byte are subtracted, window by window. Intervals as in `contrasts`.
     """
-    places = [item for name in names for item in stages(name).items()]
+    rows, folders = [], []
+    for step, folder in (item for name in names for item in stages(name).items()):
+        about = {name: _training(folder)["settings"][name] for name in ("kind", "seed")}
+        rows.append({"stage": folder.name, "model": reference.name_of(**about), **about, "step": step})
+        folders.append(folder)
     arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in REMOVED)]
-    given = trials.answers([folder for _, folder in places], arms, plan).rename(columns={"model": "stage"})
-    known = pd.DataFrame([_stage(folder, step) for step, folder in places])
-    given = given.merge(known, on=["stage", "kind", "seed"], validate="many_to_one")
+    given = trials.answers(folders, arms, plan).rename(columns={"model": "stage"})
+    given = given.merge(pd.DataFrame(rows), on=["stage", "kind", "seed"], validate="many_to_one")
     return pd.concat([_costs(part).assign(step=step) for step, part in given.groupby("step")], ignore_index=True)
 
 
@@ -125,11 +128,12 @@ def identity(history: pd.DataFrame, *, at: int, value: str = RANK) -> pd.DataFra
     """
     tables = []
     for names, data in _of_each_model(history, at, value):
-        d = data.D if value == RANK else None
-        for place, step in {"final": -1, "untrained": 0}.items():
-            found = _observed(_windows(data), functools.partial(_to_step, step=step, d=d), names, data)
-            tables.append(found.assign(reference=place))
-        found = _observed(_halves(data), lambda means, d=d: _agreements(*np.split(means, 2, axis=-1), d), names, data)
+        windows, halves = _windows(data), _halves(data)
+        agree = functools.partial(_agreements, d=data.D if value == RANK else None)
+        for name, step in {"final": -1, "untrained": 0}.items():
+            beside = np.concatenate([windows, np.broadcast_to(windows[..., [step]], windows.shape)], -1)
+            tables.append(_observed(beside, agree, names, data).assign(reference=name))
+        found = _observed(halves, agree, names, data)
         tables.append(found.assign(reference=HALVES, over="pairs of windows"))
     return pd.concat(tables, ignore_index=True).assign(value=value, position=at)
 
@@ -168,32 +172,20 @@ def sentences(measures: pd.DataFrame, origins: pd.DataFrame) -> list[str]:
     halves = measures[measures["measure"] == "identity in training"].set_index("model")["estimate"]
     for model, of_model in origins.groupby("model", sort=False):
         explained = of_model.set_index("measure")["estimate"]
-        start = of_model[of_model["measure"] == "rank at the start"].iloc[0]
+        low, high = of_model.loc[of_model["measure"] == "rank at the start", ["low", "high"]].iloc[0]
+        made = "made in training" if high < 0.5 else "there before the first step" if low > 0.5 else "undecided"
         found.append(
-            f"{model}: ranks before the first step explain {start['estimate']:z.0%} of the order of the ranks after "
-            f"training [{start['low']:z.0%}, {start['high']:z.0%}], decays after training "
+            f"{model}: ranks before the first step explain {explained['rank at the start']:z.0%} of the order of the "
+            f"ranks after training [{low:z.0%}, {high:z.0%}], decays after training "
             f"{explained['decay at the end']:z.0%}, and the start {explained['start beyond decay']:z.0%} beyond those; "
-            f"halves of the text agree to ρ = {halves[model]:.2f}. Most of the order: {_made(start)}."
+            f"halves of the text agree to ρ = {halves[model]:.2f}. Most of the order: {made}."
         )
     return found
-
-
-def _made(start: pd.Series) -> str:
-    """Where most of an order comes from, by the interval of the share that the start explains."""
-    if start["high"] < 0.5:
-        return "made in training"
-    return "there before the first step" if start["low"] > 0.5 else "undecided"
 
 
 def _training(folder: Path) -> dict:
     """What training says of these weights: settings and step."""
     return json.loads((folder / "training.json").read_text())
-
-
-def _stage(folder: Path, step: int) -> dict[str, object]:
-    settings = _training(folder)["settings"]
-    kind, seed = settings["kind"], settings["seed"]
-    return {"stage": folder.name, "model": reference.name_of(kind, seed), "kind": kind, "seed": seed, "step": step}
 
 
 def _untrained(folder: Path) -> Path:
@@ -294,17 +286,14 @@ def _heads(means: Draws) -> Float[np.ndarray, "draws S heads"]:
     return np.moveaxis(means, -1, 1).reshape(len(means), means.shape[-1], -1)
 
 
-def _to_step(means: Draws, step: int, d: int | None) -> dict[str, Float[np.ndarray, "draws S"]]:
-    return _agreements(means, np.broadcast_to(means[..., [step]], means.shape), d)
-
-
-def _agreements(means: Draws, others: Draws, d: int | None) -> dict[str, Float[np.ndarray, "draws S"]]:
-    a, b = (np.moveaxis(x, -1, 1) for x in (means, others))
-    in_layers = strata.spearman(a, b)
+def _agreements(means: Draws, d: int | None) -> dict[str, Float[np.ndarray, "draws S"]]:
+    """Of the first half of the last axis with the second."""
+    pair = np.split(means, 2, axis=-1)
+    in_layers = strata.spearman(*(np.moveaxis(x, -1, 1) for x in pair))
     defined = ~np.isnan(in_layers)
-    total, count = np.where(defined, in_layers, 0).sum(-1), defined.sum(-1)
-    of_all = _heads(means), _heads(others)
-    found = {"spearman": strata.spearman(*of_all), "spearman within layers": strata.ratio(total, count)}
+    mean = strata.ratio(np.where(defined, in_layers, 0).sum(-1), defined.sum(-1))
+    of_all = [_heads(x) for x in pair]
+    found = {"spearman": strata.spearman(*of_all), "spearman within layers": mean}
     return found if d is None else found | {"kappa": strata.kappa(*of_all, d)}
 
 

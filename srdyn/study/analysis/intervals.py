@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Float64, Int, Shaped
 from scipy import stats
 
+LEVEL = 0.95
+"""Of every interval."""
 RESAMPLES = 1000
 """Draws behind an interval, unless a caller says otherwise."""
 
@@ -32,7 +34,6 @@ def bootstrap(
     *,
     generator: torch.Generator,
     n: int = RESAMPLES,
-    level: float = 0.95,
     centred: bool = False,
 ) -> Interval:
     """Percentile interval of a statistic over `n` resamplings of the contexts (first axis) with replacement.
@@ -40,32 +41,28 @@ def bootstrap(
     It speaks of new contexts read by the same model. Resamples on which the statistic is NaN are left out; when fewer
     than half remain, the ends are NaN. `centred` moves the interval so that the median of the resamples falls on the
     estimate: means of repeated contexts are noisier than means of different ones, which pulls every agreement down.
-    Raises ValueError for fewer than two contexts or a level outside 0 … 1.
+    Raises ValueError for fewer than two contexts.
     """
     contexts = len(values_by_context)
-    _require_level(level)
     if contexts < 2:
         raise ValueError(f"resampling needs at least two contexts, got {contexts}")
     draws = _drawn(contexts, n, generator)
     resampled = np.array([statistic(values_by_context[draw]) for draw in draws], dtype=np.float64)
-    return of_resamples(float(statistic(values_by_context)), resampled, level=level, centred=centred)
+    return of_resamples(float(statistic(values_by_context)), resampled, centred=centred)
 
 
 def of_resamples(
     estimate: float,
     resampled: Float64[np.ndarray, " n"],
     *,
-    level: float = 0.95,
     centred: bool = False,
     limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
     """Percentile interval of an estimate from its resamples, as `bootstrap` forms it; its ends stay within `limits`."""
-    _require_level(level)
     defined = resampled[~np.isnan(resampled)]
-    tails = [(1 - level) / 2, (1 + level) / 2]
-    low, middle, high = (
-        np.quantile(defined, [tails[0], 0.5, tails[1]]) if 2 * len(defined) >= len(resampled) else [np.nan] * 3
-    )
+    low = middle = high = np.nan
+    if 2 * len(defined) >= len(resampled):
+        low, middle, high = np.quantile(defined, [(1 - LEVEL) / 2, 0.5, (1 + LEVEL) / 2])
     shift = estimate - middle if centred else 0.0
     return Interval(estimate, *np.clip([low + shift, high + shift], *limits).tolist())
 
@@ -102,19 +99,13 @@ def ratio(counts: Shaped[np.ndarray, "contexts 2"], *, generator: torch.Generato
     return bootstrap(counts, lambda drawn: float(np.divide(*drawn.sum(0))), generator=generator, n=n)
 
 
-def wilson(successes: int, n: int, *, level: float = 0.95) -> Interval:
+def wilson(successes: int, n: int) -> Interval:
     """Wilson's score interval of a proportion. Raises ValueError unless 0 ≤ successes ≤ n and n ≥ 1."""
-    _require_level(level)
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a proportion needs 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
-    ends = stats.binomtest(int(successes), int(n)).proportion_ci(level, method="wilson")
+    ends = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
     return Interval(successes / n, float(ends.low), float(ends.high))
 
 
 def _drawn(size: int, n: int, generator: torch.Generator) -> Int[np.ndarray, "n size"]:
     return torch.randint(size, (n, size), generator=generator, device=generator.device).cpu().numpy()
-
-
-def _require_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise ValueError(f"a confidence level lies between 0 and 1, got {level}")

@@ -221,42 +221,28 @@ def _monotone_fit(means: Means) -> Ranks:
     return predicted
 
 
-def _r2_between(actual: Ranks, predicted: Ranks) -> float:
-    mean = actual.mean()
-    return _r2(actual.mean(0) - mean, predicted.mean(0) - mean)
-
-
-def _r2_within(actual: Ranks, predicted: Ranks) -> float:
-    return _r2(actual - actual.mean(0), predicted - predicted.mean(0))
-
-
-def _r2(actual: Float64[np.ndarray, "..."], predicted: Float64[np.ndarray, "..."]) -> float:
-    """1 − SSE/SST of deviations; NaN where nothing varies."""
-    total = (actual**2).sum()
-    return float(1 - ((actual - predicted) ** 2).sum() / total) if total > 0 else np.nan
-
-
-def _order(actual: Ranks, predicted: Ranks) -> float:
-    return float(strata.spearman(actual.mean(0)[None], predicted.mean(0)[None])[0])
-
-
-SCORES = {
-    BETWEEN: (_r2_between, R_SQUARED),
-    WITHIN: (_r2_within, R_SQUARED),
-    ORDER: (_order, observations.CORRELATION),
-}
-
-
 def _scores(
     means: Means, predictors: dict[str, Callable[[Means], Ranks]]
 ) -> dict[tuple[str, str], observations.Pooled]:
     """Every quantity of every predictor."""
-    found = {}
+    actual, found = means[..., 0], {}
     for predictor, predict in predictors.items():
         predicted = predict(means)
-        for quantity, (score, limits) in SCORES.items():
-            found[predictor, quantity] = observations.single(score(means[..., 0], predicted), limits)
+        own, other, mean = actual.mean(0), predicted.mean(0), actual.mean()
+        order = float(strata.spearman(own[None], other[None])[0])
+        found |= {
+            (predictor, BETWEEN): _r2(own - mean, other - mean),
+            (predictor, WITHIN): _r2(actual - own, predicted - other),
+            (predictor, ORDER): observations.single(order, observations.CORRELATION),
+        }
     return found
+
+
+def _r2(actual: Float64[np.ndarray, "..."], predicted: Float64[np.ndarray, "..."]) -> observations.Pooled:
+    """1 − SSE/SST of deviations; NaN where nothing varies."""
+    total = (actual**2).sum()
+    value = float(1 - ((actual - predicted) ** 2).sum() / total) if total > 0 else np.nan
+    return observations.single(value, R_SQUARED)
 
 
 def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection, Iterator, Sequence
-from pathlib import Path
 
 import pandas as pd
 
@@ -119,23 +118,6 @@ def scorecard() -> str:
         "</details>",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-def publish() -> Path:
-    """Write `scorecard.md` beside the figures; the reference run also puts it between the README's two markers.
-
-    The markers are `<!-- scorecard:begin -->` and `<!-- scorecard:end -->`; ValueError is raised where the README
-    lacks them. Files that already say the same are left alone.
-    """
-    text, path, readme = scorecard(), store.figure_dir() / "scorecard.md", files.root() / "README.md"
-    _write(path, text)
-    if store.run_name() == store.REFERENCE:
-        try:
-            page = markdown.replace_block(readme.read_bytes().decode(), "scorecard", text)
-        except ValueError as error:
-            raise ValueError(f"{readme}: {error}") from error
-        _write(readme, page)
-    return path
 
 
 def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
@@ -319,9 +301,3 @@ def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
     cells = {kind: "\n".join(filter(None, text)) for kind, text in zip(rows["kind"], texts, strict=True)}
     verdicts = [cells.get(kind, cells.get("", "–")) for kind in kinds or [""]]
     return [f"**{first['claim']}** {first['statement']}", first["paper"], *verdicts]
-
-
-def _write(path: Path, text: str) -> None:
-    content = text.encode()
-    if not path.exists() or path.read_bytes() != content:
-        files.write_bytes(path, content)

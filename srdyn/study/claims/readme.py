@@ -98,13 +98,19 @@ def page(text: str) -> str:
 
 
 def publish() -> None:
-    """The reference run makes the README what `page` makes of it; any other run leaves it alone."""
-    if store.run_name() != store.REFERENCE:
-        return
-    path = files.root() / "README.md"
-    before = path.read_bytes().decode()
-    if (after := page(before)) != before:
-        files.write_bytes(path, after.encode())
+    """Write `scorecard.md` beside the figures of the run at work; the reference run also fills in the README.
+
+    Files that already say the same are left alone.
+    """
+    _write(store.figure_dir() / "scorecard.md", claims.scorecard())
+    if store.run_name() == store.REFERENCE:
+        path = files.root() / "README.md"
+        _write(path, page(path.read_bytes().decode()))
+
+
+def _write(path: Path, text: str) -> None:
+    if not path.exists() or path.read_bytes() != text.encode():
+        files.write_bytes(path, text.encode())
 
 
 def _title(notebook: Path) -> str:

@@ -1,49 +1,107 @@
-"""What a notebook would run with: its parameters cell, a preset over it, single values over that."""
+"""What a notebook runs with: presets/reference.yaml, a preset over it, single values over that.
+
+What stands in a notebook's own parameters cell is for the person at the keyboard and decides nothing here.
+"""
 
 import ast
 import json
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import yaml
 
 from srdyn.loading import files
+from srdyn.study.run import store
+
+QUICK = "quick"
+"""The parameter that makes a first look of an interactive run: true in the cells, false in every other run."""
 
 
-def of_run(stem: str, preset: str, overrides: Sequence[str] = ()) -> dict[str, object]:
-    """The parameters of the notebook `stem` under a preset of notebooks/presets and overrides `key=value` (YAML).
+class Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number."""
 
-    As in `make reproduce PRESET=… P="…"`, what a preset says of other notebooks is passed over. Raises ValueError for a
-    preset that is not there, and for an override that is not of this form or that the notebook has no parameter for.
+
+REAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", REAL, [*"-+.0123456789"])
+
+
+def of_run(stems: Sequence[str], preset: str, overrides: Mapping[str, object]) -> dict[str, dict[str, object]]:
+    """The parameters of every notebook of a run, by its stem.
+
+    What a preset or an override says of other notebooks is passed over. Raises ValueError for a notebook or preset that
+    is not there, for a parameter that no notebook has, and for an override that none of these notebooks has.
     """
-    folder = files.root() / "notebooks"
-    known = _of_notebook(json.loads((folder / f"{stem}.ipynb").read_text(encoding="utf-8")))
-    path = folder / "presets" / f"{preset}.yaml"
-    if not path.is_file():
-        there = sorted(other.stem for other in path.parent.glob("*.yaml"))
-        raise ValueError(f"there is no preset {preset!r} in {path.parent}; there are {', '.join(there)}")
-    chosen = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    given = dict(_override(text) for text in overrides)
-    if strange := given.keys() - known.keys():
-        raise ValueError(f"{stem} has no parameter {', '.join(sorted(strange))}; it has {', '.join(known)}")
-    return {name: given.get(name, chosen.get(name, value)) for name, value in known.items()}
+    reference = _read(store.REFERENCE)
+    if strange := [stem for stem in stems if stem not in reference]:
+        raise ValueError(f"there is no notebook {', '.join(strange)}; there are {', '.join(reference)}")
+    chosen = {} if preset == store.REFERENCE else _read(preset)
+    _require_known(chosen, reference, f"preset {preset}")
+    _require_known(overrides, {stem: reference[stem] for stem in stems}, "parameters given")
+    given = chosen | overrides
+    return {stem: {name: given.get(name, value) for name, value in reference[stem].items()} for stem in stems}
 
 
-def _of_notebook(notebook: dict) -> dict[str, object]:
-    [cell] = [cell for cell in notebook["cells"] if "parameters" in cell["metadata"].get("tags", [])]
+def parsed(text: str) -> dict[str, object]:
+    """The overrides in `name=value name=value …`, values in YAML, in which spaces may stand in quotes and brackets."""
+    given, left = {}, re.split(r"(\s+)(?=[A-Za-z_]\w*=)", text.strip())
+    while left and left != [""]:
+        name, sign, value = left.pop(0).partition("=")
+        if not sign or not name.isidentifier():
+            raise ValueError(f"a parameter is given as name=value, not {name!r}")
+        given[name] = _value(name, value, left)
+        del left[:1]
+    return given
+
+
+def departures() -> list[str]:
+    """Where parameters cells and presets/reference.yaml differ, in words, but for `QUICK`; empty where nowhere."""
+    reference, faults = _read(store.REFERENCE), []
+    for path in sorted(_folder().glob("[0-9]*.ipynb")):
+        cell, ours = _of_cell(path), reference.pop(path.stem, {})
+        cell |= {QUICK: False} if QUICK in cell else {}
+        for name in cell | ours:
+            here, there = (json.dumps(values.get(name, "missing")) for values in (cell, ours))
+            faults += [f"{path.stem}: {name} is {here}, in reference.yaml {there}"] if here != there else []
+    return faults + [f"{stem} stands in reference.yaml, but is no notebook" for stem in reference]
+
+
+def _of_cell(path: Path) -> dict[str, object]:
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    [cell] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
     return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse("".join(cell["source"])).body}
 
 
-def _override(text: str) -> tuple[str, object]:
-    name, sign, value = text.partition("=")
-    if not sign or not name.isidentifier():
-        raise ValueError(f"a parameter is given as name=value, not {text!r}")
-    value = yaml.safe_load(value)
-    return name, _real(value) if isinstance(value, str) else value
+def _value(name: str, text: str, left: list[str]) -> object:
+    """The value that begins with `text`; what follows an open quote or bracket is taken from `left`."""
+    while True:
+        try:
+            return yaml.load(text, Loader)
+        except yaml.YAMLError as error:
+            if not left:
+                raise ValueError(f"{name}={text} is no YAML: {getattr(error, 'problem', None) or error}") from error
+            text += left.pop(0) + left.pop(0)
 
 
-def _real(text: str) -> float | str:
-    """The number where it is one: YAML takes 1e-3 for a string."""
-    try:
-        return float(text)
-    except ValueError:
-        return text
+def _require_known(given: Mapping[str, object], notebooks: Mapping[str, Mapping[str, object]], where: str) -> None:
+    known = dict.fromkeys(name for parameters in notebooks.values() for name in parameters)
+    if strange := [name for name in given if name not in known]:
+        which = f"{', '.join(notebooks)} has no" if len(notebooks) < 4 else "no notebook has a"
+        raise ValueError(f"{where}: {which} parameter {', '.join(strange)}; there are {', '.join(known)}")
+
+
+def _read(preset: str) -> dict:
+    path = _folder() / "presets" / f"{preset}.yaml"
+    if not path.is_file():
+        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
+        raise ValueError(f"there is no preset {preset!r} in notebooks/presets; there are {there}")
+    content = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
+    return {name: value for name, value in content.items() if not name.startswith(".")}
+
+
+def _folder() -> Path:
+    return files.root() / "notebooks"
+
+
+if __name__ == "__main__":
+    raise SystemExit("\n".join(departures()) or None)

@@ -26,7 +26,7 @@ def main(arguments: Sequence[str]) -> None:
     if len(preset) > 1:
         raise ValueError(f"give one preset, then parameter=value …, not {' '.join(arguments)}")
     with contextlib.chdir(files.root() / "notebooks"):  # where the paths among the parameters are seen from
-        given = parameters.of_run("01_stratification", preset[0], overrides)
+        [given] = parameters.of_run(["01_stratification"], preset[0], parameters.parsed(" ".join(overrides))).values()
         axes = {name: tuple(given[name]) for name in ("domains", "tasks", "attacks", "positions")}
         reading = survey.Reading(
             **axes, length=axes["positions"][-1], n=given["n"], seed=given["seed"], eps=given["eps"]

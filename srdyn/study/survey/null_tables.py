@@ -37,15 +37,12 @@ def available(model: models.Model, sources: Sequence[str]) -> list[str]:
     """The model and those of its nulls that it can have; a log line says which it cannot, and why."""
     if model.seed:
         return [MODEL]
-    lacking = {}
-    if not _is_reference(model):
-        lacking["what it was started from is not known"] = [UNTRAINED]
-    if not follows_gated_delta(model):
-        lacking["its states do not follow the gated delta rule with one decay a head"] = [MECHANISM, PERMUTED, COMMON]
-    elif not forgets(model):
-        lacking["its heads do not forget"] = [PERMUTED, COMMON]
-    for why, nulls_of_it in lacking.items():
-        if out := [source for source in sources if source in nulls_of_it]:
+    for can, why, lost in (
+        (_is_reference, "what it was started from is not known", [UNTRAINED]),
+        (follows_gated_delta, "its states do not follow the gated delta rule with one decay a head", NULLS[1:]),
+        (forgets, "its heads do not forget", [PERMUTED, COMMON]),
+    ):
+        if not can(model) and (out := [source for source in sources if source in lost]):
             which = f"{', '.join(out)} null{'s' if len(out) > 1 else ''}"
             log.warning("%s is shown without its %s: %s", model.name, which, why)
             sources = [source for source in sources if source not in out]
@@ -100,8 +97,8 @@ class Tables:
             with states.gates_of(model, *part.shape) as found:
                 sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
             gates.append(found)
-        gates = _joined(gates)
-        return self._tidy(torch.cat(sigmas, dim=1), context, gates), gates
+        g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
+        return self._tidy(torch.cat(sigmas, dim=1), context, (g, beta)), (g, beta)
 
     def _parts(self, model: models.Model, context: str) -> tuple[Tensor, ...]:
         tokens = self._samples(context).tokens
@@ -111,7 +108,9 @@ class Tables:
         """The model's gates: those of the context that it read last are at hand."""
         if self._last and self._last[0] == context:
             return self._last[1]
-        return _joined([states.gates(self.model, part) for part in self._parts(self.model, context)])
+        found = [states.gates(self.model, part) for part in self._parts(self.model, context)]
+        g, beta = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
+        return g, beta
 
     def _common(self, context: str) -> pd.DataFrame:
         shape = self.model.grid.L, len(self._samples(context).tokens), self.reading.length, self.model.grid.H
@@ -161,12 +160,6 @@ class Tables:
 
 def _key(source: str, context: str) -> str:
     return f"{source}--{context}"
-
-
-def _joined(gates: Sequence[Gates]) -> Gates:
-    """The gates of all parts of a context."""
-    g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
-    return g, beta
 
 
 def follows_gated_delta(model: models.Model) -> bool:

@@ -99,11 +99,11 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
     return dataclasses.replace(reading, tasks=()) if reason else reading
 
 
-def _make(tables: Tables, sources: Sequence[str], opening: tuple) -> None:
+def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int = WORTH_WORKERS) -> None:
     """Finish these sources in all contexts, together with the other processes."""
     left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
     share = processes.share(left)
-    if _is_worth_workers(tables, len(share) * len(sources)):
+    if len(share) * len(sources) * tables.reading.n * tables.reading.length >= worth and _is_small(tables.model):
         done = opened.deal(_opened_again, [(opening, "make", (context, sources)) for context in share])
     else:
         done = (tables.make(context, sources) for context in share)
@@ -114,12 +114,11 @@ def _make(tables: Tables, sources: Sequence[str], opening: tuple) -> None:
     _wait_for(left, tables, sources)
 
 
-def _is_worth_workers(tables: Tables, items: int) -> bool:
-    """Whether processes of this machine shall share the work: much of it, by a model that each of them can hold."""
-    model, reading = tables.model, tables.reading
+def _is_small(model: models.Model) -> bool:
+    """Whether several processes of this machine can hold the model, and are not there already."""
     weights = sum(parameter.nbytes for parameter in model.hf.parameters())
     here = processes.count() == 1 and model.device.type == "cpu" and not streaming.is_attached(model.hf)
-    return here and weights <= HELD_BY_EACH and items * reading.n * reading.length >= WORTH_WORKERS
+    return here and weights <= HELD_BY_EACH
 
 
 def _opened_again(name: str | Path, reading: Reading, kept: Path, made_by: str) -> Tables:

@@ -2,19 +2,17 @@
 
 Frames hold the answers of one probe (`battery.answers`), with a column `draw` where heads were drawn more than once:
 each draw on rows of its own (a fold of the battery), or all draws on every row. An estimate is Σ value / Σ weight.
-
-What is resampled, with replacement, is the same for every function:
+What is resampled, with replacement, the same rows for all frames of a contrast:
 
 - rows, where heads were not drawn: intervals speak of new rows;
 - draws with the rows that each answered, where they answered rows of their own: of new heads and new rows at once;
 - rows and, separately in every frame, draws, where all draws answered every row: of new heads and new rows.
 
-All frames of a contrast get the same rows. Rows within a draw are not resampled once more: the spread between draws
-holds that between their rows already, and counted twice it makes intervals too wide. Percentiles over ten draws are too
-narrow: where they say 95 %, they cover about 90 %. So an interval is the estimate ± t · the bootstrap's standard error,
-with m − 1 degrees of freedom and the factor √(m / (m − 1)) by which the spread of m resampled things falls short; m is
-the number of rows or of draws, whichever is smaller. An interval has no width where nothing varies, and the ends of
-that of a share may pass 0 or 1.
+Rows within a draw are not resampled once more: the spread between draws holds that between their rows already.
+Percentiles over ten draws are too narrow: where they say 95 %, they cover about 90 %. So an interval is the estimate
+± t · the bootstrap's standard error, with m − 1 degrees of freedom and the factor √(m / (m − 1)) by which the spread of
+m resampled things falls short, m being the fewer of rows and draws. It has no width where nothing varies, and the ends
+of that of a share may pass 0 or 1.
 
 References
 ----------
@@ -32,8 +30,6 @@ from jaxtyping import Float, Float64, Int
 from scipy import stats
 
 from srdyn.study.analysis import intervals
-
-LEVEL = 0.95
 
 
 def estimate(frame: pd.DataFrame, *, generator: torch.Generator) -> intervals.Interval:
@@ -94,7 +90,7 @@ class _Contrast(NamedTuple):
 
 
 def _interval(found: _Contrast) -> intervals.Interval:
-    half = stats.t.ppf((1 + LEVEL) / 2, found.m - 1) * found.error
+    half = stats.t.ppf((1 + intervals.LEVEL) / 2, found.m - 1) * found.error
     return intervals.Interval(found.estimate, float(found.estimate - half), float(found.estimate + half))
 
 

@@ -42,27 +42,26 @@ def with_kept(answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([answers, *parts], ignore_index=True)
 
 
-def estimates(answers: pd.DataFrame, *, value: str = "value") -> pd.DataFrame:
+def estimates(answers: pd.DataFrame) -> pd.DataFrame:
     """One row for every model, arm and probe: estimate, low, high, n (answers), rows, draws, removed, testable.
 
-    `value="bits"` gives the bits of an answer instead of whether it is right. `testable` is False for a task on which
-    the intact model is below `SOLVED`. Intervals as in `contrasts`.
+    `testable` is False for a task on which the intact model is below `SOLVED`. Intervals as in `contrasts`.
     """
     rows = [
         about | contrasts.estimate(frame, generator=_generator())._asdict() | _sizes(frame)
-        for about, frame in _frames(answers, value)
+        for about, frame in _frames(answers)
     ]
     return _with_testable(pd.DataFrame(rows), answers)
 
 
-def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> pd.DataFrame:
+def differences(answers: pd.DataFrame, *, versus: str) -> pd.DataFrame:
     """One row for every model, arm and probe: the arm minus `versus`, paired, all else alike.
 
     `versus` is `intact` or another arm. Columns: difference, low, high, p, n, rows, draws, removed, intact (accuracy
     without ablation, of a task), testable. An arm without its counterpart is left out.
     """
     rows = []
-    for about, frame, beside in _beside(answers, versus, value):
+    for about, frame, beside in _beside(answers, versus):
         reference = beside(versus, about["window"])
         if reference is None:
             continue
@@ -73,14 +72,14 @@ def differences(answers: pd.DataFrame, *, versus: str, value: str = "value") -> 
     return _with_testable(pd.DataFrame(rows), answers)
 
 
-def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT, value: str = "bits") -> pd.DataFrame:
+def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT) -> pd.DataFrame:
     """How much more an arm costs than `versus` does under a softmax window than under none, in nats per unit of weight.
 
     Columns: model, …, versus, interaction, low, high, n. Positive: the missing heads are missed more when softmax
     cannot look back; against `random` instead of the intact model: these heads more than any others.
     """
-    rows, nats = [], answers.assign(nats=answers[value] * np.log(2))
-    for about, frame, beside in _beside(nats, versus, "nats"):
+    rows, nats = [], answers.assign(value=answers["bits"] * np.log(2))
+    for about, frame, beside in _beside(nats, versus):
         if not about["window"]:
             continue
         four = [beside(arm, window) for window in (about["window"], 0) for arm in (about["arm"], versus)]
@@ -105,7 +104,7 @@ def adjusted(differences: pd.DataFrame, *, share: float) -> pd.DataFrame:
     return table
 
 
-def regression(heads: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
+def regression(heads: pd.DataFrame) -> pd.DataFrame:
     """Single-head damage regressed on effective rank, log-decay and output norm, within layers, all as ranks.
 
     `heads` are the rows of `trials.damages` beside those of `trials.profiles`. Columns: model, kind, seed, probe,
@@ -113,17 +112,16 @@ def regression(heads: pd.DataFrame, *, seed: int = 0) -> pd.DataFrame:
     near 1 the data cannot tell them apart), n (heads). Damage and predictors are replaced by their ranks over the
     model's heads, the layers' means taken out.
     """
-    rows = []
-    for (model, kind, of_seed, probe), table in heads.groupby(["model", "kind", "seed", "probe"], sort=False):
+    tables = []
+    for names, table in heads.groupby(["model", "kind", "seed", "probe"], sort=False):
         x = np.stack([_within(table[name], table["layer"]) for name in PREDICTORS.values()], 1)
-        y = _within(table["damage"], table["layer"])
-        low, high = _resampled(x, y, seed)
-        about = {"model": model, "kind": kind, "seed": of_seed, "probe": probe, "n": len(table)}
-        found = zip(PREDICTORS, _coefficients(x, y), low, high, _explained(x), strict=True)
-        rows += [
-            about | dict(zip(("predictor", "coefficient", "low", "high", "explained"), r, strict=True)) for r in found
-        ]
-    return pd.DataFrame(rows)
+        y, rng = _within(table["damage"], table["layer"]), np.random.default_rng(0)
+        draws = [rng.integers(0, len(y), len(y)) for _ in range(intervals.RESAMPLES)]
+        low, high = np.quantile([_coefficients(x[draw], y[draw]) for draw in draws], [0.025, 0.975], axis=0)
+        about = dict(zip(("model", "kind", "seed", "probe"), names, strict=True)) | {"n": len(table)}
+        found = {"predictor": list(PREDICTORS), "coefficient": _coefficients(x, y), "low": low, "high": high}
+        tables.append(pd.DataFrame(about | found | {"explained": _explained(x)}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def with_state(table: pd.DataFrame, profiles: pd.DataFrame) -> pd.DataFrame:
@@ -151,9 +149,8 @@ def described(measured: pd.DataFrame, composition: pd.DataFrame, arm: str, *, sh
     """Rows of `measured` that also say, from `trials.compositions`, which strata the arm's heads are from."""
     own = composition[(composition["arm"] == arm) & (composition["share"] == share)].set_index("model")
     text = "{high:.0%} of the removed heads high-rank, {low:.0%} low-rank"
-    strata = {model: text.format(high=row["high"], low=row["low"]) for model, row in own.iterrows()}
-    why = measured["why"].where(measured["why"] != "", measured["model"].map(strata))
-    return measured.assign(why=why)
+    told = measured["model"].map({model: text.format(**row) for model, row in own[["high", "low"]].iterrows()})
+    return measured.assign(why=measured["why"].where(measured["why"] != "", told))
 
 
 def over_solved(measured: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
@@ -174,25 +171,23 @@ def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign
 
     A row that is not testable has no estimate, and says why.
     """
-    ends = table[["low", "high"]].to_numpy() * sign + 0.0
-    testable = table["testable"].to_numpy()
+    found = table[[column, "low", "high"]].where(table["testable"]).to_numpy() * sign + 0.0
+    ends = np.sort(found[:, 1:], 1)
     over = [f"{row.rows} rows in {row.draws} draws" for row in table.itertuples()]
-    rows = table[["model", "kind", "seed", "n"]].assign(measure=name, over=over)
-    values = {"estimate": table[column] * sign + 0.0, "low": ends.min(1), "high": ends.max(1)}
-    for key, found in values.items():
-        rows[key] = np.where(testable, found, np.nan)
     why = [f"the intact model is right in {share:.1%} of the items only" for share in table["intact"]]
-    return rows.assign(why=np.where(testable, "", why)).reset_index(drop=True)
+    rows = table[["model", "kind", "seed", "n"]].assign(measure=name, over=over, estimate=found[:, 0])
+    rows = rows.assign(low=ends[:, 0], high=ends[:, 1], why=np.where(table["testable"], "", why))
+    return rows.reset_index(drop=True)
 
 
-def _frames(answers: pd.DataFrame, value: str) -> Iterator[tuple[dict, pd.DataFrame]]:
+def _frames(answers: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
     for key, frame in answers.groupby([*ARM, "probe"], sort=False):
-        yield dict(zip([*ARM, "probe"], key, strict=True)), frame.assign(value=frame[value])
+        yield dict(zip([*ARM, "probe"], key, strict=True)), frame
 
 
-def _beside(answers: pd.DataFrame, versus: str, value: str) -> Iterator[tuple[dict, pd.DataFrame, Callable]]:
+def _beside(answers: pd.DataFrame, versus: str) -> Iterator[tuple[dict, pd.DataFrame, Callable]]:
     """The frames of all arms but `versus` and `intact`, each with what finds another arm's frame, all else alike."""
-    frames = list(_frames(answers, value))
+    frames = list(_frames(answers))
     known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
     for about, frame in frames:
         if about["arm"] not in (versus, trials.INTACT):
@@ -237,13 +232,6 @@ def _within(values: pd.Series, layer: pd.Series) -> Float[np.ndarray, " heads"]:
 
 def _coefficients(x: Float[np.ndarray, "heads p"], y: Float[np.ndarray, " heads"]) -> Float[np.ndarray, " p"]:
     return np.linalg.lstsq(x, y, rcond=None)[0]
-
-
-def _resampled(x: np.ndarray, y: np.ndarray, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    rng = np.random.default_rng(seed)
-    draws = [rng.integers(0, len(y), len(y)) for _ in range(intervals.RESAMPLES)]
-    low, high = np.quantile([_coefficients(x[draw], y[draw]) for draw in draws], [0.025, 0.975], axis=0)
-    return low, high
 
 
 def _explained(x: Float[np.ndarray, "heads p"]) -> list[float]:

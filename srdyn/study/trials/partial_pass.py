@@ -23,7 +23,7 @@ class Resumable:
     """
 
     def __init__(self, model: models.Model, run: Callable[[], pd.Series]) -> None:
-        self.run, self._layers = run, _decoder_layers(model.hf)
+        self.run, self._layers, self.resumes = run, _decoder_layers(model.hf), True
         self._start, self._entered = 0, []
         outputs: list[bool] = []
         with contextlib.ExitStack() as hooks:
@@ -31,14 +31,17 @@ class Resumable:
                 note = lambda module, given, output: outputs.append(isinstance(output, Tensor))  # noqa: E731
                 hooks.enter_context(layer.register_forward_hook(note))
             self.first = run()
-        self.resumes = True
+        tried = {len(self._layers) // 2, len(self._layers) - 1} - {0}
         if streaming.is_attached(model.hf):
-            self._run_whole("its weights come from elsewhere")
+            why = "its weights come from elsewhere"
         elif not all(outputs):
-            self._run_whole("its layers return more than one tensor")
-        for index in sorted({len(self._layers) // 2, len(self._layers) - 1} - {0}):
-            if self.resumes and not self.from_layer(index).equals(self.first):
-                self._run_whole("its layers depend on more than the layer before")
+            why = "its layers return more than one tensor"
+        elif not all(self.from_layer(index).equals(self.first) for index in sorted(tried)):
+            why = "its layers depend on more than the layer before"
+        else:
+            return
+        self.resumes = False
+        log.info("every pass runs the whole model: %s", why)
 
     def from_layer(self, index: int) -> pd.Series:
         """`run()` while nothing before decoder layer `index` differs from what it was at first."""
@@ -51,10 +54,6 @@ class Resumable:
             self._start = index
         with self._skipping(range(index)):
             return self.run()
-
-    def _run_whole(self, why: str) -> None:
-        self.resumes = False
-        log.info("every pass runs the whole model: %s", why)
 
     def _entering(self, index: int) -> list[Tensor]:
         """What enters decoder layer `index`, pass by pass; layers from there on are not run."""
@@ -71,13 +70,17 @@ class Resumable:
     @contextlib.contextmanager
     def _skipping(self, places: range | list[int]) -> Iterator[None]:
         """While this is open, these layers return what they get, but the first one what was kept."""
-        with contextlib.ExitStack() as stack:
-            kept = iter(self._entered)
-            for place in places:
-                layer = self._layers[place]
-                skip = functools.partial(_next, kept) if place == 0 and self._start else _same
-                stack.enter_context(_forward(layer, skip))
+        kept, layers = iter(self._entered), [self._layers[place] for place in places]
+        before = [vars(layer).get("forward") for layer in layers]
+        for place, layer in zip(places, layers, strict=True):
+            layer.forward = functools.partial(_next, kept) if place == 0 and self._start else _same
+        try:
             yield
+        finally:
+            for layer, forward in zip(layers, before, strict=True):
+                del layer.forward
+                if forward is not None:
+                    layer.forward = forward
 
 
 def _same(hidden_states: Tensor, *others: object, **options: object) -> Tensor:
@@ -86,19 +89,6 @@ def _same(hidden_states: Tensor, *others: object, **options: object) -> Tensor:
 
 def _next(kept: Iterator[Tensor], *others: object, **options: object) -> Tensor:
     return next(kept)
-
-
-@contextlib.contextmanager
-def _forward(layer: nn.Module, function: Callable[..., Tensor]) -> Iterator[None]:
-    """The layer's forward replaced, and what stood before put back."""
-    before = vars(layer).get("forward")
-    layer.forward = function
-    try:
-        yield
-    finally:
-        del layer.forward
-        if before is not None:
-            layer.forward = before
 
 
 def _decoder_layers(hf: nn.Module) -> nn.ModuleList:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import pandas as pd
 import torch
-from jaxtyping import Bool
-from torch import Tensor
 from tqdm.auto import tqdm
 
 from srdyn import ablation, models, scores
@@ -23,7 +21,9 @@ def damage(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.DataFrame
     held = [(axis, layer.index, head) for axis, layer in enumerate(model.layers) for head in layer.heads]
     rows = []
     for axis, layer, head in tqdm(held, desc=f"{model.name}: single heads", leave=False):
-        with ablation.ablate_heads(model, _only(model, axis, head)):
+        alone = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+        alone[axis, head] = True
+        with ablation.ablate_heads(model, alone):
             more = asked.from_layer(layer) - intact
         found = {"probe": intact.index, "damage": more.to_numpy(), "intact": intact.to_numpy()}
         rows.append(pd.DataFrame({"axis": axis, "layer": layer, "head": head, **found}))
@@ -46,9 +46,3 @@ def _bits(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.Series:
     """Bits per unit of weight for every probe."""
     found = battery.answers(model, sheet).groupby("probe")[["bits", "weight"]].sum()
     return found["bits"] / found["weight"]
-
-
-def _only(model: models.Model, axis: int, head: int) -> Bool[Tensor, "L H"]:
-    heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
-    heads[axis, head] = True
-    return heads

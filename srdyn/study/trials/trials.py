@@ -30,7 +30,15 @@ from srdyn.study.trials import battery, single_heads
 
 CODE = code.hash_of(__name__)
 """What is kept depends on the code that runs, not on what an editor has saved since."""
-INTACT, ORACLE = "intact", "oracle"
+INTACT, ORACLE, DECAY_MATCHED = "intact", "oracle", "decay-matched"
+BY_RANK: dict[str, Callable[[scores.Scores, int], scores.Scores]] = {
+    "high": lambda rank, d: rank,
+    "low": lambda rank, d: -rank,
+    "tied high": lambda rank, d: rank.clamp(max=strata.HIGH * d),
+    "tied low": lambda rank, d: -rank.clamp(min=strata.LOW * d),
+    DECAY_MATCHED: lambda rank, d: rank,
+}
+"""What the arms that are not among `scores.RULES` take the highest of."""
 TRUNCATED_EVERY = 64
 """Tokens between two truncations of a state."""
 
@@ -104,17 +112,12 @@ def plan(
 
     Single heads are left out on fewer questions, of the calibration part: two retrieval tasks, a third of the windows.
     """
-    seed = options.get("seed", 0)
+    ask = functools.partial(battery.Battery, domains=tuple(domains), seed=options.get("seed", 0), text_alone=text_alone)
     few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
-    questions = battery.Battery(
-        tuple(tasks), tuple(domains), items=items, windows=windows, **few, seed=seed, text_alone=text_alone
-    )
-    asked, read = min(items, 200), min(windows, 10)  # one pass a head: a larger run does not ask more
-    fewer = {"items": max(1, asked // 20), "rows": max(2, asked // 20), "windows": max(1, read // 3)}
-    calibrates = battery.Battery(
-        ("needle", "recall8"), tuple(domains), **fewer, copies=0, part="calibration", seed=seed, text_alone=text_alone
-    )
-    return Plan(questions, calibrates, tuple(domains), **options)
+    asked, read = min(items, 200) // 20, min(windows, 10) // 3  # one pass a head: a larger run does not ask more
+    fewer = {"items": max(1, asked), "rows": max(2, asked), "windows": max(1, read), "copies": 0}
+    calibrates = ask(("needle", "recall8"), **fewer, part="calibration")
+    return Plan(ask(tuple(tasks), items=items, windows=windows, **few), calibrates, tuple(domains), **options)
 
 
 def answers(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
@@ -177,7 +180,7 @@ def audits(names: Sequence[str | Path], arm: Arm, plan: Plan, *, tokens: int = 2
 
 def known() -> list[str]:
     """The names that an arm can have."""
-    return [INTACT, "high", "low", "tied high", "tied low", "decay-matched", ORACLE, *scores.RULES]
+    return [INTACT, *BY_RANK, ORACLE, *scores.RULES]
 
 
 class Subject:
@@ -191,7 +194,7 @@ class Subject:
         self._sheet = functools.cache(functools.partial(battery.sheet, tokenizer=self.model.tokenizer))
 
     def ask(self, question: str, *details: object) -> pd.DataFrame:
-        """The table of one of the methods below, with the model's names; denormal numbers count as zeros meanwhile."""
+        """A table of one of the methods below with the model's names; denormal numbers count as zeros meanwhile."""
         with denormals.flushed():
             return getattr(self, question)(*details).assign(**opened.about(self.model))
 
@@ -218,15 +221,14 @@ class Subject:
 
     def composition(self, arm: Arm) -> pd.DataFrame:
         """One row of `compositions`."""
-        found, rows = self._found(), []
+        found, rows, high_arm = self._found(), [], dataclasses.replace(arm, name="high", matched=False)
         for draw in range(self.plan.draws):
             chosen = self.heads(arm, draw)
-            high = self.heads(dataclasses.replace(arm, name="high", matched=False), draw)
-            rank = found.rank[chosen]
-            row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(found.decay[chosen].mean())}
+            rank, decay = found.rank[chosen], found.decay[chosen]
+            row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(decay.mean())}
             row |= {"high": float((rank >= strata.HIGH * found.D).double().mean())}
             row |= {"low": float((rank <= strata.LOW * found.D).double().mean())}
-            rows.append(row | {"distance": ablation.balance(chosen, high, found.decay)})
+            rows.append(row | {"distance": ablation.balance(chosen, self.heads(high_arm, draw), found.decay)})
         means = pd.DataFrame(rows).mean().to_frame().T
         chosen = hashlib.sha256(self.heads(arm, 0).numpy().tobytes()).hexdigest()[:8]
         return means.assign(arm=arm.label, share=arm.share, cut=arm.cut, chosen=chosen)
@@ -253,62 +255,49 @@ class Subject:
         """The heads that one draw of an arm removes. Raises ValueError for an arm that is not known."""
         if arm.layers and arm.cut != "per layer":
             raise ValueError(f"{arm.label}: an arm within some layers takes its heads per layer, not {arm.cut}")
+        if arm.name == INTACT:
+            return torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
         # Models differ in their draws: the same places removed in each would look like agreement between them.
         drawn = [self.plan.seed, draw, zlib.crc32(self.model.name.encode())]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(drawn).generate_state(1)[0]))
-        chosen = self._chosen(arm, generator)
+        score, per_layer = self._score(arm.name, generator), arm.cut == "per layer"
+        chosen = ~pruning.select(score, arm.share, per_layer=per_layer, generator=generator) & ~score.isnan()
+        if arm.name == DECAY_MATCHED:
+            chosen = ablation.decay_matched(chosen, self._found().decay, generator=generator)
         if arm.matched:
             chosen = ablation.matched_random(chosen, generator=generator)
         if arm.layers:
             chosen[[i for i, layer in enumerate(self.model.layers) if layer.index not in arm.layers]] = False
         return chosen
 
-    def _chosen(self, arm: Arm, generator: torch.Generator) -> Bool[Tensor, "L H"]:
-        """What the arm's rule takes."""
-        found = self._found()
-        each = arm.cut == "per layer"
-        choose = lambda score: (  # noqa: E731
-            ~pruning.select(score, arm.share, per_layer=each, generator=generator) & ~score.isnan()
-        )
-        if arm.name == INTACT:
-            return torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
-        if arm.name == "decay-matched":
-            return ablation.decay_matched(choose(found.rank), found.decay, generator=generator)
-        return choose(self._score(arm.name, found, generator))
-
-    def _score(self, name: str, found: scores.Profile, generator: torch.Generator) -> scores.Scores:
+    def _score(self, name: str, generator: torch.Generator) -> scores.Scores:
         """What an arm takes the highest of."""
         if name == ORACLE:
             return single_heads.oracle(self.damage(), self.model)
-        by_rank = {
-            "high": found.rank,
-            "low": -found.rank,
-            "tied high": found.rank.clamp(max=strata.HIGH * found.D),
-            "tied low": -found.rank.clamp(min=strata.LOW * found.D),
-        }
-        if name not in by_rank | scores.RULES:
+        found = self._found()
+        if name in BY_RANK:
+            return BY_RANK[name](found.rank, found.D)
+        if name not in scores.RULES:
             raise ValueError(f"no arm is called {name!r}; there are {', '.join(known())}")
-        return by_rank[name] if name in by_rank else scores.RULES[name](found, generator)
+        return scores.RULES[name](found, generator)
 
     def _answers(self, arm: Arm) -> pd.DataFrame:
-        plan, tables = self.plan, []
+        plan, model, tables = self.plan, self.model, []
         draws = 1 if arm.name == INTACT else plan.draws
+        positions = range(TRUNCATED_EVERY, plan.questions.length, TRUNCATED_EVERY)
         for draw in range(draws):
             heads = self.heads(arm, draw)
             fold = None if plan.every_row or draws == 1 else (draw, draws)
             with contextlib.ExitStack() as stack:
-                stack.enter_context(self._intervention(arm, heads))
+                if arm.truncated:
+                    stack.enter_context(ablation.truncate_states(model, arm.truncated, heads, positions))
+                else:
+                    stack.enter_context(ablation.ablate_heads(model, heads))
                 if arm.window:
-                    stack.enter_context(ablation.attention_window(self.model, arm.window))
-                given = battery.answers(self.model, self._sheet(plan.questions), fold=fold)
+                    stack.enter_context(ablation.attention_window(model, arm.window))
+                given = battery.answers(model, self._sheet(plan.questions), fold=fold)
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
         return pd.concat(tables, ignore_index=True).assign(**arm.about)
-
-    def _intervention(self, arm: Arm, heads: Bool[Tensor, "L H"]) -> contextlib.AbstractContextManager[None]:
-        if not arm.truncated:
-            return ablation.ablate_heads(self.model, heads)
-        positions = range(TRUNCATED_EVERY, self.plan.questions.length, TRUNCATED_EVERY)
-        return ablation.truncate_states(self.model, arm.truncated, heads, positions)
 
     def _profile(self) -> pd.DataFrame:
         plan, model = self.plan, self.model
@@ -334,7 +323,7 @@ def _everywhere(
 ) -> pd.DataFrame:
     """One table of what every model answers to a question, asked with each of the details; all cores work on it."""
     kept = files.root() / "build" / "trials"
-    models_of = [(opened.found(name), plan, kept) for name in names]
-    work = [(opening, "ask", (question, *each)) for opening in models_of for each in details]
+    openings = [(opened.found(name), plan, kept) for name in names]
+    work = [(opening, "ask", (question, *each)) for opening in openings for each in details]
     tables = tqdm(opened.deal(Subject, work), desc=question, total=len(work))
     return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,185 @@
+"""Runs the notebooks that are out of date: `python -m srdyn.study.reproduce [notebook …] [--preset … --set "…"]`.
+
+A notebook is up to date as long as it, its parameters, the data, the tables that it reads and the code that its imports
+reach are those of its last run. Executed copies and a report lie in build/<run>/.
+"""
+
+import argparse
+import contextlib
+import hashlib
+import json
+import os
+import re
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent import futures
+from pathlib import Path
+
+import nbconvert
+import nbformat
+import papermill
+from nbclient.exceptions import DeadKernelError
+from papermill.exceptions import PapermillExecutionError
+from traitlets.config import Config
+
+from srdyn.loading import files
+from srdyn.study import verify
+from srdyn.study.claims import readme
+from srdyn.study.run import code, parameters, store
+
+BENCH, SCORECARD = "07_cost", "08_scorecard"
+READS = {BENCH: (store.REFERENCE, "07_cost_*.csv"), SCORECARD: (None, "*_claims.csv")}
+"""Notebooks that read tables of others: of which run (None: the run at work), which."""
+WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
+"""What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
+
+
+class Stopped(Exception):
+    """A notebook ended early; says which, where and why."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run what is out of date, then write the scorecard. Exits with one line where a notebook or a parameter fails."""
+    parser = argparse.ArgumentParser(prog="python -m srdyn.study.reproduce", description=__doc__.splitlines()[0])
+    parser.add_argument("notebooks", nargs="*", help="their stems, such as 01_stratification; default: all")
+    parser.add_argument("--preset", default=store.REFERENCE, help="one of notebooks/presets")
+    parser.add_argument("--set", default="", help='parameters over it: \'n=4 models=["a", "b"]\'')
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+    given = parser.parse_args(arguments)
+    try:
+        chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
+    except ValueError as error:
+        raise SystemExit(str(error)) from error
+    os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
+    try:
+        with contextlib.chdir(files.root() / "notebooks"):  # where paths among the parameters are seen from
+            run_all(chosen, jobs=given.jobs)
+    except Stopped as error:
+        raise SystemExit(f"stopped: {error}") from error
+    readme.publish()
+    print(f"report: {_report()}")
+
+
+def run_name(preset: str, overrides: str = "") -> str:
+    """The preset with the overrides behind it; a hash stands for what the name of a folder cannot say."""
+    named = "-".join([preset, *overrides.split()])
+    short = re.sub(r"[^\w.=+-]+", "-", named, flags=re.ASCII)[:80]
+    return short if short == named else f"{short}-{hashlib.sha256(overrides.encode()).hexdigest()[:16]}"
+
+
+def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> None:
+    """Run these notebooks with these parameters, the scorecard last, unless they are up to date."""
+    data = _data()
+    with futures.ThreadPoolExecutor(jobs) as pool:
+        try:
+            asked = [pool.submit(_refresh, stem, chosen[stem], data) for stem in chosen if stem != SCORECARD]
+            for done in futures.as_completed(asked):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+    if SCORECARD in chosen:
+        _refresh(SCORECARD, chosen[SCORECARD], data)
+
+
+def _refresh(stem: str, given: Mapping[str, object], data: str) -> None:
+    """Run one notebook unless its stamp says that nothing has changed."""
+    stamp, key = store.build_dir() / "stamps" / stem, _key(stem, given, data)
+    if stamp.is_file() and stamp.read_text() == key:
+        return
+    stamp.unlink(missing_ok=True)  # from here on the outputs are no longer what it says
+    _run(stem, given)
+    written = [pattern.format(stem) for pattern in WRITES.get(store.run_name(), ())]
+    if written:
+        verify.record(written[:1] if stem == BENCH else written)  # `make bench` writes the tables of 07_cost
+    files.write_bytes(stamp, key.encode())
+
+
+def _run(stem: str, given: Mapping[str, object]) -> None:
+    source, executed = _source(stem), store.build_dir() / "notebooks" / f"{stem}.ipynb"
+    print(f"{source.relative_to(files.root())} → {executed.relative_to(files.root())}", flush=True)
+    partial = executed.with_suffix(".partial.ipynb")  # written also when a cell fails
+    partial.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with tempfile.TemporaryDirectory(prefix="srdyn-") as folder:
+            # Sockets that their user alone can open, of a short path; ports of kernels that start together collide.
+            kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+            options = {"kernel_name": "python3", "progress_bar": False, "config": kernel}
+            options["extra_arguments"] = ["--log-level=CRITICAL"]  # of its shutdown it says that it was interrupted
+            papermill.execute_notebook(str(source), str(partial), dict(given), **options)
+    except (PapermillExecutionError, DeadKernelError) as error:
+        raise Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
+    partial.replace(executed)
+    exporter = nbconvert.HTMLExporter(embed_images=True)
+    place = {"metadata": {"path": str(source.parent)}}  # links to ../figures are read from there
+    page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), place)
+    files.write_bytes(_report().with_name(f"{stem}.html"), page.encode())
+    _write_report()
+
+
+def _reason(error: PapermillExecutionError | DeadKernelError) -> str:
+    if isinstance(error, DeadKernelError):
+        return "its kernel died; did memory run out?"
+    return f"In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
+
+
+def _report() -> Path:
+    return store.build_dir() / "report" / "index.html"
+
+
+def _write_report() -> None:
+    pages = sorted(path.stem for path in _report().parent.glob("[0-9]*.html"))
+    lines = "".join(f'<li><a href="{page}.html">{page}</a></li>' for page in pages)
+    title = f"srdyn: {store.run_name()}"
+    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
+    files.write_bytes(_report(), f"{head}<ol>{lines}</ol>\n".encode())
+
+
+def _every() -> list[str]:
+    """All notebooks; that on costs only once `make bench` has measured them."""
+    measured = (store.table_dir(store.REFERENCE) / "07_cost_families.csv").is_file()
+    found = sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
+    return [stem for stem in found if stem != BENCH or measured]
+
+
+def _key(stem: str, given: Mapping[str, object], data: str) -> str:
+    """A hash of all that a notebook's outputs depend on."""
+    source = _source(stem).read_bytes()
+    cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
+    imports = code.imported("\n".join("".join(cell["source"]) for cell in cells))
+    parts = [source.decode(), json.dumps(given), data, code.hash_of(*imports), *_places(given), *_tables(stem)]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
+
+
+def _data() -> str:
+    """A hash of what every notebook depends on: data without tables, which notebooks write, and pinned versions."""
+    kept = [path for path in sorted(files.data_dir().iterdir()) if path.is_dir() and path.name != "tables"]
+    return files.content_hash(*kept, files.root() / "constraints.txt")
+
+
+def _tables(stem: str) -> Iterator[str]:
+    """Hashes of the tables of other notebooks that this one reads."""
+    run, pattern = READS.get(stem, (None, ""))
+    folders = [store.table_dir(run), *([store.table_dir(store.THOROUGH)] if stem == SCORECARD else [])]
+    for folder in folders if pattern else []:
+        yield from (files.content_hash(path) for path in sorted(folder.glob(pattern)))
+
+
+def _places(value: object) -> Iterator[str]:
+    """Folders and files that parameters name outside data/: names, sizes and times of what they hold."""
+    if isinstance(value, Mapping | list):
+        for item in value.values() if isinstance(value, Mapping) else value:
+            yield from _places(item)
+    elif isinstance(value, str) and value:
+        places = (Path(value).expanduser(), files.root() / value)
+        place = next((place.resolve() for place in places if place.exists()), files.data_dir())
+        if not place.is_relative_to(files.data_dir()):
+            held = sorted(place.rglob("*")) if place.is_dir() else [place]
+            yield from (f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in held)
+
+
+def _source(stem: str) -> Path:
+    return files.root() / "notebooks" / f"{stem}.ipynb"
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,148 @@
+"""Notebooks run when something that they depend on has changed, and say in one line what stopped them."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from srdyn.loading import files
+from srdyn.study import reproduce
+from srdyn.study.run import code
+
+FIRST = """
+import pandas as pd
+from srdyn.study.run import store
+print("ran with", n, models)
+store.save_table(pd.DataFrame({"n": [n]}), "01_first_claims")
+"""
+SECOND = "if items == 4:\n    raise ValueError('four is\\ntoo many')"
+SCORECARD = "print('read')"
+PRESET = "01_first: {n: 8, models: [x]}\n02_second: {items: 3}\n08_scorecard: {kinds: []}\n"
+
+
+def notebook(*sources):
+    cells = []
+    for i, source in enumerate(sources):
+        tags = {"tags": ["parameters"]} if i == 0 else {}
+        cells.append({"cell_type": "code", "id": f"c{i}", "metadata": tags, "outputs": [], "execution_count": None})
+        cells[-1]["source"] = [source]
+    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
+    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone with three small notebooks."""
+    (tmp_path / "notebooks/presets").mkdir(parents=True)
+    (tmp_path / "data/texts").mkdir(parents=True)
+    (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
+    (tmp_path / "constraints.txt").touch()
+    (tmp_path / "README.md").write_text("untouched")
+    (tmp_path / "notebooks/01_first.ipynb").write_text(notebook("n = 1\nmodels = []", FIRST))
+    (tmp_path / "notebooks/02_second.ipynb").write_text(notebook("items = 1", SECOND))
+    (tmp_path / "notebooks/08_scorecard.ipynb").write_text(notebook("kinds = []", SCORECARD))
+    (tmp_path / "notebooks/presets/reference.yaml").write_text(PRESET)
+    (tmp_path / "notebooks/presets/small.yaml").write_text("n: 2\n")
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    return tmp_path
+
+
+DRIVER = """
+import json, sys
+from srdyn.study import reproduce
+for line in sys.stdin:
+    failure = ""
+    try:
+        reproduce.main(json.loads(line))
+    except SystemExit as error:
+        failure = error.code
+    print("ended:", failure, flush=True)
+"""
+
+
+@pytest.fixture
+def made(clone):
+    """Runs notebooks in another process; returns (those that ran, what was said of a failure)."""
+    env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent), "PYTHONWARNINGS": "ignore:Triton is not supported"}
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen([sys.executable, "-c", DRIVER], env=env, text=True, **pipes) as process:
+
+        def make(*arguments):
+            print(json.dumps(arguments), file=process.stdin, flush=True)
+            said = []
+            while not said or not said[-1].startswith("ended:"):
+                said.append(process.stdout.readline())
+            ran = sorted(Path(line.split(" → ")[0]).stem for line in said if " → " in line)
+            return ran, said[-1].removeprefix("ended:").strip()
+
+        yield make
+        assert process.communicate()[1] == ""
+
+
+def test_what_has_changed_runs_again_and_a_failure_is_one_line(clone, made):
+    small = "--preset", "small", "--set", 'models=["a b", "n=3"]'
+    name = reproduce.run_name("small", small[-1])
+    assert made(*small, "--jobs", "2") == (["01_first", "02_second", "08_scorecard"], "")
+    place = clone / "build" / name
+    executed = json.loads((place / "notebooks/01_first.ipynb").read_text())
+    assert executed["cells"][-1]["outputs"][0]["text"] == ["ran with 2 ['a b', 'n=3']\n"]
+    names = ["01_first.html", "02_second.html", "08_scorecard.html", "index.html"]
+    assert sorted(page.name for page in (place / "report").iterdir()) == names
+    assert (place / "figures/scorecard.md").is_file()
+    assert (clone / "README.md").read_text() == "untouched"
+
+    (clone / "data/README.md").write_text("a text about the data")
+    assert made(*small) == ([], "")
+    path = clone / "notebooks/02_second.ipynb"
+    path.write_text(path.read_text().replace("too many", "too few"))
+    assert made(*small) == (["02_second"], "")
+    (place / "tables/01_first_claims.csv").write_text("n\n5\n")
+    assert made(*small) == (["08_scorecard"], "")  # which reads it
+    (clone / "data/texts/new").write_text("text")
+    assert made(*small, "01_first") == (["01_first"], "")
+
+    assert made("--set", "items=4", "02_second")[1] == (
+        "stopped: 02_second, In [3]: ValueError: four is too few; "
+        "as far as it came: build/reference-items=4/notebooks/02_second.partial.ipynb"
+    )
+    assert "no parameter itmes" in made("--set", "itmes=4")[1]
+
+
+def test_code_and_named_places_count_as_they_are(clone, monkeypatch):
+    monkeypatch.chdir(clone / "notebooks")
+    texts = clone / "texts"
+    texts.mkdir()
+    given = {"domains": ["../texts", "prose"], "n": 4}
+    before = reproduce._key("01_first", given, "data")
+    assert reproduce._key("01_first", given, "data") == before
+    assert reproduce._key("01_first", given | {"n": 5}, "data") != before
+    assert reproduce._key("01_first", given, "other data") != before
+    (texts / "a.txt").write_text("a")
+    assert reproduce._key("01_first", given, "data") != before
+    asked = []
+    monkeypatch.setattr(code, "hash_of", lambda *modules: asked.append(modules) or "hash")
+    reproduce._key("01_first", given, "data")
+    assert {"srdyn.study.run.store"} <= set(asked[0]) <= {"srdyn.study.run.store", "srdyn.study.run"}
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        (("reference", ""), "reference"),
+        (("reference", "eps=1e-3 n=4"), "reference-eps=1e-3-n=4"),
+        (("smoke", 'models=["a"]'), "smoke-models=-a-"),
+    ],
+)
+def test_a_run_is_named_after_its_parameters(given, name):
+    assert reproduce.run_name(*given).startswith(name)
+    assert reproduce.run_name("smoke", 'models=["a"]') != reproduce.run_name("smoke", "models=['a']")
+
+
+def test_notebook_07_runs_once_the_benchmark_has_been_measured(clone):
+    (clone / "notebooks/07_cost.ipynb").touch()
+    assert "07_cost" not in reproduce._every()
+    files.write_bytes(clone / "data/tables/07_cost_families.csv", b"")
+    assert "07_cost" in reproduce._every()
