@@ -12,7 +12,8 @@ from srdyn.loading import files
 from srdyn.study.run import parameters
 
 FOLDER = files.root() / "notebooks"
-PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml"))
+# The reference run's parameters are keyed by notebook, those of other presets hold for all.
+PRESETS = sorted(path.stem for path in (FOLDER / "presets").glob("*.yaml") if path.stem != "reference")
 STEMS = sorted(path.stem for path in FOLDER.glob("[0-9]*.ipynb"))
 
 
