@@ -32,19 +32,21 @@ from scipy import stats
 from srdyn.study.analysis import intervals
 
 
-def estimate(frame: pd.DataFrame, *, generator: torch.Generator) -> intervals.Interval:
-    """Σ value / Σ weight of a model in one state, with its 95 % interval.
+def estimate(frame: pd.DataFrame, *, generator: torch.Generator, n: int = intervals.RESAMPLES) -> intervals.Interval:
+    """Σ value / Σ weight of a model in one state, with its 95 % interval from `n` resamples.
 
     This and the other functions raise ValueError for answers of several probes, for answers given twice, for frames
     that do not answer the same items or share their rows among draws in different ways, and for fewer than two things
     to resample.
     """
-    return _interval(_contrast([frame], [1], generator))
+    return _interval(_contrast([frame], [1], generator, n))
 
 
-def difference(arm: pd.DataFrame, reference: pd.DataFrame, *, generator: torch.Generator) -> intervals.Interval:
+def difference(
+    arm: pd.DataFrame, reference: pd.DataFrame, *, generator: torch.Generator, n: int = intervals.RESAMPLES
+) -> intervals.Interval:
     """`estimate` of the arm minus that of the reference, paired by row."""
-    return _interval(_contrast([arm, reference], [1, -1], generator))
+    return _interval(_contrast([arm, reference], [1, -1], generator, n))
 
 
 def interaction(
@@ -94,18 +96,20 @@ def _interval(found: _Contrast) -> intervals.Interval:
     return intervals.Interval(found.estimate, float(found.estimate - half), float(found.estimate + half))
 
 
-def _contrast(frames: Sequence[pd.DataFrame], signs: Sequence[int], generator: torch.Generator) -> _Contrast:
+def _contrast(
+    frames: Sequence[pd.DataFrame], signs: Sequence[int], generator: torch.Generator, n: int = intervals.RESAMPLES
+) -> _Contrast:
     cells = _cells(frames)
     rows = cells[0].shape[1]
     m = min([rows, *(len(cell) for cell in cells if len(cell) > 1)])
     if m < 2:
         raise ValueError("resampling needs at least two rows, or two draws that answered rows of their own; got one")
-    chosen = intervals.counts(rows, generator=generator)
-    estimate, resampled = 0.0, np.zeros(len(chosen))
+    chosen = intervals.counts(rows, generator=generator, n=n)
+    estimate, resampled = 0.0, np.zeros(n)
     for sign, cell in zip(signs, cells, strict=True):
         value, weight = cell.sum((0, 1))
         estimate += sign * value / weight
-        draws = intervals.counts(len(cell), generator=generator)
+        draws = intervals.counts(len(cell), generator=generator, n=n)
         value, weight = np.einsum("nd,nr,drc->cn", draws, chosen, cell, optimize=True)
         resampled += sign * value / weight
     return _Contrast(float(estimate), float(resampled.std(ddof=1) * np.sqrt(m / (m - 1))), m)
