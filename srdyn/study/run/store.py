@@ -13,6 +13,7 @@ import logging
 import os
 import platform
 import re
+import shutil
 import subprocess
 import urllib.parse
 from collections.abc import Mapping
@@ -31,7 +32,6 @@ CSV_ROWS = 2_000
 """A table of more rows is parquet: nobody reads its diff."""
 SIGNIFICANT = "%.9g"
 """Digits of a real in a CSV: four more than the tolerance sees, few enough for a readable diff."""
-PACKAGES = ("srdyn", "torch", "transformers", "flash-linear-attention", "triton", "numpy", "scipy", "pandas", "pyarrow")
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +72,7 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
 
     `meta` (JSON: parameters, hashes of inputs, seeds; no times) goes into the side file beside the hashes of code and
     table. Where a table stands that `comparison` finds within tolerance, made from the same `meta["parameters"]`,
-    both files keep their bytes. Otherwise both are replaced, and a log line says how far off the old table was.
+    both files keep their bytes. Otherwise both are replaced, and for a committed table a log line says how far off.
     Raises `ValueError` for an index that would be lost or a stem that is not a plain name.
     """
     _require_plain(frame, stem)
@@ -87,10 +87,11 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
         **(meta or {}),
     }
     if path.exists():
-        difference = comparison.compare_tables(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
-        if difference.within and _describes(path, side):
+        faults = comparison.faults(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
+        if not faults and _describes(path, side):
             return path
-        log.warning("%s is replaced: %s", path.name, difference)
+        if run_name() in (REFERENCE, THOROUGH):
+            log.warning("%s is replaced: %s", path.name, "; ".join(faults) or "its side file does not belong to it")
     files.write_bytes(path, content)
     files.write_json(path.with_suffix(".json"), side)
     for other in {".csv", ".parquet"} - {path.suffix}:
@@ -115,10 +116,11 @@ def run_record(**extra: object) -> dict[str, object]:
     import torch  # heavy, and nothing else here needs it
 
     cuda = torch.cuda.is_available()
+    versions = {package.name: package.version for package in importlib.metadata.distributions()}
     return {
         "run": run_name(),
         "commit": _commit(),
-        "versions": {name: _version(name) for name in PACKAGES} | {"python": platform.python_version()},
+        "versions": versions | {"python": platform.python_version()},
         "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {os.cpu_count()} cores",
         "platform": platform.platform(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -156,16 +158,6 @@ class RunStore:
     def get(self, key: str) -> pd.DataFrame:
         """The finished item `key`. Raises `FileNotFoundError` if it is not finished."""
         return pd.read_parquet(self._path(key))
-
-    def keys(self) -> list[str]:
-        """The finished items, sorted."""
-        return sorted(urllib.parse.unquote(path.stem) for path in self.folder.glob("*.parquet"))
-
-    def frame(self) -> pd.DataFrame:
-        """All items, in the order of their keys, as one table. Raises `ValueError` if there is none."""
-        if not (keys := self.keys()):
-            raise ValueError(f"{self.folder} holds no finished item yet")
-        return pd.concat([pd.read_parquet(self._path(key)) for key in keys], ignore_index=True)
 
     def _path(self, key: str) -> Path:
         name = urllib.parse.quote(key, safe="")
@@ -209,19 +201,7 @@ def _describes(path: Path, side: Mapping[str, object]) -> bool:
 
 def _commit() -> str:
     """The commit of this clone, or "unknown" where it is no clone or git is not installed."""
-    if not (files.root() / ".git").exists():
+    if not (files.root() / ".git").exists() or not shutil.which("git"):
         return "unknown"
-    try:
-        asked = subprocess.run(
-            ["git", "rev-parse", "HEAD"], cwd=files.root(), capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return "unknown"
-    return asked.stdout.strip() if asked.returncode == 0 else "unknown"
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], cwd=files.root(), capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or "unknown"
