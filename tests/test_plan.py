@@ -1,6 +1,6 @@
 """Presets run what notebooks have, and say what they need as the committed command does."""
 
-import json
+import functools
 import sys
 
 import pytest
@@ -24,9 +24,9 @@ def values(preset):
 HUB = [name for name in PRESETS if any("../data" not in model for model in values(name).get("models", ["../data"]))]
 
 
+@functools.cache
 def known():
-    notebooks = [json.loads((FOLDER / f"{stem}.ipynb").read_text(encoding="utf-8")) for stem in STEMS]
-    return [parameters._of_notebook(notebook) for notebook in notebooks]
+    return list(parameters.of_run(STEMS, "reference", {}).values())
 
 
 @pytest.mark.parametrize("preset", PRESETS)
