@@ -1,4 +1,4 @@
-"""Tables in, figures out: one function a figure, and `save`, which alone writes."""
+"""Tables in, figures out: one function a figure."""
 
 # ruff: noqa: F401
 from srdyn.figures.consistency import attacks, cosine_bound, time_order
@@ -10,4 +10,3 @@ from srdyn.figures.mechanism import explained_variance, head_splits, rank_agains
 from srdyn.figures.pruning import alphas, calibrations, rules
 from srdyn.figures.scorecard import measures, verdicts
 from srdyn.figures.stratification import rank_distribution, shares, trajectories
-from srdyn.study.run.figure_files import save

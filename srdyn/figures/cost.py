@@ -148,7 +148,7 @@ def memory(table: pd.DataFrame) -> Figure:
     )
 
 
-def _lines(panel: Axes, table: pd.DataFrame, column: str) -> list[tuple[float, str, str]]:
+def _lines(panel: Axes, table: pd.DataFrame, column: str) -> list[tuple[float, str, object]]:
     """A line for each model; where they end, whose they are, their colours."""
     panel.set_yscale("log")
     lines = dict(list(table.groupby("model", sort=False)))
@@ -159,7 +159,7 @@ def _lines(panel: Axes, table: pd.DataFrame, column: str) -> list[tuple[float, s
         if column == "total_bytes":
             left = line["total_bytes"] - line["removed_bytes"]
             panel.fill_between(line["tokens"], left, line["total_bytes"], color=shade, alpha=0.25, linewidth=0)
-        ends.append((line[column].iloc[-1], model, shade))
+        ends.append((float(line[column].iloc[-1]), model, shade))
     return ends
 
 

@@ -35,11 +35,11 @@ def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "unt
             panel.set(frame_on=False, xticks=[], yticks=[], xlabel="")
             continue
         shares = part.assign(share=part["rank"] / part["D"]).pivot(index="layer", columns="head", values="share")
-        _heatmap(panel, shares, SHADES, (0, 1))
+        _heatmap(panel, shares, SHADES, (0.0, 1.0))
     style.outer_labels([panel for panel, _ in parts if panel.collections], x="head h", y="")
     for panel, label in rows.items():
         panel.set_ylabel(label)
-    _colourbar(figure, "effective rank r / d", SHADES, (0, 1))
+    _colourbar(figure, "effective rank r / d", SHADES, (0.0, 1.0))
     heads = table.groupby(["model", "source"]).size()
     return style.finish(figure, f"{style.span(heads)} heads a panel", style.counted(table))
 
@@ -55,9 +55,9 @@ def context_matrix(table: pd.DataFrame) -> Figure:
     for panel, part in parts:
         pairs = part.pivot(index="a", columns="b", values="spearman").reindex(index=order, columns=order).astype(float)
         texts = pairs.map(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1))
-        _heatmap(panel, pairs, SHADES, (0, 1), texts=texts)
+        _heatmap(panel, pairs, SHADES, (0.0, 1.0), texts=texts)
         panel.tick_params(axis="x", rotation=90)
-    _colourbar(figure, "Spearman ρ of ranks", SHADES, (0, 1))
+    _colourbar(figure, "Spearman ρ of ranks", SHADES, (0.0, 1.0))
     return style.finish(figure, "ρ over all heads of a model; hatched: undefined", style.counted(table))
 
 

@@ -197,7 +197,7 @@ def listed(panel: Axes, names: Sequence[str] | pd.Series, *, tick: float = 0) ->
 def points(
     panel: Axes,
     at: object,
-    rows: pd.DataFrame | Mapping[str, float],
+    rows: pd.DataFrame | Mapping[str, object],
     look: Look,
     *,
     value: str = "estimate",

@@ -5,7 +5,7 @@ import pytest
 from committed import CASES, drawn
 from matplotlib import image
 
-from srdyn import figures
+from srdyn.study.run import figure_files
 
 
 @pytest.fixture
@@ -23,7 +23,7 @@ def named(request):
 
 def test_files_are_small_and_open(named, clone):  # drawn from the committed table before the root is another
     name, figure = named
-    path = figures.save(figure, name)
+    path = figure_files.save(figure, name)
     assert path == clone / f"{name}.png"
     assert path.stat().st_size <= 300_000
     assert image.imread(path).shape[1] == pytest.approx(300 * figure.get_figwidth(), abs=1)
@@ -35,11 +35,11 @@ def test_files_are_small_and_open(named, clone):  # drawn from the committed tab
 
 
 def test_saving_again_writes_only_what_differs(clone):
-    figures.save(figure(0.0), "02_time")
+    figure_files.save(figure(0.0), "02_time")
     (clone / "02_time.pdf").write_bytes(b"torn")
     untouched = clone / "02_time.png"
     before = (untouched.stat().st_mtime_ns, untouched.stat().st_ino)
-    figures.save(figure(0.0), "02_time")
+    figure_files.save(figure(0.0), "02_time")
     assert (untouched.stat().st_mtime_ns, untouched.stat().st_ino) == before
     assert (clone / "02_time.pdf").read_bytes().startswith(b"%PDF")
 
@@ -51,7 +51,7 @@ def figure(moved):
 
 def test_a_line_moved_by_rounding_leaves_the_files_and_a_moved_point_does_not(clone):
     def saved(moved):
-        figures.save(figure(moved), "02_time")
+        figure_files.save(figure(moved), "02_time")
         return [(clone / f"02_time.{suffix}").read_bytes() for suffix in ("png", "pdf")]
 
     first = saved(0.0)
@@ -62,4 +62,4 @@ def test_a_line_moved_by_rounding_leaves_the_files_and_a_moved_point_does_not(cl
 @pytest.mark.parametrize("stem", ["", "../x", "a b", "x.png"])
 def test_a_stem_is_a_plain_name(clone, stem):
     with pytest.raises(ValueError, match="plain name"):
-        figures.save(figure(0.0), stem)
+        figure_files.save(figure(0.0), stem)
