@@ -8,6 +8,7 @@ import argparse
 import contextlib
 import hashlib
 import json
+import logging
 import os
 import re
 import tempfile
@@ -50,6 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
     except ValueError as error:
         raise SystemExit(str(error)) from error
+    logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
     try:
         with contextlib.chdir(files.root() / "notebooks"):  # where paths among the parameters are seen from
