@@ -29,6 +29,7 @@ sys.path.insert(0, str(WIDE.parent / "corpus"))
 
 import overlap  # noqa: E402
 import packages  # noqa: E402
+import readers  # noqa: E402
 from sources import Document  # noqa: E402
 
 import build as small  # noqa: E402
@@ -69,6 +70,7 @@ def build(unpacked: Path) -> None:
         writer.writerows(rows)
     texts = (document.text for train, _ in trained.values() for document in train[::4])
     small.train_tokenizer(texts, VOCABULARY).save_pretrained(WIDE / "tokenizer")
+    (WIDE / "licences.txt.xz").write_bytes(lzma.compress(copyrights(unpacked).encode(), preset=9))
 
 
 def divide(group: list[packages.Package], unpacked: Path, studied: np.ndarray) -> tuple[Documents, Documents]:
@@ -110,6 +112,15 @@ def row(group: list[packages.Package], versions: dict[str, str], role: str, docu
         "characters": sum(len(document.text) for document in documents),
         "sha256": sha256,
     }
+
+
+def copyrights(unpacked: Path) -> str:
+    """Every package's own statement of copyright and licence, one after the other."""
+    stated = []
+    for name in sorted({package.name for package in packages.table()}):
+        places = (unpacked / "usr/share/doc" / name / "copyright", *unpacked.glob(f"{name}-*/COPYING.txt"))
+        stated.append(f"==== {name}\n\n" + readers.decoded(next(p for p in places if p.exists()).read_bytes()))
+    return "\n\n".join(stated)
 
 
 def _texts(path: Path) -> Iterator[str]:
