@@ -100,7 +100,7 @@ def write_documents(path: Path, documents: Documents) -> None:
     path.write_bytes(lzma.compress("".join(lines).encode(), preset=9 | lzma.PRESET_EXTREME))
 
 
-def train_tokenizer(texts: Iterable[str]) -> transformers.PreTrainedTokenizerFast:
+def train_tokenizer(texts: Iterable[str], vocabulary: int = VOCABULARY) -> transformers.PreTrainedTokenizerFast:
     """A byte-level BPE that splits digits and gives every text back exactly."""
     bpe = tokenizers.Tokenizer(models.BPE())
     bpe.pre_tokenizer = pre_tokenizers.Sequence(
@@ -108,7 +108,7 @@ def train_tokenizer(texts: Iterable[str]) -> transformers.PreTrainedTokenizerFas
     )
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=VOCABULARY,
+        vocab_size=vocabulary,
         special_tokens=[SEPARATOR],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,

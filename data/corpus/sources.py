@@ -16,6 +16,7 @@ SET_MM = "usr/share/metamath/databases/set.mm"
 R_STRING_VECTOR, R_STRING = 16, 9
 MACHINE_MADE = re.compile(r"^(encodings|pydoc_data|test|idlelib|lib-dynload|_sysconfigdata)")
 CHAPTER = re.compile(r"^chapter (?:[ivxlc]+|\d+)\.?$", re.IGNORECASE | re.MULTILINE)
+TITLED_CHAPTER = re.compile(r"^CHAPTER \d+\. .+$", re.MULTILINE)
 HEADING = re.compile(r"^\$\(\s*\n(?:####|#\*#\*|=-=-|-\.-\.)\S*\n\s*(\S[^\n]*)\n", re.MULTILINE)
 PROOF = re.compile(r"\$=.*?\$\.", re.DOTALL)
 CREDIT = re.compile(r"\s*\((?:Contributed|Revised|Proof\s+shortened|Proof\s+revised) by [^()]*\)")
@@ -50,12 +51,12 @@ def version(unpacked: Path, package: str) -> str:
 
 def chapters(unpacked: Path) -> Iterator[Document]:
     """The chapters of Jane Austen's six novels, one paragraph a line."""
-    for lines in _r_string_vectors((unpacked / AUSTEN).read_bytes()):
+    for lines in r_string_vectors((unpacked / AUSTEN).read_bytes()):
         novel = "\n".join(lines)
         title = re.search(r"\S[^\n]*", novel)[0].strip().lower().replace(" ", "-")
         starts = [match.start() for match in CHAPTER.finditer(novel)]
         for number, (start, stop) in enumerate(zip(starts, [*starts[1:], len(novel)], strict=True), 1):
-            yield Document(f"{title}/{number:02}", _reflow(novel[start:stop]))
+            yield Document(f"{title}/{number:02}", reflow(novel[start:stop]))
 
 
 def modules(unpacked: Path) -> Iterator[Document]:
@@ -95,7 +96,8 @@ def _files(root: Path, pattern: str) -> list[tuple[Path, str]]:
     return sorted(named, key=lambda pair: pair[1])
 
 
-def _reflow(text: str) -> str:
+def reflow(text: str) -> str:
+    """One paragraph a line."""
     paragraphs = (" ".join(paragraph.split()) for paragraph in re.split(r"\n\s*\n", text))
     return "\n".join(paragraph for paragraph in paragraphs if paragraph) + "\n"
 
@@ -106,7 +108,7 @@ def _statements(section: str) -> str:
     return "\n".join(re.sub(r"\S{40,}\s?", "", line) for line in lines if line != "$( $)") + "\n"
 
 
-def _r_string_vectors(rdb: bytes) -> Iterator[list[str]]:
+def r_string_vectors(rdb: bytes) -> Iterator[list[str]]:
     """The character vectors of an R lazy-load database: chunks of a big-endian length and a zlib stream."""
     while rdb:
         inflate = zlib.decompressobj()

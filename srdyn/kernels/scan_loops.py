@@ -21,10 +21,12 @@ from typing import no_type_check
 import numpy as np
 
 from srdyn.kernels import simd
-from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, splat, store, sub, total
+from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, prefetch, splat, store, sub, total
 
 PANEL = 32
 BLOCK = 32
+AHEAD = 3
+"""Tokens by which memory is asked for before it is needed."""
 
 
 @compiled
@@ -60,6 +62,15 @@ def backward(known, gradients, scratch, first, last) -> None:
 
 @compiled
 @no_type_check
+def _fetch(a, b, c, first, size) -> None:
+    for n in range(0, size, WIDTH):
+        prefetch(a, first + n)
+        prefetch(b, first + n)
+        prefetch(c, first + n)
+
+
+@compiled
+@no_type_check
 def _forward(inputs, results, positions, pair):
     q, k, v, decay, beta = inputs
     state, out, error, captured = results
@@ -83,6 +94,9 @@ def _forward(inputs, results, positions, pair):
                 store(error, at, e0)
                 store(error, at + 16, e1)
                 u0, u1 = mul(strength, e0), mul(strength, e1)
+            far = min(t + AHEAD, T - 1)
+            _fetch(v, error, out, ((b * T + far) * H + h) * V + column, PANEL)
+            _fetch(k, q, q, ((b * T + far) * Hk + hk) * K, K)
             o0 = o1 = r0 = r1 = zero
             for i in range(K):
                 place = top + i * V
@@ -167,6 +181,10 @@ def _tokens_back(known, gradients, scratch, place, stop):
             store(columns, PANEL + n, load(do, at + n) if t >= 0 else zero)
             u = mul(splat(beta[b, now, h]), load(error, at + n))
             store(columns, 2 * PANEL + n, u if t >= 0 else zero)
+        far = max(t - AHEAD, 0)
+        _fetch(do, error, dv, ((b * T + far) * H + h) * V + column, PANEL)
+        _fetch(q, k, dq, ((b * T + far) * Hk + hk) * K, K)
+        _fetch(dk, dk, dk, ((b * T + far) * Hk + hk) * K, K)
         a = decay[b, coming, h] if t < T - 1 else np.float32(1)
         rows = ((b * T + now) * Hk + hk) * K, ((b * T + coming) * Hk + hk) * K
         top = (t - max(first, 0) + 1) * PANEL * K

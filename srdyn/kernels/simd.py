@@ -121,6 +121,20 @@ def _called(builder, name, args, *, result=None, flags=()):
 
 
 @intrinsic
+def prefetch(typingctx, array, index) -> tuple:
+    """Asks for the cache line of array.flat[index], to be written: rows of one head lie a page apart."""
+
+    def codegen(context, builder, signature, args):
+        place = _address(context, builder, signature.args[0], *args, _F32)
+        place = builder.bitcast(place, ir.IntType(8).as_pointer())
+        hints = [ir.Constant(ir.IntType(32), hint) for hint in (1, 3, 1)]  # to be written, kept near, data
+        _called(builder, "llvm.prefetch.p0", [place, *hints], result=ir.VoidType())
+        return context.get_dummy_value()
+
+    return types.void(array, types.intp), codegen
+
+
+@intrinsic
 def mul_add(typingctx, a, b, c) -> tuple:
     """a·b + c, rounded once where the processor can."""
 

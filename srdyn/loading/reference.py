@@ -22,7 +22,14 @@ def name_of(kind: str, seed: int) -> str:
 
 
 def config(
-    kind: str, *, vocab_size: int = 1024, layers: int = LAYERS, hidden: int = 128, head: int = 64, heads: int = 8
+    kind: str,
+    *,
+    vocab_size: int = 1024,
+    layers: int = LAYERS,
+    hidden: int = 128,
+    head: int = 64,
+    heads: int = 8,
+    softmax_head: int = 32,
 ) -> Qwen3NextConfig:
     """The configuration of a reference model; ValueError for an unknown kind.
 
@@ -41,7 +48,7 @@ def config(
         layer_types=["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(layers)],
         num_attention_heads=4,
         num_key_value_heads=2,
-        head_dim=32,
+        head_dim=softmax_head,
         linear_num_key_heads=heads // 2,
         linear_num_value_heads=heads,
         linear_key_head_dim=head,

@@ -13,10 +13,18 @@ import numpy as np
 from transformers import PreTrainedTokenizerBase
 
 SYMBOLS = 72  # names, and as many values
+MORE_SYMBOLS = 256  # of each, which the main models are trained with beside those
 SYMBOL_SEED = 123  # which of the tokenizer's words become names and which values
 ANSWER_WEIGHT = 4.0
+COPY_WEIGHT = 1.5
 FORMAT_WEIGHT = 0.2
-KINDS = {"recall": -1, "needles": -2, "chain": -3, "sum": -4}  # item number of answers that are trained on, by kind
+KINDS = {
+    "recall": -1,
+    "needles": -2,
+    "chain": -3,
+    "sum": -4,
+    "copy": -5,
+}  # item number of answers that are trained on, by kind
 
 
 @dataclass(frozen=True)
@@ -31,17 +39,22 @@ class Alphabet:
     verb: list[int]
 
     @classmethod
-    def of(cls, tokenizer: PreTrainedTokenizerBase) -> Alphabet:
-        """The alphabet of a tokenizer, the same for everyone; ValueError where it has too few one-token words."""
+    def of(cls, tokenizer: PreTrainedTokenizerBase, *, more: int = 0) -> Alphabet:
+        """The alphabet of a tokenizer, the same for everyone; ValueError where it has too few one-token words.
+
+        `more` names and values follow the first `SYMBOLS`, which stay the same.
+        """
         words = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token))
-        if len(words) < 2 * SYMBOLS:
-            needed = f"{2 * SYMBOLS} one-token lower-case words with a leading space"
+        if len(words) < 2 * (SYMBOLS + more):
+            needed = f"{2 * (SYMBOLS + more)} one-token lower-case words with a leading space"
             raise ValueError(f"the tasks need {needed}, this tokenizer has {len(words)}")
         drawn = np.random.default_rng(SYMBOL_SEED).permutation(words)
+        first, others = np.split(drawn[: 2 * SYMBOLS], 2), np.split(drawn[2 * SYMBOLS :][: 2 * more], 2)
+        names, values = map(np.concatenate, zip(first, others, strict=True))
         one = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
         digits = np.array([one(str(d))[-1] for d in range(10)])
         marks = {mark: one(mark)[-1] for mark in "\n?+-=:."}
-        return cls(drawn[:SYMBOLS], drawn[SYMBOLS : 2 * SYMBOLS], digits, marks, one("The key of"), one(" is"))
+        return cls(names, values, digits, marks, one("The key of"), one(" is"))
 
 
 def unwritable(tokenizer: PreTrainedTokenizerBase) -> str:
@@ -197,3 +210,13 @@ class Writer:
         for _ in range(2):
             self.newline(passage)
             passage.add(snippet, 1.0)
+
+    def copy(self, passage: Passage, n: int, *, item: int = KINDS["copy"]) -> None:
+        """`n` random symbols, then the same again; the item is the second time."""
+        pool = np.concatenate([self.alphabet.names[: self.pool], self.alphabet.values[: self.pool]])
+        symbols = self.rng.choice(pool, n)
+        self.newline(passage)
+        passage.add(symbols, 0.0)
+        self.newline(passage)
+        passage.add(symbols, COPY_WEIGHT, item)
+        self.newline(passage)

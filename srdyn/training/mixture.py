@@ -7,25 +7,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from srdyn.loading import reference
-from srdyn.text.tasks import ANSWER_WEIGHT, KINDS, SYMBOLS, Alphabet, Passage, Text, Writer
+from srdyn.text.tasks import ANSWER_WEIGHT, KINDS, MORE_SYMBOLS, SYMBOLS, Alphabet, Passage, Text, Writer
 
-TOKENS_PER_BATCH = reference.TOKENS_PER_BATCH
-
-# The curriculum: fixed token counts (millions), the same for every model, so that models which are compared have read
-# the same tokens in the same order. Between two entries the value is interpolated.
-SYMBOLS_IN_USE = ((0.0, 12), (0.8, 12), (1.2, 25), (1.5, SYMBOLS))
-MOST_PAIRS = ((0.0, 4), (1.2, 4), (1.7, 10), (2.1, 16))
-LONGEST_GAP = ((0.0, 8), (1.1, 8), (1.5, 30), (1.9, 72), (2.3, 120))
-# From each token count on, the lengths that batches cycle through.
-LENGTHS = ((0.0, (128,)), (0.4, (256,)), (1.4, (512,)), (4.8, (512, 1024, 512, 2048)))
-# From each token count on, the share of rows of each kind. Every kind is padded with real text, so that half of all
-# tokens are real text at first, and three quarters at the end.
-SHARES = (
-    (0.0, {"text": 0.36, "recall": 0.36, "needles": 0.14, "arithmetic": 0.10, "repeat": 0.04}),
-    (1.2, {"text": 0.34, "recall": 0.19, "needles": 0.31, "arithmetic": 0.11, "repeat": 0.05}),
-    (4.2, {"text": 0.42, "recall": 0.14, "needles": 0.29, "arithmetic": 0.10, "repeat": 0.05}),
-)
 EASY_ROWS = 0.3  # share of rows that stay below the curriculum's current level
+Table = tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True)
@@ -35,33 +20,95 @@ class Level:
     symbols: int
     pairs: int
     gap: int
+    facts: int
     lengths: tuple[int, ...]
     shares: dict[str, float]
 
 
-def level(tokens_seen: int) -> Level:
-    """The curriculum's level after `tokens_seen` tokens."""
-    millions = tokens_seen / 1e6
-    interpolate = lambda table: int(np.interp(millions, *zip(*table, strict=True)))  # noqa: E731
-    current = lambda table: [value for start, value in table if millions >= start][-1]  # noqa: E731
-    return Level(
-        symbols=interpolate(SYMBOLS_IN_USE),
-        pairs=interpolate(MOST_PAIRS),
-        gap=interpolate(LONGEST_GAP),
-        lengths=current(LENGTHS),
-        shares=current(SHARES),
-    )
+@dataclass(frozen=True)
+class Curriculum:
+    """A fixed schedule over millions of tokens, so that models which are compared read the same tokens in one order.
+
+    Between two entries of `symbols` (in use), `pairs` (at most, of an episode of recall) and `gap` (of text inside it,
+    at longest) the value is interpolated. From each entry of `lengths` on, batches cycle through these lengths; from
+    each of `shares` on, rows are of each kind that often. Every kind is padded with real text, which makes half of all
+    tokens at first and three quarters at the end. A row of needles holds at most `facts` of them.
+    """
+
+    tokens_per_batch: int
+    facts: int
+    symbols: Table
+    pairs: Table
+    gap: Table
+    lengths: tuple[tuple[float, tuple[int, ...]], ...]
+    shares: tuple[tuple[float, dict[str, float]], ...]
+
+    def level(self, tokens_seen: int) -> Level:
+        """How hard it is after `tokens_seen` tokens."""
+        millions = tokens_seen / 1e6
+        interpolate = lambda table: int(np.interp(millions, *zip(*table, strict=True)))  # noqa: E731
+        current = lambda table: [value for start, value in table if millions >= start][-1]  # noqa: E731
+        return Level(
+            symbols=interpolate(self.symbols),
+            pairs=interpolate(self.pairs),
+            gap=interpolate(self.gap),
+            facts=self.facts,
+            lengths=current(self.lengths),
+            shares=current(self.shares),
+        )
+
+    def longest(self, tokens: int) -> int:
+        """The longest sequence among the first `tokens` tokens."""
+        return max(length for start, lengths in self.lengths for length in lengths if start * 1e6 < tokens)
 
 
-def batch(i: int, *, seed: int, alphabet: Alphabet, text: Text) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+SMALL = Curriculum(
+    tokens_per_batch=reference.TOKENS_PER_BATCH,
+    facts=8,
+    symbols=((0.0, 12), (0.8, 12), (1.2, 25), (1.5, SYMBOLS)),
+    pairs=((0.0, 4), (1.2, 4), (1.7, 10), (2.1, 16)),
+    gap=((0.0, 8), (1.1, 8), (1.5, 30), (1.9, 72), (2.3, 120)),
+    lengths=((0.0, (128,)), (0.4, (256,)), (1.4, (512,)), (4.8, (512, 1024, 512, 2048))),
+    shares=(
+        (0.0, {"text": 0.36, "recall": 0.36, "needles": 0.14, "arithmetic": 0.10, "repeat": 0.04}),
+        (1.2, {"text": 0.34, "recall": 0.19, "needles": 0.31, "arithmetic": 0.11, "repeat": 0.05}),
+        (4.2, {"text": 0.42, "recall": 0.14, "needles": 0.29, "arithmetic": 0.10, "repeat": 0.05}),
+    ),
+)
+MAIN = Curriculum(
+    tokens_per_batch=4096,
+    facts=128,
+    symbols=((0.0, 12), (1.3, 12), (1.9, 25), (2.4, SYMBOLS), (4.5, SYMBOLS), (8.0, SYMBOLS + MORE_SYMBOLS)),
+    pairs=((0.0, 4), (1.9, 4), (2.7, 10), (3.4, 16), (5.0, 16), (9.0, 64)),
+    gap=((0.0, 8), (1.8, 8), (2.4, 30), (3.0, 72), (3.7, 120), (9.0, 400)),
+    lengths=(
+        (0.0, (128,)),
+        (0.6, (256,)),
+        (2.2, (512,)),
+        (7.0, (512, 1024, 512, 2048)),
+        (12.0, (512, 1024, 2048, 512, 2048, 1024, 512, 4096)),
+    ),
+    shares=(
+        (0.0, {"text": 0.36, "recall": 0.32, "needles": 0.14, "arithmetic": 0.10, "repeat": 0.03, "copy": 0.05}),
+        (1.9, {"text": 0.33, "recall": 0.18, "needles": 0.26, "arithmetic": 0.10, "repeat": 0.05, "copy": 0.08}),
+        (7.0, {"text": 0.44, "recall": 0.12, "needles": 0.22, "arithmetic": 0.08, "repeat": 0.05, "copy": 0.09}),
+    ),
+)
+"""Of the main models: in the end each row of needles or pairs holds more than a state of 64 × 64 can, and strings of
+hundreds of random symbols are copied, so that a model with softmax layers has reason to retrieve through them."""
+
+
+def batch(
+    i: int, *, seed: int, alphabet: Alphabet, text: Text, curriculum: Curriculum = SMALL
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Batch `i` of the stream: tokens int64 [B T], loss weights float32 [B T], item numbers int64 [B T].
 
-    Every batch holds `TOKENS_PER_BATCH` tokens. It depends on nothing but `seed`, `i`, the alphabet and the text.
+    Every batch holds the curriculum's `tokens_per_batch` tokens. It depends on nothing but these arguments.
     """
     rng = np.random.default_rng([seed, i])
-    now = level(i * TOKENS_PER_BATCH)
+    now = curriculum.level(i * curriculum.tokens_per_batch)
     length = now.lengths[i % len(now.lengths)]
-    rows = [_row(length, now, alphabet, text, rng) for _ in range(TOKENS_PER_BATCH // length)]
+    rows = [_row(length, now, alphabet, text, rng) for _ in range(curriculum.tokens_per_batch // length)]
     tokens, weights, items = (
         np.array([getattr(row, name)[:length] for row in rows]) for name in ("tokens", "weights", "items")
     )
@@ -105,7 +152,7 @@ def _needles(writer: Writer, passage: Passage, length: int, now: Level) -> None:
     """Rows where facts are frequent, which teach the task, beside rows where they lie far apart in text."""
     if writer.rng.random() < (0.6 if now.gap < 60 else 0.25):
         return _dense_needles(writer, passage, length)
-    most = max(1, min(8, length // (4 * writer.sentence_length())))
+    most = max(1, min(now.facts, length // (4 * writer.sentence_length())))
     if length >= 256 and writer.rng.random() < 0.5:
         writer.needles(passage, int(writer.rng.integers(1, most // 2 + 1)), length=length // 2)
     writer.needles(passage, int(writer.rng.integers(1, max(1, most // 2) + 1)), length=length)
@@ -144,4 +191,18 @@ def _repeat(writer: Writer, passage: Passage, length: int, now: Level) -> None:
     writer.repeat(passage, int(writer.rng.integers(16, (length - len(passage)) // 2 - 1)))
 
 
-_ROWS = {"text": _text, "recall": _recall, "needles": _needles, "arithmetic": _arithmetic, "repeat": _repeat}
+def _copy(writer: Writer, passage: Passage, length: int, now: Level) -> None:
+    """Strings of random symbols, each given twice, short ones as often as long ones."""
+    while (room := length - len(passage)) >= 24:
+        writer.copy(passage, int(np.exp(writer.rng.uniform(np.log(6), np.log(room // 2 - 3)))))
+        writer.snippet(passage, int(writer.rng.integers(2, 24)))
+
+
+_ROWS = {
+    "text": _text,
+    "recall": _recall,
+    "needles": _needles,
+    "arithmetic": _arithmetic,
+    "repeat": _repeat,
+    "copy": _copy,
+}

@@ -20,7 +20,7 @@ from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
-from srdyn.training import baselines, card_tables, mixture
+from srdyn.training import baselines, card_tables, recipes
 
 log = logging.getLogger(__name__)
 
@@ -81,21 +81,17 @@ def model_rows(folder: Path, *, plan: Plan = PLAN, device: str = "auto") -> pd.D
     """Bits per byte in each domain and accuracy on each task of one model, without targets."""
     model = models.load(folder, device=device)
     training = json.loads((folder / "training.json").read_text())
+    curriculum = recipes.TIERS[training["settings"].get("tier", "small")].curriculum
     about = {
         "model": folder.name,
         "kind": training["settings"]["kind"],
         "seed": training["settings"]["seed"],
         "parameters": model.hf.num_parameters(),
-        "tokens": training["step"] * mixture.TOKENS_PER_BATCH,
+        "tokens": training["step"] * curriculum.tokens_per_batch,
     }
-    longest = longest_trained(about["tokens"])
+    longest = curriculum.longest(about["tokens"])
     rows = pd.DataFrame([*_text_rows(model, plan), *_task_rows(model, plan)])
     return rows.assign(**about, extrapolated=rows["length"] > longest)
-
-
-def longest_trained(tokens: int) -> int:
-    """The longest sequence among the first `tokens` tokens of the training stream."""
-    return max(length for start, lengths in mixture.LENGTHS for length in lengths if start * 1e6 < tokens)
 
 
 def with_targets(rows: pd.DataFrame) -> pd.DataFrame:

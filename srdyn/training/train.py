@@ -4,21 +4,18 @@ from __future__ import annotations
 
 import argparse
 import csv
-import dataclasses
 import io
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from srdyn import contexts, models, states, strata
 from srdyn.architectures import cpu_speedups
@@ -26,66 +23,15 @@ from srdyn.kernels import bfloat16
 from srdyn.loading import devices, files, folders, reference
 from srdyn.study.run import store
 from srdyn.text import tasks
-from srdyn.training import mixture
+from srdyn.training import mixture, recipes
+from srdyn.training.recipes import Settings
 
 log = logging.getLogger(__name__)
 
-TOKENS = {"hybrid": 8_000_000, "pure": 8_000_000, "uniform": 5_200_000}
-CHECKPOINTS = {"hybrid": (96, 384, 1280), "pure": (96, 384, 1280), "uniform": (96, 384)}
-"""Steps whose weights are kept, of seed 0 alone: 0.2, 0.8 and 2.6 million tokens."""
-DOMAIN_WEIGHTS = {"math": 2.0}
-"""How often a domain is read, against 1 for the others: proofs are the hardest to compress."""
 LOG_EVERY = 20
-SAVE_EVERY = 100
+SAVE_EVERY = 20
 SPECTRA_POSITIONS = (16, 64, 128, 256, 512)
 SPECTRA_WINDOWS = 2  # of 512 tokens from each domain
-
-
-@dataclasses.dataclass(frozen=True)
-class Settings:
-    """What decides a trained model, and nothing else."""
-
-    kind: str
-    seed: int = 0
-    tokens: int = 0
-    learning_rate: float = 4e-3
-    warmup_steps: int = 50
-    decay_share: float = 0.3
-    clip: float = 1.0
-    options: dict = dataclasses.field(default_factory=dict)
-
-    @property
-    def name(self) -> str:
-        """As `reference.name_of` has it."""
-        return reference.name_of(self.kind, self.seed)
-
-    @property
-    def steps(self) -> int:
-        return (self.tokens or TOKENS[self.kind]) // mixture.TOKENS_PER_BATCH
-
-    def rate(self, step: int) -> float:
-        """Learning rate of a step: linear warm-up, constant, linear to zero over the last `decay_share`."""
-        rise = (step + 1) / self.warmup_steps
-        fall = (self.steps - step) / (self.decay_share * self.steps)
-        return self.learning_rate * min(1.0, rise, fall)
-
-    def spectra_steps(self) -> list[int]:
-        """0, the powers of two from 4 on, the kept checkpoints, the last step."""
-        powers = [2**k for k in range(2, 30) if 2**k < self.steps]
-        return sorted({0, *powers, *CHECKPOINTS[self.kind], self.steps})
-
-    def checkpoint_steps(self) -> list[int]:
-        """Steps whose weights are kept; none for a second seed."""
-        return [] if self.seed else list(CHECKPOINTS[self.kind])
-
-
-def training_text(tokenizer: PreTrainedTokenizerBase) -> tasks.Text:
-    """The corpus as one token array per domain, documents separated by the end-of-text token."""
-    ids = {}
-    for name in contexts.domains():
-        encoded = tokenizer(contexts.training_documents(name), add_special_tokens=False)["input_ids"]
-        ids[name] = np.concatenate([[tokenizer.eos_token_id, *document] for document in encoded])
-    return tasks.Text(ids, weights=DOMAIN_WEIGHTS)
 
 
 def spectra_contexts(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "B T"]:
@@ -100,9 +46,13 @@ class Run:
 
     def __init__(self, settings: Settings, folder: Path, *, device: str = "auto", bfloat16: bool = False) -> None:
         self.settings, self.folder = settings, folder
-        self.tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
-        self.text = training_text(self.tokenizer)
-        self.alphabet = tasks.Alphabet.of(self.tokenizer)
+        self.tokenizer = recipes.tokenizer(settings.reads)
+        self.stream = {
+            "seed": settings.seed,
+            "alphabet": tasks.Alphabet.of(self.tokenizer, more=settings.reads.symbols),
+            "text": recipes.text(settings.reads),
+            "curriculum": settings.reads.curriculum,
+        }
         hf = reference.initialise(settings.kind, seed=settings.seed, **settings.options)
         hf.config.use_cache = False
         hf.config.srdyn_seed, hf.config.srdyn_kind = settings.seed, settings.kind
@@ -122,7 +72,7 @@ class Run:
         if not path.exists():
             return
         saved = torch.load(path, weights_only=True, map_location=self.model.hf.device)
-        if saved["settings"] != _plain(self.settings):
+        if saved["settings"] != self.settings.record():
             raise ValueError(f"{path} belongs to {saved['settings']}, not to these settings; remove {self.folder}")
         if saved["bfloat16"] != self.bfloat16:
             how = "with" if saved["bfloat16"] else "without"
@@ -142,7 +92,7 @@ class Run:
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
         weights = self.model.hf.state_dict()
         torch.save(
-            {"settings": _plain(self.settings), "bfloat16": self.bfloat16, "step": self.step, "rows": self.rows}
+            {"settings": self.settings.record(), "bfloat16": self.bfloat16, "step": self.step, "rows": self.rows}
             | {"model": weights, "optimizers": optimizers},
             buffer,
         )
@@ -166,7 +116,7 @@ class Run:
             self._write_model("final")
 
     def _advance(self) -> None:
-        batch = mixture.batch(self.step, seed=self.settings.seed, alphabet=self.alphabet, text=self.text)
+        batch = mixture.batch(self.step, **self.stream)
         tokens, weights, items = (torch.from_numpy(x).to(self.model.hf.device) for x in batch)
         logits = self.model.hf(tokens, use_cache=False).logits[:, :-1]
         nats = F.cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="none").view(len(tokens), -1)
@@ -187,7 +137,7 @@ class Run:
             self._log(loss.item(), float(norm), rate, nats.detach(), right, weights[:, 1:], items[:, 1:])
 
     def _log(self, loss: float, norm: float, rate: float, nats: Tensor, right: Tensor, weights: Tensor, items: Tensor):
-        row = {"step": self.step, "tokens": self.step * mixture.TOKENS_PER_BATCH, "length": weights.shape[1] + 1}
+        row = {"step": self.step, "tokens": self.settings.seen(self.step), "length": weights.shape[1] + 1}
         row |= {"rate": rate, "loss": loss, "gradient_norm": norm, "text_nats": float(nats[weights == 1.0].mean())}
         for kind, item in tasks.KINDS.items():
             row[kind] = float(right[items == item].float().mean()) if (items == item).any() else float("nan")
@@ -221,7 +171,7 @@ class Run:
             part = slice(i * SPECTRA_WINDOWS, (i + 1) * SPECTRA_WINDOWS)
             table = strata.head_table(sigma[:, part], context=name, **options)
             tables.append(table.merge(_long(decay[:, part], layers), on=["layer", "sample", "head"]))
-        return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.step * mixture.TOKENS_PER_BATCH)
+        return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.settings.seen(self.step))
 
     def _write_model(self, place: str) -> None:
         """The weights in float16 with tokenizer, as a Hugging Face folder; replaces what an earlier run wrote there."""
@@ -230,7 +180,7 @@ class Run:
             self.model.hf.save_pretrained(new, state_dict=state)
             _say_float16(new)
             self.tokenizer.save_pretrained(new)
-            files.write_json(new / "training.json", {"settings": _plain(self.settings), "step": self.step})
+            files.write_json(new / "training.json", {"settings": self.settings.record(), "step": self.step})
 
 
 def _say_float16(folder: Path) -> None:
@@ -267,16 +217,6 @@ def _csv(rows: list[dict]) -> bytes:
     return text.getvalue().encode()
 
 
-def _plain(settings: Settings) -> dict:
-    return dataclasses.asdict(settings) | {"tokens": settings.steps * mixture.TOKENS_PER_BATCH}
-
-
-def _wanted(names: list[str]) -> Iterator[Settings]:
-    for name in names:
-        kind, _, seed = name.partition("-seed")
-        yield Settings(kind=kind, seed=int(seed or 0))
-
-
 def main() -> None:
     """Train the models named on the command line, one after the other, each into `build/train/<name>`."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.training.train", description=__doc__)
@@ -287,12 +227,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO)
     torch.set_flush_denormal(True)
     rounded = bfloat16.supported() and not arguments.float32
-    for settings in _wanted(arguments.names):
+    for settings in map(recipes.named, arguments.names):
         folder = files.root() / "build" / "train" / settings.name
         run = Run(settings, folder, device=arguments.device, bfloat16=rounded)
         run.resume()
         run.train()
-        files.write_json(folder / "record.json", store.run_record(bfloat16=rounded, settings=_plain(settings)))
+        files.write_json(folder / "record.json", store.run_record(bfloat16=rounded, settings=settings.record()))
 
 
 if __name__ == "__main__":

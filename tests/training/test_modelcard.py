@@ -61,7 +61,7 @@ def test_the_card_is_measured_and_written_from_the_table(root):
     assert np.allclose(written["value"], rows["value"], rtol=1e-8)
     hybrid = written[written["model"] == "hybrid"]
     assert list(hybrid["of"]) == [*contexts.domains(), "needle", "sum", "sum"]
-    assert set(hybrid["tokens"]) == {400 * mixture.TOKENS_PER_BATCH}
+    assert set(hybrid["tokens"]) == {400 * mixture.SMALL.tokens_per_batch}
     assert list(hybrid["extrapolated"].astype(str)) == ["False"] * 6 + ["True"]  # 0.8 million tokens: up to 256
     assert (hybrid[hybrid["quantity"] == "accuracy"]["n"] >= [4, 6, 24]).all()
     assert (hybrid["low"] <= hybrid["value"]).all()
@@ -135,12 +135,6 @@ def test_the_card_names_misses_weak_tasks_and_extrapolation():
     assert "extrapolation" not in clean
 
 
-def test_the_longest_trained_length_follows_the_mixture():
-    assert modelcard.longest_trained(400 * mixture.TOKENS_PER_BATCH) == 256
-    assert modelcard.longest_trained(2_200_000) == 512
-    assert modelcard.longest_trained(5_000_000) == 2048
-
-
 def test_a_folder_without_models_and_another_table_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no trained model"):
         modelcard.folders(tmp_path)
@@ -157,4 +151,4 @@ def test_the_committed_card_is_that_of_the_committed_table():
     assert card_tables.fill(readme, card_tables.read(root / "evaluation.csv")) == readme
     about = {path.parent.name: json.loads(path.read_text()) for path in root.glob("*/training.json")}
     measured = card_tables.read(root / "evaluation.csv").dropna(subset=["tokens"]).groupby("model")["tokens"].first()
-    assert dict(measured) == {name: x["step"] * mixture.TOKENS_PER_BATCH for name, x in about.items()}
+    assert dict(measured) == {name: x["step"] * mixture.SMALL.tokens_per_batch for name, x in about.items()}

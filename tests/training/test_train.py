@@ -1,5 +1,6 @@
 import csv
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -7,7 +8,9 @@ import pytest
 import torch
 
 from srdyn import contexts, models
-from srdyn.training import mixture, train
+from srdyn.loading import files
+from srdyn.training import mixture, recipes, train
+from srdyn.training.recipes import Settings
 
 SMALL = {"layers": 4, "hidden": 32, "head": 16}
 
@@ -24,11 +27,11 @@ def small(monkeypatch):
     monkeypatch.setattr(train, "SPECTRA_WINDOWS", 1)
     monkeypatch.setattr(train, "SAVE_EVERY", 3)
     monkeypatch.setattr(train, "LOG_EVERY", 2)
-    monkeypatch.setattr(train, "CHECKPOINTS", {"hybrid": (2, 5), "pure": (2,)})
 
 
 def settings(kind="hybrid", *, steps=7, **changes):
-    return train.Settings(kind=kind, tokens=steps * mixture.TOKENS_PER_BATCH, options=SMALL, warmup_steps=3, **changes)
+    tokens = steps * mixture.SMALL.tokens_per_batch
+    return Settings(kind, tokens=tokens, checkpoints=(2, 5), options=SMALL, warmup_steps=3, **changes)
 
 
 def finished(folder, *, killed_at=None, monkeypatch=None):
@@ -109,23 +112,23 @@ def test_the_decay_beside_the_spectra_is_the_mean_over_the_context(tmp_path):
 def test_every_kind_reads_the_same_batches(kind, tmp_path, monkeypatch):
     seen = []
 
-    def batch(i, *, seed, alphabet, text):
-        seen.append((i, seed, alphabet, text))
+    def batch(i, *, seed, alphabet, text, curriculum):
+        seen.append((i, seed, alphabet, text, curriculum))
         raise Killed
 
     run = train.Run(settings(kind, seed=2), tmp_path, device="cpu")
-    expected = mixture.batch(0, seed=2, alphabet=run.alphabet, text=train.training_text(run.tokenizer))
+    expected = mixture.batch(0, seed=2, alphabet=run.stream["alphabet"], text=recipes.text(run.settings.reads))
     monkeypatch.setattr(mixture, "batch", batch)
     with pytest.raises(Killed):
         run._advance()
-    i, seed, alphabet, text = seen[0]
+    i, seed, alphabet, text, curriculum = seen[0]
     monkeypatch.undo()
-    ours = mixture.batch(i, seed=seed, alphabet=alphabet, text=text)
+    ours = mixture.batch(i, seed=seed, alphabet=alphabet, text=text, curriculum=curriculum)
     assert all(np.array_equal(a, b) for a, b in zip(ours, expected, strict=True))
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
-    plan = train.Settings(kind="pure", tokens=1000 * mixture.TOKENS_PER_BATCH, learning_rate=4e-3)
+    plan = Settings("pure", tokens=1000 * mixture.SMALL.tokens_per_batch, learning_rate=4e-3)
     assert plan.steps == 1000
     assert plan.rate(0) == pytest.approx(4e-3 / 50)
     assert plan.rate(49) == plan.rate(400) == plan.rate(700) == 4e-3
@@ -134,19 +137,39 @@ def test_the_rate_rises_stays_and_falls_to_zero():
     assert all(plan.rate(i) >= plan.rate(i + 1) for i in range(50, 999))
 
 
-def test_spectra_are_followed_at_twelve_steps_or_more_of_every_model(monkeypatch):
-    monkeypatch.undo()
-    for kind in train.TOKENS:
-        steps = train.Settings(kind=kind).spectra_steps()
+def test_spectra_are_followed_at_twelve_steps_or_more_of_every_model():
+    for name in recipes.RECIPES:
+        steps = recipes.named(name).spectra_steps()
         assert len(steps) >= 12
         assert steps == sorted(set(steps))
         assert steps[0] == 0
-    assert train.Settings(kind="hybrid", seed=1).checkpoint_steps() == []
+    assert Settings("hybrid", seed=1).checkpoint_steps() == []
 
 
-def test_names_say_kind_and_seed():
-    wanted = list(train._wanted(["hybrid", "pure-seed1"]))
-    assert [(x.kind, x.seed, x.name) for x in wanted] == [("hybrid", 0, "hybrid"), ("pure", 1, "pure-seed1")]
+def test_names_say_recipe_and_seed():
+    wanted = [recipes.named(name) for name in ("hybrid", "main-pure-seed1")]
+    assert [(x.kind, x.tier, x.seed, x.name) for x in wanted] == [
+        ("hybrid", "small", 0, "hybrid"),
+        ("pure", "main", 1, "main-pure-seed1"),
+    ]
+    with pytest.raises(ValueError, match="'mixed' is no recipe; there are hybrid, pure,"):
+        recipes.named("mixed-seed1")
+
+
+def test_a_corpus_is_read_once_and_kept_as_tokens(tmp_path, monkeypatch):
+    shutil.copytree(files.data_dir() / "tokenizer", tmp_path / "tokenizer")
+    monkeypatch.setattr(recipes.files, "root", lambda: tmp_path)
+    (tmp_path / "corpus").mkdir()
+    lines = [json.dumps({"id": str(i), "text": text}) + "\n" for i, text in enumerate(("one fox", "two dogs"))]
+    (tmp_path / "corpus/animals.jsonl").write_text("".join(lines))
+    tier = recipes.TIERS["main"]._replace(tokenizer="tokenizer", corpus="corpus", weights={})
+    first = recipes.text(tier).ids["animals"]
+    tokenizer = recipes.tokenizer(tier)
+    assert tokenizer.decode(first) == "<|endoftext|>one fox<|endoftext|>two dogs"
+    monkeypatch.setattr(recipes, "_encoded", None)
+    assert np.array_equal(recipes.text(tier).ids["animals"], first)
+    with pytest.raises(FileNotFoundError, match=r"build_wide\.py makes them"):
+        recipes.text(tier._replace(corpus="tokenizer"))
 
 
 def test_another_training_in_the_same_folder_is_refused(tmp_path):

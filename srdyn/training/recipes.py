@@ -1,0 +1,156 @@
+"""What decides each model that is trained here: its kind and size, what it reads and for how long."""
+
+import dataclasses
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm.auto import tqdm
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from srdyn import contexts
+from srdyn.loading import files, reference
+from srdyn.text import documents, tasks
+from srdyn.training import mixture
+
+
+class Tier(NamedTuple):
+    """What all models of one tier read: texts, in tokens of one tokenizer, and tasks that grow by one curriculum.
+
+    `weights` says how often a domain is read, against 1 for the others; the domains of `corpus`, a folder below the
+    repository, are those of data/corpus where it is empty.
+    """
+
+    tokenizer: str
+    corpus: str
+    weights: dict[str, float]
+    symbols: int
+    curriculum: mixture.Curriculum
+
+
+TIERS = {
+    "small": Tier("data/tokenizer", "", {"math": 2.0}, 0, mixture.SMALL),
+    "main": Tier("data/wide/tokenizer", "build/wide", {"math": 2.0}, tasks.MORE_SYMBOLS, mixture.MAIN),
+}
+"""Proofs are the hardest to compress."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Settings:
+    """What decides a trained model, and nothing else; `recipe` is its name in `RECIPES`."""
+
+    kind: str
+    seed: int = 0
+    recipe: str = ""
+    tier: str = "small"
+    tokens: int = 8_000_000
+    checkpoints: tuple[int, ...] = (96, 384, 1280)
+    learning_rate: float = 4e-3
+    warmup_steps: int = 50
+    decay_share: float = 0.3
+    clip: float = 1.0
+    options: dict = dataclasses.field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """As `reference.name_of` has it."""
+        return reference.name_of(self.recipe or self.kind, self.seed)
+
+    @property
+    def reads(self) -> Tier:
+        """What the model reads."""
+        return TIERS[self.tier]
+
+    @property
+    def steps(self) -> int:
+        return self.tokens // self.reads.curriculum.tokens_per_batch
+
+    def seen(self, step: int) -> int:
+        """Tokens read before this step."""
+        return step * self.reads.curriculum.tokens_per_batch
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, constant, linear to zero over the last `decay_share`."""
+        rise = (step + 1) / self.warmup_steps
+        fall = (self.steps - step) / (self.decay_share * self.steps)
+        return self.learning_rate * min(1.0, rise, fall)
+
+    def spectra_steps(self) -> list[int]:
+        """0, the powers of two from 4 on, the kept checkpoints, the last step."""
+        powers = [2**k for k in range(2, 30) if 2**k < self.steps]
+        return sorted({0, *powers, *self.checkpoints, self.steps})
+
+    def checkpoint_steps(self) -> list[int]:
+        """Steps whose weights are kept, 0.2, 0.8 and 2.6 million tokens by default; none for a second seed."""
+        return [] if self.seed else list(self.checkpoints)
+
+    def record(self) -> dict:
+        """As it is written beside a model."""
+        return dataclasses.asdict(self) | {"tokens": self.seen(self.steps), "checkpoints": list(self.checkpoints)}
+
+
+MAIN = {
+    "tier": "main",
+    "tokens": 24_000_000,
+    "checkpoints": (48, 192, 640, 2560),
+    "options": {"heads": 16, "softmax_head": 64, "vocab_size": 4096},
+}
+RECIPES = {
+    "hybrid": Settings("hybrid"),
+    "pure": Settings("pure"),
+    "uniform": Settings("uniform", tokens=5_200_000, checkpoints=(96, 384)),
+    "main-hybrid": Settings("hybrid", **MAIN),
+    "main-pure": Settings("pure", **MAIN),
+    **{
+        f"{kind}-d{head}": Settings(kind, options={"head": head}, checkpoints=())
+        for kind in ("hybrid", "pure")
+        for head in (32, 128)
+    },
+    "pure-long": Settings("pure", tokens=64_000_000, checkpoints=(3900, 7800, 15600)),
+}
+"""By name: the small pair and its equal start, the main pair, the small pair with smaller and larger heads, the long
+run. All may be trained from other seeds, as `hybrid-seed1`."""
+
+
+def named(name: str) -> Settings:
+    """The recipe and seed that a name like `main-pure-seed1` says. Raises ValueError for an unknown recipe."""
+    recipe, _, seed = name.partition("-seed")
+    if recipe not in RECIPES:
+        raise ValueError(f"{recipe!r} is no recipe; there are {', '.join(RECIPES)}")
+    return dataclasses.replace(RECIPES[recipe], recipe=recipe, seed=int(seed or 0))
+
+
+def tokenizer(tier: Tier) -> PreTrainedTokenizerBase:
+    """The tokenizer of a tier."""
+    return AutoTokenizer.from_pretrained(files.root() / tier.tokenizer)
+
+
+def text(tier: Tier) -> tasks.Text:
+    """The corpus as one token array per domain, documents separated by the end-of-text token."""
+    ids = _read(files.root() / tier.corpus, tier) if tier.corpus else _shipped(tokenizer(tier))
+    return tasks.Text(ids, weights=tier.weights)
+
+
+def _shipped(tokens: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
+    return {name: _encoded(contexts.training_documents(name), tokens) for name in contexts.domains()}
+
+
+def _read(folder: Path, tier: Tier) -> dict[str, np.ndarray]:
+    """The domains of a folder, their tokens kept beside them for the next time."""
+    found = sorted(folder.glob("*.jsonl"))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no *.jsonl; data/wide/build_wide.py makes them")
+    kept, ids = files.content_hash(files.root() / tier.tokenizer)[:12], {}
+    for path in tqdm(found, desc="reading the corpus"):
+        cache = path.with_name(f"{path.stem}-{files.content_hash(path)[:12]}-{kept}.npy")
+        if not cache.exists():
+            with cache.with_suffix(".tmp").open("wb") as file:
+                np.save(file, _encoded(documents.read(path), tokenizer(tier)).astype(np.uint16))
+            cache.with_suffix(".tmp").replace(cache)
+        ids[path.stem] = np.load(cache, mmap_mode="r")
+    return ids
+
+
+def _encoded(texts: list[str], tokens: PreTrainedTokenizerBase) -> np.ndarray:
+    encoded = tokens(texts, add_special_tokens=False)["input_ids"]
+    return np.concatenate([[tokens.eos_token_id, *document] for document in encoded])
