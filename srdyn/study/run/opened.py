@@ -17,17 +17,15 @@ Opened = TypeVar("Opened")
 
 
 def found(name: str | Path) -> str | Path:
-    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own.
+    """The folder of that name, seen from here or from the repository, or the name as it is, one of the hub.
 
-    Raises FileNotFoundError for a path, by its first character, that is in neither place.
+    Notebooks run in a folder of their own. Raises FileNotFoundError for a path, by its first character, in neither place.
     """
-    name = Path(name).expanduser() if str(name).startswith("~") else name
-    inside = files.root() / name
-    if Path(name).exists():
-        return name
-    if inside.is_dir():
-        return inside
-    if str(name).startswith((".", "/")):
+    place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
+    for folder in (place, files.root() / place):
+        if folder.exists():
+            return folder.absolute()
+    if str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {files.root()}")
     return name
 
