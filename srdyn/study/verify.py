@@ -1,8 +1,8 @@
 """Whether what is committed is what was written: `make verify`.
 
 `data/SHA256SUMS` holds the hash of every file of data/ and figures/ but texts and code (`sha256sum --check` reads it
-too). `python -m srdyn.study.verify --record 'PATTERN' …` takes the files that match as they are. make does so after each
-notebook of a committed run, for what it wrote, and after a benchmark: nothing else changes unseen.
+too). `python -m srdyn.study.verify --record 'PATTERN' …` takes the files that match as they are. make does so after
+each notebook of a committed run, for what it wrote, and after a benchmark: nothing else changes unseen.
 """
 
 import argparse
@@ -104,7 +104,7 @@ def _differences(text: str, expected: str) -> Iterator[str]:
     there, wanted = text.splitlines(), expected.splitlines()
     for number, (one, other) in enumerate(itertools.zip_longest(there, wanted, fillvalue=""), 1):
         if one != other:
-            at = len(os.path.commonprefix([one, other]))
+            at = next(i for i, (a, b) in enumerate(itertools.zip_longest(one, other)) if a != b)
             part = slice(max(at - SHOWN, 0), at + SHOWN)
             yield f"{number}: says …{one[part]}… where the tables say …{other[part]}…"
             if len(there) != len(wanted):

@@ -91,11 +91,16 @@ def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int 
         done = opened.deal(_opened_again, [(opening, "make", (context, sources)) for context in share])
     else:
         done = (tables.make(context, sources) for context in share)
-    bar = tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first())
-    for _ in bar:
-        pass
+    list(tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first()))
     processes.barrier()
-    _wait_for(left, tables, sources)
+    deadline = time.monotonic() + SETTLING
+    while lost := [context for context in left if tables.lacks(context, sources)]:
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
+                "build/ must lie in a folder that all machines share"
+            )
+        time.sleep(1)
 
 
 def _is_small(model: models.Model) -> bool:
@@ -111,14 +116,3 @@ def _opened_again(name: str | Path, reading: Reading, kept: Path, made_by: str) 
     if opened.identity(model, name) != about["weights"] or about["code"] != CODE:
         raise RuntimeError(f"{name} or srdyn changed while it was read: leave their files alone and start again")
     return Tables(model, reading, store.RunStore(kept, made_by=about))
-
-
-def _wait_for(contexts: Sequence[str], tables: Tables, sources: Sequence[str]) -> None:
-    deadline = time.monotonic() + SETTLING
-    while lost := [context for context in contexts if tables.lacks(context, sources)]:
-        if time.monotonic() > deadline:
-            raise FileNotFoundError(
-                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
-                "build/ must lie in a folder that all machines share"
-            )
-        time.sleep(1)
