@@ -16,7 +16,7 @@ from srdyn.study.run import workers
 def found(name: str | Path) -> str | Path:
     """The folder of that name, seen from here or from the repository, or the name as it is, one of the hub.
 
-    Notebooks run in a folder of their own. Raises FileNotFoundError for a path, by its first character, that is nowhere.
+    A path, by its first character, that is in neither place raises FileNotFoundError.
     """
     place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
     for folder in (place, files.root() / place):
