@@ -25,7 +25,12 @@ def data_dir() -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, whatever happens meanwhile; folders are made."""
+    """Put `content` at `path` whole or not at all, whatever happens meanwhile; folders are made.
+
+    A file that holds it already is left alone.
+    """
+    if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
+        return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # machines may share folder and process id
     with partial.open("wb") as file:

@@ -61,7 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit("interrupted; what was finished stays") from None
     readme.publish()
-    print(f"report: {_report()}")
+    print(f"report: {store.build_dir() / 'report' / 'index.html'}")
 
 
 def run_name(preset: str, overrides: str = "") -> str:
@@ -113,11 +113,7 @@ def _run(stem: str, given: Mapping[str, object]) -> None:
     except (PapermillExecutionError, RuntimeError) as error:  # of the notebook, of its kernel
         raise Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
     partial.replace(executed)
-    exporter = nbconvert.HTMLExporter(embed_images=True)
-    place = {"metadata": {"path": str(source.parent)}}  # links to ../figures are read from there
-    page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), place)
-    files.write_bytes(_report().with_name(f"{stem}.html"), page.encode())
-    _write_report()
+    _report(source, executed)
 
 
 def _reason(error: PapermillExecutionError | RuntimeError) -> str:
@@ -126,16 +122,17 @@ def _reason(error: PapermillExecutionError | RuntimeError) -> str:
     return "its kernel died; did memory run out?" if isinstance(error, DeadKernelError) else str(error)
 
 
-def _report() -> Path:
-    return store.build_dir() / "report" / "index.html"
-
-
-def _write_report() -> None:
-    pages = sorted(path.stem for path in _report().parent.glob("[0-9]*.html"))
+def _report(source: Path, executed: Path) -> None:
+    """The executed notebook as a page, and the list of all pages."""
+    exporter = nbconvert.HTMLExporter(embed_images=True)
+    place = {"metadata": {"path": str(source.parent)}}  # links to ../figures are read from there
+    page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), place)
+    folder, title = store.build_dir() / "report", f"srdyn: {store.run_name()}"
+    files.write_bytes(folder / f"{source.stem}.html", page.encode())
+    pages = sorted(path.stem for path in folder.glob("[0-9]*.html"))
     lines = "".join(f'<li><a href="{page}.html">{page}</a></li>' for page in pages)
-    title = f"srdyn: {store.run_name()}"
     head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
-    files.write_bytes(_report(), f"{head}<ol>{lines}</ol>\n".encode())
+    files.write_bytes(folder / "index.html", f"{head}<ol>{lines}</ol>\n".encode())
 
 
 def _every() -> list[str]:

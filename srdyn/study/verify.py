@@ -1,9 +1,8 @@
 """Whether what is committed is what was written: `make verify`.
 
 `data/SHA256SUMS` holds the hash of every file of data/ and figures/ but texts and code (`sha256sum --check` reads it
-too). One command writes it: `python -m srdyn.study.verify --record 'PATTERN' …` for the files that the patterns match.
-make calls it after each notebook of a run whose outputs are committed, for what that notebook wrote or found within
-tolerance, and after a benchmark. So models, texts and the tables of other runs never change unseen.
+too). `python -m srdyn.study.verify --record 'PATTERN' …` takes the files that match as they are. make does so after
+each notebook of a committed run, for what it wrote, and after a benchmark: nothing else changes unseen.
 """
 
 import argparse
@@ -33,9 +32,7 @@ def sums() -> Path:
 
 def faults() -> Iterator[str]:
     """What is not as it was written, a line each that begins with the place; for the run `reference`."""
-    yield from bytes_changed()
-    yield from tables()
-    yield from texts()
+    return itertools.chain(bytes_changed(), tables(), texts())
 
 
 def bytes_changed() -> Iterator[str]:
@@ -77,20 +74,15 @@ def texts() -> Iterator[str]:
 
 def record(patterns: Sequence[str]) -> None:
     """Take the files that match one of the patterns (`*` matches `/` too) as they are now; the others stay recorded."""
-    known, present = _known(), _present()
-    kept = {name: content for name, content in known.items() if not _matches(name, patterns)}
-    fresh = {name: files.file_hash(files.root() / name) for name in present if _matches(name, patterns)}
+    kept = {name: content for name, content in _known().items() if not _matches(name, patterns)}
+    fresh = {name: files.file_hash(files.root() / name) for name in _present() if _matches(name, patterns)}
     lines = [f"{content}  {name}\n" for name, content in sorted((kept | fresh).items())]
-    content = "".join(lines).encode()
-    if not sums().exists() or sums().read_bytes() != content:
-        files.write_bytes(sums(), content)
+    files.write_bytes(sums(), "".join(lines).encode())
 
 
 def _known() -> dict[str, str]:
-    if not sums().exists():
-        return {}
-    lines = [line.split("  ", 1) for line in sums().read_text(encoding="utf-8").splitlines()]
-    return {name: content for content, name in lines}
+    text = sums().read_text(encoding="utf-8") if sums().exists() else ""
+    return {name: content for content, name in (line.split("  ", 1) for line in text.splitlines())}
 
 
 def _present() -> set[str]:
@@ -112,9 +104,7 @@ def _differences(text: str, expected: str) -> Iterator[str]:
     there, wanted = text.splitlines(), expected.splitlines()
     for number, (one, other) in enumerate(itertools.zip_longest(there, wanted, fillvalue=""), 1):
         if one != other:
-            at = next(
-                (i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other))
-            )
+            at = next(i for i, (a, b) in enumerate(itertools.zip_longest(one, other)) if a != b)
             part = slice(max(at - SHOWN, 0), at + SHOWN)
             yield f"{number}: says …{one[part]}… where the tables say …{other[part]}…"
             if len(there) != len(wanted):
@@ -130,12 +120,9 @@ def main() -> None:
         record(patterns)
         return
     os.environ["SRDYN_RUN"] = store.REFERENCE  # what is committed says what this run found
-    found = 0
-    for fault in faults():
-        print(fault)
-        found += 1
-    if found:
-        sys.exit(f"{found} faults. After a change of data that is meant: {RECORD} 'data/…'")
+    if found := list(faults()):
+        print("\n".join(found))
+        sys.exit(f"{len(found)} faults. After a change of data that is meant: {RECORD} 'data/…'")
     print(f"{len(_known())} files are as recorded; README and scorecard say what the tables say")
 
 

@@ -130,4 +130,4 @@ def test_items_that_another_machine_keeps_for_itself_are_missed(clone, monkeypat
     monkeypatch.setattr(processes, "share", lambda work: work[1::2])
     reading = survey.Reading((), (), ("rare character", "common number"), (1, 8), length=8, n=2)
     with pytest.raises(FileNotFoundError, match="rare character were finished by other processes"):
-        survey.fill([clone / "tiny"], reading, sources=())
+        survey.heads([clone / "tiny"], reading, sources=())

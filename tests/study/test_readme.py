@@ -12,18 +12,18 @@ from srdyn.study.run import store
 
 def test_captions_say_what_the_ledger_says(monkeypatch):
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    table = readme.captions().set_index("notebook")
-    assert table.loc["03_ablation", "title"] == "Ablation: which heads does the model need?"
-    assert table.loc["03_ablation", "caption"].startswith("C8: ")
-    assert table.loc["05_mechanism", "caption"] == ""
-    assert set(table.index) == {path.stem for path in store.figures_dir().glob("[0-9]?_*.png")} & set(table.index)
+    cells = [cell.strip() for line in readme.gallery().splitlines()[2:] for cell in line.strip("| ").split(" | ")]
+    shown = {cell.split("](figures/")[1].split(".png")[0]: cell for cell in cells if cell}
+    assert shown["03_ablation"].startswith("![Ablation: which heads does the model need?](figures/03_ablation.png)<br>")
+    assert "](notebooks/03_ablation.ipynb) C8: " in shown["03_ablation"]
+    assert shown["05_mechanism"].endswith("](notebooks/05_mechanism.ipynb)")
 
 
 def test_the_committed_readme_and_scorecard_are_those_of_the_committed_tables(monkeypatch):
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
     text = (files.root() / "README.md").read_bytes().decode()
     assert readme.page(text) == text, "they are made by `make scorecard`"
-    assert claims.scorecard() == (store.figures_dir() / "scorecard.md").read_text(encoding="utf-8")
+    assert claims.scorecard() == (store.figure_dir() / "scorecard.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture

@@ -203,6 +203,5 @@ def test_a_run_record_says_what_ran(clone):
     assert record["commit"] == "unknown"  # the clone of this test is no git repository
     assert record["versions"]["pandas"] == pd.__version__
     assert record["seed"] == 5
-    path = store.save_record("02_consistency", record)
-    assert path == clone / "build/reference/records/02_consistency.json"
-    assert json.loads(path.read_bytes()) == record
+    store.save_record("02_consistency", record)
+    assert json.loads((clone / "build/reference/records/02_consistency.json").read_bytes()) == record

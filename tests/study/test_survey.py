@@ -108,7 +108,7 @@ def own_workers():
 
 def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers):
     model = models.load(place)
-    made_by = {"weights": opened.identity(model, place)}
+    made_by = {"weights": opened.identity(model, place), "code": survey.CODE}
     tables = null_tables.Tables(model, reading, store.RunStore(tmp_path, made_by=made_by))
     opening = str(place), reading, tmp_path, json.dumps(made_by)
     for together in (("model", "untrained", "mechanism", "permuted decays"), ("common decay",)):
@@ -124,13 +124,16 @@ def test_a_worker_refuses_weights_that_changed_meanwhile(place, reading, tmp_pat
         survey._opened_again(place, reading, tmp_path, json.dumps({"weights": "others"}))
 
 
-def test_what_workers_are_told_holds_in_any_folder(tmp_path, monkeypatch):
+def test_own_text_is_read_wherever_other_processes_are(place, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.txt").write_text("text")
-    reading = survey.Reading(("prose", "./own.txt", "hf:owner/name"), (), (), POSITIONS)
-    assert survey._placed(reading).domains == ("prose", str(tmp_path / "own.txt"), "hf:owner/name")
-    assert survey._placed(reading).texts == reading.texts
-    assert survey._anywhere("owner/name") == "owner/name"
+    (tmp_path / "own.txt").write_text("All of this is one document. " * 200)
+    told = []
+    monkeypatch.setattr(survey, "_make", lambda tables, sources, opening: told.append(opening))
+    reading = survey.Reading(("prose", "./own.txt"), (), (), POSITIONS, length=64, n=1)
+    found = survey.heads([place], reading, sources=[], kept=tmp_path / "kept")
+    assert told[0][0] == place.absolute()
+    assert told[0][1].domains == ("prose", str(tmp_path / "own.txt"))
+    assert found["context"].unique().tolist() == list(told[0][1].texts) == list(reading.texts)
 
 
 def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path, monkeypatch, caplog):
@@ -327,7 +330,7 @@ def test_a_path_is_looked_for_here_in_the_repository_and_at_home(tmp_path, monke
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
-    assert opened.found("mine") == "mine"
+    assert opened.found("mine") == tmp_path / "mine"
     assert opened.found("~/mine") == tmp_path / "mine"
     assert opened.found("data/models/hybrid") == files.root() / "data/models/hybrid"
     assert opened.found("owner/name") == "owner/name"

@@ -12,7 +12,6 @@ from srdyn.loading import files, markdown
 from srdyn.study.claims import claims
 from srdyn.study.run import store
 
-COLUMNS = 2
 SPEEDS = "07_cost_families"
 """The table that `make bench` writes of every family."""
 HEADS = {
@@ -25,28 +24,19 @@ HEADS = {
 }
 
 
-def captions() -> pd.DataFrame:
-    """One row for every notebook with a figure of its own name: notebook, title (its heading), caption.
-
-    The caption says what the ledger of the run at work has for the notebook's claims, empty where it decides none.
-    """
-    ledger, rows = claims.ledger(), []
-    for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
-        if (store.figure_dir() / f"{path.stem}.png").exists():
-            decided = ledger[(ledger["notebook"] == path.stem) & (ledger["kind"] != "")]
-            rows.append({"notebook": path.stem, "title": _title(path), "caption": _sentence(decided)})
-    return pd.DataFrame(rows, columns=["notebook", "title", "caption"])
-
-
 def gallery() -> str:
-    """The figures in Markdown, two in a row, each above its title and caption."""
-    cells = [
-        f"![{row.title}](figures/{row.notebook}.png)<br>[{row.title}](notebooks/{row.notebook}.ipynb) {row.caption}"
-        for row in captions().itertuples()
-    ]
-    cells += [""] * (-len(cells) % COLUMNS)
-    rows = [cells[i : i + COLUMNS] for i in range(0, len(cells), COLUMNS)]
-    return markdown.table([""] * COLUMNS, rows) + "\n"
+    """The figures of the run at work in Markdown, two in a row, each above its notebook's heading and its caption.
+
+    The caption says what the ledger has for the notebook's claims; it is empty where the notebook decides none.
+    """
+    book, cells = claims.ledger(), []
+    for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
+        stem, title = path.stem, _title(path)
+        if (store.figure_dir() / f"{stem}.png").exists():
+            caption = _sentence(book[(book["notebook"] == stem) & ~book["kind"].isin(["", *claims.CONTROLS])])
+            cells.append(f"![{title}](figures/{stem}.png)<br>[{title}](notebooks/{stem}.ipynb) {caption}")
+    cells += [""] * (len(cells) % 2)
+    return markdown.table(["", ""], [*zip(cells[::2], cells[1::2], strict=True)]) + "\n"
 
 
 def families() -> str:
@@ -57,13 +47,15 @@ def families() -> str:
     table, rows = architectures.supported(), []
     table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
     speeds, note = _speeds()
-    heads = HEADS if note else {name: head for name, head in HEADS.items() if name != "speed"}
+    heads = [name for name in HEADS if note or name != "speed"]
     others = [name for name in table if name != "mixer"]
     for cells, part in table.groupby(others, sort=False):
+        measured = speeds.reindex(part["mixer"]).dropna()
+        ends = dict.fromkeys(f"{float(f'{end:.2g}'):,.0f}" for end in (measured.min(), measured.max()) if len(measured))
         row = dict(zip(others, cells, strict=True)) | {"mixer": ", ".join(part["mixer"])}
-        row["speed"] = _ends(speeds.reindex(part["mixer"]).dropna())
+        row["speed"] = "–".join(ends) or "not measured"  # the least and the most, to two digits
         rows.append([row[name] for name in heads])
-    return markdown.table(list(heads.values()), rows) + "\n" + note
+    return markdown.table([HEADS[name] for name in heads], rows) + "\n" + note
 
 
 def _speeds() -> tuple[pd.Series, str]:
@@ -81,12 +73,6 @@ def _speeds() -> tuple[pd.Series, str]:
     return table.groupby("layer")["per_second"].first(), note
 
 
-def _ends(values: pd.Series) -> str:
-    """The least and the most, to two digits."""
-    ends = dict.fromkeys(f"{float(f'{end:.2g}'):,.0f}" for end in (values.min(), values.max()) if len(values))
-    return "–".join(ends) or "not measured"
-
-
 def page(text: str) -> str:
     """`text`, the README, with the scorecard, `gallery` and `families` of the run at work between their markers.
 
@@ -98,19 +84,11 @@ def page(text: str) -> str:
 
 
 def publish() -> None:
-    """Write `scorecard.md` beside the figures of the run at work; the reference run also fills in the README.
-
-    Files that already say the same are left alone.
-    """
-    _write(store.figure_dir() / "scorecard.md", claims.scorecard())
+    """Write `scorecard.md` beside the figures of the run at work; the reference run also fills in the README."""
+    files.write_bytes(store.figure_dir() / "scorecard.md", claims.scorecard().encode())
     if store.run_name() == store.REFERENCE:
         path = files.root() / "README.md"
-        _write(path, page(path.read_bytes().decode()))
-
-
-def _write(path: Path, text: str) -> None:
-    if not path.exists() or path.read_bytes() != text.encode():
-        files.write_bytes(path, text.encode())
+        files.write_bytes(path, page(path.read_bytes().decode()).encode())
 
 
 def _title(notebook: Path) -> str:
@@ -121,10 +99,10 @@ def _title(notebook: Path) -> str:
     return first.removeprefix("# ")
 
 
-def _sentence(ledger: pd.DataFrame) -> str:
-    """`C8: not reproduced in hybrid, inconclusive in pure; …` for the claims of one notebook, controls left out."""
+def _sentence(decided: pd.DataFrame) -> str:
+    """`C8: not reproduced in hybrid, inconclusive in pure; ….` for these lines of the ledger."""
     found = []
-    for claim, rows in ledger[~ledger["kind"].isin(claims.CONTROLS)].groupby("claim", sort=False):
+    for claim, rows in decided.groupby("claim", sort=False):
         plain = rows["verdict"].str.split(" (null", regex=False).str[0]
         kinds = rows["kind"].groupby(plain, sort=False).agg(" and ".join)
         found.append(f"{claim}: " + ", ".join(f"{verdict} in {names}" for verdict, names in kinds.items()))

@@ -13,11 +13,10 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2]
 
 
-def _module(path: Path) -> str:
-    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
-
-
-FILES = {_module(path): path for path in PACKAGE.rglob("*.py")}
+FILES = {
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
+    for path in PACKAGE.rglob("*.py")
+}
 SOURCES = {name: path.read_bytes() for name, path in FILES.items()}
 LOADED = frozenset(sys.modules)
 

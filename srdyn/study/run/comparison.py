@@ -29,12 +29,13 @@ def faults(fresh: pd.DataFrame, standing: pd.DataFrame) -> list[str]:
 
 
 def _fault(fresh: pd.Series, standing: pd.Series, band: np.ndarray) -> str:
-    if not (_is_number(fresh) and _is_number(standing)):
+    both = fresh, standing
+    if not all(pd.api.types.is_numeric_dtype(x) and not pd.api.types.is_bool_dtype(x) for x in both):
         return _inexact(fresh, standing)
-    a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in (fresh, standing))
-    if re.search(r"(^|_)rank(_|$)", str(fresh.name)) and _is_whole(a) and _is_whole(b):
+    a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in both)
+    if re.search(r"(^|_)rank(_|$)", str(fresh.name)) and all(np.all(np.isnan(x) | (x == np.round(x))) for x in (a, b)):
         return _misranked(a, b, band)
-    if pd.api.types.is_integer_dtype(fresh) and pd.api.types.is_integer_dtype(standing):
+    if all(pd.api.types.is_integer_dtype(x) for x in both):
         return _inexact(fresh, standing)
     far = ~np.isclose(a, b, rtol=RTOL, atol=ATOL, equal_nan=True)
     known = far & np.isfinite(a) & np.isfinite(b)
@@ -54,12 +55,3 @@ def _misranked(a: np.ndarray, b: np.ndarray, band: np.ndarray) -> str:
     outside = differ & ~(band & (np.abs(a - b) <= 1))
     within = not outside.any() and differ.sum() <= RANK_SHARE * len(differ)
     return "" if within else f"{differ.sum()} of {len(a)} ranks differ, {outside.sum()} by more than their band allows"
-
-
-def _is_number(series: pd.Series) -> bool:
-    return pd.api.types.is_numeric_dtype(series) and not pd.api.types.is_bool_dtype(series)
-
-
-def _is_whole(values: np.ndarray) -> bool:
-    present = values[~np.isnan(values)]
-    return bool(np.all(np.isfinite(present)) and np.all(present == np.round(present)))

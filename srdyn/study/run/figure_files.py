@@ -13,13 +13,8 @@ from srdyn.loading import files
 from srdyn.study.run import store
 
 DPI = 300
-STYLE = {
-    "xtick.labelsize": 7,
-    "ytick.labelsize": 7,
-    "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6,
-    "pdf.fonttype": 42,
-}
+TICKS = {f"{axis}tick.{name}": size for axis in "xy" for name, size in (("labelsize", 7), ("major.width", 0.6))}
+STYLE = TICKS | {"pdf.fonttype": 42}
 """What a figure takes from matplotlib's settings when it is drawn, as ticks may be made then; the rest stands in it."""
 UNDATED = {"CreationDate": None, "Creator": None, "Producer": None}
 """What a pdf would say about when and by which version it was written, left out."""
@@ -36,16 +31,12 @@ def save(figure: Figure, stem: str) -> Path:
     if not re.fullmatch(r"\w[\w-]*", stem):
         raise ValueError(f"a figure's stem is a plain name of letters, digits, _ and -, not {stem!r}")
     path, drawn = store.figure_dir() / f"{stem}.png", _png(figure)
-    if not (_is_whole(path.with_suffix(".pdf")) and _looks_like(path, drawn)):
-        for file, content in ((path.with_suffix(".pdf"), _pdf(figure)), (path, drawn)):
-            if not file.exists() or file.read_bytes() != content:
-                files.write_bytes(file, content)
+    pdf = path.with_suffix(".pdf")
+    whole = pdf.exists() and pdf.read_bytes().rstrip().endswith(b"%%EOF")
+    if not (whole and _looks_like(path, drawn)):
+        files.write_bytes(pdf, _drawn(figure, format="pdf", metadata=UNDATED).getvalue())
+        files.write_bytes(path, drawn)
     return path
-
-
-def _is_whole(pdf: Path) -> bool:
-    content = pdf.read_bytes() if pdf.exists() else b""
-    return content.startswith(b"%PDF") and content.rstrip().endswith(b"%%EOF")
 
 
 def _looks_like(path: Path, drawn: bytes) -> bool:
@@ -55,10 +46,6 @@ def _looks_like(path: Path, drawn: bytes) -> bool:
     there, here = (np.asarray(Image.open(x).convert("RGB"), dtype=int) for x in (path, io.BytesIO(drawn)))
     # Two palettes of 256 colours may hold a grey in shades a few levels apart.
     return there.shape == here.shape and int((abs(there - here).max(-1) > 8).sum()) <= FEW
-
-
-def _pdf(figure: Figure) -> bytes:
-    return _drawn(figure, format="pdf", metadata=UNDATED).getvalue()
 
 
 def _png(figure: Figure) -> bytes:

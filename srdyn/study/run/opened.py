@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import torch
 import transformers
@@ -13,21 +12,17 @@ from srdyn.architectures import cpu_speedups
 from srdyn.loading import files
 from srdyn.study.run import workers
 
-Opened = TypeVar("Opened")
-
 
 def found(name: str | Path) -> str | Path:
-    """The name as it is, or the folder of that name in the repository: notebooks run in a folder of their own.
+    """The folder of that name, seen from here or from the repository, or the name as it is, one of the hub.
 
-    Raises FileNotFoundError for a path, by its first character, that is in neither place.
+    A path, by its first character, that is in neither place raises FileNotFoundError.
     """
-    name = Path(name).expanduser() if str(name).startswith("~") else name
-    inside = files.root() / name
-    if Path(name).exists():
-        return name
-    if inside.is_dir():
-        return inside
-    if str(name).startswith((".", "/")):
+    place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
+    for folder in (place, files.root() / place):
+        if folder.exists():
+            return folder.absolute()
+    if str(name).startswith((".", "/", "~")):
         raise FileNotFoundError(f"{name} is no folder, neither seen from {Path.cwd()} nor from {files.root()}")
     return name
 
@@ -64,7 +59,7 @@ def identity(model: models.Model, name: str | Path) -> str:
     return files.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
 
 
-def deal(make: Callable[..., Opened], work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
+def deal(make: Callable, work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
     """For every (opening, question, details) the answer of `make(*opening)`, on all cores, in this order.
 
     `make` is a class or function of a module, `question` the name of a method of what it returns. That is kept until a
@@ -73,10 +68,10 @@ def deal(make: Callable[..., Opened], work: Iterable[tuple[tuple, str, tuple]]) 
     return workers.deal(_ask, [(make, *item) for item in work])
 
 
-def _ask(make: Callable[..., Opened], opening: tuple, question: str, details: tuple) -> object:
+def _ask(make: Callable, opening: tuple, question: str, details: tuple) -> object:
     return getattr(_opened(make, opening), question)(*details)
 
 
 @functools.lru_cache(maxsize=1)
-def _opened(make: Callable[..., Opened], opening: tuple) -> Opened:
+def _opened(make: Callable, opening: tuple) -> object:
     return make(*opening)

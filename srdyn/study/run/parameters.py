@@ -57,7 +57,7 @@ def parsed(text: str) -> dict[str, object]:
 def departures() -> list[str]:
     """Where parameters cells and presets/reference.yaml differ, in words, but for `QUICK`; empty where nowhere."""
     reference, faults = _read(store.REFERENCE), []
-    for path in sorted(_folder().glob("[0-9]*.ipynb")):
+    for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
         cell, ours = _of_cell(path), reference.pop(path.stem, {})
         cell |= {QUICK: False} if QUICK in cell else {}
         for name in cell | ours:
@@ -91,16 +91,12 @@ def _require_known(given: Mapping[str, object], notebooks: Mapping[str, Mapping[
 
 
 def _read(preset: str) -> dict:
-    path = _folder() / "presets" / f"{preset}.yaml"
+    path = files.root() / "notebooks" / "presets" / f"{preset}.yaml"
     if not path.is_file():
         there = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
         raise ValueError(f"there is no preset {preset!r} in notebooks/presets; there are {there}")
     content = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
     return {name: value for name, value in content.items() if not name.startswith(".")}
-
-
-def _folder() -> Path:
-    return files.root() / "notebooks"
 
 
 if __name__ == "__main__":

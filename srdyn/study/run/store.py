@@ -1,8 +1,7 @@
 """Files that outlive a run: their places, their exact bytes, their origin.
 
 `SRDYN_RUN` names the run. Only the run `reference` (make sets it, for the committed defaults alone) writes to the
-committed `data/tables` and `figures`; any other writes to `build/<run>/`, and without it the run is `interactive`.
-The tables of the run `thorough` are committed as well, in `data/tables/thorough`.
+committed `data/tables` and `figures`, `thorough` to `data/tables/thorough`; any other writes to `build/<run>/`.
 """
 
 import hashlib
@@ -44,11 +43,6 @@ def run_name() -> str:
     return name
 
 
-def figures_dir() -> Path:
-    """The committed figures, whatever the run; to write one ask `figure_dir`."""
-    return files.root() / "figures"
-
-
 def build_dir(run: str | None = None) -> Path:
     """The ignored folder of `run`, by default of the run at work."""
     return files.root() / "build" / (run or run_name())
@@ -64,7 +58,7 @@ def table_dir(run: str | None = None) -> Path:
 def figure_dir(run: str | None = None) -> Path:
     """Where the figures of `run` lie: `figures` for the reference run, `build/<run>/figures` for any other."""
     run = run or run_name()
-    return figures_dir() if run == REFERENCE else build_dir(run) / "figures"
+    return (files.root() if run == REFERENCE else build_dir(run)) / "figures"
 
 
 def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | None = None) -> Path:
@@ -79,13 +73,8 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     folder = table_dir()
     path = folder / (stem + (".csv" if len(frame) <= CSV_ROWS else ".parquet"))
     content = _encode(frame, path.suffix)
-    side = {
-        "rows": len(frame),
-        "columns": list(frame.columns),
-        "code": code.hash_of_loaded(),
-        "table": hashlib.sha256(content).hexdigest(),
-        **(meta or {}),
-    }
+    side = {"rows": len(frame), "columns": list(frame.columns), "code": code.hash_of_loaded()}
+    side |= {"table": hashlib.sha256(content).hexdigest(), **(meta or {})}
     if path.exists():
         faults = comparison.faults(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
         if not faults and _describes(path, side):
@@ -115,24 +104,22 @@ def run_record(**extra: object) -> dict[str, object]:
     """What ran, where and when: run, commit, versions, device, time. For build/ only: no two are alike."""
     import torch  # heavy, and nothing else here needs it
 
-    cuda = torch.cuda.is_available()
+    cpu = f"{platform.machine()}, {os.cpu_count()} cores"
     versions = {package.name: package.version for package in importlib.metadata.distributions()}
     return {
         "run": run_name(),
         "commit": _commit(),
         "versions": versions | {"python": platform.python_version()},
-        "device": torch.cuda.get_device_name() if cuda else f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
         "platform": platform.platform(),
         "time": datetime.now(UTC).isoformat(timespec="seconds"),
         **extra,
     }
 
 
-def save_record(stem: str, record: Mapping[str, object]) -> Path:
+def save_record(stem: str, record: Mapping[str, object]) -> None:
     """Write `record` to `build/<run>/records/<stem>.json`."""
-    path = build_dir() / "records" / f"{stem}.json"
-    files.write_json(path, record)
-    return path
+    files.write_json(build_dir() / "records" / f"{stem}.json", record)
 
 
 class RunStore:
@@ -191,12 +178,9 @@ def _decode(content: bytes, suffix: str) -> pd.DataFrame:
 def _describes(path: Path, side: Mapping[str, object]) -> bool:
     """Whether the side file belongs to the bytes at `path` and to the parameters of `side`."""
     beside = path.with_suffix(".json")
-    if not beside.exists():
-        return False
-    standing = json.loads(beside.read_bytes())
-    parameters = json.loads(json.dumps(side.get("parameters")))
-    whole = standing.get("table") == hashlib.sha256(path.read_bytes()).hexdigest()
-    return whole and standing.get("parameters") == parameters
+    standing = json.loads(beside.read_bytes()) if beside.exists() else {}
+    same = standing.get("parameters") == json.loads(json.dumps(side.get("parameters")))
+    return same and standing.get("table") == files.file_hash(path)
 
 
 def _commit() -> str:

@@ -12,15 +12,12 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
 
 import torch
 import transformers
 
-Result = TypeVar("Result")
 
-
-def deal(function: Callable[..., Result], work: Iterable[tuple]) -> Iterator[Result]:
+def deal(function: Callable, work: Iterable[tuple]) -> Iterator:
     """`function(*item)` for every item, dealt out in their order; the results come in that order as well.
 
     `function` is one of a module, since processes find it by its name. An exception ends the rest.
@@ -28,7 +25,7 @@ def deal(function: Callable[..., Result], work: Iterable[tuple]) -> Iterator[Res
     return _results([_pool().submit(function, *item) for item in work])
 
 
-def _results(asked: list[Future[Result]]) -> Iterator[Result]:
+def _results(asked: list[Future]) -> Iterator:
     try:
         yield from (future.result() for future in asked)
     except BrokenProcessPool as error:

@@ -31,10 +31,8 @@ def main(arguments: Sequence[str]) -> None:
         reading = survey.Reading(
             **axes, length=axes["positions"][-1], n=given["n"], seed=given["seed"], eps=given["eps"]
         )
-        if not first:
-            return survey.fill(given["models"], reading)
         table = survey.heads(given["models"], reading)
-    for model, rows in table.groupby("model", sort=False):
+    for model, rows in table.groupby("model", sort=False) if first else ():
         print(f"{model}: {rows['context'].nunique()} contexts of {rows['source'].nunique()} sources, {len(rows)} rows")
 
 

@@ -58,59 +58,44 @@ class Tables:
 
     def __init__(self, model: models.Model, reading: samples.Reading, kept: store.RunStore) -> None:
         self.model, self.reading, self.kept = model, reading, kept
+        self.layers = [layer.index for layer in model.layers]
         self._samples = functools.lru_cache(maxsize=1)(lambda name: reading.samples(name, model.tokenizer))
-        self._last: tuple[str, Gates] | None = None
+        self._own = functools.lru_cache(maxsize=1)(lambda context: self._read(model, context))
 
     def table(self, source: str, context: str) -> pd.DataFrame:
         """The rows of one source in one context; columns as in `survey.heads`. Raises ValueError for another source."""
         self.make(context, [source])
-        return self.kept.get(_key(source, context))
+        return self.kept.get(f"{source}--{context}")
 
     def make(self, context: str, sources: Sequence[str]) -> None:
         """Make and keep those tables of a context that are not there yet."""
         of_source = {
-            MODEL: self._model,
+            MODEL: lambda context: self._own(context)[0],
             UNTRAINED: lambda context: self._read(untrained(self.model), context)[0],
-            MECHANISM: lambda context: self._null(self._gates(context), context),
+            MECHANISM: lambda context: self._null(self._own(context)[1], context),
             PERMUTED: self._permuted,
             COMMON: self._common,
         }
         for source in sources:
             if source not in of_source:
                 raise ValueError(f"no source is called {source!r}; there are {', '.join(of_source)}")
-            if not self.kept.has(key := _key(source, context)):
-                self.kept.put(key, of_source[source](context).assign(source=source, kind=opened.kind(self.model)))
+            if self.lacks(context, [source]):
+                table = of_source[source](context).assign(source=source, kind=opened.kind(self.model))
+                self.kept.put(f"{source}--{context}", table)
 
     def lacks(self, context: str, sources: Sequence[str]) -> bool:
         """Whether one of the sources is not made yet in this context."""
-        return not all(self.kept.has(_key(source, context)) for source in sources)
-
-    def _model(self, context: str) -> pd.DataFrame:
-        table, gates = self._read(self.model, context)
-        self._last = context, gates
-        return table
+        return not all(self.kept.has(f"{source}--{context}") for source in sources)
 
     def _read(self, model: models.Model, context: str) -> tuple[pd.DataFrame, Gates]:
         measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
-        sigmas, gates = [], []
-        for part in self._parts(model, context):
+        tokens, sigmas, gates = self._samples(context).tokens, [], []
+        for part in tokens.split(models.batch_size(model, tokens.shape[1])):
             with states.gates_of(model, *part.shape) as found:
                 sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
             gates.append(found)
         g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
         return self._tidy(torch.cat(sigmas, dim=1), context, (g, beta)), (g, beta)
-
-    def _parts(self, model: models.Model, context: str) -> tuple[Tensor, ...]:
-        tokens = self._samples(context).tokens
-        return tokens.split(models.batch_size(model, tokens.shape[1]))
-
-    def _gates(self, context: str) -> Gates:
-        """The model's gates: those of the context that it read last are at hand."""
-        if self._last and self._last[0] == context:
-            return self._last[1]
-        found = [states.gates(self.model, part) for part in self._parts(self.model, context)]
-        g, beta = (torch.cat(parts, dim=1) for parts in zip(*found, strict=True))
-        return g, beta
 
     def _common(self, context: str) -> pd.DataFrame:
         shape = self.model.grid.L, len(self._samples(context).tokens), self.reading.length, self.model.grid.H
@@ -129,7 +114,7 @@ class Tables:
     def _permuted(self, context: str) -> pd.DataFrame:
         """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
         table = self.table(MECHANISM, context)
-        grid, layers = self.model.grid, np.array(self._layers)
+        grid, layers = self.model.grid, np.array(self.layers)
         order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
         place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
         return table.assign(layer=layers[place // grid.H], head=place % grid.H)
@@ -142,7 +127,7 @@ class Tables:
 
     def _tidy(self, sigma: Float64[Tensor, "L B C H D"], context: str, gates: Gates) -> pd.DataFrame:
         positions, eps, seed = self.reading.positions, self.reading.eps, self.model.seed or 0
-        names = {"layers": self._layers, "context": context, "model": self.model.name, "seed": seed}
+        names = {"layers": self.layers, "context": context, "model": self.model.name, "seed": seed}
         table = strata.head_table(sigma, positions=positions, eps=eps, **names)
         for other in SWEEP:
             table[f"rank {other:.0e}"] = spectra.effective_rank(sigma, other).numpy().ravel()
@@ -152,14 +137,6 @@ class Tables:
         if not forgets(self.model):
             table["log_decay"] = np.nan
         return table.assign(document=self._samples(context).document.numpy()[table["sample"]])
-
-    @property
-    def _layers(self) -> list[int]:
-        return [layer.index for layer in self.model.layers]
-
-
-def _key(source: str, context: str) -> str:
-    return f"{source}--{context}"
 
 
 def follows_gated_delta(model: models.Model) -> bool:
@@ -180,14 +157,8 @@ def untrained(model: models.Model) -> models.Model:
     config = model.hf.config
     if not _is_reference(model):
         raise ValueError(f"{model.name} does not say what it was started from; leave the null 'untrained' out")
-    start = reference.initialise(
-        config.srdyn_kind,
-        seed=model.seed,
-        vocab_size=config.vocab_size,
-        layers=config.num_hidden_layers,
-        hidden=config.hidden_size,
-        head=config.linear_key_head_dim,
-    )
+    sizes = {"layers": config.num_hidden_layers, "hidden": config.hidden_size, "head": config.linear_key_head_dim}
+    start = reference.initialise(config.srdyn_kind, seed=model.seed, vocab_size=config.vocab_size, **sizes)
     started = models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
     cpu_speedups.use_if_fit(started.hf)
     return started

@@ -1,11 +1,10 @@
 """Head tables of several models and their nulls over the same contexts."""
 
 import dataclasses
-import itertools
 import json
 import logging
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -43,44 +42,29 @@ def heads(
     with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out, which is logged:
     one that is no reference model has no `untrained` null, one whose states follow another rule none of the others.
     Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
-    several processes (`loading.processes`) share the work if they all make this call, or `fill`. Much work with a small
-    model on a CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
+    several processes (`loading.processes`) share the work if they all make this call. Much work with a small model on a
+    CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
     Columns: those of `strata.head_table`, document, kind, source, log_decay (NaN without decay) and write_strength
     (means over the context), `rank 1e-02` ….
     """
-    finished = _finished(names, reading, sources, kept)
-    return pd.concat((tables.table(*item) for tables, items in finished for item in items), ignore_index=True)
-
-
-def fill(
-    names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS, kept: Path | None = None
-) -> None:
-    """Do this process's share of what `heads` would, and put nothing together."""
-    for _ in _finished(names, reading, sources, kept):
-        pass
-
-
-def _finished(
-    names: Sequence[str | Path], reading: Reading, sources: Sequence[str], kept: Path | None
-) -> Iterator[tuple[Tables, list[tuple[str, str]]]]:
-    """Each model with its (source, context) pairs in the order of the table, when all processes have made them."""
-    kept = kept or files.root() / "build" / "survey"
-    places = [documents.content_hash(name) for name in reading.domains if documents.is_place(name)]  # all there?
+    kept, found = kept or files.root() / "build" / "survey", []
+    places = {name: documents.content_hash(name) for name in reading.domains if documents.is_place(name)}  # all there?
+    # Other processes may be in other folders.
+    domains = (str(Path(x).absolute()) if x in places and Path(x).exists() else x for x in reading.domains)
+    reading = dataclasses.replace(reading, domains=tuple(domains))
     for name in tqdm(names, desc="models", disable=not processes.is_first()):
         name = opened.found(name)
         model = opened.model(name, device=processes.device(), offload="auto")
         own = _readable(reading, model)
-        made_by = dataclasses.asdict(own) | opened.made_by(model, name) | {"places": places}
-        made_by |= {"code": CODE}
+        made_by = dataclasses.asdict(own) | opened.made_by(model, name)
+        made_by |= {"places": list(places.values()), "code": CODE}
         tables = Tables(model, own, store.RunStore(kept, made_by=made_by))
         wanted = available(model, sources)
-        early = [source for source in wanted if source != COMMON]
-        late = [source for source in wanted if source == COMMON]
         # The common decay comes last: it needs what the model did in every context.
-        for together in filter(None, (early, late)):
-            _make(tables, together, (_anywhere(name), _placed(own), kept, json.dumps(made_by)))
-        items = itertools.chain(itertools.product(own.names(), early), itertools.product(own.names(), late))
-        yield tables, [(source, context) for context, source in items]
+        for together in ([x for x in wanted if x != COMMON], [x for x in wanted if x == COMMON]):
+            _make(tables, together, (name, own, kept, json.dumps(made_by)))
+            found += [tables.table(source, context) for context in own.names() for source in together]
+    return pd.concat(found, ignore_index=True)
 
 
 def _readable(reading: Reading, model: models.Model) -> Reading:
@@ -107,11 +91,16 @@ def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int 
         done = opened.deal(_opened_again, [(opening, "make", (context, sources)) for context in share])
     else:
         done = (tables.make(context, sources) for context in share)
-    bar = tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first())
-    for _ in bar:
-        pass
+    list(tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first()))
     processes.barrier()
-    _wait_for(left, tables, sources)
+    deadline = time.monotonic() + SETTLING
+    while lost := [context for context in left if tables.lacks(context, sources)]:
+        if time.monotonic() > deadline:
+            raise FileNotFoundError(
+                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
+                "build/ must lie in a folder that all machines share"
+            )
+        time.sleep(1)
 
 
 def _is_small(model: models.Model) -> bool:
@@ -127,24 +116,3 @@ def _opened_again(name: str | Path, reading: Reading, kept: Path, made_by: str) 
     if opened.identity(model, name) != about["weights"] or about["code"] != CODE:
         raise RuntimeError(f"{name} or srdyn changed while it was read: leave their files alone and start again")
     return Tables(model, reading, store.RunStore(kept, made_by=about))
-
-
-def _anywhere(name: str | Path) -> str:
-    """A folder's or file's name that holds in every working directory; a hub name as it is."""
-    return str(Path(name).resolve()) if Path(name).exists() else str(name)
-
-
-def _placed(reading: Reading) -> Reading:
-    domains = (_anywhere(name) if documents.is_place(name) else name for name in reading.domains)
-    return dataclasses.replace(reading, domains=tuple(domains))
-
-
-def _wait_for(contexts: Sequence[str], tables: Tables, sources: Sequence[str]) -> None:
-    deadline = time.monotonic() + SETTLING
-    while lost := [context for context in contexts if tables.lacks(context, sources)]:
-        if time.monotonic() > deadline:
-            raise FileNotFoundError(
-                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
-                "build/ must lie in a folder that all machines share"
-            )
-        time.sleep(1)
