@@ -2,7 +2,6 @@
 
 import functools
 import json
-import subprocess
 import sys
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from srdyn import bench, models, spectra, states
 from srdyn.bench import __main__ as command
 from srdyn.bench import criteria, footprint, pruned, subjects, throughput, timing, tracing
 from srdyn.loading import reference
+from srdyn.study import reproduce
 from srdyn.study.run import store
 
 TIMED = {"n", "median", "spread", "unit"}
@@ -211,20 +211,12 @@ def test_tables_go_to_the_run_with_the_machine_beside_them(tmp_path, monkeypatch
     assert len(bench.load("spectra", run="interactive")) == side["rows"]
 
 
-def test_make_leaves_the_notebook_out_until_there_is_something_to_draw(tmp_path):
-    root = Path(__file__).parents[2]
-    (tmp_path / "Makefile").write_bytes((root / "Makefile").read_bytes())
-    for name in ("01_stratification", "07_cost"):
-        (tmp_path / "notebooks").mkdir(exist_ok=True)
-        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+def test_the_notebook_is_left_out_until_there_is_something_to_draw(tmp_path, monkeypatch):
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    (tmp_path / "notebooks").mkdir()
     (tmp_path / "data/tables").mkdir(parents=True)
-    stems = functools.partial(_stems, tmp_path)
-    assert stems() == "01_stratification"
-    assert stems("ONLY=07_cost") == "07_cost"
+    for name in ("01_stratification", "07_cost"):
+        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
+    assert reproduce._every() == ["01_stratification"]
     (tmp_path / "data/tables/07_cost_families.csv").touch()
-    assert stems() == "01_stratification 07_cost"
-
-
-def _stems(folder, *arguments):
-    told = ["make", "-s", "PY=python", *arguments, "--eval=tell: ; @echo $(STEMS)", "tell"]
-    return subprocess.run(told, cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+    assert reproduce._every() == ["01_stratification", "07_cost"]
