@@ -94,7 +94,11 @@ RULES: dict[str, Rule] = {
     "small output": lambda profile, generator: -profile.output,
     "random": _random,
 }
-"""Which heads go first, by name. α = 1 is rank alone, α = 0 norm alone."""
+"""Which heads go first, by name. α = 1 is rank alone, α = 0 norm alone.
+
+A rule of your own goes here: the processes that answer for notebooks 03 and 04 know only what stands in srdyn. It is then
+a name that an arm can have. Where a head never forgets, decay is 0.
+"""
 
 
 @contextlib.contextmanager

@@ -6,7 +6,9 @@ say its `mixers` (full class names of the recurrent layers), `model_types`, `gat
 each means and what else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the
 class in `KNOWN` below (from outside, `register` an instance), take its layers out of `unsupported.REASONS` if they
 stand there, and add a row with a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
-tests/architectures/test_families.py -k <its id>` asks all that has to hold.
+tests/architectures/test_families.py -k <its id>` asks all that has to hold; lists there by id say which families have
+softmax windows. `make scorecard` then puts it into the README. What is `register`ed in one process is not known to the
+worker processes of the study.
 """
 
 from collections.abc import Mapping, Sequence
