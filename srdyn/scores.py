@@ -96,7 +96,7 @@ RULES: dict[str, Rule] = {
 }
 """Which heads go first, by name. α = 1 is rank alone, α = 0 norm alone.
 
-A rule of your own goes here, since the processes that answer for notebooks 03 and 04 know only what stands in srdyn; its
+A rule of your own goes here, since the processes that answer for 03 and 04 know only what stands in srdyn; its
 name is then one that an arm can have. Where a head never forgets, decay is 0.
 """
 
