@@ -206,7 +206,8 @@ def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypa
         monkeypatch.setattr(gated_deltanet.Qwen3Next, lacks, False)
     else:
         known = summaries._known
-        longer = {"strengths": lambda x: x._replace(beta=x.beta + 1), "keys": lambda x: x._replace(k=2 * x.k)}[lacks]
+        changed = {"strengths": lambda x: {"beta": x.beta + 1}, "keys": lambda x: {"k": 2 * x.k}}[lacks]
+        longer = lambda x: type(x)(**vars(x) | changed(x))  # noqa: E731
         monkeypatch.setattr(summaries, "_known", lambda inputs: known(longer(inputs)))
     steps = summaries.consecutive_cosines(str(place), reading, [9], n=1)
     assert "tiny: no bound of Eq. 13 in 3 of 3 layers" in caplog.text

@@ -286,7 +286,7 @@ def _heads(means: Draws) -> Float[np.ndarray, "draws S heads"]:
     return np.moveaxis(means, -1, 1).reshape(len(means), means.shape[-1], -1)
 
 
-def _agreements(means: Draws, d: int | None) -> dict[str, Float[np.ndarray, "draws S"]]:
+def _agreements(means: Draws, d: int | None) -> dict[str, Float[np.ndarray, "draws _"]]:
     """Of the first half of the last axis with the second."""
     pair = np.split(means, 2, axis=-1)
     in_layers = strata.spearman(*(np.moveaxis(x, -1, 1) for x in pair))
