@@ -303,7 +303,7 @@ def test_another_run_sees_its_own_tables_alone(clone, monkeypatch):
     ],
 )
 def test_a_number_stays_on_its_side_of_the_threshold(value, text):
-    assert claims._number(registration.Measure("m", "q", "u", at_least=True, threshold=0.9), value) == text
+    assert claims._number(registration.Measure("m", "q", "u", {"at_least": 0.9}), value) == text
 
 
 def test_the_scorecard_has_a_cell_for_each_claim_and_kind(clone):

@@ -8,7 +8,7 @@ from scipy import optimize
 
 from srdyn import spectra
 from srdyn.study.analysis import mechanism
-from srdyn.study.claims import claims
+from srdyn.study.claims import registration
 from srdyn.study.survey import null_tables, survey
 
 EPS = 1e-4
@@ -275,7 +275,7 @@ def test_the_fork_is_judged_by_the_rules_of_c1(rounded):
     half = (lifted["head"] < 4) & (lifted["precision"] == "float64")
     lifted["rank"] = lifted["rank"].where(~half, 1.0).where(half | (lifted["precision"] != "float64"), 8.0)
     table = mechanism.rounded_fork(lifted).set_index(["precision", "measure"])
-    assert {name for _, name in table.index} == {measure.name for measure in claims.paper().claim("C1").measures}
+    assert {name for _, name in table.index} == {measure.name for measure in registration.load().claim("C1").measures}
     assert table.loc[("float64", "smaller group"), ["estimate", "outcome"]].tolist() == [0.5, "pass"]
     assert table.loc[("bfloat16", "smaller group"), ["estimate", "outcome", "moved"]].tolist() == [0, "fail", True]
     assert table.loc[("bfloat16", "middle"), ["outcome", "moved"]].tolist() == ["pass", False]

@@ -6,7 +6,7 @@ import pytest
 
 from srdyn import strata
 from srdyn.study.analysis import observations
-from srdyn.study.claims import claims
+from srdyn.study.claims import registration
 
 POSITIONS = (1, 64, 128, 256)
 D = 64
@@ -199,7 +199,7 @@ def test_a_rank_above_the_bound_is_noticed():
 
 
 def test_thresholds_are_those_of_the_claims():
-    assert claims.paper().thresholds | {"low": strata.LOW, "high": strata.HIGH} == claims.paper().thresholds
+    assert registration.load().thresholds | {"low": strata.LOW, "high": strata.HIGH} == registration.load().thresholds
 
 
 def test_heads_without_a_value_are_in_no_stratum():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from srdyn import models, nulls, spectra, states, strata
 from srdyn.study.analysis import intervals, observations, summaries
-from srdyn.study.claims import claims
+from srdyn.study.claims import registration
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables, samples
 
@@ -166,7 +166,7 @@ def rounded_fork(ranks: pd.DataFrame) -> pd.DataFrame:
         middle = observations.measure(part, "middle", observations.stratum_share, at=at, stratum="middle")
         parts.append(pd.concat([smaller, middle]).assign(precision=name))
     table = pd.concat(parts, ignore_index=True)
-    rules = {measure.name: measure for measure in claims.paper().claim("C1").measures}
+    rules = {measure.name: measure for measure in registration.load().claim("C1").measures}
     table["outcome"] = [rules[row.measure].outcome(row.estimate, row.low, row.high) for row in table.itertuples()]
     exact = table.groupby([*OF_A_MODEL, "measure"])["outcome"].transform("first")
     return table.assign(moved=table["outcome"] != exact)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
@@ -23,45 +23,38 @@ VERDICTS = {
 }
 MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
 TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
-NUMBERS = ["seed", "estimate", "low", "high", "n"]
-COLUMNS = ["claim", "measure", "source", "model", "kind", *NUMBERS, "over", "why"]
+COLUMNS = [*TEXTS[:5], "seed", "estimate", "low", "high", "n", "over", "why"]
 OVER = "over (contexts and positions: as fixed for the reference run)"
 SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
 
 log = logging.getLogger(__name__)
 
 
-def paper() -> registration.Paper:
-    """What the paper claims and what decides each claim here. Raises ValueError where claims.yaml is not in order."""
-    return registration.load()
-
-
 def record(claim_id: str, measured: pd.DataFrame, *, run: str) -> pd.DataFrame:
     """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
 
-    `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled) and
-    why (it is undefined, in whole or in part, or what else a reader must know). A column `source` tells the rows of
-    the model from those of its nulls; without it all are the model's. Every source of a model has one row for every
-    measure. The rows go into the table `<run>_claims`, in place of the claim's former rows, beside those of the
-    notebook's other claims. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises
-    ValueError for a claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An
-    estimate outside its interval is logged: the percentile interval of a statistic that resampling shifts may exclude
-    it, and the interval decides.
+    `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled), why
+    (it is undefined, in whole or in part, or what else a reader must know) and source, which tells the rows of the
+    model from those of its nulls; without it all are the model's. Every source of a model has one row for every
+    measure. The rows replace the claim's former ones in the table `<run>_claims`. Columns added: unit, rule, paper,
+    grade, outcome (pass, fail, undecided, undefined). Raises ValueError for a claim of another notebook, measures that
+    are not the claim's, missing columns, or crossed ends. An estimate outside its interval is logged: the percentile
+    interval of a statistic that resampling shifts may exclude it, and the interval decides.
     """
-    claims, claim = paper().claims, paper().claim(claim_id)
+    paper = registration.load()
+    claim, stem = paper.claim(claim_id), f"{run}_claims"
     if claim.notebook != run:
         raise ValueError(f"{claim_id} is decided in {claim.notebook}, not in {run}")
     rows = _rows(claim, measured)
-    standing, stem = _standing(run), f"{run}_claims"
-    known = {} if standing is None else dict(list(standing.groupby("claim")))
-    known[claim_id] = rows
-    table = pd.concat([known.pop(c.id) for c in claims if c.notebook == run and c.id in known], ignore_index=True)
-    if known:
-        log.warning("%s: dropped %s, which claims.yaml gives to no or another notebook", stem, ", ".join(known))
     outside = rows[(rows["estimate"] < rows["low"]) | (rows["estimate"] > rows["high"])]
     if len(outside):
         log.warning("%s: resampling shifts these, their intervals exclude them:\n%s", claim_id, outside[SHOWN])
-    store.save_table(table, stem, meta={"claims": files.content_hash(registration.path())})
+    parts = dict(list(_standing(run).groupby("claim"))) | {claim_id: rows}
+    table = pd.concat([parts.pop(c.id) for c in paper.claims if c.notebook == run and c.id in parts])
+    if parts:
+        log.warning("%s: dropped %s, which claims.yaml gives to no or another notebook", stem, ", ".join(parts))
+    meta = {"claims": files.content_hash(registration.path())}
+    store.save_table(table.reset_index(drop=True), stem, meta=meta)
     saved = _standing(run)
     return _with_outcomes(saved[saved["claim"] == claim_id].reset_index(drop=True))
 
@@ -75,7 +68,7 @@ def judge(rows: pd.DataFrame) -> pd.DataFrame:
     """
     judged = []
     for claim_id, of_claim in _plain(rows).groupby("claim", sort=False):
-        _require_rows(paper().claim(claim_id), of_claim)
+        _require_rows(registration.load().claim(claim_id), of_claim)
         for kind, group in _with_outcomes(of_claim).groupby("kind", sort=False):
             judged.append({"claim": claim_id, "kind": kind, **_verdict(kind, group)})
     return pd.DataFrame(judged, columns=["claim", "kind", "verdict", "why", "measure", "nulls"])
@@ -89,21 +82,22 @@ def ledger() -> pd.DataFrame:
     The reference run leaves the verdict to the committed thorough run where that measured the claim; `beside` then
     tells whether its own agrees.
     """
-    entries = [entry for claim in paper().claims for entry in _entries(claim)]
     columns = ["claim", "statement", "paper", "kind", "verdict", "why", "leading", "ours", "nulls", "over", "notebook"]
-    return pd.DataFrame(entries, columns=[*columns, "beside"])
+    blank = dict.fromkeys([*columns, "beside"], "")
+    entries = [blank | entry for claim in registration.load().claims for entry in _entries(claim)]
+    return pd.DataFrame(entries, columns=list(blank))
 
 
 def scorecard() -> str:
     """The ledger in Markdown: a table of verdicts, then every measure with its interval and its nulls."""
-    book, source = ledger(), paper()
+    book, paper = ledger(), registration.load()
     kinds = [kind for kind in book["kind"].unique() if kind]
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
     verdicts = [_verdict_row(rows, kinds) for _, rows in book.groupby("claim", sort=False)]
     details = book[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
     heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", OVER, "notebook"]
     parts = [
-        f"Claims of *{source.title}* ({source.reference}) beside what was found here. Grades: {grades}.",
+        f"Claims of *{paper.title}* ({paper.reference}) beside what was found here. Grades: {grades}.",
         markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),
@@ -116,35 +110,26 @@ def scorecard() -> str:
 def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
     """`measured` as rows of the table of claims: by measure, the model's before those of its nulls."""
     given = measured.reindex(columns=measured.columns.union(["source", "over", "why"], sort=False))
-    rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(MODEL)), claim)
+    rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(MODEL)))
     _require_rows(claim, rows)
     order = [measure.name for measure in claim.measures]
     rows = rows.assign(_null=rows["source"] != MODEL, _measure=rows["measure"].map(order.index))
     return rows.sort_values(["_measure", "_null"], kind="stable", ignore_index=True)[COLUMNS]
 
 
-def _plain(frame: pd.DataFrame, claim: registration.Claim | None = None) -> pd.DataFrame:
-    missing = [column for column in COLUMNS if column not in frame]
-    if missing:
-        raise ValueError(f"{claim.id if claim else 'a table of claims'}: rows lack the columns {', '.join(missing)}")
+def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    if missing := [column for column in COLUMNS if column not in frame]:
+        raise ValueError(f"rows of a claim lack the columns {', '.join(missing)}")
     texts = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in TEXTS}
     return frame.assign(**texts)[COLUMNS]
 
 
-def _standing(run: str, *, of: str | None = None) -> pd.DataFrame | None:
-    """The rows that a notebook saved in the run at work, or in the run `of`; None where it has not run."""
+def _standing(run: str, *, of: str | None = None) -> pd.DataFrame:
+    """The rows that a notebook saved in the run at work, or in the run `of`; none where it has not run."""
     try:
         return _plain(store.load_table(f"{run}_claims", run=of))
     except FileNotFoundError:
-        return None
-
-
-def _found(claim: registration.Claim) -> tuple[pd.DataFrame | None, pd.DataFrame | None]:
-    """The rows that decide a claim, and those of the reference run where the thorough one decides instead."""
-    own = _standing(claim.notebook)
-    thorough = _standing(claim.notebook, of=store.THOROUGH) if store.run_name() == store.REFERENCE else None
-    own, thorough = (None if table is None else table[table["claim"] == claim.id] for table in (own, thorough))
-    return (own, None) if thorough is None or thorough.empty else (thorough, own)
+        return pd.DataFrame(columns=COLUMNS)
 
 
 def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
@@ -158,14 +143,14 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
                 f"{claim.id}: {source} of {model} has rows for {', '.join(sorted(group['measure']))}, "
                 f"but the claim wants one for each of {', '.join(names)}"
             )
-    models = rows.loc[rows["source"] == MODEL, ["model", "kind", "seed"]].drop_duplicates()
+    named = rows[["source", "model", "kind", "seed"]].drop_duplicates()
+    models = named[named["source"] == MODEL]
     if models.empty:
         raise ValueError(f"{claim.id}: no model was measured: give a row for each measure and model")
     if models["model"].duplicated().any() or models.duplicated(["kind", "seed"]).any():
         raise ValueError(f"{claim.id}: a model has one kind and seed, which no other has, not\n{models}")
-    strange = set(rows[["model", "kind", "seed"]].itertuples(index=False, name=None))
-    strange -= set(models.itertuples(index=False, name=None))
-    if strange:
+    known, strange = (set(part.iloc[:, 1:].itertuples(index=False, name=None)) for part in (models, named))
+    if strange := strange - known:
         raise ValueError(f"{claim.id}: nulls of models that were not measured: {sorted(strange)}")
     crossed = rows[rows["low"] > rows["high"]]
     if len(crossed):
@@ -173,19 +158,16 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
 
 
 def _with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
-    source = paper()
-    claims = [source.claim(claim_id) for claim_id in rows["claim"]]
-    measures = [
-        next(measure for measure in claim.measures if measure.name == name)
-        for claim, name in zip(claims, rows["measure"], strict=True)
-    ]
-    ends = zip(measures, rows["estimate"], rows["low"], rows["high"], strict=True)
+    claims = {claim.id: claim for claim in registration.load().claims}
+    measures = {(claim.id, measure.name): measure for claim in claims.values() for measure in claim.measures}
+    own = [measures[key] for key in zip(rows["claim"], rows["measure"], strict=True)]
+    ends = rows[["estimate", "low", "high"]].astype(float).itertuples(index=False)
     return rows.assign(
-        unit=[measure.unit for measure in measures],
-        rule=[measure.rule for measure in measures],
-        paper=[claim.value for claim in claims],
-        grade=[claim.grade for claim in claims],
-        outcome=[measure.outcome(*map(float, values)) for measure, *values in ends],
+        unit=[measure.unit for measure in own],
+        rule=[measure.wanted for measure in own],
+        paper=[claims[name].value for name in rows["claim"]],
+        grade=[claims[name].grade for name in rows["claim"]],
+        outcome=[measure.outcome(*interval) for measure, interval in zip(own, ends, strict=True)],
     )
 
 
@@ -194,14 +176,17 @@ def _verdict(kind: str, rows: pd.DataFrame) -> dict[str, str]:
     outcomes = ours.pivot(index="measure", columns="seed", values="outcome").reindex(ours["measure"].unique())
     state, measure = _decide(outcomes)
     all_passed = others["outcome"].eq("pass").groupby(others["source"], sort=False).all()
-    nulls = ", ".join(source for source, passed in all_passed.items() if passed)
-    verdict = VERDICTS[state]
+    nulls = ", ".join(all_passed.index[all_passed])
+    verdict, why = VERDICTS[state], ""
     if outcomes.shape[1] == 1 and state != "undefined":
         verdict = f"{'control (one seed)' if kind in CONTROLS else 'one seed'}: {state}"
     if nulls:
         verdict += f" (null passes{' too' if state == 'passes' else ''}: {nulls})"
-    reasons = ours.loc[(ours["measure"] == measure) & (ours["why"] != ""), "why"].unique()
-    why = ": ".join([_why(state, measure, set(outcomes.loc[measure])), *reasons]) if state != "passes" else ""
+    if state != "passes":
+        disagree = state == "undecided" and {"pass", "fail"} <= set(outcomes.loc[measure])
+        said = f"{measure} {'fails' if state == 'fails' else f'is {state}'}"
+        reasons = ours.loc[(ours["measure"] == measure) & (ours["why"] != ""), "why"].unique()
+        why = ": ".join([f"seeds disagree on {measure}" if disagree else said, *reasons])
     return {"verdict": verdict, "why": why, "measure": measure, "nulls": nulls}
 
 
@@ -215,38 +200,29 @@ def _decide(outcomes: pd.DataFrame) -> tuple[str, str]:
     return "passes", str(outcomes.index[0])
 
 
-def _why(state: str, measure: str, outcomes: Collection[str]) -> str:
-    if state == "undecided" and {"pass", "fail"} <= set(outcomes):
-        return f"seeds disagree on {measure}"
-    return {"fails": f"{measure} fails", "undecided": f"{measure} is undecided"}.get(state, f"{measure} is undefined")
-
-
 def _entries(claim: registration.Claim) -> Iterator[dict[str, str]]:
-    """The lines of the ledger for one claim."""
+    """The lines of the ledger for one claim; what a line leaves out is empty."""
     line = {"claim": claim.id, "statement": claim.statement, "paper": claim.paper, "notebook": claim.notebook}
-    blank = dict.fromkeys(("kind", "leading", "ours", "nulls", "over", "beside"), "")
-    found, smaller = _found(claim)
-    unmeasured = found is None or found.empty
-    if not claim.measures or (claim.untested and unmeasured):
-        yield line | blank | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
-    elif unmeasured:
-        why = f"{claim.notebook} {'has not run' if found is None else 'ran without it'}"
-        yield line | blank | {"verdict": "not measured yet", "why": why}
+    table = _standing(claim.notebook)
+    own = found = table[table["claim"] == claim.id]
+    if store.run_name() == store.REFERENCE:
+        thorough = _standing(claim.notebook, of=store.THOROUGH)
+        thorough = thorough[thorough["claim"] == claim.id]
+        found = own if thorough.empty else thorough
+    if not claim.measures or (claim.untested and found.empty):
+        yield line | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
+    elif found.empty:
+        why = f"{claim.notebook} {'has not run' if table.empty else 'ran without it'}"
+        yield line | {"verdict": "not measured yet", "why": why}
     else:
+        others = {} if found is own else judge(own).set_index("kind")["verdict"]
         for judged in judge(found).to_dict("records"):
-            rows = _with_outcomes(found[found["kind"] == judged["kind"]])
-            texts = _texts(claim, rows, judged["measure"])
-            texts |= {"kind": judged["kind"], "verdict": judged["verdict"], "why": judged["why"]}
-            yield line | texts | {"beside": _beside(judged, smaller)}
-
-
-def _beside(judged: dict[str, str], smaller: pd.DataFrame | None) -> str:
-    """What the reference run says of a verdict that the thorough run gave; empty where it decided itself."""
-    if smaller is None:
-        return ""
-    others = judge(smaller).set_index("kind")["verdict"] if len(smaller) else {}
-    verdict = others.get(judged["kind"], "nothing")
-    return "thorough run; default run " + ("agrees" if verdict == judged["verdict"] else f"says: {verdict}")
+            texts = _texts(claim, _with_outcomes(found[found["kind"] == judged["kind"]]), judged["measure"])
+            if found is not own:
+                verdict = others.get(judged["kind"], "nothing")
+                agrees = "agrees" if verdict == judged["verdict"] else f"says: {verdict}"
+                texts["beside"] = f"thorough run; default run {agrees}"
+            yield line | judged | texts
 
 
 def _texts(claim: registration.Claim, rows: pd.DataFrame, deciding: str) -> dict[str, str]:
@@ -255,12 +231,13 @@ def _texts(claim: registration.Claim, rows: pd.DataFrame, deciding: str) -> dict
     for measure in claim.measures:
         of_measure = rows[rows["measure"] == measure.name].sort_values("seed", kind="stable")
         mine = of_measure[of_measure["source"] == MODEL]
-        ours.append(f"{measure.name} {measure.rule}: {', '.join(_interval(measure, row) for row in mine.itertuples())}")
+        values = ", ".join(_interval(measure, row) for row in mine.itertuples())
+        ours.append(f"{measure.name} {measure.wanted}: {values}")
         others = of_measure[of_measure["source"] != MODEL].groupby("source", sort=False)["estimate"]
         values = [f"{source} {_values(measure, estimates)}" for source, estimates in others]
         nulls += [f"{measure.name}: {', '.join(values)}"] if values else []
         if measure.name == deciding:
-            leading = f"{measure.name} {_values(measure, mine['estimate'])} ({measure.rule})"
+            leading = f"{measure.name} {_values(measure, mine['estimate'])} ({measure.wanted})"
     drawn = [f"{f'{row.over}, ' if row.over else ''}n = {row.n:g}" for row in rows.itertuples()]
     own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == MODEL))
     over = own + [f"nulls: {text}" for text in dict.fromkeys(drawn) if text not in own]
@@ -273,9 +250,8 @@ def _values(measure: registration.Measure, estimates: pd.Series) -> str:
 
 
 def _interval(measure: registration.Measure, row: tuple) -> str:
-    low, high = (_number(measure, end) for end in (row.low, row.high))
-    remark = f" ({row.why})" if row.why else ""
-    return f"{_number(measure, row.estimate)} [{low}, {high}] {MARKS[row.outcome]}{remark}"
+    estimate, low, high = (_number(measure, value) for value in (row.estimate, row.low, row.high))
+    return f"{estimate} [{low}, {high}] {MARKS[row.outcome]}{f' ({row.why})' if row.why else ''}"
 
 
 def _number(measure: registration.Measure, value: float) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import dataclasses
+import operator
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,13 +20,12 @@ GRADES = {
     "C": "second hand",
     "D": "derived by us, not the paper's",
 }
-OPTIONAL = ("taken", "heads_per_layer", "gate")
-"""What a measure may say besides."""
+RULES = {"at_least": ("≥", operator.ge), "at_most": ("≤", operator.le), "below": ("<", operator.lt)}
 
 
 @dataclass(frozen=True)
 class Measure:
-    """One quantity of a claim, in `unit`, with the rule that it must satisfy: at least, at most or below `threshold`.
+    """One quantity of a claim, in `unit`, with the rule that it must satisfy, such as `{"at_least": 0.9}`.
 
     `taken` says where it is measured: after how many tokens, in which contexts, and what its interval is over. Models
     with fewer than `heads_per_layer` heads a layer go without it. Where a `gate` does not pass, nothing was tested.
@@ -33,32 +34,42 @@ class Measure:
     name: str
     quantity: str
     unit: str
-    at_least: bool
-    threshold: float
+    rule: Mapping[str, object]
     taken: str = ""
-    strict: bool = False
     heads_per_layer: int = 0
     gate: bool = False
 
+    def __post_init__(self) -> None:
+        if not isinstance(self.rule, dict) or len(self.rule) != 1 or not self.rule.keys() <= RULES.keys():
+            raise ValueError(f"{self.name}: a rule is exactly one of {', '.join(RULES)}, not {self.rule!r}")
+        [threshold] = self.rule.values()
+        if type(threshold) not in (int, float):
+            raise ValueError(f"{self.name}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
+
     @property
-    def rule(self) -> str:
+    def threshold(self) -> float:
+        """The number of the rule."""
+        return next(iter(self.rule.values()))
+
+    @property
+    def wanted(self) -> str:
         """The rule as text."""
-        return f"{'≥' if self.at_least else '<' if self.strict else '≤'} {self.threshold:g}"
+        [bound] = self.rule
+        return f"{RULES[bound][0]} {self.threshold:g}"
 
     def satisfied(self, value: float) -> bool:
         """Whether one value satisfies the rule."""
-        if self.strict and value == self.threshold:
-            return False
-        return value >= self.threshold if self.at_least else value <= self.threshold
+        [bound] = self.rule
+        return bool(RULES[bound][1](value, self.threshold))
 
     def outcome(self, estimate: float, low: float, high: float) -> str:
         """`pass` when the whole interval satisfies the rule, `fail` when none of it does; `undefined` is NaN."""
         if np.isnan(estimate):
             return "undefined"
-        if np.isnan(low) or np.isnan(high):
-            return "undecided"
         ends = {self.satisfied(low), self.satisfied(high)}
-        return "undecided" if len(ends) == 2 else "pass" if True in ends else "fail"
+        if np.isnan(low) or np.isnan(high) or len(ends) == 2:
+            return "undecided"
+        return "pass" if True in ends else "fail"
 
 
 @dataclass(frozen=True)
@@ -88,6 +99,10 @@ class Claim:
     untested: str = ""
     second: Second | None = None
 
+    def __post_init__(self) -> None:
+        if self.grade not in GRADES:
+            raise ValueError(f"claim {self.id}: a grade is one of {', '.join(GRADES)}, not {self.grade!r}")
+
     @property
     def paper(self) -> str:
         """The paper's value as text: value, place, grade."""
@@ -112,6 +127,10 @@ class Paper:
         raise ValueError(f"claims.yaml has no claim {claim_id!r}; there are {', '.join(c.id for c in self.claims)}")
 
 
+PARTS = {"claims": Claim, "measures": Measure, "second": Second}
+"""What stands under these keys, or in a list there."""
+
+
 def path() -> Path:
     """Where the claims are stated."""
     return files.data_dir() / "paper" / "claims.yaml"
@@ -119,70 +138,35 @@ def path() -> Path:
 
 def load() -> Paper:
     """What `data/paper/claims.yaml` says. Raises ValueError where it departs from its form, saying where."""
-    content = yaml.safe_load(path().read_text(encoding="utf-8"))
-    _require_keys(content, ("paper", "thresholds", "primary", "claims"), "claims.yaml")
-    _require_keys(content["paper"], ("title", "reference"), "paper")
-    _require_keys(content["primary"], ("claim", "contrast"), "primary")
-    made = tuple(_claim(entry) for entry in content["claims"])
-    _require_unique([claim.id for claim in made], "claims")
-    found = Paper(**content["paper"], thresholds=content["thresholds"], primary=content["primary"], claims=made)
+    found = _made(Paper, yaml.safe_load(path().read_text(encoding="utf-8")), "claims.yaml")
     found.claim(found.primary["claim"])
     return found
 
 
 def rules() -> pd.DataFrame:
-    """Every measure's rule: columns claim, measure, at_least, at_most, of which one is NaN."""
+    """Every measure's rule: columns claim, measure, at_least, at_most (or below), of which one is NaN."""
     measures = [(claim.id, measure) for claim in load().claims for measure in claim.measures]
-    rows = [(claim, m.name, *((m.threshold, np.nan) if m.at_least else (np.nan, m.threshold))) for claim, m in measures]
-    return pd.DataFrame(rows, columns=["claim", "measure", "at_least", "at_most"])
+    table = pd.DataFrame([{"claim": claim, "measure": measure.name, **measure.rule} for claim, measure in measures])
+    table = table.reindex(columns=["claim", "measure", "at_least", "at_most", "below"])
+    return table.assign(at_most=table["at_most"].fillna(table["below"])).drop(columns="below")
 
 
-def _claim(entry: Mapping[str, object]) -> Claim:
-    _require_keys(
-        entry, ("id", "statement", "paper", "notebook", "measures"), "a claim", optional=["untested", "second"]
-    )
-    where, cited = f"claim {entry['id']}", entry["paper"]
-    _require_keys(cited, ("value", "grade", "place"), f"{where}: paper")
-    if cited["grade"] not in GRADES:
-        raise ValueError(f"{where}: a grade is one of {', '.join(GRADES)}, not {cited['grade']!r}")
-    named = {"notebook": entry["notebook"], "untested": entry.get("untested", "")}
-    measures, second = _measures(entry["measures"], where), _second(entry.get("second"), where)
-    return Claim(entry["id"], entry["statement"], **cited, **named, measures=measures, second=second)
+def _made(kind: type, entry: object, where: str) -> object:
+    """The entry as such an object: its keys, and those of its part `paper`, are the fields."""
+    given = dict(entry) if isinstance(entry, dict) else {}
+    given |= given.pop("paper", {})
+    where = f"claim {given['id']}" if "id" in given else where
+    needed = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)}
+    if not {name for name in needed if needed[name]} <= given.keys() <= needed.keys():
+        raise ValueError(f"{where}: claims.yaml wants the keys {', '.join(needed)}, not {entry}")
+    return kind(**given | {name: _part(name, given[name], f"{where}: {name}") for name in PARTS.keys() & given.keys()})
 
 
-def _second(entry: Mapping[str, object] | None, where: str) -> Second | None:
-    if entry is None:
-        return None
-    _require_keys(entry, ("why", "seen", "measures"), f"{where}: second")
-    return Second(entry["why"], entry["seen"], _measures(entry["measures"], f"{where}: second"))
-
-
-def _measures(entries: Sequence[Mapping[str, object]], where: str) -> tuple[Measure, ...]:
-    measures = tuple(_measure(entry, where) for entry in entries)
-    _require_unique([measure.name for measure in measures], f"{where}: measures")
-    return measures
-
-
-def _measure(entry: Mapping[str, object], where: str) -> Measure:
-    _require_keys(entry, ("name", "quantity", "unit", "rule"), f"{where}: a measure", optional=OPTIONAL)
-    rule, where = entry["rule"], f"{where}: {entry['name']}"
-    if not isinstance(rule, dict) or len(rule) != 1 or not set(rule) <= {"at_least", "at_most", "below"}:
-        raise ValueError(f"{where}: a rule is exactly one of at_least, at_most and below, not {rule!r}")
-    [(bound, threshold)] = rule.items()
-    if isinstance(threshold, bool) or not isinstance(threshold, int | float):
-        raise ValueError(f"{where}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
-    named = entry["name"], entry["quantity"], entry["unit"]
-    said = {name: entry[name] for name in OPTIONAL if name in entry}
-    return Measure(*named, bound == "at_least", float(threshold), strict=bound == "below", **said)
-
-
-def _require_keys(entry: object, keys: Sequence[str], where: str, *, optional: Sequence[str] = ()) -> None:
-    found = sorted(entry.keys() - set(optional), key=str) if isinstance(entry, dict) else entry
-    if found != sorted(keys):
-        raise ValueError(f"{where}: claims.yaml wants exactly the keys {', '.join(sorted(keys))}, not {found}")
-
-
-def _require_unique(names: Sequence[str], where: str) -> None:
-    repeated = {name for name in names if names.count(name) > 1}
-    if repeated:
+def _part(name: str, content: object, where: str) -> object:
+    if not isinstance(content, list):
+        return _made(PARTS[name], content, where)
+    made = tuple(_made(PARTS[name], entry, where) for entry in content)
+    names = [part.id if name == "claims" else part.name for part in made]
+    if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{where}: a name stands for one thing, but these come twice: {', '.join(sorted(repeated))}")
+    return made
