@@ -177,9 +177,8 @@ class TestEveryFamily:
             looped = family.last_state(*(x.double().numpy() for x in read))
             assert_same_states(family, whole(torch.from_numpy(looped)), found[layer, :, -1])
         torch.testing.assert_close(*(writes(read, model.grid.H) for read in (reads[0], first)), rtol=1e-5, atol=1e-7)
-        assert torch.equal(changed, before) == torch.equal(
-            g, own
-        )  # as where a random GLM forgets nothing from the start
+        forgets_otherwise = (g - own).abs().max() > 1e-3  # a random GLM forgets next to nothing, whatever the factor
+        assert forgets_otherwise != torch.equal(changed, before)
         assert torch.equal(logits(model), before)
 
     def test_a_softmax_window_is_cut_or_the_family_says_why_not(self, family):
