@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from srdyn.study.analysis import observations, second
-from srdyn.study.claims import claims
+from srdyn.study.claims import registration
 
 D, POSITIONS = 64, (4, 8, 64, 128, 256)
 
@@ -108,7 +108,7 @@ def test_heads_that_moved_are_named():
 
 
 def test_names_are_those_of_the_claims():
-    named = [measure.name for measure in claims.paper().claim("C10").second.measures]
+    named = [measure.name for measure in registration.load().claim("C10").second.measures]
     assert {second.RHO, second.KAPPA} <= set(named)
 
 

@@ -55,11 +55,12 @@ def test_a_place_counts_ties_half():
         sets.place(np.nan, np.array([0.1]))
     assert sets.place(1.0, np.ones(200)).verdict == "undecided"
     lowest = sets.place(0.0, np.linspace(0.1, 1, 200))
-    assert (lowest.place, lowest.verdict, lowest.p) == (0, "worse", pytest.approx(1 / 201))
+    assert (lowest.place, lowest.verdict, lowest.p) == (0, "worse", pytest.approx(0.5 / 201))
     assert sets.place(2.0, np.linspace(0.1, 1, 200)).verdict == "better"
+    assert sets.place(np.array([0.1, 0.9]), np.linspace(0, 1, 101)).place == pytest.approx(0.5)
 
 
-@pytest.mark.parametrize("critical", [0, 1, 3])
+@pytest.mark.parametrize("critical", [0, 1, 3, 8])
 def test_a_random_set_is_called_undecided_in_95_of_100_cases(critical):
     """Against all others of its batch; damage sits in few heads, as in the models, or is spread."""
     rng, undecided = np.random.default_rng(critical), []
