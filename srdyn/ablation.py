@@ -60,7 +60,7 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
 
 @contextlib.contextmanager
 def set_half_life(
-    model: models.Model, heads: Heads, *, tokens: float | None = None, factor: float | None = None
+    model: models.Model, heads: Heads, *, tokens: float | int | None = None, factor: float | int | None = None
 ) -> Iterator[None]:
     """While this is open, half of what the heads hold is gone after `tokens`, or after `factor` times as many as else.
 

@@ -1,5 +1,7 @@
 """Sets of heads placed among random ones: who is called better or worse, and how often wrongly."""
 
+import dataclasses
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -128,11 +130,11 @@ def test_the_dose_is_the_paper_s_or_the_largest_that_the_oracle_bears():
 
 
 def test_a_set_is_asked_once_for_all_purposes(place, tmp_path, monkeypatch):
-    questions = battery.Battery(("needle",), (), length=64, items=2, rows=1, copies=0)
+    questions = dataclasses.replace(sets.questions(rows=2), length=64)
+    assert questions.rows == 2
     plan = trials.plan(["needle"], ["code"], items=2, windows=1, length=64, sequences=1, draws=2)
-    monkeypatch.setattr(
-        trials.Subject, "heads", lambda self, arm, draw: self._held & (torch.arange(self._held.shape[1]) == draw)
-    )
+    one = lambda self, arm, draw: self._held & (torch.arange(self.model.grid.H) == draw)  # noqa: E731
+    monkeypatch.setattr(trials.Subject, "heads", one)
     subject = sets.Subject(place, plan, questions, tmp_path)
     arm = trials.Arm("low", 0.25)
     beside, chosen, random = (subject.ask(*x) for x in (("beside",), ("chosen", arm), ("random", arm, 4, 0)))

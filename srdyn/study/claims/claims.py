@@ -118,7 +118,7 @@ def scorecard() -> str:
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),
         " · ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items()),
-        *_reasons(second["claim"].unique()),
+        *_reasons(list(dict.fromkeys(second["claim"]))),
         "</details>",
     ]
     return "\n\n".join(parts) + "\n"

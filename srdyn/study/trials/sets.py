@@ -110,26 +110,31 @@ def place(chosen: float | Float[np.ndarray, " draws"], random: Float[np.ndarray,
     return Place(found, *_wilson(found * n, n), float(p), n)
 
 
+def questions(tasks: Sequence[str] = ("needle",), *, rows: int = ROWS, seed: int = 0) -> battery.Battery:
+    """So many rows of each task, which every set answers."""
+    return battery.Battery(tuple(tasks), (), items=1, windows=0, copies=0, rows=rows, seed=seed)
+
+
 def answers(
     names: Sequence[str | Path],
     arms: Sequence[trials.Arm],
     plan: trials.Plan,
     *,
-    questions: battery.Battery,
+    asked: battery.Battery,
     sets: int = SETS,
 ) -> pd.DataFrame:
     """What every model answers without each arm's heads, each of its draws, and without each of the random sets.
 
-    The same rows in all: those of `questions`. One row for every arm, probe and set. Columns: arm, share, cut, set (the
-    mask as a short hash), which (`chosen`, `random`), draw, removed, probe, probe_kind, value (share right, or bits per
-    byte), bits, n (answers), model, kind, seed. `intact` and `all off` are answered beside, as arms of one set.
-    Kept by mask in build/sets.
+    The same rows in all: those `asked`, such as `questions()`. One row for every arm, probe and set. Columns: arm,
+    share, cut, set (the mask as a short hash), which (`chosen`, `random`), draw, removed, probe, probe_kind, value
+    (share right, or bits per byte), bits, n (answers), model, kind, seed. `intact` and `all off` are answered beside,
+    as arms of one set. Kept by mask in build/sets.
     """
     trials.profiles(names, plan)
     if any(arm.name == trials.ORACLE for arm in arms):
         trials.damages(names, plan)
     kept = files.root() / "build" / "sets"
-    openings = [(opened.found(name), plan, questions, kept) for name in names]
+    openings = [(opened.found(name), plan, asked, kept) for name in names]
     blocks = [("beside", ())] + [("chosen", (arm,)) for arm in arms]
     blocks += [("random", (arm, sets, first)) for arm in arms for first in range(0, sets, BLOCK)]
     work = [(opening, "ask", (question, *each)) for opening in openings for question, each in blocks]
@@ -194,10 +199,10 @@ def gate(table: pd.DataFrame, *, probe: str, name: str) -> pd.DataFrame:
 class Subject(trials.Subject):
     """One model whose answers without a set of heads are kept under the set, whatever it was chosen for."""
 
-    def __init__(self, name: str | Path, plan: trials.Plan, questions: battery.Battery, kept: Path) -> None:
+    def __init__(self, name: str | Path, plan: trials.Plan, asked: battery.Battery, kept: Path) -> None:
         super().__init__(name, plan, files.root() / "build" / "trials")
-        made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(questions), "code": trials.CODE}
-        self.sets, self._questions = store.RunStore(kept, made_by=made_by), questions
+        made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(asked), "code": trials.CODE}
+        self.sets, self._asked = store.RunStore(kept, made_by=made_by), asked
         self._held = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
         for row, layer in zip(self._held, self.model.layers, strict=True):
             row[list(layer.heads)] = True
@@ -231,16 +236,16 @@ class Subject(trials.Subject):
         key = np.packbits(heads.numpy()).tobytes().hex()
         if not self.sets.has(key):
             with ablation.ablate_heads(self.model, heads):
-                self.sets.put(key, battery.answers(self.model, self._asked()))
+                self.sets.put(key, battery.answers(self.model, self._probes))
         given = self.sets.get(key).groupby(["probe", "probe_kind"], as_index=False, sort=False)
         sums = given.agg(value=("value", "sum"), bits=("bits", "sum"), weight=("weight", "sum"), n=("value", "size"))
         sums = sums.assign(value=sums["value"] / sums["weight"], bits=sums["bits"] / sums["weight"])
         name = hashlib.sha256(key.encode()).hexdigest()[:8]
         return sums.drop(columns="weight").assign(set=name, removed=int(heads.sum()))
 
-    @functools.cache  # noqa: B019  one subject a process
-    def _asked(self) -> dict[str, battery.Probe]:
-        return self._sheet(self._questions)
+    @functools.cached_property
+    def _probes(self) -> dict[str, battery.Probe]:
+        return self._sheet(self._asked)
 
 
 def _wilson(successes: float, n: int) -> tuple[float, float]:
