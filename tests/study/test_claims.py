@@ -336,7 +336,7 @@ def test_both_verdicts_stand_side_by_side(clone):
     before = claims.scorecard()
     state(clone, secondly({"name": "ranks"}, {"name": "whole"}))
     record("C4", rows(FAIL, FAIL))
-    assert "second" not in claims.scorecard()
+    assert "second:" not in claims.scorecard()
     found = claims.record("C4", rows(PASS, PASS, measures=("ranks", "whole")), run=RUN, registered="second")
     assert set(found["outcome"]) == {"pass"}
     assert claims.judge(found, registered="second")["verdict"].tolist() == ["reproduced"]
