@@ -10,6 +10,7 @@ propensity-score matched samples, Stat. Med. 28, 2009 (the standardised differen
 import contextlib
 import functools
 import itertools
+import math
 from collections.abc import Callable, Iterator
 
 import torch
@@ -54,6 +55,36 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
             cut = functools.partial(_of_rank, rank, chosen)
             # A step always brings a state along, which `_truncated` refuses.
             stack.enter_context(_everywhere(site, functools.partial(_truncated, site, positions, cut)))
+        yield
+
+
+@contextlib.contextmanager
+def set_half_life(
+    model: models.Model, heads: Heads, *, tokens: float | int | None = None, factor: float | int | None = None
+) -> Iterator[None]:
+    """While this is open, half of what the heads hold is gone after `tokens`, or after `factor` times as many as else.
+
+    `tokens` gives every token, and every key channel that decays apart, the log-decay g = −ln 2 / tokens; `factor`
+    makes it g / factor, so that the text still gates. Infinity: nothing is forgotten. What a token writes is as before
+    also where the layer makes it of the same parameter (the step size of Mamba-2, the keys of HGRN2): it is the decay
+    alone that is set. What erases beside the decay (the delta rules, RWKV-7) still does.
+
+    It holds for whole passes, over a cache and in `generate`; inside, `states.decays` and `states.inputs` tell what is
+    set. Blocks nest with all others; of two for one head the inner one changes what the outer one made of it.
+    Raises ValueError unless one of tokens and factor is given, above 0, for heads that do not decay, and as
+    `checked_heads` does.
+    """
+    given = [x for x in (tokens, factor) if x is not None]
+    if len(given) != 1 or not given[0] > 0:
+        raise ValueError(f"give tokens or factor, one of them, above 0; got tokens={tokens}, factor={factor}")
+    scale, added = (0.0, -math.log(2) / tokens) if factor is None else (1 / factor, 0.0)
+    touched = list(_touched(model, heads))
+    if not all(site.recipe.has_decay for site, _ in touched):
+        raise ValueError(f"heads of {model.name} do not decay: what they hold has no half-life that could be set")
+    with contextlib.ExitStack() as stack:
+        for site, chosen in touched:
+            decay = recipe.Decay(torch.where(chosen, scale, 1.0), torch.where(chosen, added, 0.0))
+            stack.enter_context(_forgetting(site, decay))
         yield
 
 
@@ -157,6 +188,26 @@ def _silenced(
 ) -> tuple[Tensor, Tensor]:
     """The recurrence without the chosen heads."""
     return site.recipe.run(function, site.recipe.silenced(call, chosen))
+
+
+@contextlib.contextmanager
+def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]:
+    """While this is open, the layer has these decays, upon those that are set already: one tap reads what stands."""
+    before = site.recipe.decay_set(site.mixer)
+    tap = _everywhere(site, functools.partial(_decayed, site)) if before is None else contextlib.nullcontext()
+    site.mixer.srdyn_decay = decay if before is None else before.then(decay)
+    try:
+        with tap:
+            yield
+    finally:
+        del site.mixer.srdyn_decay
+        if before is not None:
+            site.mixer.srdyn_decay = before
+
+
+def _decayed(site: architectures.Site, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
+    """The recurrence with the decays that are set."""
+    return site.recipe.run(function, site.recipe.forgetting(call, site.recipe.decay_set(site.mixer)))
 
 
 def _truncated(

@@ -115,7 +115,9 @@ def gates_of(model: models.Model, B: int, T: int) -> Iterator[Gates]:
     def keep(layer: int, site: architectures.Site, _mixer: nn.Module, arguments: tuple, options: dict) -> None:
         hidden = arguments[0] if arguments else options["hidden_states"]
         heads = list(model.layers[layer].heads)
-        for kept, gate in zip((g, beta), site.recipe.gates(site.mixer, hidden), strict=True):
+        found, decay = site.recipe.gates(site.mixer, hidden), site.recipe.decay_set(site.mixer)
+        found = found if decay is None else (decay.of(found[0]), found[1])
+        for kept, gate in zip((g, beta), found, strict=True):
             kept[layer][..., heads] = gate.cpu()
 
     with contextlib.ExitStack() as hooks:
@@ -150,7 +152,9 @@ def _read_by(
 
     def tap(layer: int, site: architectures.Site, function: Callable) -> Callable:
         def call(*arguments, **options):
-            taken[layer] = take(site.recipe.inputs(site.recipe.taken_apart(arguments, options)))
+            taken_apart, decay = site.recipe.taken_apart(arguments, options), site.recipe.decay_set(site.mixer)
+            read = taken_apart if decay is None else site.recipe.forgetting(taken_apart, decay)
+            taken[layer] = take(site.recipe.inputs(read))
             return function(*arguments, **options)
 
         return call

@@ -2,6 +2,7 @@ import copy
 import dataclasses
 import functools
 import itertools
+import math
 
 import conftest
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srdyn import ablation, architectures, models, spectra, states
+from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import linear_cache
 
 HYBRID = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
@@ -159,6 +160,7 @@ def everything(model, tokens):
 INTERVENTIONS = [
     lambda model: ablation.ablate_heads(model, SOME),
     lambda model: ablation.truncate_states(model, 1, SOME, [5, 64]),
+    lambda model: ablation.set_half_life(model, SOME, tokens=2.0),
     lambda model: ablation.attention_window(model, 3),
 ]
 
@@ -183,13 +185,67 @@ def test_everything_is_restored(tiny_hybrid, tokens, intervene, error):
     assert all(torch.equal(weights[name], now[0][name]) for name in weights)
 
 
-@pytest.mark.parametrize("intervene", INTERVENTIONS[:2])
+@pytest.mark.parametrize("intervene", INTERVENTIONS[:3])
 def test_only_layers_with_a_chosen_head_are_touched(tiny_hybrid, intervene):
     mixers = [site.mixer for site in architectures.sites(tiny_hybrid.hf)]
     before = [vars(mixer)["forward"] for mixer in mixers]
     with intervene(tiny_hybrid):
         inside = [vars(mixer)["forward"] for mixer in mixers]
     assert [a is b for a, b in zip(before, inside, strict=True)] == [False, True, False]
+
+
+def forgetful(hf, heads, factor):
+    """A copy of the model in which these heads decay at `factor` times the rate, by its parameters."""
+    hf = copy.deepcopy(hf)
+    for site, row in zip(architectures.sites(hf), heads, strict=True):
+        site.mixer.A_log.data[row] += math.log(factor)
+    return hf
+
+
+def test_a_factor_is_what_the_parameter_of_the_decay_makes(tiny, tokens):
+    heads, options = some_of(tiny), {"max_new_tokens": 8, "do_sample": False, "output_logits": True}
+    options["return_dict_in_generate"] = True
+    other = forgetful(tiny.hf, heads, 4.0)
+    expected, by_token = logits(other, tokens), read_by_token(other, tokens[:, :12])
+    generated = other.generate(tokens[:, :20], **options)
+    with ablation.set_half_life(tiny, heads, factor=0.25):
+        torch.testing.assert_close(logits(tiny.hf, tokens), expected, rtol=0, atol=1e-4)
+        torch.testing.assert_close(read_by_token(tiny.hf, tokens[:, :12]), by_token, rtol=0, atol=1e-4)
+        found = tiny.hf.generate(tokens[:, :20], **options)
+    assert torch.equal(found.sequences, generated.sequences)
+    torch.testing.assert_close(torch.stack(found.logits), torch.stack(generated.logits), rtol=0, atol=1e-4)
+
+
+def test_half_lives_nest_from_the_outside_in(tiny_hybrid, tokens):
+    own, before = states.decays(tiny_hybrid, tokens)[0], logits(tiny_hybrid.hf, tokens)
+    first, both = SOME[0], SOME[0] & torch.tensor([True, False, False, False])
+    inner = torch.zeros_like(SOME)
+    inner[0] = both
+    with ablation.set_half_life(tiny_hybrid, SOME, tokens=100):
+        outer = logits(tiny_hybrid.hf, tokens)
+        with ablation.set_half_life(tiny_hybrid, inner, factor=2), ablation.ablate_heads(tiny_hybrid, ~SOME):
+            g = states.decays(tiny_hybrid, tokens)[0]
+            sigma = states.trace(tiny_hybrid, tokens, [150])
+        assert torch.equal(logits(tiny_hybrid.hf, tokens), outer)
+    assert torch.equal(logits(tiny_hybrid.hf, tokens), before)
+    expected = torch.where(first, -math.log(2) / 100, own)
+    torch.testing.assert_close(g, torch.where(both, -math.log(2) / 200, expected))
+    assert torch.equal((sigma == 0).all(-1)[:, 0, 0], ~SOME)
+
+
+def test_a_pruned_copy_forgets_as_ever(tiny_hybrid, tokens):
+    with ablation.set_half_life(tiny_hybrid, SOME, tokens=2.0):
+        inside = pruning.prune_heads(tiny_hybrid, torch.ones_like(SOME))
+    assert torch.equal(states.decays(inside, tokens), states.decays(tiny_hybrid, tokens))
+
+
+@pytest.mark.parametrize("wrong", [{}, {"tokens": 1, "factor": 1}, {"tokens": 0}, {"factor": -1}, {"tokens": NAN}])
+def test_half_lives_are_above_zero_and_given_once(tiny_hybrid, wrong):
+    with (
+        pytest.raises(ValueError, match="tokens or factor, one of them"),
+        ablation.set_half_life(tiny_hybrid, SOME, **wrong),
+    ):
+        pass
 
 
 def renumbered(model):

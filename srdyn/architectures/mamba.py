@@ -18,7 +18,6 @@ from torch import Tensor, nn
 
 from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.kernels import recurrence
-from srdyn.kernels.recurrence import PerHead
 
 STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 
@@ -67,7 +66,7 @@ class StateSpaceDual(recipe.Recipe):
         return -mixer.A_log.float().exp() * dt, dt
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        dt = _step_size(call.timed["dt"], call.options["dt_bias"], call.options["dt_limit"])
+        dt = self._write_strength(call)
         q, k, v = call.floats("C", "B", "hidden_states")
         return recipe.Inputs(q=q, k=k, v=v, g=call.options["A"].float() * dt, beta=dt)
 
@@ -97,6 +96,32 @@ class StateSpaceDual(recipe.Recipe):
             return silenced
         # A step writes where it reads, into the cache, so that the cache has to lose what it brings along.
         return dataclasses.replace(silenced, state=call.state.copy_(silenced.state))
+
+    def forgetting(self, call: recipe.Call, decay: recipe.Decay) -> recipe.Call:
+        """The call with other log-decays A·dt, its writes dt·B as they are, though dt is in both.
+
+        To scale a decay is to scale A. Where a head gets one decay for all tokens, it reads that as A, 1 as dt and dt·B
+        as B, and every head of the layer has B and C to itself.
+        """
+        A, dt, B = call.options["A"], self._write_strength(call), call.timed["B"]
+        scale, added = (x.to(A.device).view(-1, *[1] * (A.ndim - 1)) for x in decay)  # a step has A of each channel
+        A, fixed = torch.where(scale == 0, added, scale * A), (decay.scale == 0).to(A.device)
+        if not fixed.any():
+            return dataclasses.replace(call, options=call.options | {"A": A})
+        mine = fixed if dt.ndim == 3 else fixed[:, None]
+        strength = (dt if dt.ndim == 3 else dt[..., 0])[..., None]
+        B, C = (x.repeat_interleave(len(fixed) // x.shape[2], dim=2) for x in (B, call.timed["C"]))
+        B = torch.where(fixed[:, None], strength * B, B)
+        timed = call.timed | {"dt": dt.masked_fill(mine, 1), "B": B, "C": C}
+        options = call.options | {"A": A, "dt_bias": None, "dt_softplus": False}
+        options |= {"dt_limit": (0.0, float("inf"))} if "dt_limit" in options else {}
+        return dataclasses.replace(call, timed=timed, options=options)
+
+    def _write_strength(self, call: recipe.Call) -> Float[Tensor, "B T held *P"]:
+        """dt, as the call's function takes it from what it reads: a step knows no limit."""
+        if call.options["dt_bias"] is None:
+            return call.timed["dt"].float()
+        return _step_size(call.timed["dt"], call.options["dt_bias"], call.options.get("dt_limit", (0.0, float("inf"))))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """The plain torch functions, but chunk after chunk, so that a cut between chunks changes no bit."""
@@ -192,7 +217,9 @@ class FalconH1(StateSpaceDual):
             mixer.norm.n_groups = groups
 
 
-def _step_size(raw: PerHead, bias: Float[Tensor, " H"], limit: Sequence[float]) -> PerHead:
+def _step_size(
+    raw: Float[Tensor, "B T H *P"], bias: Float[Tensor, "H *P"], limit: Sequence[float]
+) -> Float[Tensor, "B T H *P"]:
     """dt as the chunked form takes it, in float32."""
     return F.softplus(raw + bias.to(raw.dtype)).clamp(*limit).float()
 

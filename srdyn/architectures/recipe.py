@@ -83,6 +83,22 @@ class Call:
         return dataclasses.replace(self, timed=timed, state=state)
 
 
+class Decay(NamedTuple):
+    """Another rate of forgetting for the heads that a layer holds: the log-decay g of each becomes scale·g + added."""
+
+    scale: Float[Tensor, " held"]
+    added: Float[Tensor, " held"]
+
+    def of(self, g: Float[Tensor, "B T held *K"]) -> Float[Tensor, "B T held *K"]:
+        """The log-decays so changed, of all key channels alike; those of other heads keep their bits."""
+        scale, added = (x.to(g.device)[:, None] if g.ndim == 4 else x.to(g.device) for x in self)
+        return scale * g + added
+
+    def then(self, later: "Decay") -> "Decay":
+        """Both changes, this one first."""
+        return Decay(later.scale * self.scale, later.scale * self.added + later.added)
+
+
 class Recipe(abc.ABC):
     """A family whose layers call one function for many tokens, another for a single one, both looked up as globals."""
 
@@ -102,6 +118,7 @@ class Recipe(abc.ABC):
     places: ClassVar[tuple[str, ...]] = ("query", "key", "value")
     timed: ClassVar[tuple[str, ...]] = ("query", "key", "value", "g", "beta")
     written: ClassVar[str] = "beta"  # where this is 0 a head writes nothing
+    log_decay: ClassVar[tuple[str, ...]] = ("g",)  # what calls name the log-decay, whichever of these they have
     first_state: ClassVar[str] = "initial_state"
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
@@ -199,6 +216,15 @@ class Recipe(abc.ABC):
         state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
         return dataclasses.replace(call, timed=timed, state=state)
 
+    def forgetting(self, call: Call, decay: Decay) -> Call:
+        """The call with other log-decays. Keys and write strengths stay, though the layer may make them of the same."""
+        name = next(name for name in self.log_decay if name in call.timed)
+        return dataclasses.replace(call, timed=call.timed | {name: decay.of(call.timed[name])})
+
+    def decay_set(self, mixer: nn.Module) -> Decay | None:
+        """What `ablation.set_half_life` makes of the module's decays while it is open."""
+        return getattr(mixer, "srdyn_decay", None)
+
     def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> contextlib.AbstractContextManager:
         """While this is open, what the chosen heads add to the layer's output beside the recurrence is out as well."""
         return contextlib.nullcontext()
@@ -246,7 +272,8 @@ class Recipe(abc.ABC):
                 f"decoder layer {self.index(mixer)} holds the heads {list(held)}: keep some of these, in increasing "
                 f"order, got {list(heads)}"
             )
-        vars(mixer).pop("forward", None)
+        for bound in ("forward", "srdyn_decay"):
+            vars(mixer).pop(bound, None)
         if heads == held:
             return
         keys_held, keys = (sorted(set(self._keys(mixer, x))) for x in (held, heads))

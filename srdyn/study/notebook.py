@@ -28,15 +28,22 @@ class Run:
         figure_files.save(figure, self._named(name))
         return figure
 
-    def claim(self, claim_id: str, *measured: pd.DataFrame) -> pd.DataFrame:
-        """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows."""
-        return claims.record(claim_id, pd.concat(measured, ignore_index=True), run=self.stem)
+    def claim(self, claim_id: str, *measured: pd.DataFrame, registered: str = "first") -> pd.DataFrame:
+        """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows.
+
+        `registered` is `second` for the rules of the second registration.
+        """
+        return claims.record(claim_id, pd.concat(measured, ignore_index=True), run=self.stem, registered=registered)
 
     def verdicts(self) -> pd.DataFrame:
-        """The verdicts on this notebook's claims, each with the value that decides it."""
-        ledger = claims.ledger()
+        """The verdicts on this notebook's claims, each with the value that decides it; those by the second rules."""
+        ledger, second = (claims.ledger(registered=name) for name in ("first", "second"))
         own = ledger["notebook"] == self.stem
-        return ledger.loc[own, ["claim", "kind", "verdict", "leading"]].reset_index(drop=True)
+        found = ledger.loc[own, ["claim", "kind", "verdict", "leading"]].reset_index(drop=True)
+        second = second.loc[(second["notebook"] == self.stem) & (second["kind"] != ""), ["claim", "kind", "verdict"]]
+        if second.empty:
+            return found
+        return found.merge(second.rename(columns={"verdict": "second"}), on=["claim", "kind"], how="left")
 
     def _named(self, name: str) -> str:
         return f"{self.stem}_{name}" if name else self.stem

@@ -1,6 +1,7 @@
 """What holds for every family, shown on a tiny random model of each (`families.FAMILIES`)."""
 
 import functools
+import math
 import subprocess
 import sys
 import textwrap
@@ -57,6 +58,13 @@ def assert_same_states(family, found, expected):
     for ours, theirs in zip(found, expected, strict=True):
         scale = float(theirs.nan_to_num().abs().max())
         torch.testing.assert_close(ours, theirs, rtol=0, atol=family.tolerance * scale, equal_nan=True)
+
+
+def writes(read, H):
+    """Write strength times key of every head, as the recurrence reads them."""
+    k, beta = read.k, read.beta
+    k = k.mean(2) if k.ndim == 5 else k
+    return beta[..., None] * k.repeat_interleave(H // k.shape[2], dim=2)
 
 
 @functools.cache
@@ -140,6 +148,37 @@ class TestEveryFamily:
                 ablated = logits(model)
             torch.testing.assert_close(logits(pruned), ablated, **LOGITS)
             assert (ablated - before).abs().max() > 100 * LOGITS["atol"]
+        assert torch.equal(logits(model), before)
+
+    @pytest.mark.parametrize("asked", [{"tokens": 3.0}, {"factor": 0.25}, {"tokens": math.inf}], ids=str)
+    def test_heads_forget_as_asked_and_write_as_before(self, family, asked):
+        model, before = families.model(family), logits(families.model(family))
+        some = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+        some[:, 1::2] = True
+        sites = architectures.sites(model.hf)
+        if not all(site.recipe.has_decay for site in sites):
+            with pytest.raises(ValueError, match="do not decay"), ablation.set_half_life(model, some, **asked):
+                pass
+            return
+        own, first = states.decays(model, TOKENS), states.inputs(model, TOKENS, 0)
+        with ablation.set_half_life(model, some, **asked):
+            g, found = states.decays(model, TOKENS), states.trace(model, TOKENS, POSITIONS, measure=whole)
+            by_token = states.trace(model, TOKENS, range(1, 13), measure=whole, route="segments")
+            at_once = states.trace(model, TOKENS, range(1, 13), measure=whole)
+            reads = [states.inputs(model, TOKENS, layer) for layer in range(model.grid.L)]
+            changed = logits(model)
+        set_g = own[0][..., 1::2] / asked["factor"] if "factor" in asked else -math.log(2) / asked["tokens"]
+        torch.testing.assert_close(g[0][..., 1::2], torch.as_tensor(set_g).expand_as(g[0][..., 1::2]))
+        assert torch.equal(g[0][..., ::2], own[0][..., ::2])
+        assert_same_states(family, by_token, at_once)
+        for layer, read in enumerate(reads):
+            per_head = read.g if read.g.ndim == 3 else read.g.mean(-1)
+            torch.testing.assert_close(g[layer], per_head, rtol=1e-5, atol=1e-7)
+            looped = family.last_state(*(x.double().numpy() for x in read))
+            assert_same_states(family, whole(torch.from_numpy(looped)), found[layer, :, -1])
+        torch.testing.assert_close(*(writes(read, model.grid.H) for read in (reads[0], first)), rtol=1e-5, atol=1e-7)
+        forgets_otherwise = (g - own).abs().max() > 1e-3  # a random GLM forgets next to nothing, whatever the factor
+        assert forgets_otherwise != torch.equal(changed, before)
         assert torch.equal(logits(model), before)
 
     def test_a_softmax_window_is_cut_or_the_family_says_why_not(self, family):

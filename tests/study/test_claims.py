@@ -323,3 +323,52 @@ def test_a_scorecard_without_any_run_says_so(clone):
     card = claims.scorecard()
     assert "| claim | paper (place; grade) | verdict |" in card
     assert card.count("**not measured yet**") == 3
+
+
+def secondly(*measures):
+    """C4 with second rules as well."""
+    rule = {"quantity": "x", "unit": "x", "rule": {"at_least": 0.9}}
+    second = {"why": "unfair", "seen": "all of it", "measures": [rule | dict(measure) for measure in measures]}
+    return [stated("C1", "01_stratification"), stated("C4") | {"second": second}, stated("C5")]
+
+
+def test_both_verdicts_stand_side_by_side(clone):
+    before = claims.scorecard()
+    state(clone, secondly({"name": "ranks"}, {"name": "whole"}))
+    record("C4", rows(FAIL, FAIL))
+    assert "second:" not in claims.scorecard()
+    found = claims.record("C4", rows(PASS, PASS, measures=("ranks", "whole")), run=RUN, registered="second")
+    assert set(found["outcome"]) == {"pass"}
+    assert claims.judge(found, registered="second")["verdict"].tolist() == ["reproduced"]
+    by = {name: claims.ledger(registered=name).set_index("claim")["verdict"] for name in ("first", "second")}
+    assert by["first"]["C4"] == "not reproduced"
+    assert by["second"].to_dict() == {"C4": "reproduced"}
+    card = claims.scorecard()
+    assert "**not reproduced**" in card
+    assert "second: **reproduced**" in card
+    assert "- **C4**, second: unfair. Seen before: all of it." in card
+    assert before != card
+    with pytest.raises(ValueError, match="no claim 'C5'"):
+        claims.record("C5", rows(PASS), run=RUN, registered="second")
+
+
+def test_nothing_is_tested_where_a_gate_does_not_pass(clone):
+    state(clone, secondly({"name": "ranks"}, {"name": "norms", "gate": True}))
+    for by_seed, wanted in ((("pass", "pass"), "reproduced"), (("fail", "undecided"), "not testable here")):
+        outcomes = [("pass", outcome) for outcome in by_seed]
+        found = claims.record("C4", rows(*outcomes), run=RUN, registered="second")
+        [judged] = claims.judge(found, registered="second").to_dict("records")
+        assert judged["verdict"] == wanted
+    assert judged["why"] == "norms does not pass, so that nothing was tested"
+
+
+def test_a_measure_for_larger_layers_may_be_left_out(clone):
+    state(clone, secondly({"name": "ranks"}, {"name": "norms", "heads_per_layer": 16}))
+    few = rows(("pass",), ("pass",), measures=("ranks",))
+    many = rows(FAIL, FAIL, kind="large")
+    found = claims.record("C4", pd.concat([few, many]), run=RUN, registered="second")
+    judged = claims.judge(found, registered="second").set_index("kind")["verdict"]
+    assert judged.to_dict() == {"hybrid": "reproduced", "large": "not reproduced"}
+    assert "second: **reproduced**" not in claims.scorecard()  # not before the first rules were
+    with pytest.raises(ValueError, match="has rows for norms"):
+        claims.record("C4", rows(("pass",), measures=("norms",)), run=RUN, registered="second")

@@ -39,10 +39,18 @@ class GatedDeltaNet(layers.Layer):
         return _decay(mixer, hidden), _beta(mixer, hidden)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        (q, k, v), options = call.floats("q", "k", "v"), call.options
-        g = rules.log_decay(call.timed["g"], options["A_log"], options["dt_bias"], options.get("lower_bound"))
+        (q, k, v), options, g = call.floats("q", "k", "v"), call.options, call.timed["g"]
+        if options["use_gate_in_kernel"]:
+            g = rules.log_decay(g, options["A_log"], options["dt_bias"], options.get("lower_bound"))
         beta = rules.write_strength(call.timed["beta"], is_logit=True, allow_neg_eigval=options["allow_neg_eigval"])
         return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
+
+    def forgetting(self, call: recipe.Call, decay: recipe.Decay) -> recipe.Call:
+        """The call with log-decays where it had what the kernel makes them of."""
+        gate = ("A_log", "dt_bias", "lower_bound", "safe_gate")
+        options = {name: x for name, x in call.options.items() if name not in gate} | {"use_gate_in_kernel": False}
+        timed = call.timed | {"g": decay.of(self.inputs(call).g)}
+        return dataclasses.replace(call, timed=timed, options=options)
 
 
 class KimiDeltaAttention(GatedDeltaNet):

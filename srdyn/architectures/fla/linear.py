@@ -1,6 +1,7 @@
 """Layers of flash-linear-attention's models that decay and write, and erase nothing."""
 
 import copy
+import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Sequence
@@ -44,6 +45,7 @@ class GatedLinearAttention(Writer):
     step_tap = "fused_recurrent_gla"
     timed = ("q", "k", "v", "g", "gk")
     shared = ("k", "v", "g", "gk")
+    log_decay = ("g", "gk")
     rows: ClassVar = Writer.rows | {"gk_proj.1": "key"}
 
     def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
@@ -150,14 +152,19 @@ class Retention(Writer):
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v = call.floats(*self.timed)
-        return recipe.Inputs(q=q, k=k, v=v, g=self.decay.to(k.device)[:, None].expand_as(k))
+        decay = call.options.get("g_gamma", self.decay)
+        return recipe.Inputs(q=q, k=k, v=v, g=decay.to(k.device)[:, None].expand_as(k))
+
+    def forgetting(self, call: recipe.Call, decay: recipe.Decay) -> recipe.Call:
+        own = call.options.get("g_gamma", self.decay)
+        return dataclasses.replace(call, options=call.options | {"g_gamma": decay.of(own.expand(1, 1, -1))[0, 0]})
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         return super().cpu_functions(mixer) | dict.fromkeys(self.readers, self._decaying(mixer, rules.simple_gla))
 
     def make_runnable(self, mixer: nn.Module) -> None:
-        if self.is_pruned(mixer) and self.kept(mixer):
-            # Where fla's own would number the heads anew.
+        if self.kept(mixer):
+            # fla's own has the decays of its heads' present numbers, and no others.
             ops = importlib.import_module("fla.ops.simple_gla")
             stock = ops.chunk_simple_gla, ops.fused_recurrent_simple_gla
             known = dict(zip(self.readers, (self._decaying(mixer, function) for function in stock), strict=True))
@@ -169,8 +176,8 @@ class Retention(Writer):
         decay = self.of(mixer).decay
 
         @functools.wraps(function)
-        def call(*, q: Tensor, **options) -> tuple[Tensor, Tensor | None]:
-            return function(q=q, **options, g_gamma=decay.to(q.device))
+        def call(*, q: Tensor, g_gamma: Tensor = decay, **options) -> tuple[Tensor, Tensor | None]:
+            return function(q=q, **options, g_gamma=g_gamma.to(q.device))
 
         return call
 

@@ -25,6 +25,7 @@ class Rwkv(layers.Layer):
     """A decay for each key channel, no key shared; the last token is cached for the layer and for its feed-forward."""
 
     gating = "per channel"
+    log_decay = ("w",)
     convolutions = ()
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")

@@ -113,8 +113,8 @@ def distribution(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     tables = []
     for names, data in _of_each_model(history, at, RANK, DECAY):
         ranks, decays = np.split(_windows(data), 2, axis=-1)
-        tables.append(_observed(ranks, functools.partial(_of_ranks, d=data.D), names, data))
-        tables.append(_observed(decays, _of_decays, names, data))
+        tables.append(observed(ranks, functools.partial(_of_ranks, d=data.D), names, data))
+        tables.append(observed(decays, _of_decays, names, data))
     return pd.concat(tables, ignore_index=True).assign(position=at)
 
 
@@ -132,8 +132,8 @@ def identity(history: pd.DataFrame, *, at: int, value: str = RANK) -> pd.DataFra
         agree = functools.partial(_agreements, d=data.D if value == RANK else None)
         for name, step in {"final": -1, "untrained": 0}.items():
             beside = np.concatenate([windows, np.broadcast_to(windows[..., [step]], windows.shape)], -1)
-            tables.append(_observed(beside, agree, names, data).assign(reference=name))
-        found = _observed(halves, agree, names, data)
+            tables.append(observed(beside, agree, names, data).assign(reference=name))
+        found = observed(halves, agree, names, data)
         tables.append(found.assign(reference=HALVES, over="pairs of windows"))
     return pd.concat(tables, ignore_index=True).assign(value=value, position=at)
 
@@ -148,7 +148,7 @@ def origin(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     tables = []
     for names, data in _of_each_model(history, at, RANK, DECAY):
         ends = [x[..., [0, -1]] for x in np.split(_windows(data), 2, axis=-1)]
-        found = _observed(np.concatenate(ends, -1), _explained, names, data)
+        found = observed(np.concatenate(ends, -1), _explained, names, data)
         tables.append(found.drop(columns="step").assign(position=at))
     return pd.concat(tables, ignore_index=True)
 
@@ -164,6 +164,30 @@ def measured(identities: pd.DataFrame) -> pd.DataFrame:
     tables = [rows[rows["reference"] == reference].assign(measure=name) for reference, name in names.items()]
     columns = ["measure", *OF_A_MODEL, "estimate", "low", "high", "n", "over"]
     return pd.concat(tables, ignore_index=True)[columns]
+
+
+def halves_of_each_model(history: pd.DataFrame, at: int) -> Iterator[tuple[dict, Windows, observations.Cube]]:
+    """Each model's names, its ranks after `at` tokens in pairs of windows of one domain, and their cube.
+
+    The second window's steps lie behind the first's along the last axis.
+    """
+    for names, data in _of_each_model(history, at, RANK):
+        yield names, _halves(data), data
+
+
+def observed(
+    windows: Windows, statistic: Callable[[Draws], dict], names: dict, data: observations.Cube
+) -> pd.DataFrame:
+    """Every statistic [draws, steps] of the means over windows, with its centred 95 % interval over windows."""
+    n = len(windows)
+    drawn = intervals.counts(n, generator=torch.Generator().manual_seed(0))
+    means = np.tensordot(np.vstack([np.ones(n), drawn]), windows, 1) / n  # whole numbers are summed: ties stay ties
+    tables = []
+    for measure, values in statistic(means).items():
+        estimate, low, high = _centred(values)
+        ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
+        tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def sentences(measures: pd.DataFrame, origins: pd.DataFrame) -> list[str]:
@@ -238,21 +262,6 @@ def _halves(data: observations.Cube) -> Windows:
         raise ValueError("halves need two samples of each context, got one")
     first, second = (data.values[i : 2 * pairs : 2] for i in (0, 1))
     return _windows(data._replace(values=np.concatenate([first, second], -1)))
-
-
-def _observed(
-    windows: Windows, statistic: Callable[[Draws], dict], names: dict, data: observations.Cube
-) -> pd.DataFrame:
-    """Every statistic [draws, steps] of the means over windows, with its centred 95 % interval over windows."""
-    n = len(windows)
-    drawn = intervals.counts(n, generator=torch.Generator().manual_seed(0))
-    means = np.tensordot(np.vstack([np.ones(n), drawn]), windows, 1) / n  # whole numbers are summed: ties stay ties
-    tables = []
-    for measure, values in statistic(means).items():
-        estimate, low, high = _centred(values)
-        ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
-        tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
-    return pd.concat(tables, ignore_index=True)
 
 
 def _centred(values: Float[np.ndarray, "draws S"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -162,23 +162,23 @@ def bounded(heads: pd.DataFrame) -> pd.DataFrame:
 def share_within(means: Means, cube: Cube, *, before_d: bool = False) -> Pooled:
     """Share of states within the bound, from the means of `within`; `before_d` takes t < D alone (Thm 3.1)."""
     chosen = np.asarray(cube.positions) < cube.D if before_d else slice(None)
-    return _pooled(means[..., chosen], np.nanmean, "states", SHARE)
+    return pooled(means[..., chosen], np.nanmean, "states", SHARE)
 
 
 def smaller_group(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Share of a layer's heads in the smaller of the low-rank and high-rank groups, median over layers (C1)."""
-    return _pooled(_smaller(means[..., cube.at(at)].mean(0), cube.D), np.median, "layers", SHARE)
+    return pooled(_smaller(means[..., cube.at(at)].mean(0), cube.D), np.median, "layers", SHARE)
 
 
 def least_group(means: Means, cube: Cube, *, at: int) -> Pooled:
     """As `smaller_group`, in the context where it is least (C7)."""
-    return _pooled(np.median(_smaller(means[..., cube.at(at)], cube.D), -1), np.min, "contexts", SHARE)
+    return pooled(np.median(_smaller(means[..., cube.at(at)], cube.D), -1), np.min, "contexts", SHARE)
 
 
 def stratum_share(means: Means, cube: Cube, *, at: int, stratum: str) -> Pooled:
     """Share of a layer's heads in one stratum, median over layers."""
     found = strata.shares(means[..., cube.at(at)].mean(0), cube.D)[:, strata.STRATA.index(stratum)]
-    return _pooled(found, np.median, "layers", SHARE)
+    return pooled(found, np.median, "layers", SHARE)
 
 
 def follow(means: Means, cube: Cube) -> Pooled:
@@ -186,7 +186,7 @@ def follow(means: Means, cube: Cube) -> Pooled:
     ranks = means.mean(0).reshape(-1, len(cube.positions))
     high = ranks[ranks[:, -1] >= strata.HIGH * cube.D]
     near = np.abs(high - np.minimum(cube.positions, cube.D)) <= 1
-    return _pooled(near.mean(-1), np.mean, "high-rank heads", SHARE)
+    return pooled(near.mean(-1), np.mean, "high-rank heads", SHARE)
 
 
 def drift(means: Means, cube: Cube) -> Pooled:
@@ -195,9 +195,9 @@ def drift(means: Means, cube: Cube) -> Pooled:
     late = positions >= cube.D
     low = ranks[ranks[:, -1] <= strata.LOW * cube.D][:, late] / cube.D
     if late.sum() < 2:
-        return _pooled(np.empty(0), np.mean, "two positions from d on", MAGNITUDE)
+        return pooled(np.empty(0), np.mean, "two positions from d on", MAGNITUDE)
     slopes = np.polyfit(np.log2(positions[late]), low.T, 1)[0] if len(low) else np.empty(0)
-    return _pooled(np.abs(slopes), np.mean, "low-rank heads", MAGNITUDE)
+    return pooled(np.abs(slopes), np.mean, "low-rank heads", MAGNITUDE)
 
 
 def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Pooled:
@@ -206,10 +206,10 @@ def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Poole
     NaN where one of them was not captured: 16 D may lie beyond what was read.
     """
     if not {first, second} <= set(cube.positions):
-        return _pooled(np.empty(0), np.median, f"positions {first} and {second} among those captured", CORRELATION)
+        return pooled(np.empty(0), np.median, f"positions {first} and {second} among those captured", CORRELATION)
     ranks = means.mean(0)
     found = strata.spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)])
-    return _pooled(found, np.nanmedian, "layers", CORRELATION)
+    return pooled(found, np.nanmedian, "layers", CORRELATION)
 
 
 def order_from_d(means: Means, cube: Cube) -> Pooled:
@@ -220,17 +220,17 @@ def order_from_d(means: Means, cube: Cube) -> Pooled:
 def cosine_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Cosine of a layer's vectors in two contexts, median over layers, mean over pairs of contexts (C4)."""
     cosines = strata.cosine(*_pairs(means[..., cube.at(at)]))
-    return _pooled(np.median(cosines, axis=1), np.nanmean, PAIRS, CORRELATION)
+    return pooled(np.median(cosines, axis=1), np.nanmean, PAIRS, CORRELATION)
 
 
 def spearman_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Spearman ρ of the mean ranks of all heads in two contexts, mean over defined pairs of contexts (C5)."""
-    return _pooled(strata.spearman(*_pairs(_all_heads(means, cube, at))), np.nanmean, PAIRS, CORRELATION)
+    return pooled(strata.spearman(*_pairs(_all_heads(means, cube, at))), np.nanmean, PAIRS, CORRELATION)
 
 
 def kappa_between(means: Means, cube: Cube, *, at: int) -> Pooled:
     """Cohen's κ of the strata of all heads in two contexts, mean over defined pairs of contexts (C5)."""
-    return _pooled(strata.kappa(*_pairs(_all_heads(means, cube, at)), cube.D), np.nanmean, PAIRS, CORRELATION)
+    return pooled(strata.kappa(*_pairs(_all_heads(means, cube, at)), cube.D), np.nanmean, PAIRS, CORRELATION)
 
 
 def spearman_to_text(means: Means, cube: Cube, *, at: int, attacks: Sequence[str], text: Sequence[str]) -> Pooled:
@@ -241,21 +241,21 @@ def spearman_to_text(means: Means, cube: Cube, *, at: int, attacks: Sequence[str
     vectors = _all_heads(means, cube, at)
     attacked = vectors[[cube.contexts.index(name) for name in attacks]]
     reading = vectors[[cube.contexts.index(name) for name in text]].mean(0)
-    return _pooled(strata.spearman(attacked, np.broadcast_to(reading, attacked.shape)), np.min, "attacks", CORRELATION)
+    return pooled(strata.spearman(attacked, np.broadcast_to(reading, attacked.shape)), np.min, "attacks", CORRELATION)
 
 
-def single(value: float, limits: tuple[float, float], named: str = "values") -> Pooled:
-    """A statistic of one part."""
-    return Pooled(value, int(np.isnan(value)), 1, named, limits)
-
-
-def _pooled(
+def pooled(
     values: Float[np.ndarray, "..."], pool: Callable[..., float], named: str, limits: tuple[float, float]
 ) -> Pooled:
     """The parts `values` made one by `pool`; NaN where there is none."""
     undefined = int(np.isnan(values).sum())
     value = np.nan if undefined == values.size else float(pool(values))
     return Pooled(value, undefined, values.size, named, limits)
+
+
+def single(value: float, limits: tuple[float, float], named: str = "values") -> Pooled:
+    """A statistic of one part."""
+    return Pooled(value, int(np.isnan(value)), 1, named, limits)
 
 
 def _smaller(ranks: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "..."]:

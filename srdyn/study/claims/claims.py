@@ -30,52 +30,60 @@ SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
 log = logging.getLogger(__name__)
 
 
-def record(claim_id: str, measured: pd.DataFrame, *, run: str) -> pd.DataFrame:
+def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str = registration.FIRST) -> pd.DataFrame:
     """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
+
+    Which measures a claim has, the `first` or the `second` registration says (`registered`).
 
     `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled), why
     (it is undefined, in whole or in part, or what else a reader must know) and source, which tells the rows of the
     model from those of its nulls; without it all are the model's. Every source of a model has one row for every
-    measure. The rows replace the claim's former ones in the table `<run>_claims`. Columns added: unit, rule, paper,
-    grade, outcome (pass, fail, undecided, undefined). Raises ValueError for a claim of another notebook, measures that
+    measure, but for one that asks more heads a layer than the model has. The rows replace the claim's former ones in
+    the table `<run>_claims`, or `<run>_claims_second`. Columns added: unit, rule, paper, grade, outcome (pass, fail,
+    undecided, undefined). Raises ValueError for a claim of another notebook, measures that
     are not the claim's, missing columns, or crossed ends. An estimate outside its interval is logged: the percentile
     interval of a statistic that resampling shifts may exclude it, and the interval decides.
     """
-    paper = registration.load()
-    claim, stem = paper.claim(claim_id), f"{run}_claims"
+    paper, stem = registration.load(registered), _stem(run, registered)
+    claim = paper.claim(claim_id)
     if claim.notebook != run:
         raise ValueError(f"{claim_id} is decided in {claim.notebook}, not in {run}")
     rows = _rows(claim, measured)
     outside = rows[(rows["estimate"] < rows["low"]) | (rows["estimate"] > rows["high"])]
     if len(outside):
         log.warning("%s: resampling shifts these, their intervals exclude them:\n%s", claim_id, outside[SHOWN])
-    parts = dict(list(_standing(run).groupby("claim"))) | {claim_id: rows}
+    parts = dict(list(_standing(run, registered).groupby("claim"))) | {claim_id: rows}
     table = pd.concat([parts.pop(c.id) for c in paper.claims if c.notebook == run and c.id in parts])
     if parts:
         log.warning("%s: dropped %s, which claims.yaml gives to no or another notebook", stem, ", ".join(parts))
     meta = {"claims": files.content_hash(registration.path())}
     store.save_table(table.reset_index(drop=True), stem, meta=meta)
-    saved = _standing(run)
-    return _with_outcomes(saved[saved["claim"] == claim_id].reset_index(drop=True))
+    saved = _standing(run, registered)
+    return _with_outcomes(saved[saved["claim"] == claim_id].reset_index(drop=True), registered)
 
 
-def judge(rows: pd.DataFrame) -> pd.DataFrame:
+def judge(rows: pd.DataFrame, *, registered: str = registration.FIRST) -> pd.DataFrame:
     """One verdict for every claim and kind of model in `rows`, which are rows that `record` saved or returned.
 
     Columns: claim, kind, verdict, why, measure (the one that decides), nulls (the sources that pass every measure in
-    every model that has them). A measure that fails in every seed decides before one that is undefined. Raises
-    ValueError for rows that are not those of the claims as claims.yaml has them now.
+    every model that has them). A measure that fails in every seed decides before one that is undefined, a gate that
+    does not pass in every seed before all. Raises ValueError for rows that are not those of the claims as claims.yaml
+    has them now.
     """
     judged = []
     for claim_id, of_claim in _plain(rows).groupby("claim", sort=False):
-        _require_rows(registration.load().claim(claim_id), of_claim)
-        for kind, group in _with_outcomes(of_claim).groupby("kind", sort=False):
-            judged.append({"claim": claim_id, "kind": kind, **_verdict(kind, group)})
+        claim = registration.load(registered).claim(claim_id)
+        _require_rows(claim, of_claim)
+        gates = [measure.name for measure in claim.measures if measure.gate]
+        for kind, group in _with_outcomes(of_claim, registered).groupby("kind", sort=False):
+            judged.append({"claim": claim_id, "kind": kind, **_verdict(kind, group, gates)})
     return pd.DataFrame(judged, columns=["claim", "kind", "verdict", "why", "measure", "nulls"])
 
 
-def ledger() -> pd.DataFrame:
+def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
     """Every claim of the paper beside what the run at work found, one row for every claim and kind of model.
+
+    By the second registration: the claims whose rules it changes.
 
     Columns: claim, statement, paper, kind, verdict, why, leading (the value that decides), ours (all values), nulls
     (theirs), over, notebook, beside. A claim that was not measured has one row, with an empty kind, that says why.
@@ -84,17 +92,25 @@ def ledger() -> pd.DataFrame:
     """
     columns = ["claim", "statement", "paper", "kind", "verdict", "why", "leading", "ours", "nulls", "over", "notebook"]
     blank = dict.fromkeys([*columns, "beside"], "")
-    entries = [blank | entry for claim in registration.load().claims for entry in _entries(claim)]
+    claims = registration.load(registered).claims
+    entries = [blank | entry for claim in claims for entry in _entries(claim, registered)]
     return pd.DataFrame(entries, columns=list(blank))
 
 
 def scorecard() -> str:
-    """The ledger in Markdown: a table of verdicts, then every measure with its interval and its nulls."""
-    book, paper = ledger(), registration.load()
+    """The ledger in Markdown: a table of verdicts, then every measure with its interval and its nulls.
+
+    Claims that were measured by the second registration as well have both verdicts side by side, and say why.
+    """
+    book, paper, second = ledger(), registration.load(), ledger(registered=registration.SECOND)
+    second = second[second["kind"] != ""]
     kinds = [kind for kind in book["kind"].unique() if kind]
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
-    verdicts = [_verdict_row(rows, kinds) for _, rows in book.groupby("claim", sort=False)]
-    details = book[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
+    verdicts = [
+        _verdict_row(rows, kinds, second[second["claim"] == claim]) for claim, rows in book.groupby("claim", sort=False)
+    ]
+    both = pd.concat([book, second.assign(claim=second["claim"] + ", second")]) if len(second) else book
+    details = both[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
     heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", OVER, "notebook"]
     parts = [
         f"Claims of *{paper.title}* ({paper.reference}) beside what was found here. Grades: {grades}.",
@@ -102,6 +118,7 @@ def scorecard() -> str:
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),
         " · ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items()),
+        *_reasons(list(dict.fromkeys(second["claim"]))),
         "</details>",
     ]
     return "\n\n".join(parts) + "\n"
@@ -124,10 +141,14 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**texts)[COLUMNS]
 
 
-def _standing(run: str, *, of: str | None = None) -> pd.DataFrame:
+def _stem(run: str, registered: str) -> str:
+    return f"{run}_claims" if registered == registration.FIRST else f"{run}_claims_{registered}"
+
+
+def _standing(run: str, registered: str, *, of: str | None = None) -> pd.DataFrame:
     """The rows that a notebook saved in the run at work, or in the run `of`; none where it has not run."""
     try:
-        return _plain(store.load_table(f"{run}_claims", run=of))
+        return _plain(store.load_table(_stem(run, registered), run=of))
     except FileNotFoundError:
         return pd.DataFrame(columns=COLUMNS)
 
@@ -137,8 +158,10 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
     names = [measure.name for measure in claim.measures]
     if not names:
         raise ValueError(f"{claim.id} has no measure in claims.yaml: define one before measuring")
+    needed = {measure.name for measure in claim.measures if not measure.heads_per_layer}
     for (source, model), group in rows.groupby(["source", "model"], sort=False):
-        if sorted(group["measure"]) != sorted(names):
+        given = set(group["measure"])
+        if group["measure"].duplicated().any() or not needed <= given <= set(names):
             raise ValueError(
                 f"{claim.id}: {source} of {model} has rows for {', '.join(sorted(group['measure']))}, "
                 f"but the claim wants one for each of {', '.join(names)}"
@@ -157,8 +180,8 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
         raise ValueError(f"{claim.id}: low ≤ high does not hold in\n{crossed[SHOWN]}")
 
 
-def _with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
-    claims = {claim.id: claim for claim in registration.load().claims}
+def _with_outcomes(rows: pd.DataFrame, registered: str) -> pd.DataFrame:
+    claims = {claim.id: claim for claim in registration.load(registered).claims}
     measures = {(claim.id, measure.name): measure for claim in claims.values() for measure in claim.measures}
     own = [measures[key] for key in zip(rows["claim"], rows["measure"], strict=True)]
     ends = rows[["estimate", "low", "high"]].astype(float).itertuples(index=False)
@@ -171,10 +194,11 @@ def _with_outcomes(rows: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def _verdict(kind: str, rows: pd.DataFrame) -> dict[str, str]:
+def _verdict(kind: str, rows: pd.DataFrame, gates: Sequence[str]) -> dict[str, str]:
     ours, others = rows[rows["source"] == MODEL], rows[rows["source"] != MODEL]
     outcomes = ours.pivot(index="measure", columns="seed", values="outcome").reindex(ours["measure"].unique())
-    state, measure = _decide(outcomes)
+    closed = [name for name in gates if not outcomes.loc[name].eq("pass").all()]
+    state, measure = ("undefined", closed[0]) if closed else _decide(outcomes)
     all_passed = others["outcome"].eq("pass").groupby(others["source"], sort=False).all()
     nulls = ", ".join(all_passed.index[all_passed])
     verdict, why = VERDICTS[state], ""
@@ -185,6 +209,7 @@ def _verdict(kind: str, rows: pd.DataFrame) -> dict[str, str]:
     if state != "passes":
         disagree = state == "undecided" and {"pass", "fail"} <= set(outcomes.loc[measure])
         said = f"{measure} {'fails' if state == 'fails' else f'is {state}'}"
+        said = f"{measure} does not pass, so that nothing was tested" if closed else said
         reasons = ours.loc[(ours["measure"] == measure) & (ours["why"] != ""), "why"].unique()
         why = ": ".join([f"seeds disagree on {measure}" if disagree else said, *reasons])
     return {"verdict": verdict, "why": why, "measure": measure, "nulls": nulls}
@@ -200,13 +225,13 @@ def _decide(outcomes: pd.DataFrame) -> tuple[str, str]:
     return "passes", str(outcomes.index[0])
 
 
-def _entries(claim: registration.Claim) -> Iterator[dict[str, str]]:
+def _entries(claim: registration.Claim, registered: str) -> Iterator[dict[str, str]]:
     """The lines of the ledger for one claim; what a line leaves out is empty."""
     line = {"claim": claim.id, "statement": claim.statement, "paper": claim.paper, "notebook": claim.notebook}
-    table = _standing(claim.notebook)
+    table = _standing(claim.notebook, registered)
     own = found = table[table["claim"] == claim.id]
     if store.run_name() == store.REFERENCE:
-        thorough = _standing(claim.notebook, of=store.THOROUGH)
+        thorough = _standing(claim.notebook, registered, of=store.THOROUGH)
         thorough = thorough[thorough["claim"] == claim.id]
         found = own if thorough.empty else thorough
     if not claim.measures or (claim.untested and found.empty):
@@ -215,9 +240,10 @@ def _entries(claim: registration.Claim) -> Iterator[dict[str, str]]:
         why = f"{claim.notebook} {'has not run' if table.empty else 'ran without it'}"
         yield line | {"verdict": "not measured yet", "why": why}
     else:
-        others = {} if found is own else judge(own).set_index("kind")["verdict"]
-        for judged in judge(found).to_dict("records"):
-            texts = _texts(claim, _with_outcomes(found[found["kind"] == judged["kind"]]), judged["measure"])
+        others = {} if found is own else judge(own, registered=registered).set_index("kind")["verdict"]
+        for judged in judge(found, registered=registered).to_dict("records"):
+            rows = _with_outcomes(found[found["kind"] == judged["kind"]], registered)
+            texts = _texts(claim, rows, judged["measure"])
             if found is not own:
                 verdict = others.get(judged["kind"], "nothing")
                 agrees = "agrees" if verdict == judged["verdict"] else f"says: {verdict}"
@@ -228,7 +254,8 @@ def _entries(claim: registration.Claim) -> Iterator[dict[str, str]]:
 def _texts(claim: registration.Claim, rows: pd.DataFrame, deciding: str) -> dict[str, str]:
     """The values of one claim and kind as text, a line for each measure."""
     ours, nulls, leading = [], [], ""
-    for measure in claim.measures:
+    measured = [measure for measure in claim.measures if measure.name in set(rows["measure"])]
+    for measure in measured:
         of_measure = rows[rows["measure"] == measure.name].sort_values("seed", kind="stable")
         mine = of_measure[of_measure["source"] == MODEL]
         values = ", ".join(_interval(measure, row) for row in mine.itertuples())
@@ -241,7 +268,7 @@ def _texts(claim: registration.Claim, rows: pd.DataFrame, deciding: str) -> dict
     drawn = [f"{f'{row.over}, ' if row.over else ''}n = {row.n:g}" for row in rows.itertuples()]
     own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == MODEL))
     over = own + [f"nulls: {text}" for text in dict.fromkeys(drawn) if text not in own]
-    over += [f"{measure.name}: {measure.taken}" for measure in claim.measures if measure.taken]
+    over += [f"{measure.name}: {measure.taken}" for measure in measured if measure.taken]
     return {"leading": leading, "ours": "\n".join(ours), "nulls": "\n".join(nulls), "over": "\n".join(over)}
 
 
@@ -263,10 +290,23 @@ def _number(measure: registration.Measure, value: float) -> str:
     return next((text for text in texts if measure.satisfied(float(text)) == measure.satisfied(value)), texts[-1])
 
 
-def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str]) -> list[str]:
-    """A claim's line in the table of verdicts: one cell for each kind of model."""
-    first = rows.iloc[0]
-    texts = ([f"**{row.verdict}**", row.leading, row.beside] for row in rows.itertuples())
-    cells = {kind: "\n".join(filter(None, text)) for kind, text in zip(rows["kind"], texts, strict=True)}
+def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str], second: pd.DataFrame) -> list[str]:
+    """A claim's line in the table of verdicts: one cell for each kind of model, with what the second rules say."""
+    first, later = rows.iloc[0], second.set_index("kind")
+    cells = {}
+    for row in rows.itertuples():
+        text = [f"**{row.verdict}**", row.leading, row.beside]
+        if row.kind in later.index:
+            text += ["second: **{verdict}**".format(**later.loc[row.kind]), *later.loc[row.kind, ["leading", "beside"]]]
+        cells[row.kind] = "\n".join(filter(None, text))
     verdicts = [cells.get(kind, cells.get("", "–")) for kind in kinds or [""]]
     return [f"**{first['claim']}** {first['statement']}", first["paper"], *verdicts]
+
+
+def _reasons(claims: Sequence[str]) -> list[str]:
+    """Why these claims have second rules, and what had been seen before these were written."""
+    seconds = [(name, registration.load().claim(name).second) for name in claims]
+    lines = [
+        f"- **{name}**, second: {second.why.strip()}. Seen before: {second.seen.strip()}." for name, second in seconds
+    ]
+    return ["\n".join(lines)] if lines else []

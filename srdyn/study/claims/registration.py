@@ -20,6 +20,7 @@ GRADES = {
     "C": "second hand",
     "D": "derived by us, not the paper's",
 }
+FIRST, SECOND = "first", "second"
 RULES = {"at_least": ("≥", operator.ge), "at_most": ("≤", operator.le), "below": ("<", operator.lt)}
 
 
@@ -103,6 +104,17 @@ class Claim:
         if self.grade not in GRADES:
             raise ValueError(f"claim {self.id}: a grade is one of {', '.join(GRADES)}, not {self.grade!r}")
 
+    def by(self, registered: str) -> "Claim":
+        """The claim with the measures that decide it by the `first` or the `second` registration.
+
+        Raises ValueError for another name, or where the second left the claim's rules as they were.
+        """
+        if registered == FIRST:
+            return self
+        if registered != SECOND or self.second is None:
+            raise ValueError(f"{self.id} has no rules by a registration called {registered!r}")
+        return dataclasses.replace(self, measures=self.second.measures)
+
     @property
     def paper(self) -> str:
         """The paper's value as text: value, place, grade."""
@@ -136,11 +148,15 @@ def path() -> Path:
     return files.data_dir() / "paper" / "claims.yaml"
 
 
-def load() -> Paper:
-    """What `data/paper/claims.yaml` says. Raises ValueError where it departs from its form, saying where."""
+def load(registered: str = FIRST) -> Paper:
+    """What `data/paper/claims.yaml` says; of the `second` registration, the claims whose rules it changes.
+
+    Raises ValueError where the file departs from its form, saying where.
+    """
     found = _made(Paper, yaml.safe_load(path().read_text(encoding="utf-8")), "claims.yaml")
     found.claim(found.primary["claim"])
-    return found
+    decided = [claim for claim in found.claims if registered == FIRST or claim.second is not None]
+    return dataclasses.replace(found, claims=tuple(claim.by(registered) for claim in decided))
 
 
 def rules() -> pd.DataFrame:

@@ -39,8 +39,6 @@ BY_RANK: dict[str, Callable[[scores.Scores, int], scores.Scores]] = {
     DECAY_MATCHED: lambda rank, d: rank,
 }
 """What the arms that are not among `scores.RULES` take the highest of."""
-TRUNCATED_EVERY = 64
-"""Tokens between two truncations of a state."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,7 +49,8 @@ class Arm:
     counting as equal), `decay-matched` (random heads with the decays of `high`), `oracle` or one of `scores.RULES`
     (their highest scores, `random` among them). `layers` restricts the choice to these decoder layers; `window` lets
     softmax attention see that many tokens only (0: all). With `truncated` the heads stay, their states cut to this rank
-    every `TRUNCATED_EVERY` tokens. `matched` takes instead as many heads of every layer as the rule does, at random.
+    every `Plan.truncated_every` tokens. `matched` takes instead as many heads of every layer as the rule does, at
+    random.
     """
 
     name: str
@@ -85,7 +84,7 @@ class Plan:
     """The questions, what calibrates the choice of heads, and how many draws of it are made.
 
     `every_row` has each draw answer everything; otherwise draw k of K answers the rows with row % K = k, so that all
-    draws together cost one pass.
+    draws together cost one pass. `truncated_every` are the tokens between two truncations of a state.
     """
 
     questions: battery.Battery
@@ -95,6 +94,7 @@ class Plan:
     length: int = 1024
     draws: int = 10
     every_row: bool = False
+    truncated_every: int = 64
     eps: float = spectra.EPS
     seed: int = 0
 
@@ -284,7 +284,7 @@ class Subject:
     def _answers(self, arm: Arm) -> pd.DataFrame:
         plan, model, tables = self.plan, self.model, []
         draws = 1 if arm.name == INTACT else plan.draws
-        positions = range(TRUNCATED_EVERY, plan.questions.length, TRUNCATED_EVERY)
+        positions = range(plan.truncated_every, plan.questions.length, plan.truncated_every)
         for draw in range(draws):
             heads = self.heads(arm, draw)
             fold = None if plan.every_row or draws == 1 else (draw, draws)

@@ -1,0 +1,118 @@
+"""What the second registration measures where the first measures something else (claims.yaml, `second`).
+
+Statistics of mean values [contexts, layers, heads, positions] as in `observations`, for `observations.measure`: their
+intervals are from drawing documents again. Agreement between domains alone (C5) is `observations.kappa_between` and
+`spearman_between` of the domains' rows.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from srdyn import strata
+from srdyn.study.analysis import emergence, observations
+from srdyn.study.analysis.observations import CORRELATION, MAGNITUDE, OF_A_MODEL, SHARE, Cube, Means, Pooled
+
+HOLDS = 0.9
+"""Share of min(t, D) that a high-rank head holds."""
+RHO, KAPPA = "rho with untrained, relative", "kappa with untrained, relative"
+
+
+def share_of_all(means: Means, cube: Cube, *, at: int, stratum: str) -> Pooled:
+    """Share of all heads, whatever their layer, in one stratum (C1)."""
+    found = strata.shares(means[..., cube.at(at)].mean(0).reshape(1, -1), cube.D)
+    return observations.pooled(found[:, strata.STRATA.index(stratum)], np.mean, "models", SHARE)
+
+
+def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
+    """p of Hartigan's dip test that rank/D of all heads has one mode, for every model and source (C1).
+
+    Columns as in `observations.measure`; a p is its own interval. NaN where all ranks are equal.
+    """
+    rows = []
+    for names, table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
+        data = observations.cube(table)
+        found = strata.bimodality(data.values.mean((0, 1))[..., data.at(at)].ravel() / data.D)
+        p = float(found["p"])
+        why = "all ranks are equal" if np.isnan(p) else f"dip {found['dip']:.3f} of {found['n']:.0f} heads"
+        about = dict(zip([*OF_A_MODEL, "source"], names, strict=True)) | {"measure": name, "n": len(data.values)}
+        rows.append(about | {"estimate": p, "low": p, "high": p, "over": "heads, by the test", "why": why})
+    return pd.DataFrame(rows)
+
+
+def hold(means: Means, cube: Cube) -> Pooled:
+    """Share of (high-rank head, position from D/8 on) with a mean rank of at least 0.9 min(t, D) (C2)."""
+    late = np.asarray(cube.positions) >= cube.D / 8
+    held = _high(means, cube) >= HOLDS * np.minimum(cube.positions, cube.D)
+    return observations.pooled(held[:, late].mean(-1) if late.any() else np.empty(0), np.mean, "high-rank heads", SHARE)
+
+
+def settle(means: Means, cube: Cube) -> Pooled:
+    """|Change of rank/D per doubling of t| from t = 2 D on, mean over high-rank heads; NaN without such heads (C2)."""
+    positions, high = np.asarray(cube.positions), _high(means, cube)
+    late = positions >= 2 * cube.D
+    if late.sum() < 2:
+        return observations.pooled(np.empty(0), np.mean, "two positions from 2 d on", MAGNITUDE)
+    slopes = np.polyfit(np.log2(positions[late]), high[:, late].T / cube.D, 1)[0] if len(high) else np.empty(0)
+    return observations.pooled(np.abs(slopes), np.mean, "high-rank heads", MAGNITUDE)
+
+
+def cosine_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Pooled:
+    """Cosine of a layer's vectors at two positions, their mean over contexts, median over layers (C4).
+
+    NaN where one of the positions was not captured.
+    """
+    if not {first, second} <= set(cube.positions):
+        named = f"positions {first} and {second} among those captured"
+        return observations.pooled(np.empty(0), np.nanmedian, named, CORRELATION)
+    at = means.mean(0)
+    found = strata.cosine(at[..., cube.at(first)], at[..., cube.at(second)])
+    return observations.pooled(found, np.nanmedian, "layers", CORRELATION)
+
+
+def identity(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
+    """What the order and the strata of the heads have kept of the start, over what halves of the text share (C10).
+
+    At the last step, from the mean ranks after `at` tokens: Spearman ρ (Cohen's κ) between the first and the last step
+    over that between two halves of the windows at the last, pairs of windows drawn again together. Rows as
+    `claims.record` takes them; NaN where halves do not agree at all.
+    """
+    tables = []
+    for names, windows, data in emergence.halves_of_each_model(history, at):
+        found = emergence.observed(windows, lambda means, data=data: _relative(means, data.D), names, data)
+        tables.append(found.assign(over="pairs of windows"))
+    columns = ["measure", *OF_A_MODEL, "estimate", "low", "high", "n", "over"]
+    return pd.concat(tables, ignore_index=True)[columns]
+
+
+def moved(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
+    """The heads that ended training in another stratum than they began in: layer, head, rank and stratum at both ends.
+
+    Columns: model, kind, seed, layer, head, D, step, rank_before, rank_after, before, after.
+    """
+    key = [*OF_A_MODEL, "layer", "head", "D"]
+    table = history[history["position"] == at].groupby([*key, "step"], as_index=False, sort=False)["rank"].mean()
+    table = strata.stratify(table, by=[*key, "step"]).astype({"stratum": str})
+    steps = table.groupby("model")["step"]
+    ends = [table[table["step"] == steps.transform(end)].drop(columns="step") for end in ("min", "max")]
+    found = ends[0].merge(ends[1], on=key, suffixes=("_before", "_after"))
+    found = found.rename(columns={"stratum_before": "before", "stratum_after": "after"})
+    return found[found["before"] != found["after"]].reset_index(drop=True)
+
+
+def _high(means: Means, cube: Cube) -> Float[np.ndarray, "high C"]:
+    """The mean ranks of the heads that are high-rank at the last position."""
+    ranks = means.mean(0).reshape(-1, len(cube.positions))
+    return ranks[ranks[:, -1] >= strata.HIGH * cube.D]
+
+
+def _relative(means: emergence.Draws, d: int) -> dict[str, Float[np.ndarray, "draws 1"]]:
+    """From means of either half of the windows side by side, along the last axis the steps of each."""
+    first, second = np.split(means, 2, axis=-1)
+    heads = lambda x: x.reshape(len(x), -1)  # noqa: E731
+    start, end = (heads(first[..., i] + second[..., i]).round(9) / 2 for i in (0, -1))  # ties stay ties
+    halves = heads(first[..., -1]), heads(second[..., -1])
+    agreements = {RHO: strata.spearman, KAPPA: lambda a, b: strata.kappa(a, b, d)}
+    return {name: strata.ratio(agree(end, start), agree(*halves))[:, None] for name, agree in agreements.items()}
