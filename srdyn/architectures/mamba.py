@@ -57,15 +57,6 @@ class StateSpaceDual(recipe.Recipe):
     rule = staticmethod(recurrence.state_space_dual)
     fused = "mamba2_split_conv1d_scan_combined"
 
-    def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
-        """Gate, x, B, C and dt before the convolution, side by side."""
-        return mixer.in_proj(hidden)
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        raw = self.projected(mixer, hidden)[..., -mixer.num_heads :]
-        dt = _step_size(raw, mixer.dt_bias, mixer.time_step_limit)
-        return -mixer.A_log.float().exp() * dt, dt
-
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         dt = _step_size(call.timed["dt"], call.options["dt_bias"], call.options["dt_limit"])
         q, k, v = call.floats("C", "B", "hidden_states")
@@ -175,9 +166,6 @@ class FalconH1(StateSpaceDual):
 
     mixers = ("transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",)
     model_types = ("falcon_h1",)
-
-    def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
-        return mixer.in_proj(hidden * mixer.ssm_in_multiplier) * mixer.mup_vector
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         rows = self.units(mixer, value_heads, key_heads)["projected"]
