@@ -101,7 +101,7 @@ class StateSpaceDual(recipe.Recipe):
         """
         super().make_runnable(mixer)
         if self.kept(mixer):
-            rebinding.bind(mixer, {self.fused: _not_fused})
+            rebinding.bind(mixer, {self.fused: lambda *_arguments, **_options: None})  # as where it is not to be had
         elif hasattr(mixer, "out_proj"):
             mixer.forward = types.MethodType(_bias, mixer)
 
@@ -206,7 +206,3 @@ def _chunk_by_chunk(function: Callable) -> Callable:
 
 def _bias(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
     return mixer.out_proj(hidden_states[..., :0])
-
-
-def _not_fused(*_arguments, **_options) -> None:
-    """What the fused function returns where it is not to be had."""
