@@ -14,7 +14,7 @@ from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm.auto import tqdm
 
 from srdyn import architectures, models, spectra
@@ -112,18 +112,12 @@ def gates_of(model: models.Model, B: int, T: int) -> Iterator[Gates]:
     """While this is open, a pass over B sequences of T tokens, be it that of `trace`, fills in what `gates` returns."""
     g, beta = torch.full((2, model.grid.L, B, T, model.grid.H), torch.nan)
 
-    def keep(layer: int, site: architectures.Site, _mixer: nn.Module, arguments: tuple, options: dict) -> None:
-        hidden = arguments[0] if arguments else options["hidden_states"]
+    def keep(layer: int, read: recipe.Inputs) -> None:
         heads = list(model.layers[layer].heads)
-        found, decay = site.recipe.gates(site.mixer, hidden), site.recipe.decay_set(site.mixer)
-        found = found if decay is None else (decay.of(found[0]), found[1])
-        for kept, gate in zip((g, beta), found, strict=True):
+        for kept, gate in zip((g, beta), read.gates, strict=True):
             kept[layer][..., heads] = gate.cpu()
 
-    with contextlib.ExitStack() as hooks:
-        for layer, site in _holding(model):
-            hook = functools.partial(keep, layer, site)
-            hooks.enter_context(site.mixer.register_forward_pre_hook(hook, with_kwargs=True))
+    with _watched(model, range(model.grid.L), keep):
         yield g, beta
 
 
@@ -150,23 +144,35 @@ def _read_by(
 ) -> list[Taken | None]:
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
-    def tap(layer: int, site: architectures.Site, function: Callable) -> Callable:
+    def keep(layer: int, read: recipe.Inputs) -> None:
+        taken[layer] = take(read)
+
+    with _watched(model, layers, keep):
+        _read(model, tokens)
+    return taken
+
+
+@contextlib.contextmanager
+def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, recipe.Inputs], None]) -> Iterator[None]:
+    """While this is open, `see(layer, read)` is told what the recurrence of each of these layers reads, as a whole."""
+
+    def watch(layer: int, site: architectures.Site, function: Callable) -> Callable:
         def call(*arguments, **options):
             taken_apart, decay = site.recipe.taken_apart(arguments, options), site.recipe.decay_set(site.mixer)
             read = taken_apart if decay is None else site.recipe.forgetting(taken_apart, decay)
-            taken[layer] = take(site.recipe.inputs(read))
+            see(layer, site.recipe.inputs(read))
             return function(*arguments, **options)
 
+        call.watch, call.watched = functools.partial(watch, layer, site), function
         return call
 
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):
             if layer in layers:
-                readers = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
-                taps = {name: tap(layer, site, function) for name, function in readers.items()}
-                stack.enter_context(rebinding.bound(site.mixer, taps))
-        _read(model, tokens)
-    return taken
+                stock = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
+                watched = {name: watch(layer, site, function) for name, function in stock.items()}
+                stack.enter_context(rebinding.bound(site.mixer, watched))
+        yield
 
 
 @contextlib.contextmanager
@@ -201,7 +207,13 @@ def taken_over(
 
         return call
 
-    return rebinding.bound(site.mixer, {name: tap(rebinding.meaning(site.mixer, name)) for name in names})
+    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in names})
+
+
+def _beneath(function: Callable, tap: Callable[[Callable], Callable]) -> Callable:
+    """The function tapped; who watches it watches what comes of that, and sees its calls before they are cut."""
+    watch = getattr(function, "watch", None)
+    return tap(function) if watch is None else watch(_beneath(function.watched, tap))
 
 
 def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next
 
-from srdyn import architectures, models, pruning, spectra, states
+from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import rebinding
 from srdyn.kernels import recurrence, scan
 
@@ -141,6 +141,18 @@ def test_gates_are_what_the_recurrence_reads(tiny, tokens):
         torch.testing.assert_close(g[layer], read.g, rtol=1e-6, atol=0)
         torch.testing.assert_close(beta[layer], read.beta, rtol=1e-6, atol=0)
     assert torch.equal(states.decays(tiny, tokens), g)
+
+
+def test_gates_of_a_traced_pass_are_those_of_any_other(tiny, tokens):
+    expected = states.gates(tiny, tokens)
+    heads = torch.zeros(tiny.grid.L, tiny.grid.H, dtype=torch.bool)
+    heads[-1, 1] = True
+    with states.gates_of(tiny, *tokens.shape) as first, states.gates_of(tiny, *tokens.shape) as second:
+        traced = states.trace(tiny, tokens, ODD)
+        with ablation.ablate_heads(tiny, heads):
+            states.trace(tiny, tokens, ODD)
+    assert torch.equal(traced, states.trace(tiny, tokens, ODD))
+    assert all(torch.equal(x, y) for found in (first, second) for x, y in zip(found, expected, strict=True))
 
 
 def test_inputs_feed_the_reference_rule(tiny_pure, tokens):

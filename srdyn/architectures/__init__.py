@@ -2,8 +2,8 @@
 
 To add a family: subclass `recipe.Recipe`, or the nearest of its subclasses, in a file named after the family. At least
 say its `mixers` (full class names of the recurrent layers), `model_types`, `gating`, `sizes`, `rows`, `chunk_tap` and
-`step_tap` (names of the functions that their forward calls) and write `gates`; comments in `recipe.Recipe` say what
-each means and what else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the
+`step_tap` (names of the functions that their forward calls); comments in `recipe.Recipe` say what each means and what
+else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the
 class in `KNOWN` below (from outside, `register` an instance), take its layers out of `unsupported.REASONS` if they
 stand there, and add a row with a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
 tests/architectures/test_families.py -k <its id>` asks all that has to hold; lists there by id say which families have

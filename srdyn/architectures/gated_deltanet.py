@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Shaped
 from torch import Tensor, nn
 
@@ -26,20 +25,9 @@ class GatedDeltaNet(recipe.Recipe):
     gating = "per head"
     chunk_tap = "torch_chunk_gated_delta_rule"
     step_tap = "torch_recurrent_gated_delta_rule"
-    gate_projections = ("in_proj_b", "in_proj_a")
     conv_step = "causal_conv1d_update"
     sizes = ("num_v_heads", "num_k_heads", "head_k_dim", "head_v_dim")
     rows: ClassVar = {"conv1d": "qkv", "A_log": "head", "dt_bias": "head"}
-
-    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        """b and a, before sigmoid and softplus."""
-        b, a = (getattr(mixer, name) for name in self.gate_projections)
-        return b(hidden), a(hidden)
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        b, a = self.gate_logits(mixer, hidden)
-        g = -mixer.A_log.float().exp() * F.softplus(a.float() + mixer.dt_bias)
-        return g, b.sigmoid().float()
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """For many tokens the compiled scan, which is exact wherever it is cut; for a single one, `decode`."""
@@ -74,11 +62,6 @@ class Qwen3Next(GatedDeltaNet):
     mixers = ("transformers.models.qwen3_next.modeling_qwen3_next.Qwen3NextGatedDeltaNet",)
     model_types = ("qwen3_next",)
     rows: ClassVar = GatedDeltaNet.rows | {"in_proj_qkvz": "qkvz", "in_proj_ba": "ba"}
-
-    def gate_logits(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        groups = 1 if self.is_pruned(mixer) else mixer.num_k_heads
-        b, a = mixer.in_proj_ba(hidden).unflatten(-1, (groups, -1)).chunk(2, dim=-1)
-        return b.flatten(-2), a.flatten(-2)
 
     def units(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> dict[str, recipe.Rows]:
         # The module itself tells whose row is which: it gets the rows' numbers to put in order.
@@ -116,14 +99,9 @@ class OlmoHybrid(GatedDeltaNet):
 
     mixers = ("transformers.models.olmo_hybrid.modeling_olmo_hybrid.OlmoHybridGatedDeltaNet",)
     model_types = ("olmo_hybrid",)
-    gate_projections = ("b_proj", "a_proj")
     rows: ClassVar = GatedDeltaNet.rows | {
         "q_proj": "key", "k_proj": "key", "v_proj": "value", "g_proj": "value", "a_proj": "head", "b_proj": "head"
     }  # fmt: skip
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        g, beta = super().gates(mixer, hidden)
-        return g, 2 * beta if mixer.allow_neg_eigval else beta
 
 
 def _picking(blocks: recipe.Rows, size: int, convolution: Callable) -> Callable:

@@ -25,10 +25,6 @@ class KimiDeltaAttention(recipe.Recipe):
     }  # fmt: skip
     rule = staticmethod(recurrence.kimi_delta_rule)
 
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        """One g per head, the mean over its key channels of the log-decays that `inputs` has, and beta."""
-        return mixer.forget_gate(hidden).float().mean(-1), mixer.b_proj(hidden).sigmoid().float()
-
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """The plain torch functions, that of a single token for many too.
 

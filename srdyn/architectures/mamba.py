@@ -56,15 +56,6 @@ class StateSpaceDual(recipe.Recipe):
     rule = staticmethod(recurrence.state_space_dual)
     fused = "mamba2_split_conv1d_scan_combined"
 
-    def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
-        """Gate, x, B, C and dt before the convolution, side by side."""
-        return mixer.in_proj(hidden)
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        raw = self.projected(mixer, hidden)[..., -mixer.num_heads :]
-        dt = _step_size(raw, mixer.dt_bias, mixer.time_step_limit)
-        return -mixer.A_log.float().exp() * dt, dt
-
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         dt = self._write_strength(call)
         q, k, v = call.floats("C", "B", "hidden_states")
@@ -135,7 +126,7 @@ class StateSpaceDual(recipe.Recipe):
         """
         super().make_runnable(mixer)
         if self.kept(mixer):
-            rebinding.bind(mixer, {self.fused: _not_fused})
+            rebinding.bind(mixer, {self.fused: lambda *_arguments, **_options: None})  # as where it is not to be had
         elif hasattr(mixer, "out_proj"):
             mixer.forward = types.MethodType(_bias, mixer)
 
@@ -201,9 +192,6 @@ class FalconH1(StateSpaceDual):
     mixers = ("transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",)
     model_types = ("falcon_h1",)
 
-    def projected(self, mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T rows"]:
-        return mixer.in_proj(hidden * mixer.ssm_in_multiplier) * mixer.mup_vector
-
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         rows = self.units(mixer, value_heads, key_heads)["projected"]
         super().cut(mixer, value_heads, key_heads)
@@ -245,7 +233,3 @@ def _chunk_by_chunk(function: Callable) -> Callable:
 
 def _bias(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
     return mixer.out_proj(hidden_states[..., :0])
-
-
-def _not_fused(*_arguments, **_options) -> None:
-    """What the fused function returns where it is not to be had."""

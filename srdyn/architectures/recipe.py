@@ -1,6 +1,5 @@
 """What one family of recurrent layers has to say about itself."""
 
-import abc
 import contextlib
 import dataclasses
 import functools
@@ -27,7 +26,6 @@ class Heads(NamedTuple):
     V: int
 
 
-Hidden = Float[Tensor, "B T M"]
 Rows = Int64[Tensor, " rows"]
 Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
@@ -48,6 +46,14 @@ class Inputs(tuple):
         self.q, self.k, self.v, self.g = (read[name] for name in ("q", "k", "v", "g"))
         beta = read["beta"] if "beta" in read else torch.ones_like(self.g[..., 0])
         self.beta = beta.mean(2) if beta.ndim == 4 else beta
+
+    @property
+    def gates(self) -> Gates:
+        """Log-decay g ≤ 0 and write strength of each head, the mean over its key channels where these decay apart."""
+        if self.g.ndim == 3:
+            return self.g, self.beta
+        # A mean of equal numbers would be rounded.
+        return self.g[..., 0] if self.g.stride(-1) == 0 else self.g.mean(-1), self.beta
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,14 +105,14 @@ class Decay(NamedTuple):
         return Decay(later.scale * self.scale, later.scale * self.added + later.added)
 
 
-class Recipe(abc.ABC):
+class Recipe:
     """A family whose layers call one function for many tokens, another for a single one, both looked up as globals."""
 
     mixers: ClassVar[tuple[str, ...]]  # full class names of the layers
     model_types: ClassVar[tuple[str, ...]]
     slicing: ClassVar[str] = "any heads"  # which heads can be cut out
     gating: ClassVar[str]  # what decays at a rate of its own
-    has_decay: ClassVar[bool] = True  # whether heads forget: whether the g of `gates` is not 0 throughout
+    has_decay: ClassVar[bool] = True  # whether heads forget: whether g is not 0 throughout
     sizes: ClassVar[tuple[str, ...]]  # the module's attributes that `Heads` is made of
     rows: ClassVar[dict[str, str]]  # whose the rows of each part with weights of single heads are, by `units`
     state_axes: ClassVar[tuple[str, str]] = ("K", "V")
@@ -123,13 +129,6 @@ class Recipe(abc.ABC):
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
-
-    @abc.abstractmethod
-    def gates(self, mixer: nn.Module, hidden: Hidden) -> Gates:
-        """Log-decay g ≤ 0 and write strength beta, both float32, from the hidden states that the layer reads.
-
-        g is the mean over the key channels of a head where these decay apart.
-        """
 
     def heads(self, mixer: nn.Module) -> Heads:
         """Head grid as the module stands, after any pruning."""

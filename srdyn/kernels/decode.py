@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srdyn.kernels import fused, fused_loops, scan, scan_loops, simd, threads
+from srdyn.kernels import denormals, fused, fused_loops, scan, scan_loops, threads
 from srdyn.kernels.recurrence import Initial, Keys, PerHead, State, Values
 from srdyn.kernels.simd import WIDTH, compiled, load, mul, mul_add, sigmoid, splat, store, sub
 
@@ -38,7 +38,8 @@ def gated_delta_rule(
     now = [x.detach()[:, 0].float().numpy() for x in (query, key, value, g.float().exp(), beta)]
     run = functools.partial(_step, *now, initial_state.detach().numpy(), outputs.numpy(), use_qk_l2norm_in_kernel)
     most = 1 if initial_state.numel() < SHARED_FROM else None
-    threads.split(run, initial_state.shape[0] * initial_state.shape[1], most=most)
+    with denormals.flushed():
+        threads.split(run, initial_state.shape[0] * initial_state.shape[1], most=most)
     return outputs.to(query.dtype), initial_state if options.get("output_final_state") else None
 
 
@@ -79,7 +80,6 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 @no_type_check
 def _step(q, k, v, decay, beta, state, out, normalise, first, last):
     """The heads `first` to `last` of the B·H heads; the second walk over a panel finds it in the second-level cache."""
-    before = simd.flush_denormals()
     Hk, K = q.shape[1:]
     H, V = v.shape[1:]
     zero, scale = splat(np.float32(0)), np.float32(K**-0.5)
@@ -112,7 +112,6 @@ def _step(q, k, v, decay, beta, state, out, normalise, first, last):
                 o0, o1 = mul_add(q_i, s0, o0), mul_add(q_i, s1, o1)
             store(out, pair * V + column, o0)
             store(out, pair * V + column + 16, o1)
-    simd.restore_denormals(before)
 
 
 @compiled

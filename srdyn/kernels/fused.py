@@ -24,12 +24,9 @@ Weight = Float[Tensor, " D"]
 
 
 def causal_conv1d_fn(
-    hidden_states: Float[Tensor, "B D T"],
-    weight: Float[Tensor, "D W"],
-    bias: None = None,
-    activation: str | None = None,
-    **others: object,
-) -> Float[Tensor, "B D T"]:
+    hidden_states: Float[Tensor, "B D T"], weight: Float[Tensor, "D W"], bias: None = None,
+    activation: str | None = None, **others: object,
+) -> Float[Tensor, "B D T"]:  # fmt: skip
     """SiLU of the depthwise causal convolution; both sides are transposed views of `[B, T, D]` memory.
 
     Raises ValueError on anything but four taps, SiLU, no bias, unpacked sequences.

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from srdyn.kernels import fused, recurrence, scan_loops, simd, threads
+from srdyn.kernels import denormals, fused, recurrence, scan_loops, simd, threads
 from srdyn.kernels.recurrence import Asked, Initial, Keys, PerHead, State, Values
 
 
@@ -98,7 +98,8 @@ class _Scan(torch.autograd.Function):
         gradients += (torch.zeros_like(g), torch.zeros_like(beta), d_state)
         known = fused.arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs)
         run = _with_scratch(scan_loops.backward, (known, fused.arrays(*gradients)), q.shape[-1])
-        threads.split(run, q.shape[0] * q.shape[2])
+        with denormals.flushed():
+            threads.split(run, q.shape[0] * q.shape[2])
         return gradients
 
 
@@ -108,7 +109,8 @@ def _run_forward(inputs, state, positions):
     outputs, error = torch.empty_like(v), torch.empty_like(v)
     captured = v.new_empty(B, len(positions), H, K, V)
     arrays = fused.arrays(q, k, v, g.exp(), beta), fused.arrays(state, outputs, error, captured), positions
-    threads.split(_with_scratch(scan_loops.forward, arrays, K), B * H)
+    with denormals.flushed():
+        threads.split(_with_scratch(scan_loops.forward, arrays, K), B * H)
     return outputs, error, captured
 
 

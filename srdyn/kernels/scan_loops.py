@@ -37,10 +37,8 @@ def forward(inputs, results, positions, scratch, first, last) -> None:
     inputs: q, k [B, T, Hk, K], v [B, T, H, V], exp(g), beta [B, T, H]. results: state [B, H, K, V], the first in and
     the last out; outputs, e [B, T, H, V]; the states [B, C, H, K, V] after the tokens in `positions` (0 to T).
     """
-    before = simd.flush_denormals()
     for pair in range(first, last):
         _forward(inputs, results, positions, pair)
-    simd.restore_denormals(before)
 
 
 @compiled
@@ -51,13 +49,11 @@ def backward(known, gradients, scratch, first, last) -> None:
     known: q, k, exp(g), beta, e, the states at every BLOCK-th position from 0, the gradient of the outputs. gradients:
     of q, k, v, g, beta, all but that of v zero before; of the state, the last state's in and the first state's out.
     """
-    before = simd.flush_denormals()
     H, Hk = known[6].shape[2], known[0].shape[2]
     group = H // Hk
     for pair in range(first, last):
         for h in range(pair % Hk * group, (pair % Hk + 1) * group):
             _backward(known, gradients, scratch, pair // Hk, h)
-    simd.restore_denormals(before)
 
 
 @compiled

@@ -24,7 +24,6 @@ from numba.extending import intrinsic, overload
 WIDTH, DOUBLES = 16, 8
 """Lanes of float32 and of float64."""
 _REORDERED = ("reassoc", "contract", "nsz", "arcp")
-_FLUSH_TO_ZERO, _DENORMALS_ARE_ZERO = 0x8000, 0x0040
 
 
 class _Vector(types.Type):
@@ -280,46 +279,3 @@ def _exp(builder, x):
 def _constant(number):
     # llvmlite writes a float32 constant exactly only when the number is one
     return ir.Constant(_F32.llvm, [struct.unpack("f", struct.pack("f", number))[0]] * WIDTH)
-
-
-@intrinsic
-def flush_denormals(typingctx) -> tuple:
-    """Makes this thread treat denormal numbers as zero; returns the control word that `restore_denormals` takes.
-
-    They slow an x86 processor down a hundredfold, and a decaying state is full of them. No effect on others.
-    """
-
-    def codegen(context, builder, signature, args):
-        if not _is_x86(builder):
-            return ir.Constant(ir.IntType(32), 0)
-        word = cgutils.alloca_once(builder, ir.IntType(32))
-        _control_word(builder, "stmxcsr", word)
-        before = builder.load(word)
-        builder.store(builder.or_(before, ir.Constant(ir.IntType(32), _FLUSH_TO_ZERO | _DENORMALS_ARE_ZERO)), word)
-        _control_word(builder, "ldmxcsr", word)
-        return before
-
-    return types.uint32(), codegen
-
-
-@intrinsic
-def restore_denormals(typingctx, before) -> tuple:
-    """Sets this thread's control word back to what `flush_denormals` found."""
-
-    def codegen(context, builder, signature, args):
-        if _is_x86(builder):
-            word = cgutils.alloca_once(builder, ir.IntType(32))
-            builder.store(args[0], word)
-            _control_word(builder, "ldmxcsr", word)
-        return context.get_dummy_value()
-
-    return types.void(types.uint32), codegen
-
-
-def _is_x86(builder):
-    return builder.module.triple.startswith(("x86", "i386", "i686"))
-
-
-def _control_word(builder, instruction, word):
-    pointer = builder.bitcast(word, ir.IntType(8).as_pointer())
-    _called(builder, f"llvm.x86.sse.{instruction}", [pointer], result=ir.VoidType())

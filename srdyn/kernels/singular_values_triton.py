@@ -33,32 +33,23 @@ def singular_values(
 
     `precision` is that of the arithmetic, float32 or float64. Raises ValueError for K or V above `WIDEST`.
     """
-    *batch, K, V = matrices.shape
+    *shape, K, V = matrices.shape
     if max(K, V) > WIDEST:
         raise ValueError(f"K and V must be at most {WIDEST}, got {K} × {V}; use torch.linalg.svdvals on larger ones")
     flat = matrices.detach().reshape(-1, K, V)
     tall = flat if K >= V else flat.mT
-    unit = _power_above(tall)
-    d, e, sigma = (unit.new_empty(len(tall), tall.shape[-1], dtype=precision) for _ in range(3))
-    if len(tall):
-        _launch(tall, unit, d, e, sigma)
-    return (sigma * unit[:, None]).reshape(*batch, min(K, V))
-
-
-def _power_above(matrices: Float[Tensor, "batch K V"]) -> Float64[Tensor, " batch"]:
-    """The power of two above the largest entry of each matrix, as float64, which no float32 denormal escapes."""
-    largest = matrices.abs().amax((-2, -1)).double()
-    return torch.ldexp(torch.ones_like(largest), largest.frexp().exponent)
-
-
-def _launch(tall: Tensor, unit: Tensor, d: Tensor, e: Tensor, sigma: Tensor) -> None:
     batch, M, N = tall.shape
-    rows, columns = (max(16, triton.next_power_of_2(size)) for size in (M, N))
-    # 32 entries a thread in float32, a quarter of its registers; a program has 1 to 16 warps of 32 threads
-    warps = min(16, max(1, rows * columns * d.element_size() // 4096))
-    _bidiagonalise[(batch,)](tall, unit, d, e, *tall.stride(), M, N, rows, columns, num_warps=warps)
-    halvings = _HALVINGS[d.dtype]
-    _bisect[(batch,)](d, e, sigma, N, columns, halvings, num_warps=max(1, columns // 32))
+    # The power of two above the largest entry of each, as float64, which no float32 denormal escapes.
+    exponents = tall.abs().amax((-2, -1)).double().frexp().exponent
+    unit = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
+    d, e, sigma = (unit.new_empty(batch, N, dtype=precision) for _ in range(3))
+    if batch:
+        rows, columns = (max(16, triton.next_power_of_2(size)) for size in (M, N))
+        # 32 entries a thread in float32, a quarter of its registers; a program has 1 to 16 warps of 32 threads
+        warps = min(16, max(1, rows * columns * d.element_size() // 4096))
+        _bidiagonalise[(batch,)](tall, unit, d, e, *tall.stride(), M, N, rows, columns, num_warps=warps)
+        _bisect[(batch,)](d, e, sigma, N, columns, _HALVINGS[precision], num_warps=max(1, columns // 32))
+    return (sigma * unit[:, None]).reshape(*shape, N)
 
 
 @triton.jit

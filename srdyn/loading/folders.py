@@ -5,7 +5,7 @@ import json
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from srdyn.loading import files
@@ -33,7 +33,8 @@ def replacing(folder: str | Path, *, mark: str | None = None) -> Iterator[Path]:
     try:
         yield new
         if mark is None:
-            (new / LIST).write_text(json.dumps(_hashes(new), indent=2) + "\n")
+            hashes = {name: _hash(new / name) for name in _files(new)}
+            (new / LIST).write_text(json.dumps(hashes, indent=2) + "\n")
             _require_listed(target)
         else:
             _require_marked(target, mark, new)
@@ -56,14 +57,18 @@ def _recover(target: Path) -> None:
 
 
 def _require_listed(target: Path) -> None:
-    listed = _listed(target)
+    try:
+        listed = json.loads((target / LIST).read_bytes()) if (target / LIST).is_file() else {}
+    except ValueError:
+        listed = {}  # then nothing there is known, and all of it stays
+    known = listed if isinstance(listed, dict) else {}
     names = [name for name in _files(target) if name != LIST]
-    _require_none(target, [name for name in names if not _is(target / name, listed.get(name))])
+    _require_none(target, [name for name in names if name not in known or _hash(target / name) != known[name]])
 
 
 def _require_marked(target: Path, mark: str, new: Path) -> None:
     there, names = _files(target), {Path(name).name for name in _files(new)}
-    _require_none(target, there if mark not in there else [name for name in there if Path(name).name not in names])
+    _require_none(target, [name for name in there if mark not in there or Path(name).name not in names])
 
 
 def _require_none(target: Path, strange: list[str]) -> None:
@@ -75,27 +80,14 @@ def _require_none(target: Path, strange: list[str]) -> None:
         )
 
 
-def _listed(folder: Path) -> Mapping[str, str]:
-    path = folder / LIST
-    try:
-        listed = json.loads(path.read_bytes()) if path.is_file() else {}
-    except ValueError:
-        return {}  # then nothing there is known, and all of it stays
-    return listed if isinstance(listed, dict) else {}
-
-
-def _hashes(folder: Path) -> dict[str, str]:
-    return {name: files.file_hash(folder / name) for name in _files(folder)}
-
-
 def _files(folder: Path) -> list[str]:
     """All that is in the folder but folders; `.` for a file in its place."""
     if folder.exists() and not folder.is_dir():
         return ["."]
-    return sorted(
-        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()
-    )
+    found = (path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir())
+    return sorted(path.relative_to(folder).as_posix() for path in found)
 
 
-def _is(path: Path, content: str | None) -> bool:
-    return content is not None and path.is_file() and not path.is_symlink() and files.file_hash(path) == content
+def _hash(path: Path) -> str | None:
+    """What the file holds; None for a link, or for no file."""
+    return files.file_hash(path) if path.is_file() and not path.is_symlink() else None

@@ -137,20 +137,9 @@ def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
     state, conv, attends = state_bytes(hf), _conv_bytes(hf), attention(hf.config)
     kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
     total, k = state + conv + kept, round(removed * heads)
-    return {
-        "model_type": hf.config.get_text_config(decoder=True).model_type,
-        "recurrent": len(sites),
-        "attention": attends.layers,
-        "heads": heads,
-        "K": K,
-        "V": V,
-        "tokens": tokens,
-        "state_bytes": state,
-        "conv_bytes": conv,
-        "kv_bytes": kept,
-        "total_bytes": total,
-        "removed_heads": k,
-        "removed_bytes": k * K * V * FLOAT32_BYTES,
-        "freed": k * K * V * FLOAT32_BYTES / total,
-        "break_even": state / per_token if per_token else float("nan"),
-    }
+    removed_bytes = k * K * V * FLOAT32_BYTES
+    of_model = {"recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": tokens}
+    held = {"state_bytes": state, "conv_bytes": conv, "kv_bytes": kept, "total_bytes": total}
+    cut = {"removed_heads": k, "removed_bytes": removed_bytes, "freed": removed_bytes / total}
+    even = {"break_even": state / per_token if per_token else float("nan")}
+    return {"model_type": hf.config.get_text_config(decoder=True).model_type, **of_model, **held, **cut, **even}

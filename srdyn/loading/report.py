@@ -94,22 +94,17 @@ class Outline(NamedTuple):
 
 
 def check(
-    name_or_path: str | Path,
-    *,
-    device: str | torch.device = "auto",
-    dtype: torch.dtype | None = None,
-    max_memory: Mapping[int | str, int | str] | None = None,
-    lengths: Sequence[int] = LENGTHS,
+    name_or_path: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
+    max_memory: Mapping[int | str, int | str] | None = None, lengths: Sequence[int] = LENGTHS,
     trust_remote_code: bool = False,
-) -> Report:
+) -> Report:  # fmt: skip
     """What `models.load` would make of a local folder or a hub name, from its configuration alone.
 
     `lengths` are context lengths in tokens. Raises as `checkpoints.configuration` does; what else is in the way of
     loading the model stands in the report.
     """
-    where = checkpoints.source(name_or_path)
-    config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    name, precision = Path(where).name, dtype or devices.precision(_stored(config), device)
+    where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
+    name = Path(where).name
     try:
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
@@ -123,13 +118,9 @@ def check(
 
 
 def about(
-    hf: PreTrainedModel,
-    *,
-    name: str,
-    rooms: devices.Rooms,
-    device: str | torch.device = "auto",
+    hf: PreTrainedModel, *, name: str, rooms: devices.Rooms, device: str | torch.device = "auto",
     lengths: Sequence[int] = LENGTHS,
-) -> Report:
+) -> Report:  # fmt: skip
     """The report about a model, whose weights need not be there; `rooms` are as `devices.decide` takes them."""
     weights, layer = weight_bytes(hf)
     unsupported, notes = unsupported_in(hf, name), ()
@@ -148,20 +139,13 @@ def about(
 
 
 def outline(
-    name_or_path: str | Path,
-    *,
-    device: str | torch.device,
-    dtype: torch.dtype | None,
-    offload: devices.Offload | None,
-    max_memory: Mapping[int | str, int | str] | None,
-    trust_remote_code: bool,
-) -> Outline:
+    name_or_path: str | Path, *, device: str | torch.device, dtype: torch.dtype | None,
+    offload: devices.Offload | None, max_memory: Mapping[int | str, int | str] | None, trust_remote_code: bool,
+) -> Outline:  # fmt: skip
     """What `models.load` goes by, after all that can be found wrong before weights are read; raises as it says."""
-    where = checkpoints.source(name_or_path)
-    config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
-    name, precision = Path(where).name, dtype or devices.precision(_stored(config), device)
+    where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
     hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
-    if unsupported := unsupported_in(hf, name):
+    if unsupported := unsupported_in(hf, Path(where).name):
         raise ValueError(" ".join(unsupported))
     weights, layer = weight_bytes(hf)
     if folder := checkpoints.folder(where, config):
@@ -172,6 +156,15 @@ def outline(
     rooms = devices.rooms(max_memory)
     place = devices.decide(weights, layer, rooms, device=device, offload=offload)
     return Outline(where, config, precision, hf, rooms, place)
+
+
+def _stated(
+    name_or_path: str | Path, device: str | torch.device, dtype: torch.dtype | None, trust_remote_code: bool
+) -> tuple[str, PreTrainedConfig, torch.dtype]:
+    """Where a checkpoint is, its configuration, and what it is loaded as."""
+    where = checkpoints.source(name_or_path)
+    config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
+    return where, config, dtype or devices.precision(_stored(config), device)
 
 
 def unsupported_in(hf: PreTrainedModel, name: str) -> tuple[str, ...]:

@@ -1,9 +1,8 @@
 """Weights that come to the computing device a decoder layer at a time, each once in a pass, and leave again.
 
 accelerate's hooks place and remove them. Its own offload to disk is not used: it writes a second copy of every weight
-that transformers puts together from several of the checkpoint's, such as all experts; it maps the files, whose pages
-count as resident memory; and it brings in single projections, so that a layer's own parameters are not there when its
-gates are read. Here whole layers are brought in, put together from the checkpoint's files as they are.
+that transformers puts together from several of the checkpoint's, such as all experts, and it maps the files, whose
+pages count as resident memory. Here whole layers are brought in, put together from the checkpoint's files as they are.
 """
 
 import copy

@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from srdyn.architectures import recipe
@@ -34,9 +33,6 @@ class GatedDeltaNet(layers.Layer):
     rows: ClassVar = QKV | {
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        return _decay(mixer, hidden), _beta(mixer, hidden)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         (q, k, v), options, g = call.floats("q", "k", "v"), call.options, call.timed["g"]
@@ -66,11 +62,6 @@ class KimiDeltaAttention(GatedDeltaNet):
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        f = mixer.f_proj(hidden).unflatten(-1, (self.heads(mixer).H, -1))
-        g = rules.log_decay(f, mixer.A_log, mixer.dt_bias, mixer.lower_bound)
-        return g.mean(-1), _beta(mixer, hidden)
-
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         super().cut(mixer, value_heads, key_heads)
         mixer.gate_dim = mixer.num_v_heads * mixer.head_k_dim
@@ -88,11 +79,6 @@ class DeltaNet(layers.Layer):
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
     rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        fixed = hidden.new_full((*hidden.shape[:2], mixer.num_heads), 1 + mixer.allow_neg_eigval).float()
-        beta = _beta(mixer, hidden) if mixer.use_beta else fixed
-        return torch.zeros_like(beta), beta
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v, beta = call.floats("q", "k", "v", "beta")
@@ -125,10 +111,6 @@ class GatedDeltaProduct(layers.Layer):
     def convolution_width(self, mixer: nn.Module) -> int | None:
         """None: each token writes several values."""
         return None
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        beta = _beta(mixer, hidden).unflatten(-1, (mixer.num_householder, -1)).mean(2)
-        return _decay(mixer, hidden) if mixer.use_forget_gate else torch.zeros_like(beta), beta
 
     def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
         """One row a token in every tensor, whether the call is chunked or fused, which has one for each write."""
@@ -184,17 +166,8 @@ class Comba(layers.Layer):
     shared = ("q", "k", "p")
     rule = staticmethod(recurrence.comba)
     rows: ClassVar = GatedDeltaNet.rows | {"decay": "key head", "D": "key head"}
-    gates = GatedDeltaNet.gates
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, p = (recurrence.l2norm(x) for x in call.floats("q", "k", "p"))
         v, g, beta = call.floats("v", "g", "beta")
         return recipe.Inputs(q=q, k=k, v=v, p=p, g=g, beta=beta)
-
-
-def _decay(mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T H"]:
-    return rules.log_decay(mixer.a_proj(hidden), mixer.A_log, mixer.dt_bias)
-
-
-def _beta(mixer: nn.Module, hidden: recipe.Hidden) -> Float[Tensor, "B T _"]:
-    return mixer.b_proj(hidden).float().sigmoid() * (2 if getattr(mixer, "allow_neg_eigval", False) else 1)

@@ -7,8 +7,6 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -48,13 +46,6 @@ class GatedLinearAttention(Writer):
     log_decay = ("g", "gk")
     rows: ClassVar = Writer.rows | {"gk_proj.1": "key"}
 
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        per_channel = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
-        if mixer.clamp_min is not None:
-            per_channel = per_channel.clamp_min(mixer.clamp_min)
-        g = per_channel.unflatten(-1, (-1, mixer.head_k_dim)).mean(-1)[:, :, self.sharing(mixer)]
-        return g, torch.ones_like(g)
-
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v, g = call.floats("q", "k", "v", "g" if "g" in call.timed else "gk")
         return recipe.Inputs(q=q, k=k, v=v, g=g)
@@ -71,10 +62,6 @@ class SimpleGatedLinearAttention(Writer):
     step_tap = "fused_recurrent_simple_gla"
     timed = ("q", "k", "v", "g")
     rows: ClassVar = Writer.rows | {"gk_proj": "head"}
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        g = F.logsigmoid(mixer.gk_proj(hidden).float()) / mixer.gate_logit_normalizer
-        return g, torch.ones_like(g)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v, g = call.floats(*self.timed)
@@ -98,25 +85,11 @@ class HGRN2(GatedLinearAttention):
         "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        f = mixer.f_proj(hidden)
-        if mixer.use_short_conv:
-            f, _ = mixer.f_conv1d(x=f)
-        if not hasattr(mixer, "srdyn_bound"):
-            raise ValueError(f"decoder layer {mixer.layer_idx} knows its decays' bound once it has read something")
-        g, bound = F.logsigmoid(f.float()), mixer.srdyn_bound
-        if bound is not None and mixer.layer_idx:
-            g = torch.logaddexp(bound.log(), torch.log1p(-bound) + g)
-        g = g.unflatten(-1, (-1, mixer.head_f_dim)).mean(-1)
-        return g, torch.ones_like(g)
-
     def make_runnable(self, mixer: nn.Module) -> None:
         super().make_runnable(mixer)
-        if not self.kept(mixer):
-            return
-        if _own_bound not in mixer._forward_pre_hooks.values():
-            mixer.register_forward_pre_hook(_own_bound, with_kwargs=True)
-        if self.is_pruned(mixer):
+        if self.is_pruned(mixer) and self.kept(mixer):
+            if _own_bound not in mixer._forward_pre_hooks.values():
+                mixer.register_forward_pre_hook(_own_bound, with_kwargs=True)
             norm = rebinding.meaning(mixer, "rms_norm_linear")
             narrower = self.unpruned(mixer).H / len(self.kept(mixer))
             # The layer leaves ε to the function, whose default is 1e-5.
@@ -127,7 +100,6 @@ class HGRN2(GatedLinearAttention):
         super().cut(mixer, value_heads, key_heads)
         mixer.g_norm.weight.data *= narrower**0.5
         mixer.forget_dim, mixer.input_dim = mixer.key_dim, mixer.value_dim
-        vars(mixer).pop("srdyn_bound", None)
 
 
 class Retention(Writer):
@@ -145,10 +117,6 @@ class Retention(Writer):
         known = copy.copy(super().of(mixer))
         known.decay = rules.retention_decays(self.unpruned(mixer).H)[list(self.kept(mixer))]
         return known
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        g = self.of(mixer).decay.to(hidden.device).expand(*hidden.shape[:2], -1)
-        return g, torch.ones_like(g)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v = call.floats(*self.timed)
@@ -183,10 +151,9 @@ class Retention(Writer):
 
 
 def _own_bound(mixer: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:
-    """Keep the bound in mind; a pruned layer's is that of its own channels, out of the model's for all."""
+    """Give a pruned layer the bound of its own channels, out of the model's for all."""
     bound = options.get("lower_bound")
-    if bound is not None and hasattr(mixer, "srdyn_kept"):
-        channels = slicing.blocks(mixer.srdyn_kept, mixer.head_f_dim)
-        bound = bound[channels.to(bound.device)]
-    mixer.srdyn_bound = None if bound is None else bound.detach()
-    return arguments, options | {"lower_bound": bound}
+    if bound is None:
+        return arguments, options
+    channels = slicing.blocks(mixer.srdyn_kept, mixer.head_f_dim)
+    return arguments, options | {"lower_bound": bound[channels.to(bound.device)]}

@@ -8,17 +8,13 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
-import torch
 from jaxtyping import Bool
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from srdyn.architectures import recipe, slicing
-from srdyn.architectures.fla import layers, ops
+from srdyn.architectures.fla import layers
 from srdyn.kernels import recurrence
-
-DECAY_RATE = 0.6065306597126334
-"""exp(−1/2): RWKV-7's log-decay lies between this, negated, and 0."""
 
 
 class Rwkv(layers.Layer):
@@ -67,15 +63,6 @@ class Rwkv6(Rwkv):
         "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value",
     }  # fmt: skip
 
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        delta = ops.token_shift(hidden)
-        shares = mixer.x_proj[1](mixer.x_proj[0](hidden, delta)).unflatten(-1, (5, -1))
-        weight = mixer.x_proj[2].weight.unflatten(1, (5, -1))
-        # The second of five is the decay's.
-        share = shares[:, :, 1] @ weight[:, 1].T + mixer.x_bias[1]
-        g = -mixer.w_proj(hidden, share, delta).float().exp().unflatten(-1, (-1, mixer.head_k_dim)).mean(-1)
-        return g, torch.ones_like(g)
-
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         r, k, v, w = call.floats(*self.timed)
         return recipe.Inputs(q=call.options["scale"] * r, k=k, v=v, g=w, bonus=call.options["u"].detach().float())
@@ -99,11 +86,6 @@ class Rwkv7(Rwkv):
         "k_k": "channel", "k_a": "channel", "r_k": "head", "v_proj": "value", "v_lora.lora.2": "value",
         "g_lora.lora.2": "value", "g_norm": "value",
     }  # fmt: skip
-
-    def gates(self, mixer: nn.Module, hidden: recipe.Hidden) -> recipe.Gates:
-        w = mixer.w_lora(hidden + ops.token_shift(hidden) * mixer.x_w)
-        g = (-DECAY_RATE * w.float().sigmoid()).unflatten(-1, (-1, mixer.head_dim)).mean(-1)
-        return g, torch.ones_like(g)
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         r, k, v, w = call.floats("r", "k", "v", "w")
