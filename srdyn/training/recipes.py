@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from srdyn import contexts
 from srdyn.loading import files, reference
 from srdyn.text import documents, tasks
-from srdyn.training import mixture
+from srdyn.training import mixture, rules
 
 
 class Tier(NamedTuple):
@@ -106,10 +106,11 @@ RECIPES = {
         for kind in ("hybrid", "pure")
         for head in (32, 128)
     },
+    **{kind: Settings(kind, checkpoints=()) for kind in rules.CLASSES},
     "pure-long": Settings("pure", tokens=64_000_000, checkpoints=(3900, 7800, 15600)),
 }
-"""By name: the small pair and its equal start, the main pair, the small pair with smaller and larger heads, the long
-run. All may be trained from other seeds, as `hybrid-seed1`."""
+"""By name: the small pair and its equal start, the main pair, the small pair with smaller and larger heads, models of
+other update rules, the long run. All may be trained from other seeds, as `hybrid-seed1`."""
 
 
 def named(name: str) -> Settings:
