@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from srdyn.kernels import scan, scan_loops, simd, threads, transition_loops
+from srdyn.kernels import denormals, fused, scan, scan_loops, simd, threads, transition_loops
 
 PerChannel = Float[Tensor, "B T H K"]
 Values = Float[Tensor, "B T H V"]
@@ -67,10 +67,12 @@ class _Transition(torch.autograd.Function):
         state, outputs, read = initial_state.clone(), torch.empty_like(v), torch.empty_like(v)
         starts = np.arange(0, v.shape[1], scan_loops.BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
         captured = v.new_empty(v.shape[0], len(starts), *state.shape[1:])
-        inputs, results = _arrays(q, k, v, w, a, b), _arrays(state, outputs, read, captured)
-        threads.split(
-            lambda first, stop: transition_loops.forward(inputs, results, starts, first, stop), len(state) * v.shape[2]
-        )
+        inputs, results = fused.arrays(q, k, v, w, a, b), fused.arrays(state, outputs, read, captured)
+        with denormals.flushed():
+            threads.split(
+                lambda first, stop: transition_loops.forward(inputs, results, starts, first, stop),
+                len(state) * v.shape[2],
+            )
         ctx.save_for_backward(q, k, v, w, a, b, read, captured)
         return outputs, state
 
@@ -80,17 +82,14 @@ class _Transition(torch.autograd.Function):
         saved = ctx.saved_tensors
         gradients = [torch.zeros_like(x) for x in saved[:6]]
         gradients.append(d_state.clone(memory_format=torch.contiguous_format))
-        known, into = _arrays(*saved, d_outputs.contiguous()), _arrays(*gradients)
+        known, into = fused.arrays(*saved, d_outputs.contiguous()), fused.arrays(*gradients)
         panel, K = scan_loops.PANEL, saved[0].shape[3]
         shapes = (scan_loops.BLOCK + 1, panel, K), (panel, K), (panel, simd.WIDTH), (panel, simd.WIDTH)
 
         def run(first, stop):
-            scratch = _arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes))
+            scratch = fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes))
             transition_loops.backward(known, into, scratch, first, stop)
 
-        threads.split(run, len(saved[0]) * saved[0].shape[2])
+        with denormals.flushed():
+            threads.split(run, len(saved[0]) * saved[0].shape[2])
         return tuple(gradients)
-
-
-def _arrays(*tensors):
-    return tuple(tensor.detach().numpy() for tensor in tensors)

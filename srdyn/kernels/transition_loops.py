@@ -15,7 +15,6 @@ from typing import no_type_check
 
 import numpy as np
 
-from srdyn.kernels import simd
 from srdyn.kernels.scan_loops import AHEAD, BLOCK, PANEL
 from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, prefetch, splat, store, total
 
@@ -28,11 +27,9 @@ def forward(inputs, results, positions, first, last) -> None:
     inputs: q, k [B, T, H, K], v [B, T, H, V], w, a, b [B, T, H, K]. results: state [B, H, K, V], the first in and the
     last out; outputs, r [B, T, H, V]; the states [B, C, H, K, V] after the tokens in `positions` (0 to T).
     """
-    before = simd.flush_denormals()
     for pair in range(first, last):
         for column in range(0, inputs[2].shape[3], PANEL):
             _forward(inputs, results, positions, pair, column)
-    simd.restore_denormals(before)
 
 
 @compiled
@@ -43,12 +40,10 @@ def backward(known, gradients, scratch, first, last) -> None:
     known: q, k, v, w, a, b, r, the states at every BLOCK-th position from 0, the gradient of the outputs. gradients: of
     q, k, v, w, a, b, all zero before; of the state, the last state's in and the first state's out.
     """
-    before = simd.flush_denormals()
     H = known[0].shape[2]
     for pair in range(first, last):
         for column in range(0, known[2].shape[3], PANEL):
             _backward(known, gradients, scratch, pair // H, pair % H, column)
-    simd.restore_denormals(before)
 
 
 @compiled
