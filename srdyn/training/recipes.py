@@ -101,11 +101,7 @@ RECIPES = {
     "uniform": Settings("uniform", tokens=5_200_000, checkpoints=(96, 384)),
     "main-hybrid": Settings("hybrid", **MAIN),
     "main-pure": Settings("pure", **MAIN),
-    **{
-        f"{kind}-d{head}": Settings(kind, options={"head": head}, checkpoints=())
-        for kind in ("hybrid", "pure")
-        for head in (32, 128)
-    },
+    **{f"{x}-d{d}": Settings(x, options={"head": d}, checkpoints=()) for x in ("hybrid", "pure") for d in (32, 128)},
     **{kind: Settings(kind, checkpoints=()) for kind in rules.CLASSES},
     "pure-long": Settings("pure", tokens=64_000_000, checkpoints=(3900, 7800, 15600)),
 }

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import logging
 import time
@@ -100,7 +99,8 @@ class Run:
             buffer,
         )
         files.write_bytes(self.folder / "state.pt", buffer.getvalue())
-        files.write_bytes(self.folder / "log.csv", _csv(self.rows))
+        log = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n", na_rep="nan")
+        files.write_bytes(self.folder / "log.csv", log.encode())
 
     def train(self, *, until: int | None = None) -> None:
         """Train from the present step to step `until`, by default to the end, then write the model."""
@@ -208,16 +208,6 @@ def _long(decay: Float[Tensor, "L B H"], layers: list[int]) -> pd.DataFrame:
         [layers, range(decay.shape[1]), range(decay.shape[2])], names=["layer", "sample", "head"]
     )
     return pd.DataFrame({"log_decay": decay.flatten().numpy()}, index=index).reset_index()
-
-
-def _csv(rows: list[dict]) -> bytes:
-    if not rows:
-        return b""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def main() -> None:
