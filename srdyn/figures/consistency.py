@@ -6,9 +6,9 @@ from matplotlib.figure import Figure
 
 from srdyn.figures import style
 
-FIRST, OTHERS = style.Look("#111111", "D"), style.Look("0.55", "o")
+_FIRST, _OTHERS = style.Look("#111111", "D"), style.Look("0.55", "o")
 """Linear layers: the first one, which an attack binds, and the others."""
-ORDER_KEPT = 0.9
+_ORDER_KEPT = 0.9
 """Spearman ρ from which the order counts as kept (claim C3)."""
 
 
@@ -23,8 +23,8 @@ def attacks(table: pd.DataFrame) -> Figure:
         _attack_panel(panel, part)
     style.outer_labels(figure.axes, x="effective rank r in text", y="effective rank r\nunder attack")
     handles = [
-        style.handle("first linear layer", FIRST, markerfacecolor="white", linestyle=""),
-        style.handle("other layers", OTHERS, linestyle=""),
+        style.handle("first linear layer", _FIRST, markerfacecolor="white", linestyle=""),
+        style.handle("other layers", _OTHERS, linestyle=""),
         style.handle("p + 3, bound in the first linear layer", **style.BOUND),
     ]
     style.legend(figure, handles)
@@ -38,8 +38,8 @@ def _attack_panel(panel: Axes, table: pd.DataFrame) -> None:
     top = table["D"].max() if len(table) else 1
     panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
     first = table["bound"].notna()
-    for rows, look, front in ((table[~first], OTHERS, 2), (table[first], FIRST, 3)):
-        mark = {"hollow": look == FIRST, "markersize": 3, "zorder": front}
+    for rows, look, front in ((table[~first], _OTHERS, 2), (table[first], _FIRST, 3)):
+        mark = {"hollow": look == _FIRST, "markersize": 3, "zorder": front}
         style.points(panel, rows["text_rank"], rows, look, value="rank", width=0.6, front=front, **mark)
     for bound in table["bound"].dropna().unique():
         panel.axhline(bound, zorder=1, **style.BOUND)
@@ -102,12 +102,12 @@ def time_order(table: pd.DataFrame) -> Figure:
         part = part.sort_values("position")
         for (source, seed), line in part.groupby(["source", "seed"]):
             _order_line(panel, line, source, bold=int(seed) == style.seeds(part)[0])
-        panel.axhline(ORDER_KEPT, zorder=1, **style.BOUND)
+        panel.axhline(_ORDER_KEPT, zorder=1, **style.BOUND)
         style.log2_positions(panel, part["position"])
         panel.set_ylim(top=1.03)
     style.outer_labels(figure.axes, x="position t (tokens)", y="Spearman ρ to final ranks")
     style.source_legend(figure, table, "spearman")
-    return style.finish(figure, "bands: 95 % interval", style.counted(table), f"dashed: {ORDER_KEPT:g}")
+    return style.finish(figure, "bands: 95 % interval", style.counted(table), f"dashed: {_ORDER_KEPT:g}")
 
 
 def _order_line(panel: Axes, line: pd.DataFrame, source: str, *, bold: bool) -> None:

@@ -14,9 +14,9 @@ from matplotlib.patches import Rectangle
 
 from srdyn.figures import style
 
-SHADES = colormaps[style.COLOURMAP].resampled(20)
+_SHADES = colormaps[style.COLOURMAP].resampled(20)
 """One shade for every twentieth."""
-DIVERGING = colormaps["PuOr_r"]
+_DIVERGING = colormaps["PuOr_r"]
 
 
 @style.draws("model source layer head", "rank D")
@@ -35,11 +35,11 @@ def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "unt
             panel.set(frame_on=False, xticks=[], yticks=[], xlabel="")
             continue
         shares = part.assign(share=part["rank"] / part["D"]).pivot(index="layer", columns="head", values="share")
-        _heatmap(panel, shares, SHADES, (0.0, 1.0))
+        _heatmap(panel, shares, _SHADES, (0.0, 1.0))
     style.outer_labels([panel for panel, _ in parts if panel.collections], x="head h", y="")
     for panel, label in rows.items():
         panel.set_ylabel(label)
-    _colourbar(figure, "effective rank r / d", SHADES, (0.0, 1.0))
+    _colourbar(figure, "effective rank r / d", _SHADES, (0.0, 1.0))
     heads = table.groupby(["model", "source"]).size()
     return style.finish(figure, f"{style.span(heads)} heads a panel", style.counted(table))
 
@@ -55,9 +55,9 @@ def context_matrix(table: pd.DataFrame) -> Figure:
     for panel, part in parts:
         pairs = part.pivot(index="a", columns="b", values="spearman").reindex(index=order, columns=order).astype(float)
         texts = pairs.map(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1))
-        _heatmap(panel, pairs, SHADES, (0.0, 1.0), texts=texts)
+        _heatmap(panel, pairs, _SHADES, (0.0, 1.0), texts=texts)
         panel.tick_params(axis="x", rotation=90)
-    _colourbar(figure, "Spearman ρ of ranks", SHADES, (0.0, 1.0))
+    _colourbar(figure, "Spearman ρ of ranks", _SHADES, (0.0, 1.0))
     return style.finish(figure, "ρ over all heads of a model; hatched: undefined", style.counted(table))
 
 
@@ -77,7 +77,7 @@ def residual_map(table: pd.DataFrame) -> Figure:
     for panel, part in parts:
         _residual_panel(panel, part, widest)
     style.outer_labels(figure.axes, x="head h", y="layer ℓ")
-    _colourbar(figure, "r less r in the null", DIVERGING, (-widest, widest))
+    _colourbar(figure, "r less r in the null", _DIVERGING, (-widest, widest))
     framed = table.groupby("model", sort=False)["framed"].agg(["sum", "size"])
     counted = ", ".join(f"{row.sum} of {row.size} ({row.Index})" for row in framed.itertuples())
     note = f"framed: another stratum than in the null, {counted}"
@@ -90,7 +90,7 @@ def _residual_panel(panel: Axes, table: pd.DataFrame, widest: float) -> None:
     )
     shown = values.where((low > 0) | (high < 0) | values.isna(), 0)
     texts = values.map(lambda value: "" if np.isnan(value) else style.signed(f"{value:.0f}"))
-    _heatmap(panel, shown, DIVERGING, (-widest, widest), texts=texts, line="0.9")
+    _heatmap(panel, shown, _DIVERGING, (-widest, widest), texts=texts, line="0.9")
     for head in table[table["framed"]].itertuples():
         place = (values.columns.get_loc(head.head) + 0.06, values.index.get_loc(head.layer) + 0.06)
         panel.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor="#111111", linewidth=0.8))

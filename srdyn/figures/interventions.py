@@ -17,10 +17,10 @@ ARMS = {
     "random": style.Look("#8C8C8C", "D"),
     "decay-matched": style.Look("#C28BC0", "s"),
 }
-TITLES = {"intact": "intact", "high": "highest rank removed", "low": "lowest rank removed"}
-TITLES |= {"random": "random heads removed", "decay-matched": "others with the decays of the highest"}
-MARK = {"color": "0.7", "linestyle": ":", "linewidth": 0.8}
-ROW = 0.17
+_TITLES = {"intact": "intact", "high": "highest rank removed", "low": "lowest rank removed"}
+_TITLES |= {"random": "random heads removed", "decay-matched": "others with the decays of the highest"}
+_MARK = {"color": "0.7", "linestyle": ":", "linewidth": 0.8}
+_ROW = 0.17
 """Inches: the height of a probe in a list of contrasts."""
 
 
@@ -32,17 +32,17 @@ def doses(table: pd.DataFrame, *, marked: float) -> Figure:
     """
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
     for panel, part in parts:
-        panel.axvline(marked, zorder=0, **MARK)
+        panel.axvline(marked, zorder=0, **_MARK)
         _dose_panel(panel, part)
-    style.legend(figure, arm_handles(table["arm"]))
+    style.legend(figure, _arm_handles(table["arm"]))
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
 
-def arm_handles(arms: pd.Series) -> list[Line2D]:
+def _arm_handles(arms: pd.Series) -> list[Line2D]:
     """The legend of the arms that occur."""
     drawn = [name for name in ARMS if name in set(arms)]
-    bound = {"intact": style.handle(TITLES["intact"], **style.BOUND)}
-    return [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn]
+    bound = {"intact": style.handle(_TITLES["intact"], **style.BOUND)}
+    return [bound.get(name) or style.handle(_TITLES[name], ARMS[name]) for name in drawn]
 
 
 def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
@@ -62,7 +62,7 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
     right for accuracy, left for bits.
     """
     probes = list(table["probe"].unique())
-    height = ROW * len(probes) * table["arm"].nunique() * 0.62 + 0.35
+    height = _ROW * len(probes) * table["arm"].nunique() * 0.62 + 0.35
     figure, parts = style.panels(table, "model", height=height)
     places = style.apart([arm for arm in ARMS if arm in set(table["arm"])], 0.25)
     for panel, part in parts:
@@ -73,7 +73,7 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
             style.points(panel, y, row, ARMS[row["arm"]], **mark)
         style.listed(panel, probes)
     style.outer_labels(figure.axes, x=f"difference to random heads\n({unit})", y="")
-    style.legend(figure, arm_handles(table["arm"]))
+    style.legend(figure, _arm_handles(table["arm"]))
     note = f"bars: 95 % interval over rows and draws; {better} of the dashed line: better than random heads removed"
     hollow = "hollow: the intact model is below 90 %, no verdict" if not table["testable"].all() else ""
     return style.finish(figure, note, hollow, _sizes(table))
@@ -128,7 +128,7 @@ def windows(table: pd.DataFrame) -> Figure:
         panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
         panel.set_xlim(-0.5, len(sizes) - 0.5)
     style.outer_labels(figure.axes, x="softmax window w (tokens)", y="arm × window\n(nats)")
-    style.legend(figure, arm_handles(table["arm"]))
+    style.legend(figure, _arm_handles(table["arm"]))
     note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
     return style.finish(figure, note, _sizes(table))
 

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from srdyn import strata
 from srdyn.figures import style
 
-SMALLEST_GROUP = 0.2
+_SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
 
 
@@ -126,7 +126,7 @@ def shares(table: pd.DataFrame) -> Figure:
                 style.points(panel, x, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)
                 line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
                 panel.plot(x[splits.notna()], rows[name][splits.notna()], **line)
-        panel.axhline(SMALLEST_GROUP, zorder=1, **style.BOUND)
+        panel.axhline(_SMALLEST_GROUP, zorder=1, **style.BOUND)
         panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
     style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of a layer's heads")
@@ -138,7 +138,7 @@ def shares(table: pd.DataFrame) -> Figure:
         figure,
         "bars: 95 % interval",
         style.counted(table),
-        f"dashed: {SMALLEST_GROUP:g}",
+        f"dashed: {_SMALLEST_GROUP:g}",
         "medians over layers",
         "half-life at which d = 128 saturates (tokens): slower heads high, others low",
     )

@@ -19,9 +19,9 @@ from srdyn.study.run import figure_files
 
 NARROW, WIDE = 3.35, 6.9
 """Inches: a column, a page."""
-LINE = 0.115
+_LINE = 0.115
 """Inches: a line of the foot."""
-RC = figure_files.STYLE | {
+_RC = figure_files.STYLE | {
     "font.family": "DejaVu Sans",  # comes with matplotlib, hence the same on every machine
     "font.size": 8,
     "axes.titlesize": 8,
@@ -71,7 +71,7 @@ SOURCES = {
 @contextlib.contextmanager
 def style() -> Iterator[None]:
     """The style of all figures while it lasts, whatever the user has set."""
-    with plt.style.context(RC, after_reset=True):
+    with plt.style.context(_RC, after_reset=True):
         yield
 
 
@@ -226,7 +226,7 @@ def finish(figure: Figure, *notes: str) -> Figure:
     """Put the notes at the foot, lay out once, and keep this layout, so that saving again gives the same bytes."""
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" · ".join(note for note in notes if note), int(22.5 * width))
-    foot = LINE * len(lines) + 0.04
+    foot = _LINE * len(lines) + 0.04
     figure.set_size_inches(width, height + foot)
     share = foot / (height + foot)
     figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
