@@ -1,7 +1,5 @@
 """Figures of one number for each pair, layer and head or context and context, as colours."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -20,12 +18,12 @@ _DIVERGING = colormaps["PuOr_r"]
 
 
 @style.draws("model source layer head", "rank D")
-def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "untrained")) -> Figure:
-    """Rank as a share of D, layer by head: models across, sources down. Heads without a rank are hatched.
+def head_map(table: pd.DataFrame) -> Figure:
+    """Rank as a share of D, layer by head: models across, below them untrained. Heads without a rank are hatched.
 
-    Rows of other `sources` are left out.
+    Rows of other sources are left out.
     """
-    table = table[table["source"].isin(sources)]
+    table = table[table["source"].isin([style.MODEL, "untrained"])]
     style.require(table, [], key=["model", "source", "layer", "head"])
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
     figure, parts = style.crossed(table, "source", "model", height=height, x="head h", sharex=False, sharey=False)
@@ -48,7 +46,7 @@ def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "unt
 def context_matrix(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' ranks in every pair of contexts, for each model, as colour and number; NaN is hatched.
 
-    Contexts keep the order in which they appear in a. A negative ρ has the colour of 0.
+    A negative ρ has the colour of 0.
     """
     order = list(dict.fromkeys([*table["a"], *table["b"]]))
     figure, parts = style.panels(table, "model", height=0.9 + 0.165 * len(order))
@@ -65,8 +63,8 @@ def context_matrix(table: pd.DataFrame) -> Figure:
 def residual_map(table: pd.DataFrame) -> Figure:
     """Rank less rank in the mechanism null, layer by head, as colour and number: models across.
 
-    Heads whose interval holds 0 are left blank but for their number; where the null lies in another stratum the number
-    is framed. Raises ValueError where no head has a residual.
+    Heads whose interval holds 0 are left blank but for their number, framed where the null lies in another stratum.
+    Raises ValueError where no head has a residual.
     """
     table = table.dropna(subset="residual")
     style.require(table, [], key=["model", "layer", "head"])

@@ -61,8 +61,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
 def explained_variance(table: pd.DataFrame) -> Figure:
     """R² and Spearman ρ of each predictor of the heads' ranks, a panel for each model.
 
-    `variance` and `reproducible` are NaN for an order. An R² so far below zero that it would leave the panel is written
-    at its left edge.
+    `variance` and `reproducible` are NaN for an order. An R² far below zero is written at the panel's left edge.
     """
     predictors = list(table["predictor"].unique())
     looks = dict(zip(table["quantity"].unique(), _QUANTITIES, strict=True))
@@ -77,15 +76,10 @@ def explained_variance(table: pd.DataFrame) -> Figure:
     style.outer_labels(figure.axes, x="R² or ρ", y="")
     handles = [style.handle(quantity, linewidth=0.8, **look) for quantity, look in looks.items()]
     style.legend(figure, [*handles, style.handle("reproducible", **_REPRODUCIBLE)])
-    noted = table.dropna(subset="variance").drop_duplicates(["model", "quantity"])
-    parts = [f"{name} {_percent(rows['variance'])}" for name, rows in noted.groupby("quantity", sort=False)]
-    return style.finish(
-        figure,
-        "bars: 95 % interval",
-        style.counted(table),
-        f"share of the variance: {', '.join(parts)}".replace("R² ", ""),
-        "reproducible: the share of it that is no noise of the samples",
-    )
+    noted = table.dropna(subset="variance").groupby("quantity", sort=False)["variance"]
+    shares = ", ".join(f"{name} {_percent(part)}" for name, part in noted).replace("R² ", "")
+    note = "reproducible: the share of it that is no noise of the samples"
+    return style.finish(figure, "bars: 95 % interval", style.counted(table), f"share of the variance: {shares}", note)
 
 
 def _percent(shares: pd.Series) -> str:
@@ -125,7 +119,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
 
 def _rounded_panel(panel: Axes, table: pd.DataFrame) -> None:
     top = table["D"].max() if len(table) else 1
-    panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
+    style.equal_ranks(panel, top)
     for share in (strata.LOW, strata.HIGH):
         panel.axhline(share * top, zorder=1, **style.BOUND)
         panel.axvline(share * top, zorder=1, **style.BOUND)
@@ -134,8 +128,6 @@ def _rounded_panel(panel: Axes, table: pd.DataFrame) -> None:
         style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
     told = f"{table['moved'].sum()} of {len(table)} move"
     panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
-    panel.set_xlim(-0.03 * top, 1.05 * top)
-    panel.set_ylim(-0.03 * top, 1.05 * top)
 
 
 @style.draws("model ranks_of eps", style.SHARES)
@@ -173,13 +165,8 @@ def head_splits(table: pd.DataFrame) -> Figure:
     style.outer_labels(figure.axes, x="share of heads", y="")
     blocks = {name: style.Look(look.colour, "s") for name, look in style.STRATA.items()}
     style.legend(figure, [style.handle(*named, markersize=6, linestyle="") for named in blocks.items()])
-    return style.finish(
-        figure,
-        "bars, brackets: 95 % interval",
-        style.counted(table),
-        "half-life at which d = 128 saturates (tokens): slower heads high, others low",
-        "κ: agreement with the split by rank, heads one by one",
-    )
+    kappa = "κ: agreement with the split by rank, heads one by one"
+    return style.finish(figure, "bars, brackets: 95 % interval", style.counted(table), style.HALF_LIFE, kappa)
 
 
 def _stacked(panel: Axes, rows: pd.DataFrame) -> None:
