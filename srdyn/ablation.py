@@ -22,11 +22,11 @@ from srdyn import architectures, models, states
 from srdyn.architectures import recipe
 from srdyn.kernels import recurrence
 
-Heads = Bool[Tensor, "L H"]
+_Heads = Bool[Tensor, "L H"]
 
 
 @contextlib.contextmanager
-def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
+def ablate_heads(model: models.Model, heads: _Heads) -> Iterator[None]:
     """While this is open, the heads are out of the recurrence: they write nothing, their state is zero at all t.
 
     It holds for whole passes, for passes over a cache, whose states of these heads are dropped, and in `generate`.
@@ -41,7 +41,7 @@ def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def truncate_states(model: models.Model, rank: int, heads: Heads, positions: recurrence.Positions) -> Iterator[None]:
+def truncate_states(model: models.Model, rank: int, heads: _Heads, positions: recurrence.Positions) -> Iterator[None]:
     """While this is open, a pass over a whole sequence cuts the heads' states to `rank` after each of the positions.
 
     A state becomes its best approximation of that rank (float64 SVD, then back to its own dtype), and reading goes on
@@ -60,7 +60,7 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
 
 @contextlib.contextmanager
 def set_half_life(
-    model: models.Model, heads: Heads, *, tokens: float | int | None = None, factor: float | int | None = None
+    model: models.Model, heads: _Heads, *, tokens: float | int | None = None, factor: float | int | None = None
 ) -> Iterator[None]:
     """While this is open, half of what the heads hold is gone after `tokens`, or after `factor` times as many as else.
 
@@ -116,7 +116,7 @@ def attention_window(model: models.Model, window: int) -> Iterator[None]:
         yield
 
 
-def checked_heads(model: models.Model, heads: Tensor) -> Heads:
+def checked_heads(model: models.Model, heads: Tensor) -> _Heads:
     """The heads; ValueError unless they are a Bool [L, H] over the model's grid without any that was pruned away."""
     models.checked_mask(model, heads, "heads")
     for layer, held in enumerate(model.layers):
@@ -129,7 +129,7 @@ def checked_heads(model: models.Model, heads: Tensor) -> Heads:
     return heads
 
 
-def matched_random(heads: Heads, *, generator: torch.Generator) -> Heads:
+def matched_random(heads: _Heads, *, generator: torch.Generator) -> _Heads:
     """As many heads of every layer as `heads` has, at random among all of the layer's, those in `heads` included."""
     matched = torch.zeros_like(heads)
     for layer, row in enumerate(heads):
@@ -137,7 +137,7 @@ def matched_random(heads: Heads, *, generator: torch.Generator) -> Heads:
     return matched
 
 
-def decay_matched(heads: Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> Heads:
+def decay_matched(heads: _Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> _Heads:
     """As many heads of every layer as `heads` has, taken from the others and as close to them in decay as can be.
 
     Each of `heads` gets a partner in its layer such that the sum of |Δdecay| is least, ties at random. A layer with
@@ -157,7 +157,7 @@ def decay_matched(heads: Heads, decay: Float[Tensor, "L H"], *, generator: torch
     return matched
 
 
-def balance(heads: Heads, others: Heads, decay: Float[Tensor, "L H"]) -> float:
+def balance(heads: _Heads, others: _Heads, decay: Float[Tensor, "L H"]) -> float:
     """Standardised difference of decay between two sets: mean of `heads` − mean of `others`, over their pooled s.d.
 
     The pooled variance is the mean of the two sets' (Austin 2009, who calls a difference below 0.1 negligible). NaN

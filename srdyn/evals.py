@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from srdyn import contexts, models
 from srdyn.text import tasks
 
-QUERIES = 8  # of an episode of recall
-LONGEST_GAP = 64  # tokens of text inside an episode of recall
+_QUERIES = 8  # of an episode of recall
+_LONGEST_GAP = 64  # tokens of text inside an episode of recall
 CHAIN_STEPS = (4, 8)
-DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES_AT`, as shares of the text
+_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES_AT`, as shares of the text
 TEXT_BETWEEN = (8, 32)  # tokens of text before each piece of arithmetic
 
 
@@ -178,13 +178,13 @@ def _recall(writer: tasks.Writer, passage: tasks.Passage, length: int, *, pairs:
     """Episodes until the row is full. Names are asked with replacement, so that elimination helps little; asked again
     in its episode, a name counts as no item, since its value was shown just before.
     """
-    item, size = 1, 2 * pairs + 2 * QUERIES + 5
+    item, size = 1, 2 * pairs + 2 * _QUERIES + 5
     while (spare := length - len(passage) - size) >= 0:
-        queries = writer.rng.integers(0, pairs, QUERIES)
-        gap = min(int(writer.rng.integers(0, LONGEST_GAP + 1)), spare)
+        queries = writer.rng.integers(0, pairs, _QUERIES)
+        gap = min(int(writer.rng.integers(0, _LONGEST_GAP + 1)), spare)
         before = len(passage)
         writer.recall(passage, pairs, gap=gap, queries=queries, item=item)
-        first = np.isin(np.arange(QUERIES), np.unique(queries, return_index=True)[1])
+        first = np.isin(np.arange(_QUERIES), np.unique(queries, return_index=True)[1])
         number = np.where(first, item - 1 + np.cumsum(first), 0)
         passage.items[before:] = [int(number[i - item]) if i else 0 for i in passage.items[before:]]
         item += int(first.sum())
@@ -212,7 +212,7 @@ def _sums(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
     _arithmetic(writer, passage, length, size=len("\n99+99:9+9=18:9+9+1=19=198\n"), write=write)
 
 
-NEEDLES_AT: dict[str, float] = {f"needle at {100 * depth:.0f} %": depth for depth in DEPTHS}
+NEEDLES_AT: dict[str, float] = {f"needle at {100 * depth:.0f} %": depth for depth in _DEPTHS}
 """The tasks that ask for one needle, and its depth: with the length of a row, the grid of needle retrieval."""
 TASKS: dict[str, Callable[[tasks.Writer, tasks.Passage, int], None]] = {
     "needle": partial(_needles, needles=2),

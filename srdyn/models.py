@@ -19,7 +19,7 @@ from srdyn.loading import checkpoints, devices, memory, report, streaming
 
 log = logging.getLogger(__name__)
 
-READ_AT_ONCE = 512
+_READ_AT_ONCE = 512
 """Tokens that a CPU reads together: what many more of them leave behind does not fit its second-level cache."""
 
 
@@ -149,13 +149,13 @@ def _read(
 
 
 def batch_size(model: Model, length: int) -> int:
-    """How many sequences of `length` tokens are best read together: as many as come to `READ_AT_ONCE` tokens.
+    """How many sequences of `length` tokens are best read together: as many as come to `_READ_AT_ONCE` tokens.
 
     16 on a GPU, 64 where weights come from elsewhere, once for each batch.
     """
     if streaming.is_attached(model.hf):
         return 64
-    return 16 if model.device.type != "cpu" else max(1, READ_AT_ONCE // length)
+    return 16 if model.device.type != "cpu" else max(1, _READ_AT_ONCE // length)
 
 
 def from_hf(

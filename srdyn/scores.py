@@ -65,7 +65,7 @@ def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spe
     return Profile(*(sums / rows), D=min(model.grid.K, model.grid.V))
 
 
-def joint(alpha: float) -> Rule:
+def _joint(alpha: float) -> Rule:
     """The saturation score of Eq. 14 with this α: the rule of joint rank-norm pruning."""
     return lambda profile, generator: pruning.saturation_score(profile.rank, profile.norm, profile.D, alpha)
 
@@ -83,9 +83,9 @@ def _random(profile: Profile, generator: torch.Generator) -> Scores:
 
 
 RULES: dict[str, Rule] = {
-    **{f"joint, α = {alpha:g}": joint(alpha) for alpha in (0.25, 0.5, 0.75)},
-    "rank": joint(1.0),
-    "norm": joint(0.0),
+    **{f"joint, α = {alpha:g}": _joint(alpha) for alpha in (0.25, 0.5, 0.75)},
+    "rank": _joint(1.0),
+    "norm": _joint(0.0),
     "rank and norm over time": lambda profile, generator: pruning.saturation_score(
         profile.rank_in_time, profile.norm_in_time, profile.D, 0.5
     ),

@@ -23,10 +23,10 @@ from srdyn.kernels import recurrence
 from srdyn.loading import processes
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
-Visit = Callable[[int, int, Tensor], None]
-Gates = tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]
-Taken = TypeVar("Taken")
-HELD = 2**25
+_Visit = Callable[[int, int, Tensor], None]
+_Gates = tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]
+_Taken = TypeVar("Taken")
+_HELD = 2**25
 """Bytes of states that one call may hand out together: memory does not grow with the number of positions."""
 
 
@@ -91,7 +91,7 @@ def snapshots(
         start = position
 
 
-def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> Gates:
+def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> _Gates:
     """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
 
     Where key channels decay apart, g is the mean over those of a head.
@@ -108,7 +108,7 @@ def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "
 
 
 @contextlib.contextmanager
-def gates_of(model: models.Model, B: int, T: int) -> Iterator[Gates]:
+def gates_of(model: models.Model, B: int, T: int) -> Iterator[_Gates]:
     """While this is open, a pass over B sequences of T tokens, be it that of `trace`, fills in what `gates` returns."""
     g, beta = torch.full((2, model.grid.L, B, T, model.grid.H), torch.nan)
 
@@ -133,15 +133,15 @@ def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple
 
 
 def from_inputs(
-    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken]
-) -> list[Taken | None]:
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], _Taken]
+) -> list[_Taken | None]:
     """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
     return _read_by(model, tokens, take, range(model.grid.L))
 
 
 def _read_by(
-    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken], layers: Sequence[int]
-) -> list[Taken | None]:
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], _Taken], layers: Sequence[int]
+) -> list[_Taken | None]:
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
     def keep(layer: int, read: recipe.Inputs) -> None:
@@ -177,7 +177,7 @@ def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, rec
 
 @contextlib.contextmanager
 def tapped(
-    model: models.Model, positions: recurrence.Positions, visit: Visit, *, held_bytes: int = HELD
+    model: models.Model, positions: recurrence.Positions, visit: _Visit, *, held_bytes: int = _HELD
 ) -> Iterator[None]:
     """While this is open, every pass over a whole sequence calls `visit(layer, position, state)` (the forward route).
 
@@ -239,7 +239,7 @@ class _Feed:
     layer: int
     site: architectures.Site
     positions: recurrence.Positions
-    visit: Visit
+    visit: _Visit
     held_bytes: int
 
     def read(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:

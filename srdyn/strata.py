@@ -22,9 +22,9 @@ from srdyn.kernels import recurrence
 STRATA = ("low", "middle", "high")
 LOW, HIGH = 0.25, 0.9
 """Shares of D that bound the low-rank and the high-rank stratum (claims.yaml, thresholds)."""
-FEWEST_HEADS = 3
+_FEWEST_HEADS = 3
 """Below this many heads an order says nothing."""
-HEAD = ("model", "seed", "context", "layer", "head", "position")
+_HEAD = ("model", "seed", "context", "layer", "head", "position")
 """Columns that name one head at one time in one context, whatever the sample."""
 
 
@@ -61,7 +61,7 @@ def head_table(
     return pd.DataFrame({**names, **{name: columns[name] for name in order}, "D": D, **numbers})
 
 
-def stratify(table: pd.DataFrame, low: float = LOW, high: float = HIGH, *, by: Sequence[str] = HEAD) -> pd.DataFrame:
+def stratify(table: pd.DataFrame, low: float = LOW, high: float = HIGH, *, by: Sequence[str] = _HEAD) -> pd.DataFrame:
     """The table with a column `stratum`: low, middle or high by the head's mean rank over samples, as a share of D.
 
     Low is ≤ `low`·D, high is ≥ `high`·D. Every row of a head (the columns `by`) gets the same stratum; heads without a
@@ -89,8 +89,8 @@ def agreement(
 
 
 def spearman(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"]) -> Float[np.ndarray, "*rows"]:
-    """Tie-averaged Spearman ρ row by row; NaN where either row is constant or has fewer than `FEWEST_HEADS` heads."""
-    if a.shape[-1] < FEWEST_HEADS:
+    """Tie-averaged Spearman ρ row by row; NaN where either row is constant or has fewer than `_FEWEST_HEADS` heads."""
+    if a.shape[-1] < _FEWEST_HEADS:
         return np.full(a.shape[:-1], np.nan)
     x, y = (stats.rankdata(v, axis=-1) for v in (a, b))
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)

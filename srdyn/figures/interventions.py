@@ -1,12 +1,11 @@
 """Figures of what models lose with some of their heads: by dose, against random heads, head by head, by window."""
 
-from __future__ import annotations
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from srdyn.figures import style
 
@@ -17,11 +16,13 @@ ARMS = {
     "random": style.Look("#8C8C8C", "D"),
     "decay-matched": style.Look("#C28BC0", "s"),
 }
-TITLES = {"intact": "intact", "high": "highest rank removed", "low": "lowest rank removed"}
-TITLES |= {"random": "random heads removed", "decay-matched": "others with the decays of the highest"}
-MARK = {"color": "0.7", "linestyle": ":", "linewidth": 0.8}
-ROW = 0.17
-"""Inches: the height of a probe in a list of contrasts."""
+_TITLES = {
+    "intact": "intact",
+    "high": "highest rank removed",
+    "low": "lowest rank removed",
+    "random": "random heads removed",
+    "decay-matched": "others with the decays of the highest",
+}
 
 
 @style.draws("model panel arm share", "estimate low high")
@@ -32,17 +33,17 @@ def doses(table: pd.DataFrame, *, marked: float) -> Figure:
     """
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
     for panel, part in parts:
-        panel.axvline(marked, zorder=0, **MARK)
+        panel.axvline(marked, color="0.7", linestyle=":", linewidth=0.8, zorder=0)
         _dose_panel(panel, part)
-    style.legend(figure, arm_handles(table["arm"]))
+    _arm_legend(figure, table["arm"])
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
 
-def arm_handles(arms: pd.Series) -> list[Line2D]:
-    """The legend of the arms that occur."""
+def _arm_legend(figure: Figure, arms: pd.Series) -> None:
+    """The arms that occur."""
+    bound = {"intact": style.handle(_TITLES["intact"], **style.BOUND)}
     drawn = [name for name in ARMS if name in set(arms)]
-    bound = {"intact": style.handle(TITLES["intact"], **style.BOUND)}
-    return [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn]
+    style.legend(figure, [bound.get(name) or style.handle(_TITLES[name], ARMS[name]) for name in drawn])
 
 
 def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
@@ -61,19 +62,10 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
     Differences are in `unit`. `better` is the side of 0 where removing the group costs less than removing random heads:
     right for accuracy, left for bits.
     """
-    probes = list(table["probe"].unique())
-    height = ROW * len(probes) * table["arm"].nunique() * 0.62 + 0.35
-    figure, parts = style.panels(table, "model", height=height)
-    places = style.apart([arm for arm in ARMS if arm in set(table["arm"])], 0.25)
-    for panel, part in parts:
-        panel.axvline(0, zorder=1, **style.BOUND)
-        for row in part.to_dict("records"):
-            y, mark = probes.index(row["probe"]) + places[row["arm"]], {"markersize": 3.2, "zorder": 3}
-            mark |= {"value": "difference", "hollow": not row["testable"], "listed": True, "width": 0.9}
-            style.points(panel, y, row, ARMS[row["arm"]], **mark)
-        style.listed(panel, probes)
+    height = 0.17 * table["probe"].nunique() * table["arm"].nunique() * 0.62 + 0.35  # inches
+    figure = _listed(table, "probe", "arm", ARMS, "difference", height=height, reach=0.25)
     style.outer_labels(figure.axes, x=f"difference to random heads\n({unit})", y="")
-    style.legend(figure, arm_handles(table["arm"]))
+    _arm_legend(figure, table["arm"])
     note = f"bars: 95 % interval over rows and draws; {better} of the dashed line: better than random heads removed"
     hollow = "hollow: the intact model is below 90 %, no verdict" if not table["testable"].all() else ""
     return style.finish(figure, note, hollow, _sizes(table))
@@ -97,21 +89,39 @@ def coefficients(table: pd.DataFrame) -> Figure:
 
     Raises ValueError for more than four probes.
     """
-    predictors, probes = list(table["predictor"].unique()), list(table["probe"].unique())
+    probes = list(table["probe"].unique())
     looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
-    figure, parts = style.panels(table, "model", height=0.3 * len(predictors) + 0.3)
-    places = style.apart(probes, 0.2)
-    for panel, part in parts:
-        panel.axvline(0, zorder=1, **style.BOUND)
-        for row in part.to_dict("records"):
-            y, mark = predictors.index(row["predictor"]) + places[row["probe"]], {"markersize": 3.2, "zorder": 3}
-            style.points(panel, y, row, looks[row["probe"]], value="coefficient", width=0.9, listed=True, **mark)
-        style.listed(panel, predictors, tick=3.5)
+    height = 0.3 * table["predictor"].nunique() + 0.3
+    figure = _listed(table, "predictor", "probe", looks, "coefficient", height=height, reach=0.2, tick=3.5)
     style.outer_labels(figure.axes, x="coefficient (ranks, standardised)", y="")
     style.legend(figure, [style.handle(*named) for named in looks.items()])
     return style.finish(figure, "bars: 95 % interval, heads resampled", "positive: more of it, more damage")
+
+
+def _listed(
+    table: pd.DataFrame,
+    down: str,
+    by: str,
+    looks: Mapping[str, style.Look],
+    value: str,
+    *,
+    height: float,
+    reach: float,
+    tick: float = 0,
+) -> Figure:
+    """A row for each value of `down`, in it a point for each of `by`; a panel a model. Hollow where not `testable`."""
+    names, places = list(table[down].unique()), style.apart([x for x in looks if x in set(table[by])], reach)
+    figure, parts = style.panels(table, "model", height=height)
+    for panel, part in parts:
+        panel.axvline(0, zorder=1, **style.BOUND)
+        for row in part.to_dict("records"):
+            at, mark = names.index(row[down]) + places[row[by]], {"width": 0.9, "markersize": 3.2, "zorder": 3}
+            hollow = not row.get("testable", True)
+            style.points(panel, at, row, looks[row[by]], value=value, listed=True, hollow=hollow, **mark)
+        style.listed(panel, names, tick=tick)
+    return figure
 
 
 @style.draws("probe arm window", "interaction low high")
@@ -128,7 +138,7 @@ def windows(table: pd.DataFrame) -> Figure:
         panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
         panel.set_xlim(-0.5, len(sizes) - 0.5)
     style.outer_labels(figure.axes, x="softmax window w (tokens)", y="arm × window\n(nats)")
-    style.legend(figure, arm_handles(table["arm"]))
+    _arm_legend(figure, table["arm"])
     note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
     return style.finish(figure, note, _sizes(table))
 

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from srdyn.figures import style
 
-MAIN, RANDOM = "joint, α = 0.5", "random"
+_MAIN, _RANDOM = "joint, α = 0.5", "random"
 
 
 @style.draws("model panel rule state", "estimate low high")
@@ -25,7 +25,7 @@ def rules(table: pd.DataFrame) -> Figure:
         for rule, line in part.groupby("rule", sort=False):
             shades = np.linspace(0, 0.6, len(line)).round(2)
             for shade, measured in zip(shades, line.sort_values("state").to_dict("records"), strict=True):
-                look = style.Look("#BB5566" if rule in (MAIN, RANDOM) else str(shade), "o")
+                look = style.Look("#BB5566" if rule in (_MAIN, _RANDOM) else str(shade), "o")
                 style.points(panel, names.index(rule) + 0.25 * shade, measured, look, width=0.9, listed=True)
         model, kept = panel.get_title().split(": ", 1)
         panel.set_title(model)

@@ -17,11 +17,11 @@ OUTCOMES = {
     "not testable here": style.Look("#BBBBBB", "_"),
 }
 """Colour and symbol by how a verdict begins; a control's or a single seed's `passes` counts as the first, and so on."""
-SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
-CONTROL = "control"
-ROW = {"measure": 0.36, "claim": 0.42}
+_SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
+_CONTROL = "control"
+_ROW = {"measure": 0.36, "claim": 0.42}
 """Inches: the height of each in its figure."""
-MEASURE = ["claim", "measure"]
+_MEASURE = ["claim", "measure"]
 
 
 @style.draws("claim kind", "verdict leading why")
@@ -32,7 +32,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
-    figure, axes = style.grid(1, 2, height=ROW["claim"] * len(claims) + 0.3)
+    figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3)
     axes[0, 1].remove()
     panel = axes[0, 0]
     panel.set_subplotspec(panel.get_gridspec()[0, :])
@@ -42,8 +42,8 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     panel.set_xlim(-0.2, max(1, len(kinds)) - 0.2)
     style.listed(panel, claims)
     panel.set_ylim(len(claims) - 0.5, -0.6)
-    controls = set(ledger.loc[ledger["verdict"].str.startswith(CONTROL), "kind"])
-    panel.set_xticks(range(len(kinds)), [f"{kind} ({CONTROL})" if kind in controls else kind for kind in kinds])
+    controls = set(ledger.loc[ledger["verdict"].str.startswith(_CONTROL), "kind"])
+    panel.set_xticks(range(len(kinds)), [f"{kind} ({_CONTROL})" if kind in controls else kind for kind in kinds])
     panel.xaxis.tick_top()
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
@@ -55,7 +55,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
 def outcome(verdict: str) -> str:
     """The one of `OUTCOMES` that a verdict amounts to. Raises ValueError for a verdict that is none."""
     plain = verdict.split(" (null")[0].split(": ")[-1]
-    plain = SINGLE.get(plain, plain)
+    plain = _SINGLE.get(plain, plain)
     if plain not in (*OUTCOMES, "not measured yet"):
         raise ValueError(f"no verdict is called {verdict!r}; there are {', '.join(OUTCOMES)}")
     return "not testable here" if plain == "not measured yet" else plain
@@ -64,7 +64,7 @@ def outcome(verdict: str) -> str:
 def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
     look = OUTCOMES[outcome(row.verdict)]
     face = "white" if "null passes too" in row.verdict else look.colour
-    size = 3 if row.verdict.startswith(CONTROL) else 6
+    size = 3 if row.verdict.startswith(_CONTROL) else 6
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
     joined = lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}")  # noqa: E731
     text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, row.leading or row.why), 34)
@@ -82,12 +82,12 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     rows = _rows(table, rules)
     seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}
     places = style.apart([(source, seed) for source, of in seeds.items() for seed in of], 0.36)
-    figure, parts = style.panels(table, "kind", height=ROW["measure"] * len(rows) + 0.3)
+    figure, parts = style.panels(table, "kind", height=_ROW["measure"] * len(rows) + 0.3)
     for panel, part in parts:
         panel.set_xlim(*_limits(table, rows))
         for y, rule in enumerate(rows.itertuples(index=False)):
             _threshold(panel, y, rule)
-            for row in part[(part[MEASURE] == [rule.claim, rule.measure]).all(axis=1)].to_dict("records"):
+            for row in part[(part[_MEASURE] == [rule.claim, rule.measure]).all(axis=1)].to_dict("records"):
                 _measured(panel, y + places[row["source"], row["seed"]], row, rule)
         style.listed(panel, [f"{rule.measure}  {rule.claim}" for rule in rows.itertuples()])
     style.outer_labels(figure.axes, x="value (own unit)", y="")
@@ -99,14 +99,14 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
 
 
 def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
-    style.require(rules, [*MEASURE, "at_least", "at_most"], key=MEASURE)
-    measured = set(table[MEASURE].itertuples(index=False, name=None))
-    kept = [pair in measured for pair in rules[MEASURE].itertuples(index=False, name=None)]
+    style.require(rules, [*_MEASURE, "at_least", "at_most"], key=_MEASURE)
+    measured = set(table[_MEASURE].itertuples(index=False, name=None))
+    kept = [pair in measured for pair in rules[_MEASURE].itertuples(index=False, name=None)]
     rows = rules[kept].reset_index(drop=True)
-    lacking = measured - set(rows[MEASURE].itertuples(index=False, name=None))
+    lacking = measured - set(rows[_MEASURE].itertuples(index=False, name=None))
     both = rows[["at_least", "at_most"]].notna().sum(axis=1) != 1
     if lacking or both.any():
-        wrong = [*sorted(lacking), *rows.loc[both, MEASURE].itertuples(index=False, name=None)]
+        wrong = [*sorted(lacking), *rows.loc[both, _MEASURE].itertuples(index=False, name=None)]
         raise ValueError(f"every measure needs a rule with either at_least or at_most; see {wrong}")
     return rows
 

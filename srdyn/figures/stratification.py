@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from srdyn import strata
 from srdyn.figures import style
 
-SMALLEST_GROUP = 0.2
+_SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
 
 
@@ -27,12 +27,8 @@ def trajectories(table: pd.DataFrame) -> Figure:
         _trajectory_panel(panel, part)
     style.outer_labels(figure.axes, x="position t (tokens)", y="effective rank r(t)")
     heads = table.groupby(["model", "source"])["head"].nunique()
-    return style.finish(
-        figure,
-        f"a line a head, {style.span(heads)} heads a panel, with 95 % interval",
-        style.counted(table),
-        "colours: stratum at the last position (heads in it)",
-    )
+    told = f"a line a head, {style.span(heads)} heads a panel, with 95 % interval"
+    return style.finish(figure, told, style.counted(table), "colours: stratum at the last position (heads in it)")
 
 
 def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
@@ -56,11 +52,10 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 
 @style.draws("model kind seed source layer head", "rank D")
-def rank_distribution(table: pd.DataFrame, *, low: float = strata.LOW, high: float = strata.HIGH) -> Figure:
+def rank_distribution(table: pd.DataFrame) -> Figure:
     """Share of heads whose rank is at most a share of D, for each kind of model beside its nulls.
 
-    With the columns low, high too, the first seed's curve gets a band, the curves of all heads' lower and of all
-    heads' upper ends. `low` and `high` bound the strata, as shares of D.
+    With the columns low, high too, the first seed's curve gets a band, the curves of all heads' ends.
     """
     figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
@@ -68,7 +63,7 @@ def rank_distribution(table: pd.DataFrame, *, low: float = strata.LOW, high: flo
             for seed in style.seeds(part):
                 heads = part[(part["source"] == source) & (part["seed"] == seed)]
                 _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
-        _stratum_bounds(panel, low, high)
+        _stratum_bounds(panel, strata.LOW, strata.HIGH)
     style.outer_labels(figure.axes, x="effective rank r / d", y="share of heads with at most r")
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
@@ -80,21 +75,16 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
     shares = (heads["rank"] / heads["D"]).dropna()
     if shares.empty:
         return
-    look, curve = style.SOURCES[source], _cumulative(shares)
-    model = source == style.MODEL
-    width = (1.6 if bold else 0.8) if model else 1.0
-    panel.step(*curve, where="post", color=look.colour, linewidth=width, zorder=3 if model else 2)
+    look, model = style.SOURCES[source], source == style.MODEL
+    width, front = (1.6 if bold else 0.8) if model else 1.0, 3 if model else 2
+    curve = np.array([[0, *np.sort(shares), 1], [*(np.arange(len(shares) + 1) / len(shares)), 1]])
+    panel.step(*curve, where="post", color=look.colour, linewidth=width, zorder=front)
     marked = np.linspace(1, len(shares), 6).round().astype(int)
-    panel.plot(*(axis[marked] for axis in curve), look.marker, color=look.colour, zorder=3 if model else 2)
+    panel.plot(*curve[:, marked], look.marker, color=look.colour, zorder=front)
     if model and bold and {"low", "high"} <= set(heads):
         ends = [np.sort((heads[end] / heads["D"]).dropna()) for end in ("low", "high")]
         steps = np.arange(1, len(ends[0]) + 1) / len(ends[0])
         panel.fill_betweenx(steps, *ends, step="pre", color=look.colour, alpha=0.2, linewidth=0)
-
-
-def _cumulative(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    ordered = np.sort(values)
-    return np.concatenate([[0], ordered, [1]]), np.concatenate([np.arange(len(ordered) + 1) / len(ordered), [1]])
 
 
 def _stratum_bounds(panel: Axes, low: float, high: float) -> None:
@@ -126,7 +116,7 @@ def shares(table: pd.DataFrame) -> Figure:
                 style.points(panel, x, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)
                 line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
                 panel.plot(x[splits.notna()], rows[name][splits.notna()], **line)
-        panel.axhline(SMALLEST_GROUP, zorder=1, **style.BOUND)
+        panel.axhline(_SMALLEST_GROUP, zorder=1, **style.BOUND)
         panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
     style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of a layer's heads")
@@ -134,14 +124,8 @@ def shares(table: pd.DataFrame) -> Figure:
     for face, seed in zip(["0.3", "white"], style.seeds(table), strict=False):
         handles.append(style.handle(f"seed {seed}", style.Look("0.3", "o"), markerfacecolor=face, linestyle=""))
     style.legend(figure, handles)
-    return style.finish(
-        figure,
-        "bars: 95 % interval",
-        style.counted(table),
-        f"dashed: {SMALLEST_GROUP:g}",
-        "medians over layers",
-        "half-life at which d = 128 saturates (tokens): slower heads high, others low",
-    )
+    notes = f"dashed: {_SMALLEST_GROUP:g}", "medians over layers", style.HALF_LIFE
+    return style.finish(figure, "bars: 95 % interval", style.counted(table), *notes)
 
 
 def _ordered(column: pd.Series) -> pd.Series:

@@ -28,14 +28,14 @@ from srdyn.study import verify
 from srdyn.study.claims import readme
 from srdyn.study.run import code, parameters, store
 
-BENCH, SCORECARD = "07_cost", "08_scorecard"
-READS = {BENCH: (store.REFERENCE, "07_cost_*.csv"), SCORECARD: (None, "*_claims.csv")}
+_BENCH, _SCORECARD = "07_cost", "08_scorecard"
+_READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_claims.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
-WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
+_WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 
 
-class Stopped(Exception):
+class _Stopped(Exception):
     """A notebook ended early; says which, where and why."""
 
 
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with contextlib.chdir(files.root() / "notebooks"):  # where paths among the parameters are seen from
             run_all(chosen, jobs=given.jobs)
-    except Stopped as error:
+    except _Stopped as error:
         raise SystemExit(f"stopped: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("interrupted; what was finished stays") from None
@@ -76,13 +76,13 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> Non
     data = _data()
     with futures.ThreadPoolExecutor(jobs) as pool:
         try:
-            asked = [pool.submit(_refresh, stem, chosen[stem], data) for stem in chosen if stem != SCORECARD]
+            asked = [pool.submit(_refresh, stem, chosen[stem], data) for stem in chosen if stem != _SCORECARD]
             for done in futures.as_completed(asked):
                 done.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    if SCORECARD in chosen:
-        _refresh(SCORECARD, chosen[SCORECARD], data)
+    if _SCORECARD in chosen:
+        _refresh(_SCORECARD, chosen[_SCORECARD], data)
 
 
 def _refresh(stem: str, given: Mapping[str, object], data: str) -> None:
@@ -92,9 +92,9 @@ def _refresh(stem: str, given: Mapping[str, object], data: str) -> None:
         return
     stamp.unlink(missing_ok=True)  # from here on the outputs are no longer what it says
     _run(stem, given)
-    written = [pattern.format(stem) for pattern in WRITES.get(store.run_name(), ())]
+    written = [pattern.format(stem) for pattern in _WRITES.get(store.run_name(), ())]
     if written:
-        verify.record(written[:1] if stem == BENCH else written)  # `make bench` writes the tables of 07_cost
+        verify.record(written[:1] if stem == _BENCH else written)  # `make bench` writes the tables of 07_cost
     files.write_bytes(stamp, key.encode())
 
 
@@ -111,7 +111,7 @@ def _run(stem: str, given: Mapping[str, object]) -> None:
             options["extra_arguments"] = ["--log-level=CRITICAL"]  # of its shutdown it says that it was interrupted
             papermill.execute_notebook(str(source), str(partial), dict(given), **options)
     except (PapermillExecutionError, RuntimeError) as error:  # of the notebook, of its kernel
-        raise Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
+        raise _Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
     partial.replace(executed)
     _report(source, executed)
 
@@ -139,7 +139,7 @@ def _every() -> list[str]:
     """All notebooks; that on costs only once `make bench` has measured them."""
     measured = (store.table_dir(store.REFERENCE) / "07_cost_families.csv").is_file()
     found = sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
-    return [stem for stem in found if stem != BENCH or measured]
+    return [stem for stem in found if stem != _BENCH or measured]
 
 
 def _key(stem: str, given: Mapping[str, object], data: str) -> str:
@@ -159,8 +159,8 @@ def _data() -> str:
 
 def _tables(stem: str) -> Iterator[str]:
     """Hashes of the tables of other notebooks that this one reads."""
-    run, pattern = READS.get(stem, (None, ""))
-    folders = [store.table_dir(run), *([store.table_dir(store.THOROUGH)] if stem == SCORECARD else [])]
+    run, pattern = _READS.get(stem, (None, ""))
+    folders = [store.table_dir(run), *([store.table_dir(store.THOROUGH)] if stem == _SCORECARD else [])]
     for folder in folders if pattern else []:
         yield from (files.content_hash(path) for path in sorted(folder.glob(pattern)))
 

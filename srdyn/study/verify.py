@@ -17,11 +17,11 @@ from pathlib import Path
 from srdyn.loading import files
 from srdyn.study.run import store
 
-FOLDERS = ("data", "figures")
-UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS")
+_FOLDERS = ("data", "figures")
+_UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS")
 """Written by hand, made from tables (`texts` looks at those), or not yet whole."""
-RECORD = "python -m srdyn.study.verify --record"
-SHOWN = 30
+_RECORD = "python -m srdyn.study.verify --record"
+_SHOWN = 30
 """Characters of a line before and after the place where it differs."""
 
 
@@ -86,9 +86,9 @@ def _known() -> dict[str, str]:
 
 
 def _present() -> set[str]:
-    names = {_name(path) for folder in FOLDERS for path in (files.root() / folder).rglob("*") if path.is_file()}
+    names = {_name(path) for folder in _FOLDERS for path in (files.root() / folder).rglob("*") if path.is_file()}
     hidden = {name for name in names if any(part.startswith((".", "__")) for part in name.split("/"))}
-    return {name for name in names - hidden if not _matches(name, UNRECORDED)}
+    return {name for name in names - hidden if not _matches(name, _UNRECORDED)}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -105,7 +105,7 @@ def _differences(text: str, expected: str) -> Iterator[str]:
     for number, (one, other) in enumerate(itertools.zip_longest(there, wanted, fillvalue=""), 1):
         if one != other:
             at = next(i for i, (a, b) in enumerate(itertools.zip_longest(one, other)) if a != b)
-            part = slice(max(at - SHOWN, 0), at + SHOWN)
+            part = slice(max(at - _SHOWN, 0), at + _SHOWN)
             yield f"{number}: says …{one[part]}… where the tables say …{other[part]}…"
             if len(there) != len(wanted):
                 return
@@ -122,7 +122,7 @@ def main() -> None:
     os.environ["SRDYN_RUN"] = store.REFERENCE  # what is committed says what this run found
     if found := list(faults()):
         print("\n".join(found))
-        sys.exit(f"{len(found)} faults. After a change of data that is meant: {RECORD} 'data/…'")
+        sys.exit(f"{len(found)} faults. After a change of data that is meant: {_RECORD} 'data/…'")
     print(f"{len(_known())} files are as recorded; README and scorecard say what the tables say")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from srdyn.loading import files
 
-HUB = "hf:"
+_HUB = "hf:"
 """What the name of a data set on the hub begins with."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.xz")
 MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 20_000_000
@@ -20,7 +20,7 @@ MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 20_000_000
 log = logging.getLogger(__name__)
 
 
-class Dataset(NamedTuple):
+class _Dataset(NamedTuple):
     """A split of a data set on the hub; documents are the texts in its column `field`."""
 
     repository: str
@@ -35,13 +35,13 @@ def is_place(name: str | Path) -> bool:
     Any other name is one that srdyn ships, such as "prose"; a folder of this name here is ./prose.
     """
     text = str(name)
-    return isinstance(name, Path) or text.startswith(HUB) or text.endswith(SUFFIXES) or "/" in text
+    return isinstance(name, Path) or text.startswith(_HUB) or text.endswith(SUFFIXES) or "/" in text
 
 
 def short_name(place: str | Path) -> str:
     """The place without folders, suffix, owner: what tables and figures call it."""
-    if str(place).startswith(HUB):
-        found = dataset(str(place))
+    if str(place).startswith(_HUB):
+        found = _dataset(str(place))
         return " ".join(part for part in (found.repository.split("/")[-1], found.config) if part)
     name = _path(place).resolve().name
     return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
@@ -68,16 +68,16 @@ def content_hash(place: str | Path) -> str:
     return files.content_hash(*_files(place))
 
 
-def dataset(name: str) -> Dataset:
+def _dataset(name: str) -> _Dataset:
     """A name of a data set, hf:owner/name[:config[:split[:field]]], by its parts; an empty part keeps its default.
 
     Raises ValueError for a name of another form.
     """
-    repository, *rest = name.removeprefix(HUB).split(":")
-    if not name.startswith(HUB) or not repository or len(rest) > 3:
+    repository, *rest = name.removeprefix(_HUB).split(":")
+    if not name.startswith(_HUB) or not repository or len(rest) > 3:
         raise ValueError(f"a data set is named hf:owner/name[:config[:split[:field]]], not {name!r}")
-    given = dict(zip(Dataset._fields[1:], rest, strict=False))
-    return Dataset(repository, **{part: value for part, value in given.items() if value})
+    given = dict(zip(_Dataset._fields[1:], rest, strict=False))
+    return _Dataset(repository, **{part: value for part, value in given.items() if value})
 
 
 def _path(name: str | Path) -> Path:
@@ -88,8 +88,8 @@ def _path(name: str | Path) -> Path:
 
 def _files(place: str | Path) -> list[Path]:
     """The files that hold the documents, a hub's data set downloaded."""
-    if str(place).startswith(HUB):
-        return [_downloaded(dataset(str(place)))]
+    if str(place).startswith(_HUB):
+        return [_downloaded(_dataset(str(place)))]
     path = _path(place)
     if not path.exists():
         raise FileNotFoundError(
@@ -126,7 +126,7 @@ def _text(line: str, where: str) -> str:
     return row["text"]
 
 
-def _downloaded(wanted: Dataset) -> Path:
+def _downloaded(wanted: _Dataset) -> Path:
     """The file in build/datasets that holds the documents, written when it is missing."""
     path = files.root() / "build" / "datasets" / (urllib.parse.quote(":".join(wanted), safe=":") + ".jsonl")
     if not path.exists():
@@ -136,7 +136,7 @@ def _downloaded(wanted: Dataset) -> Path:
     return path
 
 
-def _rows(wanted: Dataset) -> Iterator[Mapping[str, object]]:
+def _rows(wanted: _Dataset) -> Iterator[Mapping[str, object]]:
     try:
         import datasets  # no other domain needs it, and it brings twenty packages
     except ModuleNotFoundError as error:
@@ -152,7 +152,7 @@ def _rows(wanted: Dataset) -> Iterator[Mapping[str, object]]:
         raise ValueError(f"the data set {wanted.repository} cannot be read: {error}") from error
 
 
-def _texts(wanted: Dataset) -> Iterator[str]:
+def _texts(wanted: _Dataset) -> Iterator[str]:
     """The first documents, as many as are read."""
     characters = 0
     for row in itertools.islice(_rows(wanted), MOST_DOCUMENTS):

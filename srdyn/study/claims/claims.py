@@ -11,21 +11,21 @@ from srdyn.loading import files, markdown
 from srdyn.study.claims import registration
 from srdyn.study.run import store
 
-MODEL = "model"
+_MODEL = "model"
 """The `source` of what was measured in the model itself; every other source is a null."""
 CONTROLS = ("uniform",)
 """Kinds of model that are trained as a control, with one seed."""
-VERDICTS = {
+_VERDICTS = {
     "passes": "reproduced",
     "fails": "not reproduced",
     "undecided": "inconclusive",
     "undefined": "not testable here",
 }
-MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
-TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
-COLUMNS = [*TEXTS[:5], "seed", "estimate", "low", "high", "n", "over", "why"]
-OVER = "over (contexts and positions: as fixed for the reference run)"
-SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
+_MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
+_TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
+_COLUMNS = [*_TEXTS[:5], "seed", "estimate", "low", "high", "n", "over", "why"]
+_OVER = "over (contexts and positions: as fixed for the reference run)"
+_SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +51,7 @@ def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str =
     rows = _rows(claim, measured)
     outside = rows[(rows["estimate"] < rows["low"]) | (rows["estimate"] > rows["high"])]
     if len(outside):
-        log.warning("%s: resampling shifts these, their intervals exclude them:\n%s", claim_id, outside[SHOWN])
+        log.warning("%s: resampling shifts these, their intervals exclude them:\n%s", claim_id, outside[_SHOWN])
     parts = dict(list(_standing(run, registered).groupby("claim"))) | {claim_id: rows}
     table = pd.concat([parts.pop(c.id) for c in paper.claims if c.notebook == run and c.id in parts])
     if parts:
@@ -111,13 +111,13 @@ def scorecard() -> str:
     ]
     both = pd.concat([book, second.assign(claim=second["claim"] + ", second")]) if len(second) else book
     details = both[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
-    heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", OVER, "notebook"]
+    heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", _OVER, "notebook"]
     parts = [
         f"Claims of *{paper.title}* ({paper.reference}) beside what was found here. Grades: {grades}.",
         markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),
-        " · ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items()),
+        " · ".join(f"{mark} {outcome}" for outcome, mark in _MARKS.items()),
         *_reasons(list(dict.fromkeys(second["claim"]))),
         "</details>",
     ]
@@ -127,18 +127,18 @@ def scorecard() -> str:
 def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
     """`measured` as rows of the table of claims: by measure, the model's before those of its nulls."""
     given = measured.reindex(columns=measured.columns.union(["source", "over", "why"], sort=False))
-    rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(MODEL)))
+    rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(_MODEL)))
     _require_rows(claim, rows)
     order = [measure.name for measure in claim.measures]
-    rows = rows.assign(_null=rows["source"] != MODEL, _measure=rows["measure"].map(order.index))
-    return rows.sort_values(["_measure", "_null"], kind="stable", ignore_index=True)[COLUMNS]
+    rows = rows.assign(_null=rows["source"] != _MODEL, _measure=rows["measure"].map(order.index))
+    return rows.sort_values(["_measure", "_null"], kind="stable", ignore_index=True)[_COLUMNS]
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    if missing := [column for column in COLUMNS if column not in frame]:
+    if missing := [column for column in _COLUMNS if column not in frame]:
         raise ValueError(f"rows of a claim lack the columns {', '.join(missing)}")
-    texts = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in TEXTS}
-    return frame.assign(**texts)[COLUMNS]
+    texts = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in _TEXTS}
+    return frame.assign(**texts)[_COLUMNS]
 
 
 def _stem(run: str, registered: str) -> str:
@@ -150,7 +150,7 @@ def _standing(run: str, registered: str, *, of: str | None = None) -> pd.DataFra
     try:
         return _plain(store.load_table(_stem(run, registered), run=of))
     except FileNotFoundError:
-        return pd.DataFrame(columns=COLUMNS)
+        return pd.DataFrame(columns=_COLUMNS)
 
 
 def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
@@ -167,7 +167,7 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
                 f"but the claim wants one for each of {', '.join(names)}"
             )
     named = rows[["source", "model", "kind", "seed"]].drop_duplicates()
-    models = named[named["source"] == MODEL]
+    models = named[named["source"] == _MODEL]
     if models.empty:
         raise ValueError(f"{claim.id}: no model was measured: give a row for each measure and model")
     if models["model"].duplicated().any() or models.duplicated(["kind", "seed"]).any():
@@ -177,7 +177,7 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
         raise ValueError(f"{claim.id}: nulls of models that were not measured: {sorted(strange)}")
     crossed = rows[rows["low"] > rows["high"]]
     if len(crossed):
-        raise ValueError(f"{claim.id}: low ≤ high does not hold in\n{crossed[SHOWN]}")
+        raise ValueError(f"{claim.id}: low ≤ high does not hold in\n{crossed[_SHOWN]}")
 
 
 def _with_outcomes(rows: pd.DataFrame, registered: str) -> pd.DataFrame:
@@ -195,13 +195,13 @@ def _with_outcomes(rows: pd.DataFrame, registered: str) -> pd.DataFrame:
 
 
 def _verdict(kind: str, rows: pd.DataFrame, gates: Sequence[str]) -> dict[str, str]:
-    ours, others = rows[rows["source"] == MODEL], rows[rows["source"] != MODEL]
+    ours, others = rows[rows["source"] == _MODEL], rows[rows["source"] != _MODEL]
     outcomes = ours.pivot(index="measure", columns="seed", values="outcome").reindex(ours["measure"].unique())
     closed = [name for name in gates if not outcomes.loc[name].eq("pass").all()]
     state, measure = ("undefined", closed[0]) if closed else _decide(outcomes)
     all_passed = others["outcome"].eq("pass").groupby(others["source"], sort=False).all()
     nulls = ", ".join(all_passed.index[all_passed])
-    verdict, why = VERDICTS[state], ""
+    verdict, why = _VERDICTS[state], ""
     if outcomes.shape[1] == 1 and state != "undefined":
         verdict = f"{'control (one seed)' if kind in CONTROLS else 'one seed'}: {state}"
     if nulls:
@@ -235,7 +235,7 @@ def _entries(claim: registration.Claim, registered: str) -> Iterator[dict[str, s
         thorough = thorough[thorough["claim"] == claim.id]
         found = own if thorough.empty else thorough
     if not claim.measures or (claim.untested and found.empty):
-        yield line | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
+        yield line | {"verdict": _VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
     elif found.empty:
         why = f"{claim.notebook} {'has not run' if table.empty else 'ran without it'}"
         yield line | {"verdict": "not measured yet", "why": why}
@@ -257,16 +257,16 @@ def _texts(claim: registration.Claim, rows: pd.DataFrame, deciding: str) -> dict
     measured = [measure for measure in claim.measures if measure.name in set(rows["measure"])]
     for measure in measured:
         of_measure = rows[rows["measure"] == measure.name].sort_values("seed", kind="stable")
-        mine = of_measure[of_measure["source"] == MODEL]
+        mine = of_measure[of_measure["source"] == _MODEL]
         values = ", ".join(_interval(measure, row) for row in mine.itertuples())
         ours.append(f"{measure.name} {measure.wanted}: {values}")
-        others = of_measure[of_measure["source"] != MODEL].groupby("source", sort=False)["estimate"]
+        others = of_measure[of_measure["source"] != _MODEL].groupby("source", sort=False)["estimate"]
         values = [f"{source} {_values(measure, estimates)}" for source, estimates in others]
         nulls += [f"{measure.name}: {', '.join(values)}"] if values else []
         if measure.name == deciding:
             leading = f"{measure.name} {_values(measure, mine['estimate'])} ({measure.wanted})"
     drawn = [f"{f'{row.over}, ' if row.over else ''}n = {row.n:g}" for row in rows.itertuples()]
-    own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == MODEL))
+    own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == _MODEL))
     over = own + [f"nulls: {text}" for text in dict.fromkeys(drawn) if text not in own]
     over += [f"{measure.name}: {measure.taken}" for measure in measured if measure.taken]
     return {"leading": leading, "ours": "\n".join(ours), "nulls": "\n".join(nulls), "over": "\n".join(over)}
@@ -278,7 +278,7 @@ def _values(measure: registration.Measure, estimates: pd.Series) -> str:
 
 def _interval(measure: registration.Measure, row: tuple) -> str:
     estimate, low, high = (_number(measure, value) for value in (row.estimate, row.low, row.high))
-    return f"{estimate} [{low}, {high}] {MARKS[row.outcome]}{f' ({row.why})' if row.why else ''}"
+    return f"{estimate} [{low}, {high}] {_MARKS[row.outcome]}{f' ({row.why})' if row.why else ''}"
 
 
 def _number(measure: registration.Measure, value: float) -> str:

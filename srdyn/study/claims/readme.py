@@ -12,9 +12,9 @@ from srdyn.loading import files, markdown
 from srdyn.study.claims import claims
 from srdyn.study.run import store
 
-SPEEDS = "07_cost_families"
+_SPEEDS = "07_cost_families"
 """The table that `make bench` writes of every family."""
-HEADS = {
+_HEADS = {
     "model_types": "models",
     "mixer": "layers",
     "gating": "decay",
@@ -47,7 +47,7 @@ def families() -> str:
     table, rows = architectures.supported(), []
     table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
     speeds, note = _speeds()
-    heads = [name for name in HEADS if note or name != "speed"]
+    heads = [name for name in _HEADS if note or name != "speed"]
     others = [name for name in table if name != "mixer"]
     for cells, part in table.groupby(others, sort=False):
         measured = speeds.reindex(part["mixer"]).dropna()
@@ -55,16 +55,16 @@ def families() -> str:
         row = dict(zip(others, cells, strict=True)) | {"mixer": ", ".join(part["mixer"])}
         row["speed"] = "–".join(ends) or "not measured"  # the least and the most, to two digits
         rows.append([row[name] for name in heads])
-    return markdown.table([HEADS[name] for name in heads], rows) + "\n" + note
+    return markdown.table([_HEADS[name] for name in heads], rows) + "\n" + note
 
 
 def _speeds() -> tuple[pd.Series, str]:
     """Tokens per second by class of layer, and how they were measured; nothing before `make bench` has run."""
     try:
-        table = store.load_table(SPEEDS, run=store.REFERENCE)
+        table = store.load_table(_SPEEDS, run=store.REFERENCE)
     except FileNotFoundError:
         return pd.Series(dtype=float), ""
-    side = (store.table_dir(store.REFERENCE) / f"{SPEEDS}.json").read_text(encoding="utf-8")
+    side = (store.table_dir(store.REFERENCE) / f"{_SPEEDS}.json").read_text(encoding="utf-8")
     machine, tokens = json.loads(side)["machine"], table["tokens"].iloc[0]
     note = (
         f"\ntokens/s: one sequence of {tokens} through one layer alone, of the size that its configuration has by "

@@ -22,8 +22,8 @@ class Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number."""
 
 
-REAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", REAL, [*"-+.0123456789"])
+_REAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", _REAL, [*"-+.0123456789"])
 
 
 def of_run(stems: Sequence[str], preset: str, overrides: Mapping[str, object]) -> dict[str, dict[str, object]]:

@@ -27,7 +27,7 @@ from srdyn.study.run import code, comparison
 REFERENCE = "reference"
 THOROUGH = "thorough"
 INTERACTIVE = "interactive"
-CSV_ROWS = 2_000
+_CSV_ROWS = 2_000
 """A table of more rows is parquet: nobody reads its diff."""
 SIGNIFICANT = "%.9g"
 """Digits of a real in a CSV: four more than the tolerance sees, few enough for a readable diff."""
@@ -62,7 +62,7 @@ def figure_dir(run: str | None = None) -> Path:
 
 
 def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | None = None) -> Path:
-    """Write `frame` as `<stem>.csv`, or `.parquet` beyond `CSV_ROWS`, with `<stem>.json` beside it saying what made it.
+    """Write `frame` as `<stem>.csv`, or `.parquet` when it is long, with `<stem>.json` beside it saying what made it.
 
     `meta` (JSON: parameters, hashes of inputs, seeds; no times) goes into the side file beside the hashes of code and
     table. Where a table stands that `comparison` finds within tolerance, made from the same `meta["parameters"]`,
@@ -71,7 +71,7 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     """
     _require_plain(frame, stem)
     folder = table_dir()
-    path = folder / (stem + (".csv" if len(frame) <= CSV_ROWS else ".parquet"))
+    path = folder / (stem + (".csv" if len(frame) <= _CSV_ROWS else ".parquet"))
     content = _encode(frame, path.suffix)
     side = {"rows": len(frame), "columns": list(frame.columns), "code": code.hash_of_loaded()}
     side |= {"table": hashlib.sha256(content).hexdigest(), **(meta or {})}

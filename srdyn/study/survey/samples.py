@@ -17,8 +17,8 @@ from srdyn.text import documents
 
 log = logging.getLogger(__name__)
 
-RARE_CHARACTERS = "ßøþ¶§ðœæ¿¤"
-COMMON_NUMBERS = "1234567890"
+_RARE_CHARACTERS = "ßøþ¶§ðœæ¿¤"
+_COMMON_NUMBERS = "1234567890"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,7 +102,7 @@ def attack_blocks(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Ten
 
     Raises ValueError for an unknown attack.
     """
-    variants = {"rare character": RARE_CHARACTERS, "common number": COMMON_NUMBERS}
+    variants = {"rare character": _RARE_CHARACTERS, "common number": _COMMON_NUMBERS}
     if name not in variants:
         raise ValueError(f"no attack is called {name!r}; there are {', '.join(variants)}")
     encode = functools.partial(tokenizer.encode, add_special_tokens=False, return_tensors="pt")

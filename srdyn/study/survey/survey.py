@@ -19,11 +19,11 @@ from srdyn.text import documents, tasks
 
 log = logging.getLogger(__name__)
 
-SETTLING = 120
+_SETTLING = 120
 """Seconds after which what another machine has written must be seen here: network file systems show it late."""
-HELD_BY_EACH = 2**28
+_HELD_BY_EACH = 2**28
 """Bytes of weights up to which every process of this machine holds the model itself."""
-WORTH_WORKERS = 2**17
+_WORTH_WORKERS = 2**17
 """Tokens, times sources, that one process reads sooner than others have started."""
 CODE = code.hash_of(__name__)
 """What is kept depends on the code that runs, not on what an editor has saved since."""
@@ -83,7 +83,7 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
     return dataclasses.replace(reading, tasks=()) if reason else reading
 
 
-def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int = WORTH_WORKERS) -> None:
+def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int = _WORTH_WORKERS) -> None:
     """Finish these sources in all contexts, together with the other processes."""
     left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
     share = processes.share(left)
@@ -93,7 +93,7 @@ def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int 
         done = (tables.make(context, sources) for context in share)
     list(tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first()))
     processes.barrier()
-    deadline = time.monotonic() + SETTLING
+    deadline = time.monotonic() + _SETTLING
     while lost := [context for context in left if tables.lacks(context, sources)]:
         if time.monotonic() > deadline:
             raise FileNotFoundError(
@@ -107,7 +107,7 @@ def _is_small(model: models.Model) -> bool:
     """Whether several processes of this machine can hold the model, and are not there already."""
     weights = sum(parameter.nbytes for parameter in model.hf.parameters())
     here = processes.count() == 1 and model.device.type == "cpu" and not streaming.is_attached(model.hf)
-    return here and weights <= HELD_BY_EACH
+    return here and weights <= _HELD_BY_EACH
 
 
 def _opened_again(name: str | Path, reading: Reading, kept: Path, made_by: str) -> Tables:
