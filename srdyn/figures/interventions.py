@@ -16,9 +16,12 @@ ARMS = {
     "low": style.STRATA["low"],
     "random": style.Look("#8C8C8C", "D"),
     "decay-matched": style.Look("#C28BC0", "s"),
+    "tied high": style.STRATA["high"]._replace(marker="v"),
+    "tied low": style.STRATA["low"]._replace(marker="p"),
 }
 TITLES = {"intact": "intact", "high": "highest rank removed", "low": "lowest rank removed"}
 TITLES |= {"random": "random heads removed", "decay-matched": "others with the decays of the highest"}
+TITLES |= {"tied high": "high-rank ones removed, ties at random", "tied low": "low-rank ones removed, ties at random"}
 MARK = {"color": "0.7", "linestyle": ":", "linewidth": 0.8}
 ROW = 0.17
 """Inches: the height of a probe in a list of contrasts."""
