@@ -36,11 +36,11 @@ def heads(
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
-    model's own decays and write strengths (`mechanism`); the same with heads exchanged at random over the model, alike
-    in every context (`permuted decays`); the same with one decay and one write strength for all heads, tokens and
-    contexts, those of the median head (`common decay`). A null has as many samples as its model, since agreement grows
-    with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out, which is logged:
-    one that is no reference model has no `untrained` null, one whose states follow another rule none of the others.
+    model's own decays and write strengths (`mechanism`); the same with one decay and one write strength for all heads,
+    tokens and contexts, those of the median head (`common decay`). A null has as many samples as its model, since
+    agreement grows with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out,
+    which is logged: one that is no reference model has no `untrained` null, one whose states follow another rule none
+    of the others.
     Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
     several processes (`loading.processes`) share the work if they all make this call. Much work with a small model on a
     CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
