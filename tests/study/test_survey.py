@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from srdyn import architectures, bounds, contexts, models, spectra, states
+from srdyn import architectures, contexts, models, spectra, states
 from srdyn.architectures import gated_deltanet
 from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
-from srdyn.study.analysis import observations, summaries
+from srdyn.study.analysis import bounds, observations, summaries
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, store, workers
 from srdyn.study.survey import null_tables, samples, survey

@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from srdyn import architectures, bounds, models, spectra, states, strata
-from srdyn.study.analysis import intervals, observations
+from srdyn import architectures, models, spectra, states, strata
+from srdyn.study.analysis import bounds, intervals, observations
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables, samples
 
