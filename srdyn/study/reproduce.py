@@ -1,7 +1,7 @@
 """Runs the notebooks that are out of date: `python -m srdyn.study.reproduce [notebook …] [--preset … --set "…"]`.
 
 A notebook is up to date as long as it, its parameters, the data, the tables that it reads and the code that its imports
-reach are those of its last run. Executed copies and a report lie in build/<run>/.
+reach are those of its last run. Executed copies lie in build/<run>/notebooks, where the site finds them.
 """
 
 import argparse
@@ -16,8 +16,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from pathlib import Path
 
-import nbconvert
-import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
@@ -61,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit("interrupted; what was finished stays") from None
     readme.publish()
-    print(f"report: {store.build_dir() / 'report' / 'index.html'}")
 
 
 def run_name(preset: str, overrides: str = "") -> str:
@@ -113,26 +110,12 @@ def _run(stem: str, given: Mapping[str, object]) -> None:
     except (PapermillExecutionError, RuntimeError) as error:  # of the notebook, of its kernel
         raise Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
     partial.replace(executed)
-    _report(source, executed)
 
 
 def _reason(error: PapermillExecutionError | RuntimeError) -> str:
     if isinstance(error, PapermillExecutionError):
         return f"In [{error.exec_count}]: {error.ename}: {' '.join(error.evalue.split())}"
     return "its kernel died; did memory run out?" if isinstance(error, DeadKernelError) else str(error)
-
-
-def _report(source: Path, executed: Path) -> None:
-    """The executed notebook as a page, and the list of all pages."""
-    exporter = nbconvert.HTMLExporter(embed_images=True)
-    place = {"metadata": {"path": str(source.parent)}}  # links to ../figures are read from there
-    page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), place)
-    folder, title = store.build_dir() / "report", f"srdyn: {store.run_name()}"
-    files.write_bytes(folder / f"{source.stem}.html", page.encode())
-    pages = sorted(path.stem for path in folder.glob("[0-9]*.html"))
-    lines = "".join(f'<li><a href="{page}.html">{page}</a></li>' for page in pages)
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
-    files.write_bytes(folder / "index.html", f"{head}<ol>{lines}</ol>\n".encode())
 
 
 def _every() -> list[str]:
