@@ -41,6 +41,7 @@ env: $(ENV)  ## create the environment in .venv (the other targets do so when it
 
 $(VENV)/installed.%:
 	@test -n "$(PYTHON)" || { echo 'no Python >= 3.11 that can make a venv: install one, or name it: make PYTHON=…'; exit 2; }
+	@echo 'making $(VENV): 3 GB, more where torch brings CUDA; a few minutes, most of them downloads'
 	$(PYTHON) -m venv $(VENV)
 	"$(PY)" -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@rm -f $(VENV)/installed.*

@@ -12,8 +12,10 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
+from datetime import datetime
 from pathlib import Path
 
 import papermill
@@ -21,7 +23,7 @@ from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from srdyn.loading import files
+from srdyn.loading import files, markdown
 from srdyn.study import verify
 from srdyn.study.claims import readme
 from srdyn.study.run import code, parameters, store
@@ -51,6 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
+    note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
         with contextlib.chdir(files.root() / "notebooks"):  # where paths among the parameters are seen from
             run_all(chosen, jobs=given.jobs)
@@ -62,15 +65,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def run_name(preset: str, overrides: str = "") -> str:
-    """The preset with the overrides behind it; a hash stands for what the name of a folder cannot say."""
+    """The preset with the overrides behind it, in 48 characters; a hash tells apart what they leave out."""
     named = "-".join([preset, *overrides.split()])
-    short = re.sub(r"[^\w.=+-]+", "-", named, flags=re.ASCII)[:80]
-    return short if short == named else f"{short}-{hashlib.sha256(overrides.encode()).hexdigest()[:16]}"
+    short = re.sub(r"[^\w.=+-]+", "-", named, flags=re.ASCII).replace("=-", "=")[:48].strip("-")
+    return short if short == named else f"{short}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
+
+
+def note(**of_run: str) -> None:
+    """Write what the run at work was asked for, and `build/runs.md`: the same of every run, the last first."""
+    files.write_json(store.build_dir() / "run.json", {"began": f"{datetime.now():%Y-%m-%d %H:%M}", **of_run})
+    runs = {path.parent.name: json.loads(path.read_bytes()) for path in (files.root() / "build").glob("*/run.json")}
+    heads = ["began", "PRESET", "P", "notebooks"]
+    rows = sorted(([name, *map(run.get, heads)] for name, run in runs.items()), key=lambda row: row[1], reverse=True)
+    table = markdown.table(["folder", *heads], rows)
+    files.write_bytes(files.root() / "build" / "runs.md", f"# Runs\n\n{table}\n".encode())
 
 
 def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> None:
     """Run these notebooks with these parameters, the scorecard last, unless they are up to date."""
     data = _data()
+    print(_outlook({stem: _stamp(stem) for stem in chosen if _stamp(stem)[0] != _key(stem, chosen[stem], data)}))
     with futures.ThreadPoolExecutor(jobs) as pool:
         try:
             asked = [pool.submit(_refresh, stem, chosen[stem], data) for stem in chosen if stem != SCORECARD]
@@ -82,17 +96,34 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> Non
         _refresh(SCORECARD, chosen[SCORECARD], data)
 
 
+def _outlook(stale: Mapping[str, tuple[str, str]]) -> str:
+    """What will run, and how long each took the last time: `2 to run: 01_x (3 min), 02_y (not timed yet)`."""
+    seconds = {stem: float(lasted or "nan") for stem, (_, lasted) in stale.items()}
+    listed = (
+        f"{stem} ({'not timed yet' if took != took else f'{took / 60:.1f} min'})" for stem, took in seconds.items()
+    )
+    known = sum(took for took in seconds.values() if took == took) / 60
+    return f"{len(stale)} to run: {', '.join(listed)}; {known:.0f} min the last time" if stale else "all is up to date"
+
+
+def _stamp(stem: str) -> tuple[str, str]:
+    """The key of a notebook's last run that ended well and the seconds it took, each empty where there is none."""
+    path = store.build_dir() / "stamps" / stem
+    key, _, seconds = (path.read_text() if path.is_file() else "").partition(" ")
+    return key, seconds
+
+
 def _refresh(stem: str, given: Mapping[str, object], data: str) -> None:
     """Run one notebook unless its stamp says that nothing has changed."""
-    stamp, key = store.build_dir() / "stamps" / stem, _key(stem, given, data)
-    if stamp.is_file() and stamp.read_text() == key:
+    stamp, key, began = store.build_dir() / "stamps" / stem, _key(stem, given, data), time.monotonic()
+    if _stamp(stem)[0] == key:
         return
-    stamp.unlink(missing_ok=True)  # from here on the outputs are no longer what it says
+    files.write_bytes(stamp, f" {_stamp(stem)[1]}".encode())  # the outputs are no longer what it said
     _run(stem, given)
     written = [pattern.format(stem) for pattern in WRITES.get(store.run_name(), ())]
     if written:
         verify.record(written[:1] if stem == BENCH else written)  # `make bench` writes the tables of 07_cost
-    files.write_bytes(stamp, key.encode())
+    files.write_bytes(stamp, f"{key} {time.monotonic() - began:.0f}".encode())
 
 
 def _run(stem: str, given: Mapping[str, object]) -> None:
