@@ -103,7 +103,7 @@ CASES = {
     ),
     "places": case(
         figures.places, ("03_ablation_sets", "probe == 'needle'"),
-        labels={"share of random sets that do worse", "needles found"}, foot="200 random sets", value="needles found",
+        labels={"random sets that do worse\n(share)", "needles found"}, foot="200 random sets", value="needles found",
     ),
     "windows": case(
         figures.windows, ("03_ablation_window", f"versus == 'intact' and {ANSWERED}"),
@@ -155,7 +155,7 @@ CASES = {
     ),
     "half_lives": case(
         figures.half_lives, ("05_mechanism_retention",),
-        labels={"half-life set (tokens)", "rank r"}, foot="nothing is set .* n = .* items",
+        labels={"half-life set (tokens)", "effective rank r"}, foot="nothing is set .* n = .* items",
     ),
     "damage_predictors": case(
         figures.damage_predictors, ("05_mechanism_damage",), labels={"ρ, or share"}, foot="n = 48–64 heads",
