@@ -73,8 +73,8 @@ class Model:
     ) -> str | Int[Tensor, "N _"]:
         """The prompt and how the model goes on: text for text, tokens for tokens.
 
-        The likeliest token at each step, unless `options`, which are those of transformers' `generate`, say otherwise
-        (`do_sample=True`). Raises ValueError for text where there is no tokenizer.
+        The likeliest token at each step, unless `options` of transformers' `generate` say otherwise (`do_sample=True`).
+        Raises ValueError for text where there is no tokenizer.
         """
         if isinstance(prompt, str) and self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer to read text with: give tokens [B, T]")
@@ -101,14 +101,13 @@ def load(
     """A checkpoint in safetensors format, from a local folder or by its name from the Hugging Face hub, pruned or not.
 
     Runs on a CPU whether or not flash-linear-attention is installed. `device="auto"` takes a GPU where there is one,
-    all of them where the weights need it. `dtype=None` means float32, except for a checkpoint that is not float16 on a
-    GPU, which keeps its own: float16 only saves disk space. `offload` keeps weights on the "cpu" or on "disk", in the
-    checkpoint's own files, and brings them in layer by layer; "auto" does so if they do not fit otherwise, which is
-    logged. `max_memory` says how much of each GPU and of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint
-    runs only with `trust_remote_code`. The network is used for a hub name only.
-    Raises FileNotFoundError for a missing folder, OSError where the hub or a file is out of reach, broken or pickled or
-    the disk too small, MemoryError where the weights do not fit, ValueError for a model without linear-attention layers
-    or with weights missing. Except for files of the hub, all this is found before weights are read.
+    all of them where the weights need it. `dtype=None` means float32, but on a GPU the checkpoint's own unless that is
+    float16. `offload` keeps weights on the "cpu" or on "disk", in the checkpoint's own files, and brings them in layer
+    by layer; "auto" does so if they do not fit otherwise, which is logged. `max_memory` says how much of each GPU and
+    of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint runs only with `trust_remote_code`.
+    Raises, before weights are read, FileNotFoundError for a missing folder, OSError where the hub or a file is out of
+    reach, broken or pickled or the disk too small, MemoryError where the weights do not fit, ValueError for a model
+    without linear-attention layers or with weights missing.
     """
     options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
     outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
@@ -163,8 +162,7 @@ def from_hf(
 ) -> Model:
     """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
 
-    Only these module instances change, so `deepcopy` and `save_pretrained` work as before. Raises ValueError for a
-    model that cannot be studied (`report.unsupported_in`).
+    Only these module instances change. Raises ValueError for a model that cannot be studied.
     """
     if unsupported := report.unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
@@ -195,11 +193,10 @@ def evaluating(hf: nn.Module) -> Iterator[None]:
 
 def checked_mask(model: Model, mask: Tensor, what: str) -> None:
     """Raises ValueError unless the mask, called `what`, is a Bool [L, H] over the model's grid."""
-    L, H, _, _ = model.grid
-    if mask.dtype != torch.bool or mask.shape != (L, H):
-        raise ValueError(
-            f"{what} must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {mask.dtype} {list(mask.shape)}"
-        )
+    wanted = list(model.grid[:2])
+    if mask.dtype != torch.bool or list(mask.shape) != wanted:
+        got = f"{mask.dtype} {list(mask.shape)}"
+        raise ValueError(f"{what} must be a bool tensor [L, H] = {wanted} for {model.name}, got {got}")
 
 
 def state_bytes(model: Model) -> int:

@@ -18,8 +18,7 @@ def saturation_score(
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
     `rank` and `norm` are means over a calibration set of the effective rank and the nuclear norm, `d` is the most that
-    a rank can be. The maximum is taken over the model; where all norms are 0 their share is 0. Heads that were pruned
-    away are NaN, here and in the result.
+    a rank can be. The maximum is taken over the model. Heads that were pruned away are NaN, here and in the result.
     Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
     """
     if rank.shape != norm.shape:
@@ -44,10 +43,9 @@ def select(
 
     That is round(fraction·n) of the n heads that have a score, of each layer one at least unless the fraction is 0.
     NaN marks a head that was pruned away: it is not among the n, nor kept. Equal scores go at random with a generator,
-    else the first layer and head first. To let the lowest go, give minus the score. With `groups` above 1, every one of
-    the groups that a layer's heads lie in, as many in a row in each, loses this share: layers of state-space duals
-    (Mamba-2) must keep equally many heads of each, and have as many as `Heads.key_heads` says.
-    Raises ValueError unless 0 ≤ fraction ≤ 1 and groups divide H.
+    else the first layer and head first. To let the lowest go, give minus the score. With `groups` above 1 each of the
+    groups of a layer loses this share, as layers of state-space duals (Mamba-2) need it; `Heads.key_heads` says how
+    many they have. Raises ValueError unless 0 ≤ fraction ≤ 1 and groups divide H.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction, of the heads that go, must lie between 0 and 1, got {fraction}")
@@ -69,11 +67,10 @@ def select(
 def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     """A new, smaller model with the heads that `keep` names and no trace of the others; the old one stays as it is.
 
-    Weights, states and convolution caches of the other heads are gone, keys that nobody reads with as well. Its logits
-    are those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads
-    adds nothing. What was bound to the old model's layers, an ablation for example, is not taken over.
-    Raises ValueError for a mask of another shape or type, for one that keeps a head that was pruned away before, and
-    for a model whose weights are on disk or on the CPU for a GPU.
+    Weights, states and convolution caches of the others are gone, keys that nobody reads with as well. Its logits are
+    those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads adds
+    nothing. An open ablation is not taken over. Raises ValueError for a mask of another shape or type, for one that
+    keeps a head that was pruned away before, and for a model whose weights are on disk or on the CPU for a GPU.
     """
     if streaming.is_attached(model.hf):
         raise ValueError(f"{model.name} holds no weights to cut, they come from elsewhere: load it without offload")
@@ -90,9 +87,8 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
 def save(model: models.Model, folder: str | Path) -> Path:
     """Write weights (safetensors), configuration and tokenizer, whole or not at all, for `models.load` to read back.
 
-    `srdyn_kept` in config.json lists the heads that each linear layer kept; srdyn_files.json lists what was written.
-    A folder that holds exactly what an earlier call wrote is replaced. Raises FileExistsError for one that holds
-    anything else: files that were added or changed, a model from elsewhere.
+    `srdyn_kept` in config.json lists the heads that each linear layer kept. A folder that holds exactly what an earlier
+    call wrote (srdyn_files.json) is replaced. Raises FileExistsError for one that holds anything else.
     """
     target = Path(folder).expanduser()
     with folders.replacing(target) as new:

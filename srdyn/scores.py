@@ -96,9 +96,15 @@ RULES: dict[str, Rule] = {
 }
 """Which heads go first, by name. α = 1 is rank alone, α = 0 norm alone.
 
-A rule of your own goes here, since the processes that answer for 03 and 04 know only what stands in srdyn; its
-name is then one that an arm can have. Where a head never forgets, decay is 0.
+A rule of your own, put in here, is a name that an arm can have: 03 and 04 then work in this process alone. What was
+answered under a name is kept, so that an edited rule needs another one. Where a head never forgets, decay is 0.
 """
+_SHIPPED = dict(RULES)
+
+
+def own_rules() -> list[str]:
+    """The names in `RULES` that this process alone knows, or means something else by."""
+    return [name for name, rule in RULES.items() if _SHIPPED.get(name) is not rule]
 
 
 @contextlib.contextmanager

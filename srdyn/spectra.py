@@ -29,8 +29,8 @@ def singular_values(
 ) -> Float64[Tensor, "*batch D"]:
     """Singular values of every state, largest first, as float64, without gradients.
 
-    On a CPU in float64, to 1e-13·σ₁ (`kernels.singular_values_cpu`). On CUDA up to 128 × 128 by `from_kernel`: to
-    1e-5·σ₁, with every rank at `thresholds` (relative to σ₁) as float64 gives it. Elsewhere by `reference`.
+    On a CPU in float64, to 1e-13·σ₁. On CUDA up to 128 × 128 by `from_kernel`: to 1e-5·σ₁, with every rank at
+    `thresholds` (relative to σ₁) as float64 gives it. Elsewhere by `reference`.
 
     A state that is NaN throughout marks a head that was pruned away; with `allow_nan` its spectrum is NaN.
     Raises ValueError for states below float32, and for any other NaN or infinity, naming its place in the batch.

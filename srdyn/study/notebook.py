@@ -7,6 +7,12 @@ from srdyn.study.claims import claims
 from srdyn.study.run import figure_files, store
 
 
+def first_look(**read: object) -> None:
+    """Say in one line what `quick` leaves of the parameters."""
+    told = ", ".join(f"{name} = {value}" for name, value in read.items())
+    print(f"quick = True, so that of the cell above only this is read: {told}")
+
+
 class Run:
     """A notebook's run: what it keeps is named `<stem>_<name>`, or `<stem>` where the name is empty.
 

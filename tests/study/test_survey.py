@@ -14,7 +14,7 @@ from srdyn.loading import devices, files, reference, report
 from srdyn.study.analysis import observations, summaries
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, store, workers
-from srdyn.study.survey import null_tables, samples, survey
+from srdyn.study.survey import null_tables, survey
 from srdyn.text import tasks
 
 POSITIONS = (1, 7, 16, 32, 64)
@@ -247,8 +247,6 @@ def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkey
     model = models.load(place)
     with pytest.raises(ValueError, match="poetry"):
         reading.tokens("poetry", model.tokenizer)
-    with pytest.raises(ValueError, match="no attack"):
-        samples.attack_blocks("poetry", model.tokenizer)
     with pytest.raises(ValueError, match="astrology"):
         survey.heads([place], reading, sources=["astrology"], kept=tmp_path)
 

@@ -1,16 +1,19 @@
 """The models of a study: found by the names that notebooks give, opened once a process, asked on all cores."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 import transformers
 
-from srdyn import models
+from srdyn import architectures, models, scores
 from srdyn.architectures import cpu_speedups
 from srdyn.loading import files
 from srdyn.study.run import workers
+
+log = logging.getLogger(__name__)
 
 
 def found(name: str | Path) -> str | Path:
@@ -63,8 +66,12 @@ def deal(make: Callable, work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
     """For every (opening, question, details) the answer of `make(*opening)`, on all cores, in this order.
 
     `make` is a class or function of a module, `question` the name of a method of what it returns. That is kept until a
-    process is asked for another opening, so that a core mostly stays with its model.
+    process is asked for another opening, so that a core mostly stays with its model. Other processes do not know what
+    was registered in this one, which then answers alone; this is logged.
     """
+    if alone := [*architectures.registered(), *scores.own_rules()]:
+        log.warning("one process alone knows %s, and answers all", ", ".join(alone))
+        return (_ask(make, *item) for item in work)
     return workers.deal(_ask, [(make, *item) for item in work])
 
 
