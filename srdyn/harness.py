@@ -43,8 +43,8 @@ def load(name: str, *, data: str | Path | None = None, folder: str | Path | None
     try:
         return manager.load(group)["tasks"][name]
     except ConnectionError as error:
-        told = f"{name} reads its items from the hub, which is out of reach: give a local file (data=…). datasets says:"
-        raise OSError(f"{told} {error}") from error
+        told = f"{name} reads its items from the Hugging Face hub, which is out of reach: give a local file (data=…)"
+        raise OSError(f"{told}. datasets says: {error}") from error
 
 
 def evaluate(
@@ -86,7 +86,7 @@ def _from_file(data: Path, config: dict[str, Any]) -> dict[str, Any]:
     brings_examples = "samples" in (config.get("fewshot_config") or {})
     needed = 1 if brings_examples else 1 + (config.get("num_fewshot") or 0)
     if len(items) < needed:
-        raise ValueError(f"{data} has {len(items)} items, and its prompts need {needed}: give more or less num_fewshot")
+        raise ValueError(f"{data} has {len(items)} items, and {needed} are needed: give more or another num_fewshot")
     splits = {"training_split": None, "validation_split": None, "test_split": "test"}
     examples = {} if brings_examples else {"fewshot_split": "test"}
     return {"custom_dataset": lambda **_: {"test": items}, **splits, **examples}

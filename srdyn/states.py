@@ -40,9 +40,8 @@ def trace(
 ) -> Float64[Tensor, "L B C H *measured"]:
     """`measure` of every head's state after each of the positions; heads that were pruned away hold NaN.
 
-    Position p means the state after p tokens. Any will do; with the forward route a state does not depend on which
-    others are asked for. A state is dropped once measured.
-    Raises ValueError for positions that are not strictly increasing within 1 … T, for tokens that are not a filled
+    Position p means the state after p tokens; with the forward route a state does not depend on which others are asked
+    for. Raises ValueError for positions that are not strictly increasing within 1 … T, for tokens that are not a filled
     integer `[B, T]` within the vocabulary, for a state below float32, for a state with NaN (layer, head, position).
     """
     tokens, listed = checked_tokens(model, tokens), recurrence.checked_positions(positions, tokens.shape[-1])
@@ -75,8 +74,7 @@ def snapshots(
 ) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
     """(layer, position, state) by the segments route: position by position, and for each every linear layer in order.
 
-    `layer` counts along axis L. A state is a copy, with the heads that its layer still holds; layers that hold none are
-    left out. Raises as `trace` does.
+    `layer` counts along axis L. A state is a copy, with the heads that its layer still holds. Raises as `trace` does.
     """
     tokens = checked_tokens(model, tokens)
     family = architectures.sites(model.hf)[0].recipe
@@ -100,11 +98,6 @@ def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> _Gates:
     with gates_of(model, *tokens.shape) as (g, beta):
         _read(model, tokens)
     return g, beta
-
-
-def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "L B T H"]:
-    """Log-decay g ≤ 0 of every head at every token; NaN for heads that were pruned away."""
-    return gates(model, tokens)[0]
 
 
 @contextlib.contextmanager
@@ -181,9 +174,8 @@ def tapped(
 ) -> Iterator[None]:
     """While this is open, every pass over a whole sequence calls `visit(layer, position, state)` (the forward route).
 
-    The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were;
-    a position inside a chunk gets its state from a side branch that starts at the chunk. States that one call hands out
-    together take `held_bytes` at most.
+    The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were.
+    States that one call hands out together take `held_bytes` at most.
     """
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):

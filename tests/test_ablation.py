@@ -217,14 +217,14 @@ def test_a_factor_is_what_the_parameter_of_the_decay_makes(tiny, tokens):
 
 
 def test_half_lives_nest_from_the_outside_in(tiny_hybrid, tokens):
-    own, before = states.decays(tiny_hybrid, tokens)[0], logits(tiny_hybrid.hf, tokens)
+    own, before = states.gates(tiny_hybrid, tokens)[0][0], logits(tiny_hybrid.hf, tokens)
     first, both = SOME[0], SOME[0] & torch.tensor([True, False, False, False])
     inner = torch.zeros_like(SOME)
     inner[0] = both
     with ablation.set_half_life(tiny_hybrid, SOME, tokens=100):
         outer = logits(tiny_hybrid.hf, tokens)
         with ablation.set_half_life(tiny_hybrid, inner, factor=2), ablation.ablate_heads(tiny_hybrid, ~SOME):
-            g = states.decays(tiny_hybrid, tokens)[0]
+            g = states.gates(tiny_hybrid, tokens)[0][0]
             sigma = states.trace(tiny_hybrid, tokens, [150])
         assert torch.equal(logits(tiny_hybrid.hf, tokens), outer)
     assert torch.equal(logits(tiny_hybrid.hf, tokens), before)
@@ -236,7 +236,7 @@ def test_half_lives_nest_from_the_outside_in(tiny_hybrid, tokens):
 def test_a_pruned_copy_forgets_as_ever(tiny_hybrid, tokens):
     with ablation.set_half_life(tiny_hybrid, SOME, tokens=2.0):
         inside = pruning.prune_heads(tiny_hybrid, torch.ones_like(SOME))
-    assert torch.equal(states.decays(inside, tokens), states.decays(tiny_hybrid, tokens))
+    assert torch.equal(states.gates(inside, tokens)[0], states.gates(tiny_hybrid, tokens)[0])
 
 
 @pytest.mark.parametrize("wrong", [{}, {"tokens": 1, "factor": 1}, {"tokens": 0}, {"factor": -1}, {"tokens": NAN}])

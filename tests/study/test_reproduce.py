@@ -67,7 +67,7 @@ for line in sys.stdin:
 @pytest.fixture
 def made(clone):
     """Runs notebooks in another process; returns (those that ran, what was said of a failure)."""
-    env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent), "PYTHONWARNINGS": "ignore:Triton is not supported"}
+    env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", DRIVER], env=env, text=True, **pipes) as process:
 

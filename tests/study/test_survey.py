@@ -62,7 +62,7 @@ def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
     cube = observations.cube(own)
     expected = spectra.effective_rank(sigma).permute(1, 0, 3, 2).numpy()
     np.testing.assert_array_equal(cube.values[:, 0], expected)
-    decay = states.decays(model, reading.tokens("code", model.tokenizer)).double().mean(2)
+    decay = states.gates(model, reading.tokens("code", model.tokenizer))[0].double().mean(2)
     found = observations.cube(own, "log_decay").values[:, 0, :, :, 0]
     np.testing.assert_allclose(found, decay.permute(1, 0, 2).numpy(), rtol=1e-6)
 
@@ -179,7 +179,7 @@ FAMILIES = pytest.mark.parametrize("family", families.FAMILIES, ids=[family.id f
 def test_a_family_says_whether_its_heads_forget(family):
     model = families.model(family)
     tokens = torch.randint(0, 64, (1, 9), generator=torch.Generator().manual_seed(0))
-    assert null_tables.forgets(model) == bool((states.decays(model, tokens) < 0).any())
+    assert null_tables.forgets(model) == bool((states.gates(model, tokens)[0] < 0).any())
     writes_once = all(site.recipe.rule is recurrence.gated_delta_rule for site in architectures.sites(model.hf))
     assert null_tables.follows_gated_delta(model) == writes_once
 

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 def found(name: str | Path) -> str | Path:
     """The folder of that name, seen from here or from the repository, or the name as it is, one of the hub.
 
-    A path, by its first character, that is in neither place raises FileNotFoundError.
+    Raises FileNotFoundError for a path, by its first character, that is in neither place.
     """
     place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
     for folder in (place, files.root() / place):

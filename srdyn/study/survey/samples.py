@@ -43,13 +43,14 @@ class Reading:
         """
         if len(set(self.domains)) < len(self.domains):
             raise ValueError(f"every domain is read once, but these are {', '.join(self.domains)}")
-        taken = {*contexts.domains(), *evals.TASKS, *contexts.ATTACKS}
-        found = []
+        found, taken = [], {*contexts.domains(), *evals.TASKS, *contexts.ATTACKS}
         for name in self.domains:
-            short = documents.short_name(name) if documents.is_place(name) else name
-            numbered = itertools.chain([short], (f"{short} {i}" for i in itertools.count(2)))
-            found.append(next(x for x in numbered if x not in taken) if documents.is_place(name) else name)
-            taken.add(found[-1])
+            if documents.is_place(name):
+                short = documents.short_name(name)
+                numbered = itertools.chain([short], (f"{short} {i}" for i in itertools.count(2)))
+                name = next(x for x in numbered if x not in taken)
+                taken.add(name)
+            found.append(name)
         return tuple(found)
 
     def names(self) -> list[str]:

@@ -71,7 +71,7 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
     Raises ValueError for a model without a tokenizer.
     """
     if model.tokenizer is None:
-        needed = "put tokenizer.json and tokenizer_config.json into the folder"
+        needed = "put its tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
         raise ValueError(f"{model.name} has no tokenizer beside its weights, and what it reads is text: {needed}")
     reason = tasks.unwritable(model.tokenizer)
     if reason and reading.tasks:
