@@ -122,25 +122,26 @@ def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    return _read_by(model, tokens, lambda read: read, [layer])[layer]
+    return from_inputs(model, tokens, lambda read: read, layers=[layer])[layer]
 
 
 def from_inputs(
-    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], _Taken]
+    model: models.Model,
+    tokens: Int[Tensor, "B T"],
+    take: Callable[[recipe.Inputs], _Taken],
+    *,
+    layers: Sequence[int] | None = None,
 ) -> list[_Taken | None]:
-    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
-    return _read_by(model, tokens, take, range(model.grid.L))
+    """`take` of what the recurrence of each layer, or of these `layers`, reads (see `inputs`), all in one pass.
 
-
-def _read_by(
-    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], _Taken], layers: Sequence[int]
-) -> list[_Taken | None]:
+    None for the other layers and for those without heads.
+    """
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
     def keep(layer: int, read: recipe.Inputs) -> None:
         taken[layer] = take(read)
 
-    with _watched(model, layers, keep):
+    with _watched(model, range(model.grid.L) if layers is None else layers, keep):
         _read(model, tokens)
     return taken
 

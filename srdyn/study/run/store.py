@@ -66,7 +66,7 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
 
     `meta` (JSON, no times) goes into the side file beside the hashes of code and table. Where a table stands that
     `comparison` finds within tolerance, made from the same `meta["parameters"]`, both files keep their bytes. Otherwise
-    both are replaced, and for a committed table a log line says how far off. Raises `ValueError` for an index that would
+    both are replaced; for a committed table a log line says how far off. Raises `ValueError` for an index that would
     be lost or a stem that is not a plain name.
     """
     _require_plain(frame, stem)
