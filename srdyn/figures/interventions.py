@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from srdyn.figures import style
@@ -34,7 +33,12 @@ def doses(table: pd.DataFrame, *, marked: float) -> Figure:
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
     for panel, part in parts:
         panel.axvline(marked, color="0.7", linestyle=":", linewidth=0.8, zorder=0)
-        _dose_panel(panel, part)
+        for intact in part.loc[part["arm"] == "intact", "estimate"]:
+            panel.axhline(intact, zorder=1, **style.BOUND)
+        shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
+        for arm, line in part[part["arm"] != "intact"].groupby("arm", sort=False):
+            line = line.sort_values("share")
+            style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
     _arm_legend(figure, table["arm"])
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
@@ -44,15 +48,6 @@ def _arm_legend(figure: Figure, arms: pd.Series) -> None:
     bound = {"intact": style.handle(_TITLES["intact"], **style.BOUND)}
     drawn = [name for name in ARMS if name in set(arms)]
     style.legend(figure, [bound.get(name) or style.handle(_TITLES[name], ARMS[name]) for name in drawn])
-
-
-def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
-    for intact in table.loc[table["arm"] == "intact", "estimate"]:
-        panel.axhline(intact, zorder=1, **style.BOUND)
-    shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
-    for arm, line in table[table["arm"] != "intact"].groupby("arm", sort=False):
-        line = line.sort_values("share")
-        style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
 
 
 @style.draws("model probe arm", "difference low high testable")

@@ -106,7 +106,16 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     rounded = table[table["precision"] != "float64"]
     figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True)
     for panel, part in parts:
-        _rounded_panel(panel, part)
+        top = part["D"].max() if len(part) else 1
+        style.equal_ranks(panel, top)
+        for share in (strata.LOW, strata.HIGH):
+            panel.axhline(share * top, zorder=1, **style.BOUND)
+            panel.axvline(share * top, zorder=1, **style.BOUND)
+        for moved, look in _ROUNDED.items():
+            rows = part[part["moved"] == moved]
+            style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
+        told = f"{part['moved'].sum()} of {len(part)} move"
+        panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
     style.outer_labels(figure.axes, x="effective rank r in float64", y="r as read")
     named = {"same stratum": _ROUNDED[False], "another stratum": _ROUNDED[True]}
     handles = [style.handle(name, look, linestyle="") for name, look in named.items()]
@@ -115,19 +124,6 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     outcomes = ", ".join(f"{row.sum} of {row.size} ({row.Index})" for row in moved.itertuples())
     note = f"C1 measures whose rule is decided otherwise than in float64: {outcomes}"
     return style.finish(figure, "with 95 % interval", style.counted(table), "dotted: equal ranks", note)
-
-
-def _rounded_panel(panel: Axes, table: pd.DataFrame) -> None:
-    top = table["D"].max() if len(table) else 1
-    style.equal_ranks(panel, top)
-    for share in (strata.LOW, strata.HIGH):
-        panel.axhline(share * top, zorder=1, **style.BOUND)
-        panel.axvline(share * top, zorder=1, **style.BOUND)
-    for moved, look in _ROUNDED.items():
-        rows = table[table["moved"] == moved]
-        style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
-    told = f"{table['moved'].sum()} of {len(table)} move"
-    panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
 
 
 @style.draws("model ranks_of eps", style.SHARES)

@@ -63,7 +63,15 @@ def rank_distribution(table: pd.DataFrame) -> Figure:
             for seed in style.seeds(part):
                 heads = part[(part["source"] == source) & (part["seed"] == seed)]
                 _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
-        _stratum_bounds(panel, strata.LOW, strata.HIGH)
+        low, high = strata.LOW, strata.HIGH
+        for threshold in (low, high):
+            panel.axvline(threshold, zorder=1, **style.BOUND)
+        panel.set_xlim(-0.02, 1.06)
+        panel.set_ylim(0, 1.13)
+        panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
+        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
+            panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
     style.outer_labels(figure.axes, x="effective rank r / d", y="share of heads with at most r")
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
@@ -85,17 +93,6 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
         ends = [np.sort((heads[end] / heads["D"]).dropna()) for end in ("low", "high")]
         steps = np.arange(1, len(ends[0]) + 1) / len(ends[0])
         panel.fill_betweenx(steps, *ends, step="pre", color=look.colour, alpha=0.2, linewidth=0)
-
-
-def _stratum_bounds(panel: Axes, low: float, high: float) -> None:
-    for threshold in (low, high):
-        panel.axvline(threshold, zorder=1, **style.BOUND)
-    panel.set_xlim(-0.02, 1.06)
-    panel.set_ylim(0, 1.13)
-    panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
-    panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
-        panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
 
 
 @style.draws("model kind seed source split", style.SHARES)
