@@ -65,10 +65,7 @@ def spread(
 
 
 def blocks(attack: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Tensor, " P"]]:
-    """The token blocks that the variants of one of `ATTACKS` repeat; a small vocabulary may spell one with several.
-
-    Raises ValueError for another name.
-    """
+    """The token blocks that the variants of one of `ATTACKS` repeat; a small vocabulary may spell one with several."""
     if attack not in ATTACKS:
         raise ValueError(f"no attack is called {attack!r}; there are {', '.join(ATTACKS)}")
     return [_encode(character, tokenizer) for character in ATTACKS[attack]]
@@ -95,10 +92,7 @@ def training_documents(name: str) -> list[str]:
 
 
 def held_out_documents(name: str | Path, *, part: str) -> list[str]:
-    """The whole documents of one part of a held-out domain, or of a place of one's own.
-
-    They are dealt out longest first, each to the part that is shortest so far.
-    """
+    """The whole documents of one part of a held-out domain or a place of one's own, dealt out longest first."""
     if part not in PARTS:
         raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
     whole = documents.read(name if documents.is_place(name) else _named(str(name), "contexts"))

@@ -74,10 +74,7 @@ def task_rows(
 
 
 def outcomes(model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"]) -> pd.DataFrame:
-    """One line for every item: row, item, right, bits, tokens.
-
-    An item is right when all its answer tokens are the first choice; its bits are what the model needs for them.
-    """
+    """One line for every item: row, item, right (all its answer tokens are the first choice), bits, tokens."""
     asked, right, bits = items[:, 1:] > 0, [], []
     for rows, chosen in zip(*(x.split(_together(model, tokens)) for x in (tokens, asked)), strict=True):
         logits, after = _expected(model, rows)

@@ -77,10 +77,7 @@ def evaluate(
 
 
 def _from_file(data: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """The changes that make a task read its items from a file, and the examples of its prompts with them.
-
-    With both in one split lm_eval keeps an item out of its own prompt.
-    """
+    """The changes that make a task read its items from a file, and the examples of its prompts from the other items."""
     with data.open(encoding="utf-8") as lines:
         items = datasets.Dataset.from_list([json.loads(line) for line in lines if line.strip()])
     brings_examples = "samples" in (config.get("fewshot_config") or {})

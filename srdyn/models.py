@@ -160,10 +160,7 @@ def batch_size(model: Model, length: int) -> int:
 def from_hf(
     hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, name: str, seed: int | None = None
 ) -> Model:
-    """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
-
-    Only these module instances change. Raises ValueError for a model that cannot be studied.
-    """
+    """Wrap a model that is built; its linear-attention layers, nobody else's, become runnable on a CPU."""
     if unsupported := report.unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
     sites = architectures.sites(hf)

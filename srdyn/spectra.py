@@ -74,10 +74,7 @@ def from_kernel(
 
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
-    """How many singular values exceed ε·σ₁ (Eq. 6), as float64: 0 for a zero state, NaN for a removed head.
-
-    Raises ValueError unless 0 < eps < 1.
-    """
+    """How many singular values exceed ε·σ₁ (Eq. 6, 0 < ε < 1), as float64: 0 for a zero state, NaN for no head."""
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     count = (sigma > eps * largest).sum(-1).double()

@@ -90,10 +90,7 @@ def snapshots(
 
 
 def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> _Gates:
-    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
-
-    Where key channels decay apart, g is the mean over those of a head.
-    """
+    """Log-decay g ≤ 0 (mean over channels that decay apart) and write strength of every head and token, or NaN."""
     tokens = checked_tokens(model, tokens)
     with gates_of(model, *tokens.shape) as (g, beta):
         _read(model, tokens)

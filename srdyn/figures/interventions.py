@@ -26,10 +26,7 @@ _TITLES = {
 
 @style.draws("model panel arm share", "estimate low high")
 def doses(table: pd.DataFrame, *, marked: float) -> Figure:
-    """What is answered against the share of heads removed: quantities down, models across, a line for each arm.
-
-    `panel` says what a row of panels shows, with its unit. A dotted line marks one share.
-    """
+    """What is answered (`panel`) against the share of heads removed, one `marked`: models across, a line an arm."""
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
     for panel, part in parts:
         panel.axvline(marked, color="0.7", linestyle=":", linewidth=0.8, zorder=0)
@@ -80,10 +77,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
 
 @style.draws("model probe predictor", "coefficient low high")
 def coefficients(table: pd.DataFrame) -> Figure:
-    """Standardised regression coefficients of single-head damage: predictors down, a panel a model, probes by marker.
-
-    Raises ValueError for more than four probes.
-    """
+    """Standardised regression coefficients of single-head damage of four probes at most: predictors down."""
     probes = list(table["probe"].unique())
     looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
     if len(looks) < len(probes):

@@ -14,10 +14,7 @@ _MAIN, _RANDOM = "joint, α = 0.5", "random"
 
 @style.draws("model panel rule state", "estimate low high")
 def rules(table: pd.DataFrame) -> Figure:
-    """What is kept by each rule (down): models across, quantities below each other, dark to light by the state left.
-
-    `state` is the share of the state's bytes left, `panel` says what is kept.
-    """
+    """What is kept (`panel`) by each rule, models across, dark to light by the share of the state's bytes left."""
     names = list(table["rule"].unique())
     height = 0.15 * len(names) + 0.35
     figure, parts = style.crossed(table, "panel", "model", height=height, sharex="row", sharey=True)
@@ -67,10 +64,7 @@ def _alpha_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 @style.draws("model variant", "overlap chance")
 def calibrations(table: pd.DataFrame) -> Figure:
-    """How many of the removed heads stay the same when the calibration changes: variants down, a panel a model.
-
-    `overlap` is a share of the reference's removed heads.
-    """
+    """How many of the removed heads stay the same when the calibration changes: variants down, a panel a model."""
     variants = list(table["variant"].unique())
     figure, parts = style.panels(table, "model", height=0.16 * len(variants) + 0.3)
     for panel, part in parts:

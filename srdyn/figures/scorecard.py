@@ -26,10 +26,7 @@ _MEASURE = ["claim", "measure"]
 
 @style.draws("claim kind", "verdict leading why")
 def verdicts(ledger: pd.DataFrame) -> Figure:
-    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.ledger` has them.
-
-    Hollow: a null passes as well. Raises ValueError for a verdict without a colour.
-    """
+    """Every claim's verdict by kind of model (`claims.ledger`), with what decides; hollow: a null passes too."""
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
     figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3)

@@ -14,10 +14,7 @@ _SMALLEST_GROUP = 0.2
 
 @style.draws("model source layer head position", "rank low high D stratum")
 def trajectories(table: pd.DataFrame) -> Figure:
-    """Effective rank of every head of one layer against the position, beside min(t, d): models across, sources down.
-
-    A head without a rank has the stratum NaN. Raises ValueError for several layers of one model.
-    """
+    """Rank of every head of one layer against the position, beside min(t, d): models across, sources down."""
     layers = table.groupby("model", sort=False)["layer"].unique()
     if (layers.map(len) > 1).any():
         raise ValueError(f"one layer of each model is drawn, but the table holds {layers.map(list).to_dict()}")
@@ -53,10 +50,7 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 @style.draws("model kind seed source layer head", "rank D")
 def rank_distribution(table: pd.DataFrame) -> Figure:
-    """Share of heads whose rank is at most a share of D, for each kind of model beside its nulls.
-
-    With the columns low, high too, the first seed's curve gets a band, the curves of all heads' ends.
-    """
+    """Share of heads whose rank is at most a share of D, by kind of model and null; low and high make a band."""
     figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
         for source in reversed(style.sources(part)):
@@ -97,10 +91,7 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
 
 @style.draws("model kind seed source split", style.SHARES)
 def shares(table: pd.DataFrame) -> Figure:
-    """Shares of low, middle and high heads by the threshold ε, and by any other split, for each kind of model.
-
-    A split is a threshold ("1e-04") or a name. Rows of nulls are left out.
-    """
+    """Shares of low, middle and high heads by each split, a threshold ("1e-04") or a name, a panel a kind of model."""
     table = table[table["source"] == style.MODEL]
     splits = _ordered(table["split"])
     figure, parts = style.panels(table, "kind", height=2.0)

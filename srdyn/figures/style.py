@@ -121,10 +121,7 @@ def seeds(table: pd.DataFrame) -> list[int]:
 
 
 def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tuple[Figure, np.ndarray]:
-    """A figure of no window with its panels [rows, columns], each `height` inches high. `shared`: sharex, sharey.
-
-    One column of panels is a text column wide, more are a page wide.
-    """
+    """A figure of no window with panels [rows, columns] `height` inches high: a text column wide, several a page."""
     size = (NARROW if columns == 1 else WIDE, rows * height + 0.35)
     figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
     # Created by pyplot, so that a notebook knows how to show it; closed, so that it is shown once.
@@ -133,10 +130,7 @@ def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tup
 
 
 def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tuple[Figure, Parts]:
-    """A figure with a panel for each value of a column, three to a row, titled by it, beside the rows of the table.
-
-    Axes are `shared` unless sharex or sharey says otherwise.
-    """
+    """A figure with a panel for each value of a column, three to a row, titled by it, beside its rows; shared axes."""
     names = list(table[by].unique())
     columns = min(3, len(names))
     rows = -(-len(names) // columns)

@@ -35,10 +35,7 @@ class Run:
         return figure
 
     def claim(self, claim_id: str, *measured: pd.DataFrame, registered: str = "first") -> pd.DataFrame:
-        """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows.
-
-        `registered` is `second` for the rules of the second registration.
-        """
+        """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows."""
         return claims.record(claim_id, pd.concat(measured, ignore_index=True), run=self.stem, registered=registered)
 
     def verdicts(self) -> pd.DataFrame:

@@ -17,10 +17,7 @@ log = logging.getLogger(__name__)
 
 
 def found(name: str | Path) -> str | Path:
-    """The folder of that name, seen from here or from the repository, or the name as it is, one of the hub.
-
-    Raises FileNotFoundError for a path, by its first character, that is in neither place.
-    """
+    """The folder of that name, seen from here or the repository, else one of the hub; FileNotFoundError for a path."""
     place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
     for folder in (place, files.root() / place):
         if folder.exists():

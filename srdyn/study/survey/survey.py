@@ -66,10 +66,7 @@ def heads(
 
 
 def _readable(reading: Reading, model: models.Model) -> Reading:
-    """The reading without the tasks, which is logged, where the model's tokenizer has no words to write them with.
-
-    Raises ValueError for a model without a tokenizer.
-    """
+    """The reading without tasks, which is logged, where the tokenizer cannot write them; ValueError without one."""
     if model.tokenizer is None:
         needed = "put its tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
         raise ValueError(f"{model.name} has no tokenizer beside its weights, and what it reads is text: {needed}")
