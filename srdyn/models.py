@@ -148,10 +148,7 @@ def _read(
 
 
 def batch_size(model: Model, length: int) -> int:
-    """How many sequences of `length` tokens are best read together: as many as come to `_READ_AT_ONCE` tokens.
-
-    16 on a GPU, 64 where weights come from elsewhere, once for each batch.
-    """
+    """How many sequences are best read together: `_READ_AT_ONCE` tokens of them, 16 on a GPU, 64 streamed."""
     if streaming.is_attached(model.hf):
         return 64
     return 16 if model.device.type != "cpu" else max(1, _READ_AT_ONCE // length)

@@ -59,11 +59,7 @@ def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"
 def from_kernel(
     states: Float[Tensor, "*batch K V"], *, thresholds: Sequence[float] = (EPS,)
 ) -> tuple[Float64[Tensor, "*batch D"], Bool[Tensor, "*batch"]]:
-    """Singular values by the Triton kernel in float32, and which states it had to measure again in float64.
-
-    Those with a value that float32 cannot place on one side of a threshold (`uncertain` at the kernel's error); how
-    many they were is logged.
-    """
+    """Singular values by the Triton kernel in float32, and which states were `uncertain` and measured in float64."""
     kernel = _triton()
     sigma = kernel.singular_values(states)
     rtol = kernel.ERROR[torch.float32]

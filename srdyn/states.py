@@ -72,10 +72,7 @@ def trace(
 def snapshots(
     model: models.Model, tokens: Int[Tensor, "B T"], positions: recurrence.Positions
 ) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
-    """(layer, position, state) by the segments route: position by position, and for each every linear layer in order.
-
-    `layer` counts along axis L. A state is a copy, with the heads that its layer still holds. Raises as `trace` does.
-    """
+    """(layer along L, position, copy of the state) by the segments route: position by position, layer by layer."""
     tokens = checked_tokens(model, tokens)
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
@@ -129,10 +126,7 @@ def from_inputs(
     *,
     layers: Sequence[int] | None = None,
 ) -> list[_Taken | None]:
-    """`take` of what the recurrence of each layer, or of these `layers`, reads (see `inputs`), all in one pass.
-
-    None for the other layers and for those without heads.
-    """
+    """`take` of what each layer, or these `layers`, reads (see `inputs`), in one pass; None for others and empty."""
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
     def keep(layer: int, read: recipe.Inputs) -> None:

@@ -61,10 +61,7 @@ def head_table(
 
 
 def stratify(table: pd.DataFrame, *, by: Sequence[str] = _HEAD) -> pd.DataFrame:
-    """The table with a column `stratum`: low (≤ `LOW`·D), middle, high (≥ `HIGH`·D) by a head's mean rank over samples.
-
-    Every row of a head (the columns `by`) gets the same stratum; heads without a rank get none.
-    """
+    """The table with a head's `stratum` by its mean rank over samples: low (≤ `LOW`·D), middle or high (≥ `HIGH`·D)."""
     share = (table.groupby(list(by), observed=True)["rank"].transform("mean") / table["D"]).to_numpy()
     codes = np.select([np.isnan(share), share <= LOW, share < HIGH], [-1, 0, 1], default=2)
     return table.assign(stratum=pd.Categorical.from_codes(codes, categories=STRATA, ordered=True))

@@ -49,11 +49,7 @@ def _arm_legend(figure: Figure, arms: pd.Series) -> None:
 
 @style.draws("model probe arm", "difference low high testable")
 def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figure:
-    """What removing high-rank and low-rank heads costs beyond as many random heads: probes down, a panel a model.
-
-    Differences are in `unit`. `better` is the side of 0 where removing the group costs less than removing random heads:
-    right for accuracy, left for bits.
-    """
+    """What removing a group costs beyond as many random heads, in `unit`; on the side `better` of 0 it costs less."""
     height = 0.17 * table["probe"].nunique() * table["arm"].nunique() * 0.62 + 0.35  # inches
     figure = _listed(table, "probe", "arm", ARMS, "difference", height=height, reach=0.25)
     style.outer_labels(figure.axes, x=f"difference to random heads\n({unit})", y="")
@@ -134,10 +130,7 @@ def windows(table: pd.DataFrame) -> Figure:
 
 @style.draws("model panel heads rank", "estimate low high intact")
 def truncations(table: pd.DataFrame) -> Figure:
-    """What is answered against the rank that states are cut to: quantities down, models across, a line for each set.
-
-    `heads` says whose states are cut, `rank` to what (0: the heads are removed); `intact` is the estimate without cut.
-    """
+    """What is answered (`panel`) against the rank that states of `heads` are cut to (0: removed), and `intact`."""
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="rank that the states are cut to")
     sets, ranks = list(table["heads"].unique()), sorted(table["rank"].unique())
     looks = dict(zip(sets, [style.Look("#111111", "o"), style.STRATA["high"], style.STRATA["low"]], strict=False))

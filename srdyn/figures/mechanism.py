@@ -32,10 +32,7 @@ _LINES = {
 
 @style.draws("model layer head", "rank low high D half_life stratum mechanism")
 def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figure:
-    """Every head's rank against the half-life of what it holds, beside the mechanism null and the closed form.
-
-    Half-lives are in tokens; `mechanism` is the null's rank, NaN where there is none.
-    """
+    """Every head's rank against its half-life (tokens), beside its rank in the `mechanism` null and the closed form."""
     figure, parts = style.panels(table, "model", height=2.1)
     ends = np.log10(table["half_life"].agg(["min", "max"])) + [-0.15, 0.15]
     t = np.logspace(*ends, 200)
@@ -59,10 +56,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
 
 @style.draws("model predictor quantity", "estimate low high variance reproducible")
 def explained_variance(table: pd.DataFrame) -> Figure:
-    """R² and Spearman ρ of each predictor of the heads' ranks, a panel for each model.
-
-    `variance` and `reproducible` are NaN for an order. An R² far below zero is written at the panel's left edge.
-    """
+    """R² (those far below 0 at the left edge) and Spearman ρ of each predictor of the heads' ranks, a panel a model."""
     predictors = list(table["predictor"].unique())
     looks = dict(zip(table["quantity"].unique(), _QUANTITIES, strict=True))
     figure, parts = style.panels(table, "model", height=1.75)

@@ -35,11 +35,7 @@ def rules(table: pd.DataFrame) -> Figure:
 
 @style.draws("model panel alpha", "estimate low high chosen")
 def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
-    """What is kept against α of the joint score, from norm alone (0) to rank alone (1): models across, panels down.
-
-    A row without alpha (NaN) is random removal, drawn as a band. Neighbours that remove the same heads (`chosen`) are
-    joined. `wanted` names the panels that have a level to reach.
-    """
+    """What is kept against α of the joint score; the same heads (`chosen`) joined, random removal (α NaN) a band."""
     figure, parts = style.crossed(table, "panel", "model", height=1.2, x="α (0: norm, 1: rank)")
     for panel, part in parts:
         _alpha_panel(panel, part)

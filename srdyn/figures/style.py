@@ -74,10 +74,7 @@ def style() -> contextlib.AbstractContextManager[None]:
 
 
 def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
-    """Decorates a function that draws a table of these columns, which its docstring then tells.
-
-    The table is its first argument; it is refused unless it has one row for each value of `key`.
-    """
+    """Decorates a function whose first argument is a table of these columns, with one row for each value of `key`."""
     keys, columns = key.split(), [*key.split(), *values.split()]
 
     def decorate(draw: Callable[..., Figure]) -> Callable[..., Figure]:

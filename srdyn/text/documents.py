@@ -30,10 +30,7 @@ class _Dataset(NamedTuple):
 
 
 def is_place(name: str | Path) -> bool:
-    """Whether the name says where documents lie: a path with a slash or one of `SUFFIXES`, or hf:…
-
-    Any other name is one that srdyn ships, such as "prose"; a folder of this name here is ./prose.
-    """
+    """Whether a name says where documents lie: a path with a slash or one of `SUFFIXES`, or hf:…; the others ship."""
     text = str(name)
     return isinstance(name, Path) or text.startswith(_HUB) or text.endswith(SUFFIXES) or "/" in text
 

@@ -34,10 +34,7 @@ class Alphabet:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, *, more: int = 0) -> Alphabet:
-        """The alphabet of a tokenizer, the same for everyone; ValueError where it has too few one-token words.
-
-        `more` names and values follow the first `SYMBOLS`, which stay the same.
-        """
+        """The alphabet of a tokenizer, with `more` symbols behind; ValueError for too few one-token words."""
         words, needed = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token)), 2 * (SYMBOLS + more)
         if len(words) < needed:
             lower = "one-token lower-case words with a leading space"
@@ -85,10 +82,7 @@ class Passage:
 
 
 class Text:
-    """Real text by domain, as one token array each, from which snippets are cut.
-
-    `weights` says how often a domain is drawn, against 1 for a domain that it does not name.
-    """
+    """Real text by domain, one token array each, from which snippets are cut; `weights` (default 1) say how often."""
 
     def __init__(self, ids: dict[str, np.ndarray], *, weights: dict[str, float] | None = None) -> None:
         if not ids:

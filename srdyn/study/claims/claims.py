@@ -91,10 +91,7 @@ def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
 
 
 def scorecard() -> str:
-    """The ledger in Markdown: a table of verdicts, then every measure with its interval and its nulls.
-
-    Claims that were measured by the second registration as well have both verdicts side by side, and say why.
-    """
+    """The ledger in Markdown: verdicts by both registrations, then every measure with its interval and its nulls."""
     book, paper, second = ledger(), registration.load(), ledger(registered=registration.SECOND)
     second = second[second["kind"] != ""]
     kinds = [kind for kind in book["kind"].unique() if kind]
@@ -181,7 +178,7 @@ def _with_outcomes(rows: pd.DataFrame, registered: str) -> pd.DataFrame:
         outcome = measure.outcome(row.estimate, row.low, row.high)
         found.append((measure.unit, measure.wanted, claim.value, claim.grade, outcome))
     columns = ["unit", "rule", "paper", "grade", "outcome"]
-    return rows.join(pd.DataFrame(found, index=rows.index, columns=columns, dtype=object))
+    return rows.assign(**pd.DataFrame(found, index=rows.index, columns=columns))
 
 
 def _verdict(kind: str, rows: pd.DataFrame, gates: Sequence[str]) -> dict[str, str]:

@@ -25,10 +25,7 @@ _HEADS = {
 
 
 def gallery() -> str:
-    """The figures of the run at work in Markdown, two in a row, each above its notebook's heading and its caption.
-
-    The caption says what the ledger has for the notebook's claims; it is empty where the notebook decides none.
-    """
+    """The figures of the run at work in Markdown, two in a row, with their notebooks' headings and verdicts."""
     book, cells = claims.ledger(), []
     for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
         stem, title = path.stem, _title(path)

@@ -116,10 +116,7 @@ def save_record(stem: str, record: Mapping[str, object]) -> None:
 
 
 class RunStore:
-    """A long run's finished items, a file each, so that a killed run goes on where it stopped.
-
-    Items lie in `path/<hash of made_by>`: another model or other parameters never meet the items of this one.
-    """
+    """A long run's finished items, a file each, in a folder for what it was `made_by`: a killed run goes on."""
 
     def __init__(self, path: Path, *, made_by: Mapping[str, object]) -> None:
         digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()

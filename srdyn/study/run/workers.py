@@ -18,10 +18,7 @@ import transformers
 
 
 def deal(function: Callable, work: Iterable[tuple]) -> Iterator:
-    """`function(*item)` for every item, dealt out in their order; the results come in that order as well.
-
-    `function` is one of a module, since processes find it by its name. An exception ends the rest.
-    """
+    """`function(*item)` for every item, in this order, by processes, which find it by its name; errors end it."""
     return _results([_pool().submit(function, *item) for item in work])
 
 
