@@ -29,8 +29,8 @@ _Heads = Bool[Tensor, "L H"]
 def ablate_heads(model: models.Model, heads: _Heads) -> Iterator[None]:
     """While this is open, the heads are out of the recurrence: they write nothing, their state is zero at all t.
 
-    It holds for whole passes, over a cache and in `generate`. Blocks nest, also with `states.trace`, which then finds
-    zero states, and `states.gates`, which still tells what the heads would write. Raises as `checked_heads` does.
+    It holds for whole passes, over a cache and in `generate`. Blocks nest, also with `states.trace` and `states.gates`,
+    which still tells what the heads would write. Raises as `checked_heads` does.
     """
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
@@ -43,9 +43,8 @@ def ablate_heads(model: models.Model, heads: _Heads) -> Iterator[None]:
 def truncate_states(model: models.Model, rank: int, heads: _Heads, positions: recurrence.Positions) -> Iterator[None]:
     """While this is open, a pass over a whole sequence cuts the heads' states to `rank` after each of the positions.
 
-    Reading goes on from the best approximation of that rank; rank 0 forgets all. `states.trace` cannot be called
-    inside. Raises ValueError for a negative rank, as `checked_heads` does, and when a pass goes on from a cache or is
-    shorter than a position.
+    Reading goes on from the best approximation of that rank; rank 0 forgets all. Raises ValueError for a negative rank,
+    as `checked_heads` does, and when a pass goes on from a cache, is shorter than a position, or is traced.
     """
     if rank < 0:
         raise ValueError(f"rank must be 0 or more, got {rank}")
@@ -95,10 +94,8 @@ def attention_window(model: models.Model, window: int) -> Iterator[None]:
     layers = zip(model.hf.get_decoder().layers, kinds, strict=True) if kinds else ()
     attentions = [getattr(layer, "self_attn", None) for layer, kind in layers if kind == "full_attention"]
     if not attentions or None in attentions:
-        raise ValueError(
-            f"{model.name} has no softmax layers whose window could be cut: full_attention with a self_attn is needed, "
-            f"its layers are {', '.join(sorted(set(kinds))) or 'of no kinds that its configuration tells'}"
-        )
+        told = f"but layers {', '.join(sorted(set(kinds))) or 'of no kinds that its configuration tells'}"
+        raise ValueError(f"{model.name} has no softmax layers whose window could be cut (full_attention), {told}")
     if window < 1:
         raise ValueError(f"window must be 1 token or more, got {window}")
     kind = attentions[0].config._attn_implementation
@@ -117,10 +114,8 @@ def checked_heads(model: models.Model, heads: Tensor) -> _Heads:
     for layer, held in enumerate(model.layers):
         gone = sorted(set(heads[layer].nonzero()[:, 0].tolist()) - set(held.heads))
         if gone:
-            raise ValueError(
-                f"linear layer {layer} of {model.name} holds heads {list(held.heads)}, not {gone}, which were pruned "
-                "away; choose among those it holds"
-            )
+            held = f"holds heads {list(held.heads)}, not {gone}, which were pruned away"
+            raise ValueError(f"linear layer {layer} of {model.name} {held}; choose among those it holds")
     return heads
 
 
@@ -133,10 +128,9 @@ def matched_random(heads: _Heads, *, generator: torch.Generator) -> _Heads:
 
 
 def decay_matched(heads: _Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> _Heads:
-    """As many heads of every layer as `heads` has, taken from the others and as close to them in decay as can be.
+    """As many heads of every layer as `heads` has: others at the least sum of |Δdecay|, ties at random.
 
-    Each of `heads` gets a partner in its layer such that the sum of |Δdecay| is least, ties at random. In a layer with
-    too few others those of `heads` that go unpartnered stay. Raises ValueError where one of `heads` has no decay (NaN).
+    In a layer with too few others the unpartnered ones of `heads` stay. Raises ValueError where one has no decay (NaN).
     """
     if decay[heads].isnan().any():
         raise ValueError("every head that is to be matched needs a decay, got NaN: was it pruned away?")
@@ -152,13 +146,8 @@ def decay_matched(heads: _Heads, decay: Float[Tensor, "L H"], *, generator: torc
 
 
 def balance(heads: _Heads, others: _Heads, decay: Float[Tensor, "L H"]) -> float:
-    """Standardised difference of decay between two sets: mean of `heads` − mean of `others`, over their pooled s.d.
-
-    Austin 2009 calls a difference below 0.1 negligible. NaN where all decays are equal. Raises ValueError for a set of
-    fewer than two heads.
-    """
-    fewest = min(int(heads.sum()), int(others.sum()))
-    if fewest < 2:
+    """Difference of mean decay between `heads` and `others`, two each at least, over their s.d. (Austin 2009)."""
+    if (fewest := min(int(heads.sum()), int(others.sum()))) < 2:
         raise ValueError(f"a spread needs at least two heads in either set, got {fewest}")
     a, b = decay[heads].double(), decay[others].double()
     return float((a.mean() - b.mean()) / ((a.var() + b.var()) / 2).sqrt())

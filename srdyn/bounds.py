@@ -81,13 +81,10 @@ def periodic_rank_bound(period: int, conv_width: int = 4) -> int:
 
 def _require_gates(g: Tensor, beta: Tensor) -> None:
     if g.shape != beta.shape:
-        raise ValueError(
-            f"the bound holds for one decay per head, got g {list(g.shape)} beside beta {list(beta.shape)}: where key "
-            "channels decay apart, as in Kimi Delta Attention, there is none"
-        )
+        got = f"got g {list(g.shape)} beside beta {list(beta.shape)}"
+        raise ValueError(f"the bound holds for one decay per head, {got}: where key channels decay apart there is none")
     if not (g <= 0).all():
         raise ValueError(f"g is a log-decay and must be at most 0 everywhere, got a largest value of {g.max().item()}")
     if not ((beta >= 0) & (beta <= 1)).all():
-        raise ValueError(
-            f"the bound holds for write strengths between 0 and 1, got {beta.min().item()} to {beta.max().item()}"
-        )
+        ends = f"{beta.min().item()} to {beta.max().item()}"
+        raise ValueError(f"the bound holds for write strengths between 0 and 1, got {ends}")

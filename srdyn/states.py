@@ -208,10 +208,8 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
         raise ValueError(f"tokens must be {wanted}, got {tokens.dtype} {list(tokens.shape)}")
     vocabulary, low, high = model.hf.get_input_embeddings().num_embeddings, int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocabulary:
-        raise ValueError(
-            f"tokens must lie in 0 … {vocabulary - 1}, the vocabulary of {model.name}; got {low} … {high}: "
-            "were they made by another tokenizer?"
-        )
+        known = f"0 … {vocabulary - 1}, the vocabulary of {model.name}"
+        raise ValueError(f"tokens must lie in {known}; got {low} … {high}: were they made by another tokenizer?")
     return tokens.to(model.device)
 
 
@@ -302,10 +300,8 @@ def _holding(model: models.Model) -> list[tuple[int, architectures.Site]]:
 def _checked_state(model: models.Model, layer: int, position: int, state: Tensor) -> Tensor:
     where = f"{model.name}, linear layer {layer} (decoder layer {model.layers[layer].index})"
     if state.dtype != torch.float32:
-        raise ValueError(
-            f"the state of {where} is {state.dtype}: rounding adds singular values far above ε·σ₁, so only a float32 "
-            "state is traced. Use a kernel that keeps its state in float32"
-        )
+        why = "rounding adds singular values far above ε·σ₁: use a kernel that keeps its state in float32"
+        raise ValueError(f"the state of {where} is {state.dtype}, and only a float32 state is traced; {why}")
     broken = ~state.abs().amax((0, -2, -1)).isfinite()  # the largest number passes NaN on
     if broken.any():
         head = model.layers[layer].heads[int(broken.nonzero()[0])]

@@ -151,10 +151,8 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
     for (source, model), group in rows.groupby(["source", "model"], sort=False):
         given = set(group["measure"])
         if group["measure"].duplicated().any() or not needed <= given <= set(names):
-            raise ValueError(
-                f"{claim.id}: {source} of {model} has rows for {', '.join(sorted(group['measure']))}, "
-                f"but the claim wants one for each of {', '.join(names)}"
-            )
+            found = f"{source} of {model} has rows for {', '.join(sorted(group['measure']))}"
+            raise ValueError(f"{claim.id}: {found}, but the claim wants one for each of {', '.join(names)}")
     named = rows[["source", "model", "kind", "seed"]].drop_duplicates()
     models = named[named["source"] == _MODEL]
     if models.empty:

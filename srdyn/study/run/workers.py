@@ -27,10 +27,8 @@ def _results(asked: list[Future]) -> Iterator:
         yield from (future.result() for future in asked)
     except BrokenProcessPool as error:
         _pool.cache_clear()
-        raise RuntimeError(
-            'a worker process died: memory ran out, or this is a script without `if __name__ == "__main__":`, whose '
-            "processes would start it anew. What was finished is kept"
-        ) from error
+        script = 'a script without `if __name__ == "__main__":`, whose processes would start it anew'
+        raise RuntimeError(f"a worker process died: memory ran out, or this is {script}") from error
     finally:
         for future in asked:
             future.cancel()
