@@ -24,7 +24,7 @@ _DISK_RATE = 1e9
 _SPECTRUM = 1e-3 / 128**3
 """Seconds on one core for a K × V spectrum in float64, divided by K·V·min(K, V): measured at 128 × 128."""
 _SOURCES = 3
-"""Spectra are taken of the model, of the mechanism and of the common decay; permuted decays reuse the second's."""
+"""Spectra are taken of the model, of the mechanism and of the common decay."""
 
 
 def of_preset(name: str) -> str:

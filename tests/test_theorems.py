@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from srdyn import bounds, contexts, models, spectra, states
+from srdyn import contexts, models, spectra, states
 from srdyn.loading import files
+from srdyn.study.analysis import bounds
 
 EVERY = [1, 2, 3, 5, 9, 17, 31, 63, 64, 65, 100, 160]
 

@@ -199,6 +199,10 @@ class FalconH1(StateSpaceDual):
         # Saved with the weights: transformers would fill a buffer that is not with the multipliers of all heads.
         mixer.register_buffer("mup_vector", multipliers, persistent=True)
 
+    def as_stock(self, mixer: nn.Module, *, repeat_keys: bool) -> None:
+        super().as_stock(mixer, repeat_keys=repeat_keys)
+        mixer.register_buffer("mup_vector", mixer.mup_vector, persistent=False)
+
     def cut_norm(self, mixer: nn.Module, channels: recipe.Rows, groups: int, narrower: float) -> None:
         if mixer.mamba_rms_norm:
             super().cut_norm(mixer, channels, groups, narrower)

@@ -281,6 +281,14 @@ class Recipe:
         if not heads:
             _strip(mixer)
 
+    def as_stock(self, mixer: nn.Module, *, repeat_keys: bool) -> None:
+        """Put a pruned module's weights, in place, as its family reads them, if need be with a key for each value head.
+
+        What is left holds the tensors of a stock layer with fewer heads, and cannot run.
+        """
+        if repeat_keys:
+            self.cut(mixer, range(self.heads(mixer).H), self.sharing(mixer))
+
     def _keys(self, mixer: nn.Module, heads: Sequence[int]) -> list[int]:
         """The key head that each value head reads with, numbered as before any pruning."""
         unpruned = self.unpruned(mixer)

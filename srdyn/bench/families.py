@@ -18,8 +18,7 @@ PARTLY_SPECIFIED = {"qwen4_exp"}
 
 
 def table(*, T: int, rounds: int, kinds: Sequence[str] = ()) -> pd.DataFrame:
-    """A row for each family, or those of `kinds`: its `timing.medians`, kind, layer (its class), hidden, H, K, V,
-    tokens, per_second.
+    """A row for each family, or those of `kinds`: kind, layer (its class), hidden, H, K, V, beside `timing.compared`.
 
     One sequence of T tokens goes through one layer alone, its projections and convolutions included, with drawn
     weights in float32. Families are read one after the other: their times do not share rounds.
@@ -60,7 +59,5 @@ def _timed(config: transformers.PreTrainedConfig, T: int, rounds: int) -> pd.Dat
     def read() -> None:
         site.mixer(hidden_states=coming)
 
-    named = {"kind": config.model_type, "layer": type(site.mixer).__name__}
-    named |= {"hidden": hidden, "H": heads.H, "K": heads.K, "V": heads.V, "tokens": T}
-    found = timing.compared({READ: read}, rounds=rounds, base=READ, **named)
-    return found.assign(per_second=T / found["median"])
+    named = {"kind": config.model_type, "layer": type(site.mixer).__name__, "hidden": hidden}
+    return timing.compared({READ: read}, rounds=rounds, base=READ, tokens=T, **named, H=heads.H, K=heads.K, V=heads.V)

@@ -27,9 +27,12 @@ FEWEST = 3
 _FORGET = "/proc/self/clear_refs"
 
 
-def compared(cases: Mapping[str, Case], *, rounds: int, base: str, **named: object) -> pd.DataFrame:
-    """The `medians` of `interleaved` cases, with further columns that name them."""
-    return medians(interleaved(cases, rounds=rounds), base=base).assign(**named)
+def compared(
+    cases: Mapping[str, Case], *, rounds: int, base: str, tokens: int, faster: bool = False, **named: object
+) -> pd.DataFrame:
+    """The `medians` of `interleaved` cases that read `tokens` tokens a call; columns that name them, per_second."""
+    found = medians(interleaved(cases, rounds=rounds), base=base, faster=faster)
+    return found.assign(**named, tokens=tokens, per_second=tokens / found["median"])
 
 
 def interleaved(
@@ -39,11 +42,8 @@ def interleaved(
 
     A round calls each case once, every second round in reverse order; a case too short for the clock is called several
     times (`calls`). One call of each goes before, which compiles and fills caches; it counts as the first round where
-    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent. Raises ValueError without
-    cases or rounds.
+    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent.
     """
-    if not cases or rounds < 1:
-        raise ValueError(f"timing needs at least one case and one round, got {len(cases)} and {rounds}")
     start, first = time.perf_counter(), {name: _read(case, 1) for name, case in cases.items()}
     calls = {name: max(1, int(np.ceil(SHORTEST / taken))) if warm_up else 1 for name, taken in first.items()}
     rows = [] if warm_up else [(name, 0, taken, 1) for name, taken in first.items()]
@@ -59,7 +59,7 @@ def medians(times: pd.DataFrame, *, base: str, faster: bool = False) -> pd.DataF
     """A row for each case, in the order of the cases: what it took, and how that compares with the case `base`.
 
     Columns: case, n (rounds), median, spread (interquartile range), unit (s), base, and ratio, low, high: how many
-    times the median of `base` the case takes, or with `faster`, goes into it. Raises ValueError without such a case.
+    times the median of `base` the case takes, or with `faster`, goes into it.
     """
     rounds, rows = wide(times), []
     for case, taken in rounds.items():
@@ -77,20 +77,16 @@ def wide(times: pd.DataFrame) -> pd.DataFrame:
 def quotient(rounds: pd.DataFrame, above: str, below: str) -> intervals.Interval:
     """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone.
 
-    Rounds are resampled whole, so that what slows a round slows both. Raises ValueError for a column that is not there.
+    Rounds are resampled whole, so that what slows a round slows both.
     """
-    if missing := {above, below} - set(rounds):
-        raise ValueError(f"no case is called {', '.join(sorted(missing))}; there are {', '.join(rounds)}")
     return _over_rounds(rounds[[above, below]], lambda pair: float(np.divide(*np.median(pair, axis=0))))
 
 
 def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int]) -> intervals.Interval:
     """The power of size by which time grows: the slope of log median time over log size, its interval over rounds.
 
-    `sizes` names columns of `rounds`. Raises ValueError for fewer than two sizes.
+    `sizes` names columns of `rounds`.
     """
-    if len(set(sizes.values())) < 2:
-        raise ValueError(f"growth needs at least two sizes, got {dict(sizes)}")
     logs = np.log(list(sizes.values()))
     return _over_rounds(rounds[list(sizes)], lambda x: float(np.polyfit(logs, np.log(np.median(x, axis=0)), 1)[0]))
 

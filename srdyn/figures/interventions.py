@@ -14,13 +14,17 @@ ARMS = {
     "low": style.STRATA["low"],
     "random": style.Look("#8C8C8C", "D"),
     "decay-matched": style.Look("#C28BC0", "s"),
+    "tied high": style.STRATA["high"]._replace(marker="v"),
+    "tied low": style.STRATA["low"]._replace(marker="p"),
 }
-_TITLES = {
+TITLES = {
     "intact": "intact",
     "high": "highest rank removed",
     "low": "lowest rank removed",
     "random": "random heads removed",
     "decay-matched": "others with the decays of the highest",
+    "tied high": "high-rank ones removed, ties at random",
+    "tied low": "low-rank ones removed, ties at random",
 }
 
 
@@ -42,9 +46,9 @@ def doses(table: pd.DataFrame, *, marked: float) -> Figure:
 
 def _arm_legend(figure: Figure, arms: pd.Series) -> None:
     """The arms that occur."""
-    bound = {"intact": style.handle(_TITLES["intact"], **style.BOUND)}
+    bound = {"intact": style.handle(TITLES["intact"], **style.BOUND)}
     drawn = [name for name in ARMS if name in set(arms)]
-    style.legend(figure, [bound.get(name) or style.handle(_TITLES[name], ARMS[name]) for name in drawn])
+    style.legend(figure, [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn])
 
 
 @style.draws("model probe arm", "difference low high testable")

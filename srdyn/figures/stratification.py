@@ -12,20 +12,30 @@ _SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
 
 
-@style.draws("model source layer head position", "rank low high D stratum")
+@style.draws("model source layer head position", "fork rank low high D stratum")
 def trajectories(table: pd.DataFrame) -> Figure:
-    """Rank of every head of one layer against the position, beside min(t, d): models across, sources down."""
-    layers = table.groupby("model", sort=False)["layer"].unique()
+    """Rank of every head of two layers of each model, the `most` and the `least` forked, against the position.
+
+    Models across, sources down. Raises ValueError for several such layers of one model.
+    """
+    layers = table.groupby(["model", "fork"], sort=False)["layer"].unique()
     if (layers.map(len) > 1).any():
-        raise ValueError(f"one layer of each model is drawn, but the table holds {layers.map(list).to_dict()}")
-    named = table.assign(layer_of=table["model"].astype(str) + ", layer " + table["layer"].astype(str))
-    figure, parts = style.crossed(named, "source", "layer_of", height=1.75, sharex="col", sharey="col")
+        raise ValueError(f"one layer of each model is most forked, but the table holds {layers.map(list).to_dict()}")
+    named = table.assign(row=table["fork"] + table["source"])
+    figure, parts = style.crossed(named, "row", "model", height=1.45, sharex="col", sharey="col")
     for panel, part in parts:
         _trajectory_panel(panel, part)
+        first = part.head(1).to_dict("records")
+        panel.set_title("{model}, layer {layer}: {source}".format(**first[0]) if first else "")
     style.outer_labels(figure.axes, x="position t (tokens)", y="effective rank r(t)")
     heads = table.groupby(["model", "source"])["head"].nunique()
-    told = f"a line a head, {style.span(heads)} heads a panel, with 95 % interval"
-    return style.finish(figure, told, style.counted(table), "colours: stratum at the last position (heads in it)")
+    return style.finish(
+        figure,
+        f"a line a head, {style.span(heads)} heads a panel, with 95 % interval",
+        style.counted(table),
+        "colours: stratum at the last position (heads in it)",
+        "of each model's layers the most forked (largest smaller group of low and high heads), then the least",
+    )
 
 
 def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:

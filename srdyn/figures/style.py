@@ -62,7 +62,6 @@ SOURCES = {
     MODEL: Look("#111111", "o"),
     "untrained": Look("#8C8C8C", "s"),
     "mechanism": Look("#5BA3CF", "D"),
-    "permuted decays": Look("#C28BC0", "^"),
     "common decay": Look("#8DBE8A", "v"),
     "permuted heads": Look("#E0905A", "P"),
 }

@@ -17,6 +17,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures
 
+PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.save writes what others read"
+"""The `model_type` of a pruned model's folder, for transformers, vLLM and others to show when they stop at it."""
+OWN_TYPE = "srdyn_model_type"
 PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -43,15 +46,18 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
     """
     try:
         stated, _ = PreTrainedConfig.get_config_dict(where)
-        kind = stated.get("model_type")
+        pruned = OWN_TYPE in stated
+        kind = stated["model_type"] = stated.pop(OWN_TYPE, stated.get("model_type"))
         if kind is None:
             raise OSError("there is no config.json that names a type of model")
         if kind not in transformers.CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
             # It makes its model types known to transformers when it is imported.
             importlib.import_module("fla")
         _require_known(where, stated, kind in transformers.CONFIG_MAPPING or trust_remote_code)
-        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         own = getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None)
+        if pruned and not trust_remote_code:
+            return (own or transformers.CONFIG_MAPPING[kind]).from_dict(stated)
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         if own is None or trust_remote_code:
             return config
         config = config if isinstance(config, own) else own.from_pretrained(where)
@@ -63,6 +69,15 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
             "srdyn studies, cannot be trusted to read"
         )
     return config
+
+
+def mark(folder: Path) -> None:
+    """Make the folder of a pruned model one that nothing but `configuration` reads, with `PRUNED` as the reason."""
+    path = folder / "config.json"
+    stated = json.loads(path.read_bytes())
+    if "srdyn_kept" in stated:
+        stated |= {OWN_TYPE: stated["model_type"], "model_type": PRUNED}
+        path.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _require_known(where: str, stated: dict, known: bool) -> None:

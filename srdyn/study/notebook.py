@@ -10,7 +10,7 @@ from srdyn.study.run import figure_files, store
 def first_look(**read: object) -> None:
     """Say in one line what `quick` leaves of the parameters."""
     told = ", ".join(f"{name} = {value}" for name, value in read.items())
-    print(f"quick = True, so that of the cell above only this is read: {told}")
+    print(f"quick = True, so that of the lists above only this is read: {told}")
 
 
 class Run:

@@ -61,13 +61,14 @@ def tables() -> Iterator[str]:
 
 
 def texts() -> Iterator[str]:
-    """Lines of the scorecard and the README that the tables of the run at work do not say."""
-    from srdyn.study.claims import claims, readme  # heavy, and recording needs neither
+    """Lines of the scorecard, the README and the pages that the tables of the run at work do not say."""
+    from srdyn.study.claims import readme  # heavy, and recording does not need it
 
-    for name, written in (("figures/scorecard.md", lambda _: claims.scorecard()), ("README.md", readme.page)):
+    for name in ("figures/scorecard.md", *readme.pages()):
         text = (files.root() / name).read_bytes().decode()
         try:
-            yield from (f"{name}:{fault}" for fault in _differences(text, written(text)))
+            written = readme.page(name, text) if name in readme.pages() else readme.scorecard()
+            yield from (f"{name}:{fault}" for fault in _differences(text, written))
         except ValueError as error:
             yield f"{name}: cannot be made from the tables: {error}"
 

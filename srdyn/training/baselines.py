@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64, UInt8
+from jaxtyping import Bool, Float64, Int64
 
 from srdyn import contexts
 
 ORDER = 5
-ALPHABET = 256
 BITS = 8  # of a byte, in a packed n-gram
 
 
@@ -39,31 +38,19 @@ class KneserNey:
     """
 
     def __init__(self, documents: Iterable[bytes], *, order: int = ORDER) -> None:
-        """Count the documents. Raises ValueError for an order outside 1 … 7, for no text, or a zero byte in it."""
-        if not 1 <= order <= 7:
-            raise ValueError(f"n-grams of {order} bytes do not pack into 63 bits; the order must be 1 … 7")
+        """Count the documents; up to 7 bytes pack into 63 bits. Raises ValueError for a zero byte in them."""
         self.order = order
         packed = [_pack(document, order) for document in documents]
-        if not sum(map(len, packed)):
-            raise ValueError("an n-gram model needs text to count")
         grams, counts = np.unique(np.concatenate(packed), return_counts=True)
         self.orders = [_counted(grams, counts)]
         for k in range(order - 1, 0, -1):
             grams, counts = np.unique(grams & _mask(k), return_counts=True)
             self.orders.append(_counted(grams, counts))
 
-    def probabilities(self, context: bytes) -> Float64[np.ndarray, " 256"]:
-        """The probability of each byte after `context`, of which the last `order` − 1 bytes count."""
-        padded = np.frombuffer(context.rjust(self.order, b"\0"), np.uint8).astype(np.int64)
-        packed = int(sum(int(byte) << BITS * i for i, byte in enumerate(padded[::-1])))
-        return self._probability((packed << BITS & _mask(self.order)) + np.arange(ALPHABET))
-
     def bits(self, document: bytes) -> Float64[np.ndarray, " T"]:
         """What each byte of a document costs, given all that precede it in the document."""
-        return -np.log2(self._probability(_pack(document, self.order)))
-
-    def _probability(self, packed: Int64[np.ndarray, " T"]) -> Float64[np.ndarray, " T"]:
-        probability = np.full(len(packed), 1 / ALPHABET)
+        packed = _pack(document, self.order)
+        probability = np.full(len(packed), 1 / 256)
         for k, order in enumerate(reversed(self.orders), start=1):
             grams = packed & _mask(k)
             at, known = _find(grams >> BITS, order.contexts)
@@ -72,7 +59,7 @@ class KneserNey:
             kept = np.where(seen, order.counts[gram] - order.discount, 0) / total
             passed_on = order.discount * order.followers[at] / total
             probability = np.where(known, kept + passed_on * probability, probability)
-        return probability
+        return -np.log2(probability)
 
 
 def training_bytes(names: Iterable[str]) -> list[bytes]:
@@ -93,17 +80,13 @@ def _mask(order: int) -> int:
 def _pack(document: bytes, order: int) -> Int64[np.ndarray, " T"]:
     """The `order` bytes that end at each byte of the document, as one integer; zeros stand before the first byte."""
     text = np.frombuffer(document, np.uint8)
-    _require_no_zero(text)
+    if not text.all():
+        raise ValueError("the text holds a zero byte, which here stands for what precedes a document")
     padded = np.concatenate([np.zeros(order - 1, np.int64), text.astype(np.int64)])
     packed = np.zeros(len(text), np.int64)
     for i in range(order):
         packed = (packed << BITS) + padded[i : i + len(text)]
     return packed
-
-
-def _require_no_zero(text: UInt8[np.ndarray, " T"]) -> None:
-    if not text.all():
-        raise ValueError("the text holds a zero byte, which here stands for what precedes a document")
 
 
 def _counted(grams: Int64[np.ndarray, " G"], counts: Int64[np.ndarray, " G"]) -> _Order:

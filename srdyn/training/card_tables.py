@@ -8,26 +8,9 @@ import pandas as pd
 from srdyn.loading import markdown
 
 COLUMNS = (
-    "model",
-    "kind",
-    "seed",
-    "parameters",
-    "tokens",
-    "quantity",
-    "of",
-    "length",
-    "value",
-    "low",
-    "high",
-    "low_over_rows",
-    "high_over_rows",
-    "n",
-    "unit",
-    "target",
-    "met",
-    "extrapolated",
-    "task_seed",
-)
+    "model", "kind", "seed", "parameters", "tokens", "quantity", "of", "length", "value", "low", "high",
+    "low_over_rows", "high_over_rows", "n", "unit", "target", "met", "extrapolated", "task_seed",
+)  # fmt: skip
 """One row for every model, or baseline, and quantity. `low` … `high` is the 95 % interval: Wilson's for a share of
 items, resampled over windows for bits per byte; `…_over_rows` is resampled over the rows that items lie in."""
 VERDICTS_FROM = 0.90
@@ -50,18 +33,15 @@ def fill(text: str, rows: pd.DataFrame) -> str:
 
 
 def _models(rows: pd.DataFrame) -> str:
-    trained = _trained(rows).drop_duplicates("model")
-    cells = [
-        [row.model, row.kind, str(row.seed), f"{row.parameters:,}", f"{row.tokens:,}"] for row in trained.itertuples()
-    ]
+    trained = _trained(rows).drop_duplicates("model").itertuples()
+    cells = [[x.model, x.kind, str(x.seed), f"{x.parameters:,}", f"{x.tokens:,}"] for x in trained]
     return markdown.table(["model", "kind", "seed", "parameters", "tokens seen"], cells)
 
 
 def _text(rows: pd.DataFrame) -> str:
     text = rows[rows["quantity"] == "bits per byte"]
-    domains = sorted(text["of"].unique())
-    cells = []
-    for model in [*_trained(text)["model"].unique(), *text[text["kind"] == "baseline"]["model"].unique()]:
+    domains, cells = sorted(text["of"].unique()), []
+    for model in pd.concat([_trained(text), text])["model"].unique():  # baselines last
         own = text[text["model"] == model].set_index("of")
         cells.append([model, *(_bits(own.loc[domain]) for domain in domains)])
     windows, length = int(text["n"].dropna().iloc[0]), int(text["length"].iloc[0])
@@ -86,8 +66,9 @@ def _remarks(rows: pd.DataFrame) -> Iterator[str]:
     if tasks["extrapolated"].astype(bool).any():
         yield "\\* longer than any sequence that the model was trained on: extrapolation, used for no verdict."
     weak = tasks[tasks["value"] < VERDICTS_FROM]
-    named = [f"{model}: {', '.join(_named(group))}" for model, group in weak.groupby("model", sort=False)]
-    below = "; ".join(named) or "no model on any task"
+    named = weak["of"] + " at " + weak["length"].astype(str) + " tokens (" + weak["value"].map("{:.1%}".format) + ")"
+    by_model = named.groupby(weak["model"], sort=False).agg(", ".join)
+    below = "; ".join(f"{model}: {tasks}" for model, tasks in by_model.items()) or "no model on any task"
     yield f"Below {VERDICTS_FROM:.0%} right, hence shown but used for no verdict: {below}."
 
 
@@ -98,7 +79,7 @@ def _targets(rows: pd.DataFrame) -> str:
         is_text = row.quantity == "bits per byte"
         number = "{:.3f}".format if is_text else "{:.1%}".format
         gap = f"{abs(row.value - row.target):.3f}" if is_text else f"{100 * abs(row.value - row.target):.1f} points"
-        reached = "met" if row.met in (True, "True") else f"missed by {gap}"
+        reached = "met" if row.met else f"missed by {gap}"
         wanted = ("< " if is_text else "≥ ") + number(row.target)
         cells.append([row.model, f"{row.quantity}, {row.of}", wanted, number(row.value), reached])
     caption = "Targets (bits per byte: the best baseline of the domain):"
@@ -109,14 +90,10 @@ def _trained(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["kind"] != "baseline"]
 
 
-def _named(tasks: pd.DataFrame) -> list[str]:
-    return [f"{row.of} at {row.length} tokens ({row.value:.1%})" for row in tasks.itertuples()]
-
-
 def _bits(row: pd.Series) -> str:
     return f"{row['value']:.3f}" + ("" if pd.isna(row["low"]) else f" ({row['low']:.3f}–{row['high']:.3f})")
 
 
 def _share(row: pd.Series) -> str:
-    star = "\\*" if row["extrapolated"] in (True, "True") else ""
+    star = "\\*" if row["extrapolated"] else ""
     return f"{100 * row['value']:.1f}{star} ({100 * row['low']:.1f}–{100 * row['high']:.1f})"

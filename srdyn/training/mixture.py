@@ -48,14 +48,8 @@ class Curriculum:
         millions = tokens_seen / 1e6
         interpolate = lambda table: int(np.interp(millions, *zip(*table, strict=True)))  # noqa: E731
         current = lambda table: [value for start, value in table if millions >= start][-1]  # noqa: E731
-        return Level(
-            symbols=interpolate(self.symbols),
-            pairs=interpolate(self.pairs),
-            gap=interpolate(self.gap),
-            facts=self.facts,
-            lengths=current(self.lengths),
-            shares=current(self.shares),
-        )
+        symbols, pairs, gap = map(interpolate, (self.symbols, self.pairs, self.gap))
+        return Level(symbols, pairs, gap, self.facts, current(self.lengths), current(self.shares))
 
     def longest(self, tokens: int) -> int:
         """The longest sequence among the first `tokens` tokens."""
@@ -198,11 +192,4 @@ def _copy(writer: Writer, passage: Passage, length: int, now: Level) -> None:
         writer.snippet(passage, int(writer.rng.integers(2, 24)))
 
 
-_ROWS = {
-    "text": _text,
-    "recall": _recall,
-    "needles": _needles,
-    "arithmetic": _arithmetic,
-    "repeat": _repeat,
-    "copy": _copy,
-}
+_ROWS = {row.__name__[1:]: row for row in (_text, _recall, _needles, _arithmetic, _repeat, _copy)}

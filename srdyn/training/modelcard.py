@@ -43,11 +43,8 @@ class Plan(NamedTuple):
 
 
 PLAN = Plan(
-    items={
-        **{(task, TEXT_LENGTH): 400 for task in evals.TASKS if task not in evals.NEEDLES_AT},
-        ("needle4", 2048): 200,
-        ("recall8", 2048): 400,
-    },
+    items={(task, TEXT_LENGTH): 400 for task in evals.TASKS if task not in evals.NEEDLES_AT}
+    | {("needle4", 2048): 200, ("recall8", 2048): 400},
     windows=48,
 )
 
@@ -82,13 +79,9 @@ def model_rows(folder: Path, *, plan: Plan = PLAN, device: str = "auto") -> pd.D
     model = models.load(folder, device=device)
     training = json.loads((folder / "training.json").read_text())
     curriculum = recipes.TIERS[training["settings"].get("tier", "small")].curriculum
-    about = {
-        "model": folder.name,
-        "kind": training["settings"]["kind"],
-        "seed": training["settings"]["seed"],
-        "parameters": model.hf.num_parameters(),
-        "tokens": training["step"] * curriculum.tokens_per_batch,
-    }
+    about = {"model": folder.name, "parameters": model.hf.num_parameters()}
+    about |= {name: training["settings"][name] for name in ("kind", "seed")}
+    about["tokens"] = training["step"] * curriculum.tokens_per_batch
     longest = curriculum.longest(about["tokens"])
     rows = pd.DataFrame([*_text_rows(model, plan), *_task_rows(model, plan)])
     return rows.assign(**about, extrapolated=rows["length"] > longest)
@@ -96,20 +89,12 @@ def model_rows(folder: Path, *, plan: Plan = PLAN, device: str = "auto") -> pd.D
 
 def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the target of each row that has one, and whether it is met: accuracy from it on, text below it."""
-    best = rows[rows["kind"] == "baseline"].groupby("of")["value"].min()
-
-    def target(row: pd.Series) -> float:
-        if row["kind"] not in TARGETS or row["length"] != TEXT_LENGTH:
-            return float("nan")
-        return (
-            best[row["of"]] if row["quantity"] == "bits per byte" else TARGETS[row["kind"]].get(row["of"], float("nan"))
-        )
-
-    rows = rows.assign(target=rows.apply(target, axis=1))
-    reached = (
-        rows["value"].lt(rows["target"]).where(rows["quantity"] == "bits per byte", rows["value"].ge(rows["target"]))
-    )
-    return rows.assign(met=reached.astype(object).where(rows["target"].notna(), None))
+    best = dict(rows[rows["kind"] == "baseline"].groupby("of")["value"].min())
+    by_kind = {kind: best | shares for kind, shares in TARGETS.items()}
+    targets = [by_kind.get(kind, {}).get(of) for kind, of in zip(rows["kind"], rows["of"], strict=True)]
+    rows = rows.assign(target=pd.Series(targets, rows.index, float).where(rows["length"] == TEXT_LENGTH))
+    below, is_text = rows["value"] < rows["target"], rows["quantity"] == "bits per byte"
+    return rows.assign(met=(below == is_text).astype(object).where(rows["target"].notna(), None))
 
 
 def measure(root: Path, *, plan: Plan = PLAN) -> pd.DataFrame:
@@ -162,7 +147,7 @@ def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.ByteWindow
     """What the n-gram model needs for the bytes of each window, given all that precedes them in their document."""
     bits = [ngrams.bits(document.encode()) for document in contexts.held_out_documents(name, part=PART)]
     spans = zip(chosen.document, chosen.start, chosen.stop, strict=True)
-    return pd.Series([bits[i][start:stop].sum() for i, start, stop in spans]).to_numpy()
+    return np.array([bits[i][start:stop].sum() for i, start, stop in spans])
 
 
 def _per_byte(bits: Float64[np.ndarray, " N"], chosen: evals.ByteWindows) -> intervals.Interval:

@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 from srdyn import contexts
 from srdyn.loading import files, reference
 from srdyn.text import documents, tasks
-from srdyn.training import mixture
+from srdyn.training import mixture, rules
 
 
 class Tier(NamedTuple):
@@ -101,15 +101,12 @@ RECIPES = {
     "uniform": Settings("uniform", tokens=5_200_000, checkpoints=(96, 384)),
     "main-hybrid": Settings("hybrid", **MAIN),
     "main-pure": Settings("pure", **MAIN),
-    **{
-        f"{kind}-d{head}": Settings(kind, options={"head": head}, checkpoints=())
-        for kind in ("hybrid", "pure")
-        for head in (32, 128)
-    },
+    **{f"{x}-d{d}": Settings(x, options={"head": d}, checkpoints=()) for x in ("hybrid", "pure") for d in (32, 128)},
+    **{kind: Settings(kind, checkpoints=()) for kind in rules.CLASSES},
     "pure-long": Settings("pure", tokens=64_000_000, checkpoints=(3900, 7800, 15600)),
 }
-"""By name: the small pair and its equal start, the main pair, the small pair with smaller and larger heads, the long
-run. All may be trained from other seeds, as `hybrid-seed1`."""
+"""By name: the small pair and its equal start, the main pair, the small pair with smaller and larger heads, models of
+other update rules, the long run. All may be trained from other seeds, as `hybrid-seed1`."""
 
 
 def named(name: str) -> Settings:

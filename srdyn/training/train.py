@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import csv
 import io
 import logging
 import time
@@ -23,13 +22,15 @@ from srdyn.kernels import bfloat16
 from srdyn.loading import devices, files, folders, reference
 from srdyn.study.run import store
 from srdyn.text import tasks
-from srdyn.training import mixture, recipes
+from srdyn.training import mixture, recipes, rules
 from srdyn.training.recipes import Settings
 
 log = logging.getLogger(__name__)
 
 LOG_EVERY = 20
 SAVE_EVERY = 20
+OUTER = ("embed", "in_proj_ba", "lm_head")
+"""Matrices that are no map between hidden vectors: tokens, gates."""
 SPECTRA_POSITIONS = (16, 64, 128, 256, 512)
 SPECTRA_WINDOWS = 2  # of 512 tokens from each domain
 
@@ -53,13 +54,14 @@ class Run:
             "text": recipes.text(settings.reads),
             "curriculum": settings.reads.curriculum,
         }
-        hf = reference.initialise(settings.kind, seed=settings.seed, **settings.options)
+        made_by = rules if settings.kind in rules.CLASSES else reference
+        hf = made_by.initialise(settings.kind, seed=settings.seed, **settings.options)
         hf.config.use_cache = False
         hf.config.srdyn_seed, hf.config.srdyn_kind = settings.seed, settings.kind
         hf = hf.to(devices.resolve_device(device))
         self.model = models.from_hf(hf, self.tokenizer, name=settings.name, seed=settings.seed)
         self.bfloat16 = bfloat16 and hf.device.type == "cpu"
-        if hf.device.type == "cpu":
+        if cpu_speedups.fit(hf):
             cpu_speedups.use(hf, bfloat16=bfloat16)
         self.optimizers = optimizers(hf)
         self.step = 0
@@ -97,7 +99,8 @@ class Run:
             buffer,
         )
         files.write_bytes(self.folder / "state.pt", buffer.getvalue())
-        files.write_bytes(self.folder / "log.csv", _csv(self.rows))
+        log = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n", na_rep="nan")
+        files.write_bytes(self.folder / "log.csv", log.encode())
 
     def train(self, *, until: int | None = None) -> None:
         """Train from the present step to step `until`, by default to the end, then write the model."""
@@ -190,7 +193,7 @@ def _say_float16(folder: Path) -> None:
 
 def optimizers(hf: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the rest; weight decay for matrices only."""
-    matrix = lambda n, p: p.ndim == 2 and "embed" not in n and "in_proj_ba" not in n  # noqa: E731
+    matrix = lambda n, p: p.ndim == 2 and min(p.shape) > 8 and not any(x in n for x in OUTER)  # noqa: E731
     named = list(hf.named_parameters())
     inner = [p for n, p in named if matrix(n, p)]
     outer = [p for n, p in named if p.ndim == 2 and not matrix(n, p)]
@@ -205,16 +208,6 @@ def _long(decay: Float[Tensor, "L B H"], layers: list[int]) -> pd.DataFrame:
         [layers, range(decay.shape[1]), range(decay.shape[2])], names=["layer", "sample", "head"]
     )
     return pd.DataFrame({"log_decay": decay.flatten().numpy()}, index=index).reset_index()
-
-
-def _csv(rows: list[dict]) -> bytes:
-    if not rows:
-        return b""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue().encode()
 
 
 def main() -> None:

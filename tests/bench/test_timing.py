@@ -92,15 +92,6 @@ def test_the_exponent_is_that_of_a_power_law(power):
     assert timing.exponent(frame, sizes) == pytest.approx((power, power, power))
 
 
-def test_what_cannot_be_told_is_refused():
-    with pytest.raises(ValueError, match="no case is called c; there are a, b"):
-        timing.quotient(wide(a=[1.0], b=[1.0]), "a", "c")
-    with pytest.raises(ValueError, match="at least two sizes"):
-        timing.exponent(wide(a=[1.0]), {"a": 4})
-    with pytest.raises(ValueError, match="got 0 and 3"):
-        timing.interleaved({}, rounds=3)
-
-
 def test_the_machine_says_its_name():
     machine = timing.machine()
     assert machine["processor"]

@@ -42,7 +42,7 @@ def test_trajectories_draws_each_head_in_the_colour_of_its_stratum():
 def test_trajectories_refuses_several_layers_of_a_model():
     table = given("trajectories")
     with pytest.raises(ValueError, match="one layer of each model"):
-        figures.trajectories(pd.concat([table, table.assign(layer=0)]))
+        figures.trajectories(pd.concat([table, table.assign(layer=99)]))
 
 
 def test_a_pruned_head_is_left_out_of_the_trajectories():

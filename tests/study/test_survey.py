@@ -7,11 +7,11 @@ import pandas as pd
 import pytest
 import torch
 
-from srdyn import architectures, bounds, contexts, models, spectra, states
+from srdyn import architectures, contexts, models, spectra, states
 from srdyn.architectures import gated_deltanet
 from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
-from srdyn.study.analysis import observations, summaries
+from srdyn.study.analysis import bounds, observations, summaries
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, store, workers
 from srdyn.study.survey import null_tables, survey
@@ -74,14 +74,6 @@ def test_the_untrained_null_is_the_start_and_not_the_model(place):
     assert all(torch.equal(start[name], fresh[name]) for name in fresh)
 
 
-def test_permuted_decays_are_the_mechanism_s_heads_in_another_order(heads):
-    by = ["context", "sample", "position", "rank"]
-    mechanism, permuted = (
-        heads[heads["source"] == source].groupby(by).size() for source in ("mechanism", "permuted decays")
-    )
-    pd.testing.assert_series_equal(mechanism, permuted)
-
-
 def test_the_common_decay_is_one_value_in_every_context(heads):
     common, own = (heads[heads["source"] == source] for source in ("common decay", "model"))
     for gate in ("log_decay", "write_strength"):
@@ -111,7 +103,7 @@ def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tm
     made_by = {"weights": opened.identity(model, place), "code": survey.CODE}
     tables = null_tables.Tables(model, reading, store.RunStore(tmp_path, made_by=made_by))
     opening = str(place), reading, tmp_path, json.dumps(made_by)
-    for together in (("model", "untrained", "mechanism", "permuted decays"), ("common decay",)):
+    for together in (("model", "untrained", "mechanism"), ("common decay",)):
         survey._make(tables, together, opening, worth=1)
     items = heads[["context", "source"]].drop_duplicates().itertuples(index=False)
     tables._samples = None  # whatever is made here now
@@ -261,7 +253,11 @@ def test_summaries_have_a_row_for_every_head(heads, place):
     shown = final[final["source"] == "model"].set_index(["layer", "head"])["rank"]
     pd.testing.assert_series_equal(own, shown.loc[own.index], check_names=False)
     paths = summaries.trajectories(text, ["model", "mechanism"])
-    assert len(paths) == 2 * 8 * len(POSITIONS)
+    assert len(paths) == 2 * 2 * 8 * len(POSITIONS)
+    small = {}
+    for fork, [layer] in paths.groupby("fork")["layer"].unique().items():
+        small[fork] = min((own[layer] <= 0.25 * 8).sum(), (own[layer] >= 0.9 * 8).sum())
+    assert small["most"] >= small["least"]
     shares = summaries.shares(text[text["source"].isin(["model", "mechanism"])], 64)
     np.testing.assert_allclose(shares[["low", "middle", "high"]].sum(axis=1), 1, atol=0.51)
     assert len(shares) == 2 * (1 + len(null_tables.SWEEP) + 1)

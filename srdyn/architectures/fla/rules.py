@@ -1,4 +1,4 @@
-"""Plain torch twins of flash-linear-attention's recurrences, for layers that run on a CPU.
+"""Twins of flash-linear-attention's recurrences, for layers that run on a CPU.
 
 Names, arguments and results are those of https://github.com/fla-org/flash-linear-attention 0.6, arguments by name only,
 as its layers give them. State and arithmetic are float32. Chunked or fused makes no difference here: each reads token
@@ -14,7 +14,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from srdyn.architectures.fla import ops
-from srdyn.kernels import recurrence, scan
+from srdyn.kernels import recurrence, scan, transition
 from srdyn.kernels.recurrence import PerHead
 
 Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "N H K V"]]
@@ -112,7 +112,7 @@ def kda(
     beta = write_strength(beta, is_logit=use_beta_sigmoid_in_kernel, allow_neg_eigval=allow_neg_eigval)
     g = log_decay(g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else g
     q, k = (recurrence.l2norm(x) if use_qk_l2norm_in_kernel else x for x in (q, k))
-    return _last(recurrence.kimi_delta_rule(q, k, v, g, beta, initial_state=initial_state))
+    return transition.kimi_delta_rule(q, k, v, g, beta, initial_state=initial_state)
 
 
 @_called
@@ -126,7 +126,7 @@ def comba(q, k, v, p, g, beta, initial_state=None, use_qk_l2norm_in_kernel=False
 def gated_linear_attention(q, k, v, g=None, gk=None, initial_state=None) -> Read:
     """The decay is called g where a pass is chunked, gk where it is fused."""
     g = gk if g is None else g
-    return _last(recurrence.gated_linear_attention(q, k, v, g, initial_state=initial_state))
+    return transition.gated_linear_attention(q, k, v, g, initial_state=initial_state)
 
 
 @_called
@@ -146,13 +146,13 @@ def rwkv6(r, k, v, w, u, scale, initial_state=None) -> Read:
 @_called
 def rwkv7(r, w, k, v, a, b, scale, initial_state=None, safe_gate=False, lower_bound=None, chunk_size=None) -> Read:
     """A transition that is diagonal plus rank one; w is the log-decay."""
-    return _last(recurrence.rwkv7(scale * r, k, v, w, a, b, initial_state=initial_state))
+    return transition.rwkv7(scale * r, k, v, w, a, b, initial_state=initial_state)
 
 
 @_called
 def fused_rwkv7(r, w, k, v, kk, a, scale, initial_state=None) -> Read:
     """As `rwkv7`, with −kk and kk·a for its a and b."""
-    return _last(recurrence.rwkv7(scale * r, k, v, w, -kk, kk * a, initial_state=initial_state))
+    return transition.rwkv7(scale * r, k, v, w, -kk, kk * a, initial_state=initial_state)
 
 
 def retention_decays(H: int) -> Float[Tensor, " H"]:

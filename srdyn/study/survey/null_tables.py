@@ -20,8 +20,8 @@ from srdyn.study.survey import samples
 log = logging.getLogger(__name__)
 
 MODEL = "model"
-_UNTRAINED, _MECHANISM, _PERMUTED, COMMON = "untrained", "mechanism", "permuted decays", "common decay"
-NULLS = (_UNTRAINED, _MECHANISM, _PERMUTED, COMMON)
+_UNTRAINED, _MECHANISM, COMMON = "untrained", "mechanism", "common decay"
+NULLS = (_UNTRAINED, _MECHANISM, COMMON)
 SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
 """Thresholds that the rank is also taken at."""
 
@@ -40,7 +40,7 @@ def available(model: models.Model, sources: Sequence[str]) -> list[str]:
     for can, why, lost in (
         (_is_reference, "what it was started from is not known", [_UNTRAINED]),
         (follows_gated_delta, "its states do not follow the gated delta rule with one decay a head", NULLS[1:]),
-        (forgets, "its heads do not forget", [_PERMUTED, COMMON]),
+        (forgets, "its heads do not forget", [COMMON]),
     ):
         if not can(model) and (out := [source for source in sources if source in lost]):
             which = f"{', '.join(out)} null{'s' if len(out) > 1 else ''}"
@@ -73,7 +73,6 @@ class Tables:
             MODEL: lambda context: self._own(context)[0],
             _UNTRAINED: lambda context: self._read(untrained(self.model), context)[0],
             _MECHANISM: lambda context: self._null(self._own(context)[1], context),
-            _PERMUTED: self._permuted,
             COMMON: self._common,
         }
         for source in sources:
@@ -110,14 +109,6 @@ class Tables:
         common = means.where(means.isna(), means.median(), axis=1).to_numpy()
         g, beta = torch.tensor(common).T.reshape(2, self.model.grid.L, self.model.grid.H)
         return g, beta
-
-    def _permuted(self, context: str) -> pd.DataFrame:
-        """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
-        table = self.table(_MECHANISM, context)
-        grid, layers = self.model.grid, np.array(self.layers)
-        order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
-        place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
-        return table.assign(layer=layers[place // grid.H], head=place % grid.H)
 
     def _null(self, gates: _Gates, context: str) -> pd.DataFrame:
         (g, beta), (K, V) = gates, (self.model.grid.K, self.model.grid.V)

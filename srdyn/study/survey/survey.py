@@ -36,9 +36,9 @@ def heads(
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
-    model's own decays and write strengths (`mechanism`); the same with heads exchanged at random over the model
-    (`permuted decays`); the same with the decay and the write strength of the median head for all (`common decay`).
-    Nulls are made for models of seed 0 alone; what a model cannot have is left out, which is logged.
+    model's own decays and write strengths (`mechanism`); the same with the decay and the write strength of the median
+    head for all (`common decay`). Nulls are made for models of seed 0 alone; what a model cannot have is left out, and
+    logged.
     Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
     several processes (`loading.processes`) share the work if they all make this call. Much work with a small model on a
     CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.

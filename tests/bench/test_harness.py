@@ -12,11 +12,11 @@ from srdyn import ablation, models, pruning
 from srdyn.loading import files
 
 lm_eval = pytest.importorskip("lm_eval")
-harness = pytest.importorskip("srdyn.harness")
+harness = pytest.importorskip("srdyn.bench.harness")
 
 LM_EVAL_TASKS = Path(lm_eval.__file__).parent / "tasks"
 GSM8K = LM_EVAL_TASKS / "gsm8k"
-ITEMS = Path(__file__).parent / "data" / "gsm8k_like.jsonl"
+ITEMS = Path(__file__).parents[1] / "data" / "gsm8k_like.jsonl"
 ROWS = [json.loads(line) for line in ITEMS.read_text().splitlines()]
 QUESTIONS = [row["question"] for row in ROWS]
 SHORT = {"until": ["Question:"], "do_sample": False, "max_gen_toks": 12}

@@ -3,8 +3,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from srdyn import bounds, spectra
+from srdyn import spectra
 from srdyn.kernels import recurrence
+from srdyn.study.analysis import bounds
 
 T, H, K, V = 40, 3, 6, 8
 

@@ -1,0 +1,73 @@
+"""Figures of what heads keep and for how long."""
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from srdyn.figures import style
+
+GROUPS = {
+    "saturated, slow": style.Look("#C99000", "^"),
+    "saturated, fast": style.Look("#8C8C8C", "D"),
+    "others": style.STRATA["low"],
+}
+PREDICTED = {
+    "Spearman ρ": {"marker": "o"},
+    "share of the damage in the worst tenth": {"marker": "D", "fillstyle": "none"},
+}
+
+
+@style.draws("model group half_life distance", "estimate low high rank D")
+def half_lives(table: pd.DataFrame) -> Figure:
+    """Needles found, and the rank, against the half-life that all heads of a group are given: a panel a model.
+
+    Rows of panels: the slow half of the saturated heads, the fast half, their ranks. In the first two a line for each
+    distance, dark to light from the nearest; dashed: nothing is set.
+    """
+    names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
+    figure, axes = style.grid(3, len(names), height=1.2, sharex=True, sharey="row")
+    shades = dict(zip(distances, style.shades(len(distances), 0.9), strict=True))
+    for j, name in enumerate(names):
+        part = table[table["model"] == name]
+        intact, column = part[part["group"] == "intact"].set_index("distance")["estimate"], axes[:, j]
+        for panel, group in zip(column, ("saturated, slow", "saturated, fast"), strict=False):
+            for place, (distance, colour) in enumerate(shades.items()):
+                rows = part[(part["group"] == group) & (part["distance"] == distance)].sort_values("half_life")
+                x, look = rows["half_life"] * 1.06 ** (place - 1.5), style.Look(colour, GROUPS[group].marker)
+                style.points(panel, x, rows, look, linestyle="-", linewidth=0.8, width=0.6, markersize=3)
+                panel.axhline(intact[distance], color=colour, linestyle=(0, (4, 2)), linewidth=0.5, zorder=1)
+        for group, look in GROUPS.items():
+            rows = part[part["group"] == group].groupby("half_life")["rank"].first()
+            column[2].plot(rows.index, rows, look.marker, color=look.colour, linestyle="-", linewidth=0.8)
+        column[2].axhline(part["D"].max(), **style.BOUND)
+        column[0].set_title(name)
+    axes[0, 0].set_xscale("log")
+    for panel, label in zip(
+        axes[:, 0], ("needles found,\nslow half set", "needles found,\nfast half set", "rank r"), strict=True
+    ):
+        panel.set_ylabel(label)
+    style.outer_labels(axes[2], x="half-life set (tokens)", y="rank r")
+    near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
+    style.legend(figure, [*near, *(style.handle(*named, linestyle="") for named in GROUPS.items())])
+    note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"
+    return style.finish(figure, note, f"n = {style.span(table['n'])} items a symbol")
+
+
+@style.draws("model changed predictor quantity", "estimate low high")
+def damage_predictors(table: pd.DataFrame) -> Figure:
+    """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""
+    predictors = list(table["predictor"].unique())
+    figure, parts = style.crossed(table, "changed", "model", height=0.16 * len(predictors) + 0.5, x="ρ, or share")
+    looks = dict(zip(table["quantity"].unique(), PREDICTED.values(), strict=False))
+    for panel, part in parts:
+        for place, (quantity, look) in enumerate(looks.items()):
+            rows = part[part["quantity"] == quantity].set_index("predictor").reindex(predictors)
+            y = np.arange(len(predictors)) + 0.26 * (place - 0.5)
+            panel.hlines(y, rows["low"], rows["high"], color="#111111", linewidth=0.8)
+            panel.plot(rows["estimate"], y, linestyle="", color="#111111", **look)
+        panel.axvline(0, zorder=0, **style.BOUND)
+        style.listed(panel, predictors)
+    style.legend(figure, [style.handle(name, color="#111111", linestyle="", **look) for name, look in looks.items()])
+    return style.finish(
+        figure, "bars: 95 % interval, heads of the model left out drawn again", f"n = {style.span(table['n'])} heads"
+    )

@@ -1,0 +1,41 @@
+"""Models of other update rules, as small as the reference models and by their own classes, before training.
+
+Eight layers with eight heads of 64 × 64, but RWKV-7, whose heads share out the hidden width: four of them on 256.
+"""
+
+import importlib
+
+import torch
+import transformers
+from transformers import PreTrainedModel
+
+LAYERS = {"hidden_size": 128, "num_hidden_layers": 8, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0}
+DENSE = LAYERS | {"intermediate_size": 384, "num_heads": 8}
+WIDE = {"expand_k": 4.0, "expand_v": 4.0}
+DUAL = {"num_heads": 8, "head_dim": 64, "state_size": 64, "n_groups": 4, "expand": 4, "chunk_size": 64}
+RANKS = dict.fromkeys(("decay_low_rank_dim", "a_low_rank_dim", "v_low_rank_dim", "gate_low_rank_dim"), 32)
+CLASSES = {
+    "mamba2": ("transformers", "Mamba2", LAYERS | DUAL | {"initializer_range": 0.02, "pad_token_id": 0}),
+    "deltanet": ("fla.models.delta_net", "DeltaNet", DENSE | WIDE),
+    "gla": ("fla.models.gla", "GLA", DENSE | WIDE | {"use_short_conv": True}),
+    "kda": ("fla.models.kda", "KDA", DENSE | {"head_dim": 64}),
+    "rwkv7": (
+        "fla.models.rwkv7",
+        "RWKV7",
+        LAYERS | RANKS | {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64},
+    ),
+}
+"""By kind: the module and the stem of its classes, and their sizes. The last four need flash-linear-attention."""
+
+
+def initialise(kind: str, *, seed: int, **options) -> PreTrainedModel:
+    """A model of this kind as its class starts it from a seed; other random numbers stay as they are.
+
+    Raises ModuleNotFoundError where flash-linear-attention is needed and missing.
+    """
+    module, stem, sizes = CLASSES[kind]
+    found = transformers if module == "transformers" else importlib.import_module(module)
+    config = getattr(found, f"{stem}Config")(**{"vocab_size": 1024} | sizes | options)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return getattr(found, f"{stem}ForCausalLM")(config)
