@@ -21,7 +21,7 @@ from lm_eval.models import huggingface
 
 from srdyn import models
 
-FEWSHOT_SEED = 1234  # what `lm_eval run` takes
+_FEWSHOT_SEED = 1234  # what `lm_eval run` takes
 _brought_along = functools.cache(tasks.TaskManager)  # the index of lm_eval's own tasks, which takes seconds
 
 
@@ -60,7 +60,7 @@ def evaluate(
     """
     if model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer, and tasks are text: load a folder that holds one")
-    task.set_fewshot_seed(FEWSHOT_SEED)
+    task.set_fewshot_seed(_FEWSHOT_SEED)
     name = task.config.task
     # The tokenizer is a copy because lm_eval gives one a padding token where there is none.
     lm = huggingface.HFLM(pretrained=model.hf, tokenizer=copy.deepcopy(model.tokenizer), max_length=max_length)

@@ -6,12 +6,12 @@ from matplotlib.figure import Figure
 
 from srdyn.figures import style
 
-GROUPS = {
+_GROUPS = {
     "saturated, slow": style.Look("#C99000", "^"),
     "saturated, fast": style.Look("#8C8C8C", "D"),
     "others": style.STRATA["low"],
 }
-PREDICTED = {
+_PREDICTED = {
     "Spearman ρ": {"marker": "o"},
     "share of the damage in the worst tenth": {"marker": "D", "fillstyle": "none"},
 }
@@ -33,10 +33,10 @@ def half_lives(table: pd.DataFrame) -> Figure:
         for panel, group in zip(column, ("saturated, slow", "saturated, fast"), strict=False):
             for place, (distance, colour) in enumerate(shades.items()):
                 rows = part[(part["group"] == group) & (part["distance"] == distance)].sort_values("half_life")
-                x, look = rows["half_life"] * 1.06 ** (place - 1.5), style.Look(colour, GROUPS[group].marker)
+                x, look = rows["half_life"] * 1.06 ** (place - 1.5), style.Look(colour, _GROUPS[group].marker)
                 style.points(panel, x, rows, look, linestyle="-", linewidth=0.8, width=0.6, markersize=3)
                 panel.axhline(intact[distance], color=colour, linestyle=(0, (4, 2)), linewidth=0.5, zorder=1)
-        for group, look in GROUPS.items():
+        for group, look in _GROUPS.items():
             rows = part[part["group"] == group].groupby("half_life")["rank"].first()
             column[2].plot(rows.index, rows, look.marker, color=look.colour, linestyle="-", linewidth=0.8)
         column[2].axhline(part["D"].max(), **style.BOUND)
@@ -48,7 +48,7 @@ def half_lives(table: pd.DataFrame) -> Figure:
         panel.set_ylabel(label)
     style.outer_labels(axes[2], x="half-life set (tokens)", y="rank r")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
-    style.legend(figure, [*near, *(style.handle(*named, linestyle="") for named in GROUPS.items())])
+    style.legend(figure, [*near, *(style.handle(*named, linestyle="") for named in _GROUPS.items())])
     note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"
     return style.finish(figure, note, f"n = {style.span(table['n'])} items a symbol")
 
@@ -58,7 +58,7 @@ def damage_predictors(table: pd.DataFrame) -> Figure:
     """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""
     predictors = list(table["predictor"].unique())
     figure, parts = style.crossed(table, "changed", "model", height=0.16 * len(predictors) + 0.5, x="ρ, or share")
-    looks = dict(zip(table["quantity"].unique(), PREDICTED.values(), strict=False))
+    looks = dict(zip(table["quantity"].unique(), _PREDICTED.values(), strict=False))
     for panel, part in parts:
         for place, (quantity, look) in enumerate(looks.items()):
             rows = part[part["quantity"] == quantity].set_index("predictor").reindex(predictors)
