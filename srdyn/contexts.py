@@ -42,12 +42,11 @@ def domain(
     generator: torch.Generator,
     part: str = "trace",
 ) -> Int[Tensor, "B T"]:
-    """`n` windows of `length` tokens from one part of a held-out domain, or of text of one's own.
+    """`n` windows of `length` tokens from one part of a held-out domain, or of text of one's own (`documents.read`).
 
-    `name` is one of `domains()` or a place of one's own text (`documents.read`). Windows lie inside single documents,
-    never overlap, and are drawn without replacement; no special token is added. `part` is "trace", "calibration" or
-    "evaluation", to which documents are dealt out, always alike. Raises ValueError for an unknown name or part, or
-    where the part holds fewer windows, and as `documents.read` does.
+    Windows lie inside single documents, never overlap, and are drawn without replacement; no special token is added.
+    `part` is one of `PARTS`, to which documents are dealt out, always alike. Raises ValueError for an unknown name or
+    part, or where the part holds fewer windows, and as `documents.read` does.
     """
     return _shuffled(name, tokenizer, n, length, generator, part).tokens[:n]
 

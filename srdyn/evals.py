@@ -92,9 +92,9 @@ def windows(
 ) -> ByteWindows:
     """Windows of `length` tokens over the documents of one part of a held-out domain, all or `n` evenly spaced ones.
 
-    A document is read after an end-of-text token, as in training. Each window begins with the last token of the one
-    before, so that every token is predicted once; what is left at a document's end and fills no window is not. Raises
-    ValueError where there are fewer than `n` windows, or a tokenizer whose tokens do not spell bytes.
+    A document is read after an end-of-text token. Each window begins with the last token of the one before, so that
+    every token is predicted once; what fills no window is not. Raises ValueError for fewer than `n`, or a tokenizer
+    whose tokens do not spell bytes.
     """
     found = [
         (tokens[a : a + length], i, ends[a], ends[a + length - 1])

@@ -45,8 +45,7 @@ class Layer(NamedTuple):
 class Model:
     """A transformers model that runs as it is, with what srdyn knows about its states.
 
-    `layers[l]` describes axis L's entry l. `tokenizer` is None where the folder holds none; `seed` is the one that the
-    weights were drawn from, where it is known (`srdyn_seed` in config.json).
+    `layers[l]` describes axis L's entry l; `seed` is the one that the weights were drawn from, where that is known.
     """
 
     hf: PreTrainedModel

@@ -18,9 +18,8 @@ def saturation_score(
 ) -> Float[Tensor, "L H"]:
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
-    `rank` and `norm` are means over a calibration set of the effective rank and the nuclear norm, `d` is the most that
-    a rank can be. The maximum is taken over the model. Heads that were pruned away are NaN, here and in the result.
-    Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
+    `rank` and `norm` are means over a calibration set, `d` is the most that a rank can be. Heads that were pruned away
+    are NaN. Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
     """
     if rank.shape != norm.shape:
         raise ValueError(f"rank and norm must be of the same heads, got {list(rank.shape)} and {list(norm.shape)}")

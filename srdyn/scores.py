@@ -19,10 +19,9 @@ Scores = Float[Tensor, "L H"]
 
 
 class Profile(NamedTuple):
-    """Means of every head over calibration sequences, NaN for a head that the model no longer holds.
+    """Means over calibration sequences, NaN for a head that the model no longer holds.
 
-    Effective rank and nuclear norm of the state, and their means over the captured positions (`rank_in_time`,
-    `norm_in_time`); log-decay; norm of what the head adds to the layer's output; D.
+    Rank and norm of the state at the end and over the captured positions; log-decay; norm of what a head puts out; D.
     """
 
     rank: Scores

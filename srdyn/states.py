@@ -40,9 +40,8 @@ def trace(
 ) -> Float64[Tensor, "L B C H *measured"]:
     """`measure` of every head's state after each of the positions; heads that were pruned away hold NaN.
 
-    Position p means the state after p tokens; with the forward route a state does not depend on which others are asked
-    for. Raises ValueError for positions that are not strictly increasing within 1 … T, for tokens that are not a filled
-    integer `[B, T]` within the vocabulary, for a state below float32, for a state with NaN (layer, head, position).
+    Position p means the state after p tokens. Raises ValueError for positions that are not strictly increasing within 1
+    … T, for tokens that are not a filled integer `[B, T]` within the vocabulary, for a state below float32 or with NaN.
     """
     tokens, listed = checked_tokens(model, tokens), recurrence.checked_positions(positions, tokens.shape[-1])
     if route not in ("forward", "segments"):
@@ -111,8 +110,7 @@ def gates_of(model: models.Model, B: int, T: int) -> Iterator[_Gates]:
 def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple[Tensor, ...]:
     """What the recurrence of one layer (counted along axis L) reads, by place for the recipe's `rule`.
 
-    Of most families that is `recipe.Inputs`; of all it has q, k, v, g and beta by name. Raises ValueError for a layer
-    without heads and as `checked_tokens` does.
+    It has q, k, v, g and beta by name. Raises ValueError for a layer without heads and as `checked_tokens` does.
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")

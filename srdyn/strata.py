@@ -40,8 +40,8 @@ def head_table(
 ) -> pd.DataFrame:
     """One row for every layer, sample, position, head: rank (Eq. 6), nuclear norm, stable rank, entropy rank.
 
-    `layers` are the layers' indices in the model. `uncertain` is True where the rank may differ between machines. Heads
-    that were pruned away have NaN ranks. Raises ValueError when positions or layers do not match sigma.
+    `layers` are the layers' indices in the model. `uncertain` is True where the rank may differ between machines.
+    Raises ValueError when positions or layers do not match sigma.
     """
     L, B, C, H, D = sigma.shape
     if len(positions) != C or len(layers) != L:
@@ -72,8 +72,7 @@ def agreement(
 ) -> pd.Series:
     """How far two measurements of the same heads agree: `spearman`, `kappa`, `cosine`, `n`.
 
-    Heads that are NaN in either are left out; `n` counts the rest. `kappa` compares the strata of ranks out of `d` and
-    is NaN without it. Raises ValueError when the two differ in length.
+    Heads that are NaN in either are left out; `kappa` compares the strata of ranks out of `d` and is NaN without it.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:

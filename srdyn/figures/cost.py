@@ -124,8 +124,7 @@ def _rounds(table: pd.DataFrame) -> str:
 def memory(table: pd.DataFrame) -> Figure:
     """Bytes of the whole cache, intact and without the removed states, and the share freed, against context length.
 
-    A line for each model, dark to light by the length at which keys and values cost what the states do: `break_even`,
-    NaN without attention.
+    A line a model, dark to light by the length at which keys and values cost what states do (`break_even`, NaN: none).
     """
     table = table.sort_values(["break_even", "model", "tokens"])
     removed = table["removed_heads"].sum() / table["heads"].sum()

@@ -40,9 +40,8 @@ _ORIGINS = {
 def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     """Every head's rank over training above the shares of low, middle and high heads, a column for each kind of model.
 
-    `heads` are those of one seed of each kind, their stratum is that at the end of training. `distribution`: kind,
-    seed, step, measure, estimate, low, high, n, with the measures `share of low` … and `rank of low` … (bold: the mean
-    of the heads that end there).
+    `heads` are those of one seed of each kind, with their stratum at the end. `distribution`: kind, seed, step, measure
+    (`share of low` …, `rank of low` …, the mean of the heads that end there), estimate, low, high, n.
     """
     style.require(distribution, [*_KEY, "measure", *_ENDS], key=[*_KEY, "measure"])
     kinds = list(heads["kind"].unique())

@@ -55,9 +55,8 @@ def context_matrix(table: pd.DataFrame) -> Figure:
 
 @style.draws("model layer head", "residual residual_low residual_high n stratum mechanism_stratum")
 def residual_map(table: pd.DataFrame) -> Figure:
-    """Rank less rank in the mechanism null, layer by head, as colour and number: models across.
+    """Rank less rank in the mechanism null, layer by head: blank where the interval holds 0, framed in another stratum.
 
-    Heads whose interval holds 0 are left blank but for their number, framed where the null lies in another stratum.
     Raises ValueError where no head has a residual.
     """
     table = table.dropna(subset="residual")

@@ -92,10 +92,9 @@ def _scores(panel: Axes, rows: pd.DataFrame, places: np.ndarray, look: dict[str,
 
 @style.draws("model layer head precision", "rank low high D exact moved")
 def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
-    """Rank of every head in each precision against its rank in float64: models across, precisions down.
+    """Rank of every head in each precision against its `exact` one in float64: models across, precisions down.
 
-    `exact` is the rank in float64, whose own rows are left out; `moved` says whether the stratum is another. `fork`:
-    precision, measure, moved (whether what the rule of C1 says differs).
+    `moved` says whether the stratum is another. `fork`: precision, measure, moved (whether C1 is decided otherwise).
     """
     rounded = table[table["precision"] != "float64"]
     figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True)

@@ -21,8 +21,7 @@ _PREDICTED = {
 def half_lives(table: pd.DataFrame) -> Figure:
     """Needles found, and the rank, against the half-life that all heads of a group are given: a panel a model.
 
-    Rows of panels: the slow half of the saturated heads, the fast half, their ranks. In the first two a line for each
-    distance, dark to light from the nearest; dashed: nothing is set.
+    Down: the slow half of the saturated heads, the fast half, with a line for each distance; their ranks.
     """
     names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
     figure, axes = style.grid(3, len(names), height=1.2, sharex=True, sharey="row")

@@ -13,8 +13,7 @@ _BESIDE = {"intact": style.BOUND, "all off": {"color": "0.45", "linestyle": ":",
 def places(table: pd.DataFrame, *, value: str) -> Figure:
     """What is answered without random sets of heads, in order, and without chosen ones among them: a panel a model.
 
-    An arm's `chosen` sets, one for each draw of its ties, stand at the share of `random` ones that do worse, ties
-    counted half. Dashed: intact; dotted: every state off.
+    An arm's `chosen` sets stand at the share of `random` ones that do worse, ties counted half.
     """
     figure, parts = style.panels(table, "model", height=1.9)
     arms = [arm for arm in table["arm"].unique() if arm not in _BESIDE]

@@ -142,9 +142,9 @@ def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tu
 def crossed(
     table: pd.DataFrame, down: str, across: str, *, height: float, x: str = "", **shared: bool | str
 ) -> tuple[Figure, Parts]:
-    """A figure with a panel for each pair of values of two columns, beside the rows of the table that belong in it.
+    """A figure with a panel for each pair of values of two columns, beside its rows; each is titled by both.
 
-    With `x`, the label of the horizontal axes, names stand on top and at the left; else each panel is titled by both.
+    With `x`, the label of the horizontal axes, names stand on top and at the left instead.
     """
     rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
     figure, axes = grid(len(rows), len(columns), height=height, **{"sharex": True, "sharey": "row"} | shared)

@@ -86,8 +86,8 @@ class Second:
 class Claim:
     """One claim of the paper, its value there with grade and place, and the notebook that decides it.
 
-    `untested` may say why nothing was measured: the claim has no measures, or needs what the reference run has not.
-    `second` is None where the second registration left the rules as they were.
+    `untested` says why nothing was measured; `second` is None where the second registration left the rules as they
+    were.
     """
 
     id: str

@@ -62,9 +62,9 @@ def identity(model: models.Model, name: str | Path) -> str:
 def deal(make: Callable, work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
     """For every (opening, question, details) the answer of `make(*opening)`, on all cores, in this order.
 
-    `make` is a class or function of a module, `question` the name of a method of what it returns. That is kept until a
-    process is asked for another opening, so that a core mostly stays with its model. Other processes do not know what
-    was registered in this one, which then answers alone; this is logged.
+    `question` names a method of what `make`, a class or function of a module, returns; that is kept until a process is
+    asked for another opening. What was registered in this process others do not know: it then answers alone, and says
+    so.
     """
     if alone := [*architectures.registered(), *scores.own_rules()]:
         log.warning("one process alone knows %s, and answers all", ", ".join(alone))

@@ -22,8 +22,7 @@ log = logging.getLogger(__name__)
 class Reading:
     """What every model reads: `n` samples of each context, `length` tokens each, spectra taken at `positions`.
 
-    `domains` are those of `contexts.domain`, places of one's own text among them, `tasks` those of `evals.TASKS`,
-    `attacks` those of `contexts.ATTACKS`.
+    `domains` are those of `contexts.domain`, `tasks` those of `evals.TASKS`, `attacks` those of `contexts.ATTACKS`.
     """
 
     domains: tuple[str, ...]
