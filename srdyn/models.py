@@ -142,7 +142,9 @@ def _read(
     hf, told = build.from_pretrained(outline.where, **options)
     if place.shards:
         return hf, told, None
-    _own_storage(hf)
+    # Out of the mapped file, where weights lie at odd addresses, at which the last bits of products vary.
+    for parameter in hf.parameters():
+        parameter.data = parameter.data.clone()
     return (hf, told, hf.state_dict()) if place.offload == "cpu" else (hf.to(place.device), told, None)
 
 
@@ -200,9 +202,3 @@ def state_bytes(model: Model) -> int:
 def cache_bytes(model: Model, tokens: int) -> int:
     """Bytes of the whole cache of one sequence after `tokens` tokens: states, short convolutions, keys and values."""
     return memory.cache_bytes(model.hf, tokens)
-
-
-def _own_storage(hf: PreTrainedModel) -> None:
-    """Copy the weights out of the mapped file: they lie at odd addresses there, and the last bits of products vary."""
-    for parameter in hf.parameters():
-        parameter.data = parameter.data.clone()

@@ -13,7 +13,7 @@ from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
 from srdyn.study.analysis import bounds, observations, summaries
 from srdyn.study.claims import claims
-from srdyn.study.run import opened, store, workers
+from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
 from srdyn.text import tasks
 
@@ -87,15 +87,6 @@ def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch
     monkeypatch.setattr(states, "trace", None)
     monkeypatch.setattr(states, "gates", None)
     pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"], kept=tmp_path))
-
-
-@pytest.fixture
-def own_workers():
-    """Processes that start in this test and end with it."""
-    workers._pool.cache_clear()
-    yield
-    workers._pool().shutdown()
-    workers._pool.cache_clear()
 
 
 def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers):

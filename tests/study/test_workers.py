@@ -40,12 +40,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(autouse=True)
-def own_workers():
-    workers._pool.cache_clear()
-    yield
-    workers._pool().shutdown()
-    workers._pool.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_workers")
 
 
 def test_results_come_in_the_order_of_the_work():
