@@ -13,7 +13,7 @@ from srdyn.bench import timing
 from srdyn.loading import checkpoints
 
 _READ = "read"
-_PARTLY_SPECIFIED = {"qwen4_exp"}
+PARTLY_SPECIFIED = {"qwen4_exp"}
 """Families whose defaults describe no whole model. The linear layer of this one computes what Qwen3.5's does."""
 
 
@@ -31,7 +31,7 @@ def configs() -> list[transformers.PreTrainedConfig]:
     """The configuration of every family as its class has it by default; of a model with images, the whole one's."""
     importlib.import_module("fla.models")  # makes its configurations known by their model types
     kinds = [kind for kinds in architectures.supported()["model_types"] for kind in kinds.split(", ")]
-    whole = dict.fromkeys(kind for kind in kinds if kind not in _PARTLY_SPECIFIED and not kind.endswith("_text"))
+    whole = dict.fromkeys(kind for kind in kinds if kind not in PARTLY_SPECIFIED and not kind.endswith("_text"))
     own = {kind: getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None) for kind in whole if kind}
     return [build() if build else transformers.AutoConfig.for_model(kind) for kind, build in own.items()]
 
