@@ -127,10 +127,12 @@ def test_its_configuration_has_the_family_s_own_keys(name, cases, tmp_path):
     model, _, folder = cases[name]
     model.hf.config.save_pretrained(tmp_path)
     ours, stock = (json.loads((place / "config.json").read_text()) for place in (folder, tmp_path))
-    assert {key for key in stock if not key.startswith("srdyn_")} - {"architectures"} == set(ours) - {"architectures"}
+    written = {"architectures", "dtype"}  # by any model that is saved
+    assert {key for key in stock if not key.startswith("srdyn_")} | written == set(ours)
     assert not [path.name for path in folder.iterdir() if path.suffix not in (".json", ".md", ".safetensors")]
 
 
+@pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
 @pytest.mark.parametrize("name", OF_FLA)
 def test_models_of_flash_linear_attention_too(name, tmp_path):
     for options in (export.choices(whole(name)), {}):
