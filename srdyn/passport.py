@@ -37,7 +37,7 @@ def measure(
     tokens: Int[Tensor, "B T"],
     *,
     positions: Sequence[int] | None = None,
-    removal: Int[Tensor, "N T"] | None = None,
+    removal: Int[Tensor, "N U"] | None = None,
     weights: str | None = None,
     eps: float = spectra.EPS,
     seed: int = 0,
