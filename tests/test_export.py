@@ -232,7 +232,7 @@ def test_a_layer_with_too_few_heads_is_told():
 
 def test_the_page_on_serving_works_as_it_stands(tmp_path, monkeypatch):
     page = (files.root() / "notebooks" / "site" / "serve.md").read_text()
-    by_hand, alone = (block.split("```")[0] for block in page.split("```python\n")[1:])
+    by_hand, alone = (page.split(f"```{language}\n")[1].split("```")[0] for language in ("python", "py"))
     monkeypatch.chdir(files.root())
     exec(by_hand.replace("build/served", str(tmp_path / "served")), {})
     hidden = 'import sys\nsys.modules["srdyn"] = sys.modules["fla"] = None\n'
