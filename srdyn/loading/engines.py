@@ -15,13 +15,13 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DELTA = ("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet")
-NARROW = (*DELTA, "FalconH1Mixer", "NemotronHMamba2Mixer", "GraniteMoeHybridMambaLayer")
+_DELTA = ("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet")
+_NARROW = (*_DELTA, "FalconH1Mixer", "NemotronHMamba2Mixer", "GraniteMoeHybridMambaLayer")
 KNOWN = {
-    "vLLM": (*NARROW, "OlmoHybridGatedDeltaNet", "KimiLinearDeltaAttention", "BambaMixer", "Mamba2Mixer",
+    "vLLM": (*_NARROW, "OlmoHybridGatedDeltaNet", "KimiLinearDeltaAttention", "BambaMixer", "Mamba2Mixer",
              "Zamba2MambaMixer"),
-    "SGLang": (*NARROW, "KimiLinearDeltaAttention"),
-    "llama.cpp": (*NARROW, "BambaMixer", "Mamba2Mixer"),
+    "SGLang": (*_NARROW, "KimiLinearDeltaAttention"),
+    "llama.cpp": (*_NARROW, "BambaMixer", "Mamba2Mixer"),
 }  # fmt: skip
 """Layers whose heads each engine counts by the configuration; llama.cpp has one number for Kimi's and attention's."""
 
@@ -89,7 +89,7 @@ def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[s
 def demands(sizes: Sizes, *, tp: int = 1) -> Iterator[Demand]:
     """What each engine asks, and whether the model has it."""
     mixer, heads, keys, ratio = sizes.mixer, sizes.heads, sizes.keys, sizes.heads // sizes.keys
-    delta, shown = mixer in DELTA, f"{heads} heads, {keys} keys"
+    delta, shown = mixer in _DELTA, f"{heads} heads, {keys} keys"
     yield Demand("transformers", "keys divide heads", shown, heads % keys == 0)
     for engine, known in KNOWN.items():
         yield Demand(engine, "takes the number of heads from the configuration", mixer, mixer in known)
