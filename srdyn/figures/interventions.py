@@ -132,21 +132,26 @@ def windows(table: pd.DataFrame) -> Figure:
     return style.finish(figure, note, _sizes(table))
 
 
-@style.draws("model panel heads rank", "estimate low high intact")
-def truncations(table: pd.DataFrame) -> Figure:
-    """What is answered (`panel`) against the rank that states of `heads` are cut to (0: removed), and `intact`."""
-    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="rank that the states are cut to")
-    sets, ranks = list(table["heads"].unique()), sorted(table["rank"].unique())
-    looks = dict(zip(sets, [style.Look("#111111", "o"), style.STRATA["high"], style.STRATA["low"]], strict=False))
+@style.draws("model every probe truncated", "estimate low high")
+def loads(table: pd.DataFrame) -> Figure:
+    """What is answered against the rank that all states are cut to, every so many tokens: a line for each load.
+
+    `truncated` is the rank, `probe` the task, which says how much a state has to hold; models across, `every` down.
+    """
+    named = table.assign(panel="every " + table["every"].astype(str) + " tokens")
+    figure, parts = style.crossed(named, "panel", "model", height=1.4, x="rank that the states are cut to")
+    probes, ranks = list(table["probe"].unique()), sorted(table["truncated"].unique())
+    looks = [style.Look(colour, mark) for colour, mark in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
+    looks = dict(zip(probes, looks, strict=True))
     for panel, part in parts:
-        panel.axhline(part["intact"].iloc[0], zorder=1, **style.BOUND)
-        for name, line in part.groupby("heads", sort=False):
-            x = np.array([ranks.index(rank) for rank in line["rank"]]) + 0.08 * (sets.index(name) - 1)
-            style.points(panel, x, line, looks[name], linestyle="-", linewidth=0.9)
-        panel.set_xticks(range(len(ranks)), ["removed" if rank == 0 else f"{rank}" for rank in ranks])
-    style.legend(figure, [style.handle(*named) for named in looks.items()])
-    told = "tasks: share of items right; text: bits per byte"
-    return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", told, _sizes(table))
+        for place, (probe, look) in enumerate(looks.items()):
+            line = part[part["probe"] == probe].sort_values("truncated")
+            x = np.array([ranks.index(rank) for rank in line["truncated"]]) + 0.06 * (place - len(probes) / 2)
+            style.points(panel, x, line, look, linestyle="-", linewidth=0.9)
+        panel.set_xticks(range(len(ranks)), ranks)
+    style.legend(figure, [style.handle(*load) for load in looks.items()])
+    told = "share of items right; recall n: n pairs at once, needle: two facts, needle4: four"
+    return style.finish(figure, "bars: 95 % interval over rows", told, _sizes(table))
 
 
 def _sizes(table: pd.DataFrame) -> str:

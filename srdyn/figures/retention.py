@@ -2,6 +2,7 @@
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from srdyn.figures import style
@@ -19,37 +20,41 @@ _PREDICTED = {
 
 @style.draws("model group half_life distance", "estimate low high rank D")
 def half_lives(table: pd.DataFrame) -> Figure:
-    """Needles found, and the rank, against the half-life that all heads of a group are given: a panel a model.
+    """Needles found, and the rank, against the half-life that all heads of a group are given: a column a model.
 
-    Down: the slow half of the saturated heads, the fast half, with a line for each distance; their ranks.
+    Rows of panels: the slow half of the saturated heads, the fast half, the others, and the ranks of all three. A line
+    for each distance, dark to light from the nearest; dashed: nothing is set.
     """
     names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
-    figure, axes = style.grid(3, len(names), height=1.2, sharex=True, sharey="row")
+    figure, axes = style.grid(len(_GROUPS) + 1, len(names), height=1.05, sharex=True, sharey="row")
     shades = dict(zip(distances, style.shades(len(distances), 0.9), strict=True))
-    for j, name in enumerate(names):
+    for column, name in zip(axes.T, names, strict=True):
         part = table[table["model"] == name]
-        intact, column = part[part["group"] == "intact"].set_index("distance")["estimate"], axes[:, j]
-        for panel, group in zip(column, ("saturated, slow", "saturated, fast"), strict=False):
-            for place, (distance, colour) in enumerate(shades.items()):
-                rows = part[(part["group"] == group) & (part["distance"] == distance)].sort_values("half_life")
-                x, look = rows["half_life"] * 1.06 ** (place - 1.5), style.Look(colour, _GROUPS[group].marker)
-                style.points(panel, x, rows, look, linestyle="-", linewidth=0.8, width=0.6, markersize=3)
-                panel.axhline(intact[distance], color=colour, linestyle=(0, (4, 2)), linewidth=0.5, zorder=1)
-        for group, look in _GROUPS.items():
-            rows = part[part["group"] == group].groupby("half_life")["rank"].first()
-            column[2].plot(rows.index, rows, look.marker, color=look.colour, linestyle="-", linewidth=0.8)
-        column[2].axhline(part["D"].max(), **style.BOUND)
+        for panel, (group, look) in zip(column, _GROUPS.items(), strict=False):
+            rows = part[part["group"] == group]
+            _by_distance(panel, rows, part[part["group"] == "intact"], shades)
+            ranks = rows.groupby("half_life")["rank"].first()
+            column[-1].plot(ranks.index, ranks, look.marker, color=look.colour, linestyle="-", linewidth=0.8)
+        column[-1].axhline(part["D"].max(), **style.BOUND)
         column[0].set_title(name)
     axes[0, 0].set_xscale("log")
-    for panel, label in zip(
-        axes[:, 0], ("needles found,\nslow half set", "needles found,\nfast half set", "rank r"), strict=True
-    ):
-        panel.set_ylabel(label)
-    style.outer_labels(axes[2], x="half-life set (tokens)", y="rank r")
+    for panel, group in zip(axes[:, 0], _GROUPS, strict=False):
+        panel.set_ylabel(f"needles found,\n{group}")
+    style.outer_labels(axes[-1], x="half-life set (tokens)", y="effective rank r")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
-    style.legend(figure, [*near, *(style.handle(*named, linestyle="") for named in _GROUPS.items())])
+    style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in _GROUPS.items())])
     note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"
     return style.finish(figure, note, f"n = {style.span(table['n'])} items a symbol")
+
+
+def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: dict[int, str]) -> None:
+    for place, (distance, colour) in enumerate(shades.items()):
+        line = rows[rows["distance"] == distance].sort_values("half_life")
+        x, look = line["half_life"] * 1.06 ** (place - 1.5), style.Look(colour, "o")
+        style.points(panel, x, line, look, linestyle="-", linewidth=0.8, width=0.6, markersize=2.5)
+        height = intact.loc[intact["distance"] == distance, "estimate"].iloc[0]
+        panel.axhline(height, color=colour, linestyle=(0, (4, 2)), linewidth=0.5, zorder=1)
+    panel.set_ylim(-0.06, 1.08)
 
 
 @style.draws("model changed predictor quantity", "estimate low high")

@@ -19,14 +19,18 @@ OUTCOMES = {
 """Colour and symbol by how a verdict begins; a control's or a single seed's `passes` counts as the first, and so on."""
 _SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
 _CONTROL = "control"
-_ROW = {"measure": 0.36, "claim": 0.42}
+_ROW = {"measure": 0.36, "claim": 0.48}
 """Inches: the height of each in its figure."""
 _MEASURE = ["claim", "measure"]
 
 
 @style.draws("claim kind", "verdict leading why")
 def verdicts(ledger: pd.DataFrame) -> Figure:
-    """Every claim's verdict by kind of model (`claims.ledger`), with what decides; hollow: a null passes too."""
+    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.ledger` has them.
+
+    Columns `second` and `second_leading`, where given, are those by the second rules, below. Hollow: a null passes as
+    well. Raises ValueError for a verdict without a colour.
+    """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
     figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3)
@@ -46,6 +50,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     panel.spines[:].set_visible(False)
     style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
     note = "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
+    note += "; II: by the second rules" if "second" in ledger else ""
     return style.finish(figure, note)
 
 
@@ -59,13 +64,20 @@ def outcome(verdict: str) -> str:
 
 
 def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
-    look = OUTCOMES[outcome(row.verdict)]
-    face = "white" if "null passes too" in row.verdict else look.colour
-    size = 3 if row.verdict.startswith(_CONTROL) else 6
+    second = getattr(row, "second", "")
+    _verdict(panel, x, y - 0.24 * bool(second), row.verdict, row.leading or row.why)
+    if second:
+        _verdict(panel, x, y + 0.24, second, f"II: {row.second_leading}")
+
+
+def _verdict(panel: Axes, x: float, y: float, verdict: str, told: str) -> None:
+    look = OUTCOMES[outcome(verdict)]
+    face = "white" if "null passes too" in verdict else look.colour
+    size = 3 if verdict.startswith(_CONTROL) else 6
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
     joined = lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}")  # noqa: E731
-    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, row.leading or row.why), 34)
-    panel.text(x - 0.04, y, text, size=6, va="center", color="0.25")
+    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, told), 34)
+    panel.text(x - 0.04, y, text, size=6, va="center", color="0.25", linespacing=0.95)
 
 
 @style.draws("claim measure kind seed source", "model estimate low high")

@@ -15,10 +15,12 @@ def places(table: pd.DataFrame, *, value: str) -> Figure:
 
     An arm's `chosen` sets stand at the share of `random` ones that do worse, ties counted half.
     """
-    figure, parts = style.panels(table, "model", height=1.9)
+    names = list(table["model"].unique())
+    figure, axes = style.grid(1, len(names), height=1.7, sharex=True, sharey=True)
     arms = [arm for arm in table["arm"].unique() if arm not in _BESIDE]
     looks = {arm: interventions.ARMS.get(arm, style.Look("#111111", "o")) for arm in arms}
-    for panel, part in parts:
+    for panel, model in zip(axes[0], names, strict=True):
+        part = table[table["model"] == model]
         for name, line in _BESIDE.items():
             for height in part.loc[part["arm"] == name, "value"]:
                 panel.axhline(height, zorder=1, **line)
@@ -29,8 +31,10 @@ def places(table: pd.DataFrame, *, value: str) -> Figure:
             worse = [np.searchsorted(ordered, chosen, side) / len(ordered) for side in ("left", "right")]
             look, mark = looks[arm], {"markersize": 4, "zorder": 3, "alpha": 0.7}
             panel.plot(np.mean(worse, 0), chosen, look.marker, color=look.colour, **mark)
-        panel.set_xlim(-0.02, 1.02)
-    style.outer_labels(figure.axes, x="share of random sets that do worse", y=value)
+        panel.set_xlim(-0.03, 1.03)
+        panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
+        panel.set_title(model)
+    style.outer_labels(figure.axes, x="random sets that do worse\n(share)", y=value)
     handles = [style.handle(interventions.TITLES.get(arm, arm), look, linestyle="") for arm, look in looks.items()]
     handles += [style.handle("random sets, in order", color="0.6")]
     style.legend(figure, [*handles, *(style.handle(name, **line) for name, line in _BESIDE.items())])

@@ -17,9 +17,9 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures
 
-_PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.save writes what others read"
+PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.save writes what others read"
 """The `model_type` of a pruned model's folder, for transformers, vLLM and others to show when they stop at it."""
-_OWN_TYPE = "srdyn_model_type"
+OWN_TYPE = "srdyn_model_type"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
@@ -46,8 +46,8 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
     """
     try:
         stated, _ = PreTrainedConfig.get_config_dict(where)
-        pruned = _OWN_TYPE in stated
-        kind = stated["model_type"] = stated.pop(_OWN_TYPE, stated.get("model_type"))
+        pruned = OWN_TYPE in stated
+        kind = stated["model_type"] = stated.pop(OWN_TYPE, stated.get("model_type"))
         if kind is None:
             raise OSError("there is no config.json that names a type of model")
         if kind not in transformers.CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
@@ -72,11 +72,11 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
 
 
 def mark(folder: Path) -> None:
-    """Make the folder of a pruned model one that nothing but `configuration` reads, with `_PRUNED` as the reason."""
+    """Make the folder of a pruned model one that nothing but `configuration` reads, with `PRUNED` as the reason."""
     path = folder / "config.json"
     stated = json.loads(path.read_bytes())
     if "srdyn_kept" in stated:
-        stated |= {_OWN_TYPE: stated["model_type"], "model_type": _PRUNED}
+        stated |= {OWN_TYPE: stated["model_type"], "model_type": PRUNED}
         path.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", "utf-8")
 
 

@@ -222,14 +222,34 @@ def test_windows_are_in_order_of_their_size():
     assert heights(axes, interventions.ARMS["high"].colour) == [wanted]
 
 
-def test_truncations_go_from_removed_to_the_whole_state():
-    table = given("truncations")
-    axes = drawn("truncations").axes[0]
-    below = [label.get_text() for label in drawn("truncations").axes[-1].get_xticklabels()]
-    assert below == ["removed", *(str(rank) for rank in sorted(table["rank"].unique()) if rank)]
-    part = rows(table, model="hybrid", panel=table["panel"].iloc[0])
-    for colour, name in zip(("#111111", style.STRATA["high"].colour), table["heads"].unique(), strict=False):
-        assert rows(part, heads=name)["estimate"].tolist() in heights(axes, colour, longer=2)
+def test_loads_are_drawn_by_rank():
+    table = given("loads")
+    axes = drawn("loads").axes[0]
+    assert [label.get_text() for label in drawn("loads").axes[-1].get_xticklabels()] == ["2", "4", "8", "16"]
+    part = rows(table, model="hybrid", every=16)
+    drawn_lines = [list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 4]
+    assert drawn_lines == [rows(part, probe=name)["estimate"].tolist() for name in table["probe"].unique()]
+
+
+def test_a_chosen_set_stands_at_its_place():
+    table = rows(given("places"), model="hybrid")
+    axes = figures.places(table, value="needles found").axes[0]
+    low = rows(table, arm="tied low")
+    random, chosen = (rows(low, which=which)["value"].to_numpy() for which in ("random", "chosen"))
+    places = [((random < x).mean() + (random <= x).mean()) / 2 for x in chosen]
+    (line,) = [line for line in axes.lines if line.get_marker() == interventions.ARMS["tied low"].marker]
+    np.testing.assert_allclose(line.get_xdata(), places)
+    assert list(line.get_ydata()) == chosen.tolist()
+
+
+def test_half_lives_are_drawn_beside_the_ranks_they_leave():
+    table = rows(given("half_lives"), model="hybrid")
+    axes = figures.half_lives(table).axes
+    slow = rows(table, group="saturated, slow")
+    expected = [part.sort_values("half_life")["estimate"].tolist() for _, part in slow.groupby("distance")]
+    assert [list(line.get_ydata()) for line in axes[0].lines if len(line.get_xdata()) == 5] == expected
+    ranks = slow.groupby("half_life")["rank"].first().tolist()
+    assert ranks in [list(line.get_ydata()) for line in axes[-1].lines]
 
 
 def test_rules_lie_at_what_they_keep():

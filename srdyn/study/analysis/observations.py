@@ -119,7 +119,9 @@ def measure(
     Columns: measure, model, kind, seed, source, estimate, low, high, n (samples of each context), over (what was drawn
     again), why (how much of it is undefined).
     """
-    rows = []
+    rows, times = [], {options[name] for name in ("at", "first", "second") if name in options}
+    if times and times <= set(heads["position"]):
+        heads = heads[heads["position"].isin(times)]  # what is not asked for need not be drawn again
     for (model, kind, seed, source), table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
         data = cube(table, value)
         found, interval = observe(

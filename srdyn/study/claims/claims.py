@@ -95,6 +95,7 @@ def scorecard() -> str:
     book, paper, second = ledger(), registration.load(), ledger(registered=registration.SECOND)
     second = second[second["kind"] != ""]
     kinds = [kind for kind in book["kind"].unique() if kind]
+    fixed = " · ".join(f"{name}: {when}" for name, when in (paper.registered or {}).items())
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
     apart = book.groupby("claim", sort=False)
     verdicts = [_verdict_row(rows, kinds, second[second["claim"] == claim]) for claim, rows in apart]
@@ -103,6 +104,7 @@ def scorecard() -> str:
     heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", _OVER, "notebook"]
     parts = [
         f"Claims of *{paper.title}* ({paper.reference}) beside what was found here. Grades: {grades}.",
+        *([f"Rules fixed: {fixed}."] if len(second) else []),
         markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),

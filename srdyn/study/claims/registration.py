@@ -120,13 +120,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """The paper's claims in order, and what is fixed beside them."""
+    """The paper's claims in order, and what is fixed beside them; `registered` says when each registration was made."""
 
     title: str
     reference: str
     thresholds: Mapping[str, float]
     primary: Mapping[str, str]
     claims: tuple[Claim, ...]
+    registered: Mapping[str, str] | None = None
 
     def claim(self, claim_id: str) -> Claim:
         """The claim called `claim_id`. Raises ValueError for one that the paper does not make."""

@@ -169,7 +169,7 @@ class Subject:
 
     def _mask(self, table: pd.DataFrame) -> Bool[Tensor, "L H"]:
         mask = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
-        mask[table["axis"].to_numpy(int), table["head"].to_numpy(int)] = True
+        mask[table["axis"].astype(int).tolist(), table["head"].astype(int).tolist()] = True
         return mask
 
 

@@ -155,7 +155,7 @@ def places(table: pd.DataFrame) -> pd.DataFrame:
         found = place(sign * mine, sign * random)
         about = dict(zip(by, names, strict=True)) | found._asdict() | {"verdict": found.verdict, "draws": len(mine)}
         rows.append(about | {"chosen": float(mine.mean()), "random": float(np.median(random))})
-    found = pd.DataFrame(rows)
+    found = pd.DataFrame(rows, columns=[*by, *Place._fields, "verdict", "draws", "chosen", "random"])
     seeds = found.groupby(["kind", "arm", "share", "cut", "probe"], sort=False)["place"]
     return found.assign(least=seeds.transform("min"), greatest=seeds.transform("max"))
 
@@ -214,20 +214,22 @@ def kept_at_doses(names: Sequence[str | Path], rule: str, doses: pd.DataFrame, p
     Rows as `claims.record` takes them; those of `measured` are beside.
     """
     given = [trials.answers([name], arms, plan) for name, arms in _at_doses(names, rule, doses) if arms[1:]]
+    if not given:
+        return pd.DataFrame(columns=["measure", "model", "kind", "seed", "estimate", "low", "high", "n", "over", "why"])
     given = effects.with_kept(pd.concat(given, ignore_index=True))
     found = effects.measured(effects.kept(effects.differences(given, versus=trials.INTACT)), effects.KEPT)
     return effects.over_solved(found, given)
 
 
-def with_doses(doses: pd.DataFrame, *found: pd.DataFrame) -> pd.DataFrame:
-    """Rows for `claims.record` with the dose in `why`, and undefined ones for models without a testable dose."""
-    table, about = pd.concat(found, ignore_index=True), doses[["model", "kind", "seed"]].drop_duplicates()
+def with_doses(doses: pd.DataFrame, found: dict[str, pd.DataFrame]) -> pd.DataFrame:
+    """Rows of these measures for `claims.record`, the dose in `why`; undefined for models without a testable dose."""
+    table, about = pd.concat(found.values(), ignore_index=True), doses[["model", "kind", "seed"]].drop_duplicates()
     shares = doses[doses["testable"]].set_index("model")["share"]
     dose = "at " + table["model"].map(shares).map("{:.1%}".format) + " of all heads"
     table = table.assign(why=dose + table["why"].map(lambda why: f", {why}" if why else ""))
     none = about[~about["model"].isin(shares.index)].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan, over="")
     none = none.assign(why=f"the oracle keeps {KEPT:.0%} at none of the shares tried")
-    return pd.concat([table, *(none.assign(measure=name) for name in table["measure"].unique())], ignore_index=True)
+    return pd.concat([table, *(none.assign(measure=name) for name in found)], ignore_index=True)
 
 
 def _at_doses(
