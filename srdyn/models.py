@@ -120,7 +120,8 @@ def load(
     if told["missing_keys"]:
         raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
     if checkpoints.may_have_tokenizer(where):
-        tokenizer = AutoTokenizer.from_pretrained(where, trust_remote_code=trust_remote_code)
+        options = {"config": outline.config, "trust_remote_code": trust_remote_code}
+        tokenizer = AutoTokenizer.from_pretrained(where, **options)
     model = from_hf(hf, tokenizer, name=Path(where).name, seed=getattr(outline.config, "srdyn_seed", None))
     if weights is not None:
         streaming.attach(hf, weights, place.device)

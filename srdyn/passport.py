@@ -107,7 +107,12 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def capacity(
-    passport: Mapping[str, Any], keep: int, *, tokens: int = 8192, gib: float = 40, cost: pd.DataFrame | None = None
+    passport: Mapping[str, Any],
+    keep: int,
+    *,
+    tokens: int = 8192,
+    gib: float | int = 40,
+    cost: pd.DataFrame | None = None,
 ) -> str:
     """What a model with `keep` heads in every layer gives, in a line; `cost` is `prune.cost` of such a one.
 
