@@ -24,10 +24,8 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 export P
 # glibc (2.35 or newer) keeps freed memory instead of handing it back: half the time of a long pass went into page faults.
-# That Triton is not there for a CPU, flash-linear-attention says whenever it is imported.
 reproduce smoke train bench lab: export MALLOC_MMAP_THRESHOLD_ := 268435456
 reproduce smoke train bench lab: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-reproduce smoke train bench lab: export PYTHONWARNINGS := ignore:Triton is not supported on current platform:UserWarning
 
 .PHONY: help env reproduce smoke site scorecard test check verify train bench lab clean
 

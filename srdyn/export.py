@@ -1,4 +1,4 @@
-"""Pruned models as ordinary checkpoints of their family, which transformers, vLLM, SGLang and llama.cpp read as they are.
+"""Pruned models as ordinary checkpoints of their family, which transformers, vLLM, SGLang and llama.cpp read as such.
 
 All of these read one number of heads for the whole model, so that a cut must be the same in every layer
 (`pruning.select(..., uniform=True)`). Where value heads share keys, whole key groups go, or equally many of each, or
@@ -20,6 +20,12 @@ from srdyn.loading import checkpoints, engines, folders, markdown, memory, repor
 
 MARK = "srdyn_"
 """What keys of ours in a configuration begin with, which an ordinary checkpoint does not have."""
+
+
+NORMS = (
+    "A norm over a group of heads has fewer of them here: its weights make up for that, its ε, which the configuration "
+    "shares with other norms, does not, so that the logits are those of the pruned model up to ε."
+)
 
 
 class Counts(NamedTuple):
@@ -157,22 +163,32 @@ def weights(model: models.Model, stock: PreTrainedModel) -> dict[str, Tensor]:
     return state
 
 
+def sizes(model: models.Model) -> engines.Sizes:
+    """The model's recurrent layers before any pruning, as engines count their bytes; raises as `memory.attention`."""
+    site, config, (L, _, K, V) = architectures.sites(model.hf)[0], model.hf.config, model.grid
+    H, keys, _, _ = site.recipe.unpruned(site.mixer)
+    text, attention = config.get_text_config(decoder=True), memory.attention(config)
+    latent = hasattr(text, "kv_lora_rank") or not attention.layers
+    kv = 0 if latent else getattr(text, "num_key_value_heads", None) or 1
+    kernel, of_token = site.recipe.convolution_width(site.mixer) or 1, attention.per_token if attention.layers else 0
+    return engines.Sizes(type(site.mixer).__name__, L, H, keys, K, V, kernel, of_token, kv, model.hf.dtype.itemsize)
+
+
 def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd.DataFrame:
     """What a cut saves of each engine's memory for a sequence: a row an engine, bytes on one of `tp` devices.
 
     `before` and `after` as `loading.engines.state_bytes` counts them; `after` is NaN where the engine cannot load the
     model, and `lacks` says what it asks for in vain.
     """
-    site, options = architectures.sites(model.hf)[0], {"tp": tp, "state_itemsize": state_itemsize}
-    whole = site.recipe.unpruned(site.mixer)
-    before = engines.state_bytes(_sizes(model, whole.H, whole.key_heads), **options)
+    whole, options = sizes(model), {"tp": tp, "state_itemsize": state_itemsize}
+    before = engines.state_bytes(whole, **options)
     try:
         found = shape(model)
     except ValueError as error:
         rows = [(engine, size, math.nan, str(error)) for engine, size in before.items()]
     else:
-        sizes = _sizes(model, found.heads, found.keys)
-        after, asked = engines.state_bytes(sizes, **options), list(engines.demands(sizes, tp=tp))
+        cut = whole._replace(heads=found.heads, keys=found.keys)
+        after, asked = engines.state_bytes(cut, **options), list(engines.demands(cut, tp=tp))
         lacks = {engine: [x for x in asked if x.engine == engine and not x.ok] for engine in before}
         rows = [
             (engine, size, math.nan if any(x.needed for x in lacks[engine]) else after[engine], _listed(lacks[engine]))
@@ -184,7 +200,8 @@ def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd
 def demands(model: models.Model, *, tp: int = 1) -> pd.DataFrame:
     """What each engine asks of the exported model's heads, our value, whether it is met; raises as `shape` does."""
     found = shape(model)
-    return pd.DataFrame(engines.demands(_sizes(model, found.heads, found.keys), tp=tp), columns=engines.Demand._fields)
+    cut = sizes(model)._replace(heads=found.heads, keys=found.keys)
+    return pd.DataFrame(engines.demands(cut, tp=tp), columns=engines.Demand._fields)
 
 
 def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:
@@ -202,6 +219,7 @@ def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:
         f"Of {H} heads a layer {found.heads} were kept{how}; the others' weights, states and convolutions are gone. "
         f"Weights: {report.in_mib(before)} before, {report.in_mib(after)} after. It is an ordinary "
         f"{type(model.hf).__name__}: `AutoModelForCausalLM.from_pretrained` reads it, nothing else is needed.",
+        *([NORMS] if sizes(model).keys * found.heads != H * found.keys and not _counts(model).repeats else []),
         "## What it cost",
         "Not measured." if cost is None else markdown.table(list(cost.columns), cost.astype(str).to_numpy().tolist()),
         "## What it saves",
@@ -261,16 +279,6 @@ def _convolutions_apart(model: models.Model, state: dict[str, Tensor]) -> dict[s
         names = [name.replace(".conv1d.", f".{part}_conv1d.") for part in "qkv"] if len(parts) == 3 else [name]
         apart |= {one: part.contiguous() for one, part in zip(names, parts, strict=True)}
     return apart
-
-
-def _sizes(model: models.Model, heads: int, keys: int) -> engines.Sizes:
-    site, config = architectures.sites(model.hf)[0], model.hf.config
-    text, attention = config.get_text_config(decoder=True), memory.attention(config)
-    latent = hasattr(text, "kv_lora_rank") or not attention.layers
-    kernel, (L, _, K, V) = site.recipe.convolution_width(site.mixer) or 1, model.grid
-    kv = 0 if latent else getattr(text, "num_key_value_heads", None) or 1
-    name, of_token = type(site.mixer).__name__, attention.per_token if attention.layers else 0
-    return engines.Sizes(name, L, heads, keys, K, V, kernel, of_token, kv, model.hf.dtype.itemsize)
 
 
 def _listed(lacks: list[engines.Demand]) -> str:

@@ -29,7 +29,8 @@ _SOURCES = 3
 
 def of_preset(name: str) -> str:
     """What the notebooks 01, 02 and 05 need under a preset, as comments for its file."""
-    values = _reading(name)
+    reference, chosen = (yaml.safe_load(_preset(x).read_text("utf-8")) or {} for x in ("reference", name))
+    values = {key: chosen.get(key, value) for key, value in reference["01_stratification"].items()}
     lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
     for model in values["models"]:
         lines += _of_model(report_of(model), values)
@@ -40,12 +41,6 @@ def report_of(name: str) -> report.Report:
     """The report about a model as a GPU would hold it, whose configuration is taken from data/geometry where it is."""
     known = files.data_dir() / "geometry" / Path(name).name
     return models.check(known if known.is_dir() else name, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
-
-
-def _reading(preset: str) -> dict:
-    """What the reading notebooks take under a preset."""
-    reference, chosen = (yaml.safe_load(_preset(name).read_text("utf-8")) or {} for name in ("reference", preset))
-    return {name: chosen.get(name, value) for name, value in reference["01_stratification"].items()}
 
 
 def _preset(name: str) -> Path:

@@ -18,10 +18,8 @@ def saturation_score(
 ) -> Float[Tensor, "L H"]:
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
-    `rank` and `norm` are means over a calibration set of the effective rank and the nuclear norm, `d` is the most that
-    a rank can be. The maximum is taken over the model; where all norms are 0 their share is 0. Heads that were pruned
-    away are NaN, here and in the result.
-    Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
+    `rank` and `norm` are means over a calibration set, `d` is the most that a rank can be. Heads that were pruned away
+    are NaN. Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
     """
     if rank.shape != norm.shape:
         raise ValueError(f"rank and norm must be of the same heads, got {list(rank.shape)} and {list(norm.shape)}")
@@ -90,11 +88,10 @@ def _left(held: Bool[Tensor, "L blocks"], fraction: float, step: int) -> int:
 def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     """A new, smaller model with the heads that `keep` names and no trace of the others; the old one stays as it is.
 
-    Weights, states and convolution caches of the other heads are gone, keys that nobody reads with as well. Its logits
-    are those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads
-    adds nothing. What was bound to the old model's layers, an ablation for example, is not taken over.
-    Raises ValueError for a mask of another shape or type, for one that keeps a head that was pruned away before, and
-    for a model whose weights are on disk or on the CPU for a GPU.
+    Weights, states and convolution caches of the others are gone, keys that nobody reads with as well. Its logits are
+    those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads adds
+    nothing. An open ablation is not taken over. Raises ValueError for a mask of another shape or type, for one that
+    keeps a head that was pruned away before, and for a model whose weights are on disk or on the CPU for a GPU.
     """
     if streaming.is_attached(model.hf):
         raise ValueError(f"{model.name} holds no weights to cut, they come from elsewhere: load it without offload")

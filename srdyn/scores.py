@@ -19,10 +19,9 @@ Scores = Float[Tensor, "L H"]
 
 
 class Profile(NamedTuple):
-    """Means of every head over calibration sequences, NaN for a head that the model no longer holds.
+    """Means over calibration sequences, NaN for a head that the model no longer holds.
 
-    Effective rank and nuclear norm of the state, and their means over the captured positions (`rank_in_time`,
-    `norm_in_time`); log-decay; norm of what the head adds to the layer's output; D.
+    Rank and norm of the state at the end and over the captured positions; log-decay; norm of what a head puts out; D.
     """
 
     rank: Scores
@@ -96,9 +95,15 @@ RULES: dict[str, Rule] = {
 }
 """Which heads go first, by name. α = 1 is rank alone, α = 0 norm alone.
 
-A rule of your own goes here, since the processes that answer for 03 and 04 know only what stands in srdyn; its
-name is then one that an arm can have. Where a head never forgets, decay is 0.
+A rule of your own, put in here, is a name that an arm can have: 03 and 04 then work in this process alone. What was
+answered under a name is kept, so that an edited rule needs another one. Where a head never forgets, decay is 0.
 """
+_SHIPPED = dict(RULES)
+
+
+def own_rules() -> list[str]:
+    """The names in `RULES` that this process alone knows, or means something else by."""
+    return [name for name, rule in RULES.items() if _SHIPPED.get(name) is not rule]
 
 
 @contextlib.contextmanager

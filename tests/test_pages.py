@@ -21,17 +21,19 @@ from srdyn.study.run import parameters
 ROOT = files.root()
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("notebooks/site/*.md")), ROOT / ".github/CONTRIBUTING.md"]
 TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
-ELSEWHERE = {"harness"}
-"""Modules of srdyn whose examples need an optional extra or the hub; their own tests run them."""
+ELSEWHERE = {"harness", "AutoModelForCausalLM"}
+"""What examples import that need an optional extra, the hub, or a process of their own; other tests run these."""
 
 
-def blocks(text: str, language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+def blocks(text: str, *languages: str) -> list[str]:
+    """What stands between fences that name one of these languages; fences come in pairs."""
+    found = re.findall(r"^```(.*?)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    return [inside for language, inside in found if language in languages]
 
 
 def commands(text: str) -> list[str]:
     """Every command of a page: lines of plain blocks, and what stands in `backticks` and begins like one."""
-    lines = [line for block in blocks(text, "") for line in block.splitlines()]
+    lines = [line for block in blocks(text, "", "sh") for line in block.splitlines()]
     inline = re.findall(r"`((?:make|python -m|pip install|conda env) [^`]+)`", re.sub(r"\n", " ", text))
     return [line for line in lines + inline if line.split(" ")[0] in KNOWN]
 

@@ -57,40 +57,9 @@ def is_literal(node: ast.expr) -> bool:
     return True
 
 
-def code(source: str, **metadata: object) -> dict:
-    return {"cell_type": "code", "metadata": metadata, "outputs": [], "execution_count": None, "source": [source]}
-
-
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebooks_have_their_form(path):
     assert notebook_faults(json.loads(path.read_text())) == []
-
-
-@pytest.mark.parametrize(
-    ("change", "fault"),
-    [
-        ({"source": ["def f():\n", "    return 1"]}, "a definition"),
-        ({"source": ["f = lambda: 1"]}, "a definition"),
-        ({"outputs": [{}]}, "outputs"),
-        ({"execution_count": 4}, "outputs"),
-        ({"metadata": {"tags": ["parameters"]}}, "2 parameters cells"),
-        ({"cell_type": "raw"}, "code without a sentence before it"),
-        ({"cell_type": "code"}, None),
-    ],
-)
-def test_a_fault_in_a_notebook_is_seen(change, fault):
-    text = {"cell_type": "markdown", "metadata": {}, "source": ["Why."]}
-    parameters = code('model = "data/models/hybrid"\nlengths = [64, -1]', tags=["parameters"])
-    cells = [text, parameters, text, code("x = 1"), text, code("x"), text, code("x")]
-    if fault == "code without a sentence before it":
-        cells[4] = text | change
-    else:
-        cells[3] = cells[3] | change
-    assert notebook_faults({"cells": cells}) == ([fault] if fault else [])
-
-
-def test_parameters_derived_from_parameters_are_seen():
-    assert code_faults("n = 4\nm = 2 * n", literal=True) == ["a parameter that is no literal"]
 
 
 def test_every_dependency_earns_its_line():

@@ -11,7 +11,9 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme, html_title = "sphinx_book_theme", "srdyn"
 html_sidebars = {"**": ["navbar-logo.html", "sbt-sidebar-nav.html"]}  # the header has the search
 html_theme_options = {"use_download_button": True, "show_toc_level": 2, "navigation_with_keys": False}
+html_static_path, html_css_files = ["static"], ["site.css"]
 html_copy_source = html_show_sourcelink = False
+html_show_search_summary = False  # read from other pages, which a browser refuses a page on disk
 html_math_renderer = "mathml"  # browsers draw it themselves: nothing is fetched, nothing runs
 exclude_patterns = ["notebooks/site/contents.md"]  # index.md has it
 nb_execution_mode = "off"  # notebooks are shown as they ran

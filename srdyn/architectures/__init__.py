@@ -7,8 +7,8 @@ else may differ. The update `rule` is one of `kernels.recurrence`, or a new one 
 class in `KNOWN` below (from outside, `register` an instance), take its layers out of `unsupported.REASONS` if they
 stand there, and add a row with a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
 tests/architectures/test_families.py -k <its id>` asks all that has to hold; lists there by id say which families have
-softmax windows. `make scorecard` then puts it into the README. What is `register`ed in one process is not known to the
-worker processes of the study.
+softmax windows. `make scorecard` then puts it into the README. Where something is `register`ed from outside, the study
+works in that process alone.
 """
 
 from collections.abc import Mapping, Sequence
@@ -99,6 +99,11 @@ def register(known: recipe.Recipe) -> None:
     _RECIPES.update(dict.fromkeys(known.mixers, known))
 
 
+def registered() -> list[str]:
+    """The classes of layers that this process alone knows, by `register`."""
+    return [name for name in _RECIPES if name not in _SHIPPED]
+
+
 def _by_class(module: nn.Module, known: Mapping[str, _Entry]) -> _Entry | None:
     """The entry under the full name of the module's class, or of the nearest of its bases that has one."""
     names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
@@ -107,3 +112,4 @@ def _by_class(module: nn.Module, known: Mapping[str, _Entry]) -> _Entry | None:
 
 for _recipe in KNOWN:
     register(_recipe())
+_SHIPPED = frozenset(_RECIPES)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.kernels import recurrence
 
-STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
+_STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 
 
 class StateSpaceDual(recipe.Recipe):
@@ -67,7 +67,7 @@ class StateSpaceDual(recipe.Recipe):
     def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
         if "chunk_size" in options:
             return super().taken_apart(arguments, options)
-        named = dict(zip(STEP_PLACES, arguments, strict=False)) | options
+        named = dict(zip(_STEP_PLACES, arguments, strict=False)) | options
         timed = {name: named.pop(name)[:, None] for name in self.timed}
         return recipe.Call(timed, named.pop("state"), named)
 
@@ -75,7 +75,7 @@ class StateSpaceDual(recipe.Recipe):
         if "chunk_size" in call.options:
             return super().run(function, call)
         named = call.options | {name: x[:, 0] for name, x in call.timed.items()} | {"state": call.state}
-        arguments = [named.pop(name) for name in STEP_PLACES]
+        arguments = [named.pop(name) for name in _STEP_PLACES]
         return function(*arguments, **named), call.state
 
     def returned(self, outputs: Tensor, state: Tensor, options: dict) -> Tensor | tuple[Tensor, Tensor]:

@@ -27,7 +27,7 @@ class Heads(NamedTuple):
 
 
 Rows = Int64[Tensor, " rows"]
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
+_Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
 
 class Inputs(tuple):
@@ -48,7 +48,7 @@ class Inputs(tuple):
         self.beta = beta.mean(2) if beta.ndim == 4 else beta
 
     @property
-    def gates(self) -> Gates:
+    def gates(self) -> _Gates:
         """Log-decay g ≤ 0 and write strength of each head, the mean over its key channels where these decay apart."""
         if self.g.ndim == 3:
             return self.g, self.beta

@@ -12,7 +12,7 @@ from srdyn import architectures, models
 from srdyn.bench import timing
 from srdyn.loading import checkpoints
 
-READ = "read"
+_READ = "read"
 PARTLY_SPECIFIED = {"qwen4_exp"}
 """Families whose defaults describe no whole model. The linear layer of this one computes what Qwen3.5's does."""
 
@@ -60,4 +60,4 @@ def _timed(config: transformers.PreTrainedConfig, T: int, rounds: int) -> pd.Dat
         site.mixer(hidden_states=coming)
 
     named = {"kind": config.model_type, "layer": type(site.mixer).__name__, "hidden": hidden}
-    return timing.compared({READ: read}, rounds=rounds, base=READ, tokens=T, **named, H=heads.H, K=heads.K, V=heads.V)
+    return timing.compared({_READ: read}, rounds=rounds, base=_READ, tokens=T, **named, H=heads.H, K=heads.K, V=heads.V)

@@ -14,10 +14,7 @@ _ORDER_KEPT = 0.9
 
 @style.draws("model layer head context", "rank low high D bound text_rank")
 def attacks(table: pd.DataFrame) -> Figure:
-    """Every head's rank under a repetition attack (context) against its rank in text: models across, attacks down.
-
-    `bound` is NaN except in the first layer.
-    """
+    """Every head's rank under a repetition attack (context) against that in text; `bound` is of the first layer."""
     figure, parts = style.crossed(table, "context", "model", height=1.85, sharey=True)
     for panel, part in parts:
         _attack_panel(panel, part)
@@ -85,10 +82,7 @@ def _turn_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 @style.draws("kind seed source position", "model spearman low high")
 def time_order(table: pd.DataFrame) -> Figure:
-    """Spearman ρ of the ranks after t tokens with the final ranks, as t grows: model seeds and nulls, a panel a kind.
-
-    An undefined ρ (NaN) interrupts its line.
-    """
+    """Spearman ρ of the ranks after t tokens with the final ranks: seeds and nulls, a panel a kind; NaN is a gap."""
     figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
         part = part.sort_values("position")

@@ -22,10 +22,7 @@ _LOOKS = (
 
 @style.draws("what case positions", "base T B n ratio low high")
 def tracing_cost(table: pd.DataFrame) -> Figure:
-    """Left, what a trace costs beside its base; right, reading every prefix anew beside one trace, by positions.
-
-    `what` is measured: `overhead`, `prefixes` or `every token`.
-    """
+    """Left, a trace beside its base (`what`: `overhead`); right, every prefix anew beside one trace (`prefixes`)."""
     figure, axes = style.grid(1, 2, height=1.9)
     beside = table[(table["what"] == "overhead") & (table["case"] != table["base"])]
     _dots(axes[0, 0], beside, beside["case"], "time over that of the forward pass")
@@ -88,11 +85,7 @@ def cost_growth(table: pd.DataFrame) -> Figure:
 
 @style.draws("model what B case", "n ratio low high")
 def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
-    """Time of the pruned model over that of the original, a row for each thing timed.
-
-    Of the cases, `pruned` is drawn. `left` is the share of the heads left, and `wanted` the ratio that was aimed at;
-    both are dashed.
-    """
+    """Time of what is pruned over the original's; dashed: the share of heads `left`, the ratio `wanted`, 1."""
     part = table[table["case"] == "pruned"]
     figure, axes = style.grid(1, 1, height=0.22 * len(part) + 0.5)
     names = part["model"] + ", " + part["what"] + ", B = " + part["B"].astype(str)
@@ -131,8 +124,7 @@ def _rounds(table: pd.DataFrame) -> str:
 def memory(table: pd.DataFrame) -> Figure:
     """Bytes of the whole cache, intact and without the removed states, and the share freed, against context length.
 
-    A line for each model, dark to light by the length at which keys and values cost what the states do: `break_even`,
-    NaN without attention.
+    A line a model, dark to light by the length at which keys and values cost what states do (`break_even`, NaN: none).
     """
     table = table.sort_values(["break_even", "model", "tokens"])
     removed = table["removed_heads"].sum() / table["heads"].sum()

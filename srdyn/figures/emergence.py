@@ -40,9 +40,8 @@ _ORIGINS = {
 def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     """Every head's rank over training above the shares of low, middle and high heads, a column for each kind of model.
 
-    `heads` are those of one seed of each kind, their stratum is that at the end of training. `distribution`: kind,
-    seed, step, measure, estimate, low, high, n, with the measures `share of low` … and `rank of low` … (bold: the mean
-    of the heads that end there).
+    `heads` are those of one seed of each kind, with their stratum at the end. `distribution`: kind, seed, step, measure
+    (`share of low` …, `rank of low` …, the mean of the heads that end there), estimate, low, high, n.
     """
     style.require(distribution, [*_KEY, "measure", *_ENDS], key=[*_KEY, "measure"])
     kinds = list(heads["kind"].unique())
@@ -75,11 +74,7 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
 
 @style.draws("kind seed step value measure reference", "estimate low high n")
 def identity_formation(table: pd.DataFrame) -> Figure:
-    """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below.
-
-    A value is rank or log_decay, a reference final, untrained or other half; rows of measures other than `spearman` are
-    left out.
-    """
+    """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below."""
     table = table[(table["measure"] == "spearman") & table["value"].isin(_VALUES)]
     named = table.assign(named="Spearman ρ of " + table["value"].map(_VALUES))
     figure, parts = style.crossed(named, "named", "kind", height=1.7, x=_STEPS, sharex="col", sharey=True)
@@ -134,10 +129,7 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
 
 @style.draws("kind seed step arm reference", "estimate low high n removed")
 def contrast_formation(table: pd.DataFrame) -> Figure:
-    """What removing low-rank, high-rank or random heads costs over training, above low minus high, a column a kind.
-
-    Of `emergence.removals`, references `intact` and, of the arm `low`, `high` are drawn.
-    """
+    """What removing heads costs over training (beside `intact`), above low minus high, a column a kind of model."""
     kinds = list(table["kind"].unique())
     figure, axes = style.grid(2, len(kinds), height=1.6, sharex="col", sharey="row")
     for (top, bottom), kind in zip(axes.T, kinds, strict=True):

@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from srdyn.figures import style
 
-QUANTITIES = {
+_QUANTITIES = {
     "measured": {"linestyle": "-", "hollow": False},
     "own decays": {"linestyle": ":", "hollow": True},
     "registered": {"linestyle": "", "hollow": True, "markersize": 7},
@@ -48,7 +48,7 @@ def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
 def _shares(panel: Axes, table: pd.DataFrame) -> None:
     moved = style.apart(list(style.STRATA), 0.05)
     for name, look in style.STRATA.items():
-        for quantity, mark in QUANTITIES.items():
+        for quantity, mark in _QUANTITIES.items():
             rows = table[table["quantity"] == quantity].sort_values("D")
             at = rows["D"] * 2.0 ** moved[name]
             style.points(panel, at, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)

@@ -19,10 +19,7 @@ _DIVERGING = colormaps["PuOr_r"]
 
 @style.draws("model source layer head", "rank D")
 def head_map(table: pd.DataFrame) -> Figure:
-    """Rank as a share of D, layer by head: models across, below them untrained. Heads without a rank are hatched.
-
-    Rows of other sources are left out.
-    """
+    """Rank as a share of D, layer by head: models across, below them untrained; heads without a rank are hatched."""
     table = table[table["source"].isin([style.MODEL, "untrained"])]
     style.require(table, [], key=["model", "source", "layer", "head"])
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
@@ -44,10 +41,7 @@ def head_map(table: pd.DataFrame) -> Figure:
 
 @style.draws("model a b", "spearman")
 def context_matrix(table: pd.DataFrame) -> Figure:
-    """Spearman ρ of the heads' ranks in every pair of contexts, for each model, as colour and number; NaN is hatched.
-
-    A negative ρ has the colour of 0.
-    """
+    """Spearman ρ of the heads' ranks in every pair of contexts, a panel a model: colour (below 0 as 0) and number."""
     order = list(dict.fromkeys([*table["a"], *table["b"]]))
     figure, parts = style.panels(table, "model", height=0.9 + 0.165 * len(order))
     for panel, part in parts:
@@ -61,9 +55,8 @@ def context_matrix(table: pd.DataFrame) -> Figure:
 
 @style.draws("model layer head", "residual residual_low residual_high n stratum mechanism_stratum")
 def residual_map(table: pd.DataFrame) -> Figure:
-    """Rank less rank in the mechanism null, layer by head, as colour and number: models across.
+    """Rank less rank in the mechanism null, layer by head: blank where the interval holds 0, framed in another stratum.
 
-    Heads whose interval holds 0 are left blank but for their number, framed where the null lies in another stratum.
     Raises ValueError where no head has a residual.
     """
     table = table.dropna(subset="residual")

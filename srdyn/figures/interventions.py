@@ -4,7 +4,6 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from srdyn.figures import style
@@ -31,14 +30,16 @@ TITLES = {
 
 @style.draws("model panel arm share", "estimate low high")
 def doses(table: pd.DataFrame, *, marked: float) -> Figure:
-    """What is answered against the share of heads removed: quantities down, models across, a line for each arm.
-
-    `panel` says what a row of panels shows, with its unit. A dotted line marks one share.
-    """
+    """What is answered (`panel`) against the share of heads removed, one `marked`: models across, a line an arm."""
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
     for panel, part in parts:
         panel.axvline(marked, color="0.7", linestyle=":", linewidth=0.8, zorder=0)
-        _dose_panel(panel, part)
+        for intact in part.loc[part["arm"] == "intact", "estimate"]:
+            panel.axhline(intact, zorder=1, **style.BOUND)
+        shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
+        for arm, line in part[part["arm"] != "intact"].groupby("arm", sort=False):
+            line = line.sort_values("share")
+            style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
     _arm_legend(figure, table["arm"])
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
@@ -50,22 +51,9 @@ def _arm_legend(figure: Figure, arms: pd.Series) -> None:
     style.legend(figure, [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn])
 
 
-def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
-    for intact in table.loc[table["arm"] == "intact", "estimate"]:
-        panel.axhline(intact, zorder=1, **style.BOUND)
-    shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
-    for arm, line in table[table["arm"] != "intact"].groupby("arm", sort=False):
-        line = line.sort_values("share")
-        style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
-
-
 @style.draws("model probe arm", "difference low high testable")
 def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figure:
-    """What removing high-rank and low-rank heads costs beyond as many random heads: probes down, a panel a model.
-
-    Differences are in `unit`. `better` is the side of 0 where removing the group costs less than removing random heads:
-    right for accuracy, left for bits.
-    """
+    """What removing a group costs beyond as many random heads, in `unit`; on the side `better` of 0 it costs less."""
     height = 0.17 * table["probe"].nunique() * table["arm"].nunique() * 0.62 + 0.35  # inches
     figure = _listed(table, "probe", "arm", ARMS, "difference", height=height, reach=0.25)
     style.outer_labels(figure.axes, x=f"difference to random heads\n({unit})", y="")
@@ -89,10 +77,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
 
 @style.draws("model probe predictor", "coefficient low high")
 def coefficients(table: pd.DataFrame) -> Figure:
-    """Standardised regression coefficients of single-head damage: predictors down, a panel a model, probes by marker.
-
-    Raises ValueError for more than four probes.
-    """
+    """Standardised regression coefficients of single-head damage of four probes at most: predictors down."""
     probes = list(table["probe"].unique())
     looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
     if len(looks) < len(probes):

@@ -32,10 +32,7 @@ _LINES = {
 
 @style.draws("model layer head", "rank low high D half_life stratum mechanism")
 def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figure:
-    """Every head's rank against the half-life of what it holds, beside the mechanism null and the closed form.
-
-    Half-lives are in tokens; `mechanism` is the null's rank, NaN where there is none.
-    """
+    """Every head's rank against its half-life (tokens), beside its rank in the `mechanism` null and the closed form."""
     figure, parts = style.panels(table, "model", height=2.1)
     ends = np.log10(table["half_life"].agg(["min", "max"])) + [-0.15, 0.15]
     t = np.logspace(*ends, 200)
@@ -59,10 +56,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
 
 @style.draws("model predictor quantity", "estimate low high variance reproducible")
 def explained_variance(table: pd.DataFrame) -> Figure:
-    """R² and Spearman ρ of each predictor of the heads' ranks, a panel for each model.
-
-    `variance` and `reproducible` are NaN for an order. An R² far below zero is written at the panel's left edge.
-    """
+    """R² (those far below 0 at the left edge) and Spearman ρ of each predictor of the heads' ranks, a panel a model."""
     predictors = list(table["predictor"].unique())
     looks = dict(zip(table["quantity"].unique(), _QUANTITIES, strict=True))
     figure, parts = style.panels(table, "model", height=1.75)
@@ -98,15 +92,23 @@ def _scores(panel: Axes, rows: pd.DataFrame, places: np.ndarray, look: dict[str,
 
 @style.draws("model layer head precision", "rank low high D exact moved")
 def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
-    """Rank of every head in each precision against its rank in float64: models across, precisions down.
+    """Rank of every head in each precision against its `exact` one in float64: models across, precisions down.
 
-    `exact` is the rank in float64, whose own rows are left out; `moved` says whether the stratum is another. `fork`:
-    precision, measure, moved (whether what the rule of C1 says differs).
+    `moved` says whether the stratum is another. `fork`: precision, measure, moved (whether C1 is decided otherwise).
     """
     rounded = table[table["precision"] != "float64"]
     figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True)
     for panel, part in parts:
-        _rounded_panel(panel, part)
+        top = part["D"].max() if len(part) else 1
+        style.equal_ranks(panel, top)
+        for share in (strata.LOW, strata.HIGH):
+            panel.axhline(share * top, zorder=1, **style.BOUND)
+            panel.axvline(share * top, zorder=1, **style.BOUND)
+        for moved, look in _ROUNDED.items():
+            rows = part[part["moved"] == moved]
+            style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
+        told = f"{part['moved'].sum()} of {len(part)} move"
+        panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
     style.outer_labels(figure.axes, x="effective rank r in float64", y="r as read")
     named = {"same stratum": _ROUNDED[False], "another stratum": _ROUNDED[True]}
     handles = [style.handle(name, look, linestyle="") for name, look in named.items()]
@@ -115,19 +117,6 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     outcomes = ", ".join(f"{row.sum} of {row.size} ({row.Index})" for row in moved.itertuples())
     note = f"C1 measures whose rule is decided otherwise than in float64: {outcomes}"
     return style.finish(figure, "with 95 % interval", style.counted(table), "dotted: equal ranks", note)
-
-
-def _rounded_panel(panel: Axes, table: pd.DataFrame) -> None:
-    top = table["D"].max() if len(table) else 1
-    style.equal_ranks(panel, top)
-    for share in (strata.LOW, strata.HIGH):
-        panel.axhline(share * top, zorder=1, **style.BOUND)
-        panel.axvline(share * top, zorder=1, **style.BOUND)
-    for moved, look in _ROUNDED.items():
-        rows = table[table["moved"] == moved]
-        style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
-    told = f"{table['moved'].sum()} of {len(table)} move"
-    panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
 
 
 @style.draws("model ranks_of eps", style.SHARES)

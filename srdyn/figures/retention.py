@@ -7,12 +7,12 @@ from matplotlib.figure import Figure
 
 from srdyn.figures import style
 
-GROUPS = {
+_GROUPS = {
     "saturated, slow": style.Look("#C99000", "^"),
     "saturated, fast": style.Look("#8C8C8C", "D"),
     "others": style.STRATA["low"],
 }
-PREDICTED = {
+_PREDICTED = {
     "Spearman ρ": {"marker": "o"},
     "share of the damage in the worst tenth": {"marker": "D", "fillstyle": "none"},
 }
@@ -26,11 +26,11 @@ def half_lives(table: pd.DataFrame) -> Figure:
     for each distance, dark to light from the nearest; dashed: nothing is set.
     """
     names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
-    figure, axes = style.grid(len(GROUPS) + 1, len(names), height=1.05, sharex=True, sharey="row")
+    figure, axes = style.grid(len(_GROUPS) + 1, len(names), height=1.05, sharex=True, sharey="row")
     shades = dict(zip(distances, style.shades(len(distances), 0.9), strict=True))
     for column, name in zip(axes.T, names, strict=True):
         part = table[table["model"] == name]
-        for panel, (group, look) in zip(column, GROUPS.items(), strict=False):
+        for panel, (group, look) in zip(column, _GROUPS.items(), strict=False):
             rows = part[part["group"] == group]
             _by_distance(panel, rows, part[part["group"] == "intact"], shades)
             ranks = rows.groupby("half_life")["rank"].first()
@@ -38,11 +38,11 @@ def half_lives(table: pd.DataFrame) -> Figure:
         column[-1].axhline(part["D"].max(), **style.BOUND)
         column[0].set_title(name)
     axes[0, 0].set_xscale("log")
-    for panel, group in zip(axes[:, 0], GROUPS, strict=False):
+    for panel, group in zip(axes[:, 0], _GROUPS, strict=False):
         panel.set_ylabel(f"needles found,\n{group}")
     style.outer_labels(axes[-1], x="half-life set (tokens)", y="effective rank r")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
-    style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in GROUPS.items())])
+    style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in _GROUPS.items())])
     note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"
     return style.finish(figure, note, f"n = {style.span(table['n'])} items a symbol")
 
@@ -62,7 +62,7 @@ def damage_predictors(table: pd.DataFrame) -> Figure:
     """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""
     predictors = list(table["predictor"].unique())
     figure, parts = style.crossed(table, "changed", "model", height=0.16 * len(predictors) + 0.5, x="ρ, or share")
-    looks = dict(zip(table["quantity"].unique(), PREDICTED.values(), strict=False))
+    looks = dict(zip(table["quantity"].unique(), _PREDICTED.values(), strict=False))
     for panel, part in parts:
         for place, (quantity, look) in enumerate(looks.items()):
             rows = part[part["quantity"] == quantity].set_index("predictor").reindex(predictors)

@@ -84,9 +84,8 @@ def _verdict(panel: Axes, x: float, y: float, verdict: str, told: str) -> None:
 def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     """Every measure (row) of the models and their nulls with interval and threshold, a panel for each kind of model.
 
-    `rules`: claim, measure, at_least, at_most, one of the two NaN; their order is that of the rows, and rules without a
-    measurement are left out. A symbol is filled where the whole interval passes. Raises ValueError for a measure
-    without exactly one threshold.
+    `rules`: claim, measure, at_least, at_most, one of the two NaN, in the order of the rows. A symbol is filled where
+    the whole interval passes. Raises ValueError for a measure without exactly one threshold.
     """
     rows = _rows(table, rules)
     seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}

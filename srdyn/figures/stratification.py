@@ -14,10 +14,9 @@ _SMALLEST_GROUP = 0.2
 
 @style.draws("model source layer head position", "fork rank low high D stratum")
 def trajectories(table: pd.DataFrame) -> Figure:
-    """Effective rank of every head of two layers against the position, beside min(t, d): models across, sources down.
+    """Rank of every head of two layers of each model, the `most` and the `least` forked, against the position.
 
-    `fork` says which of the two a layer is, the `most` or the `least` forked. A head without a rank has the stratum
-    NaN. Raises ValueError for several such layers of one model.
+    Models across, sources down. Raises ValueError for several such layers of one model.
     """
     layers = table.groupby(["model", "fork"], sort=False)["layer"].unique()
     if (layers.map(len) > 1).any():
@@ -61,17 +60,22 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 @style.draws("model kind seed source layer head", "rank D")
 def rank_distribution(table: pd.DataFrame) -> Figure:
-    """Share of heads whose rank is at most a share of D, for each kind of model beside its nulls.
-
-    With the columns low, high too, the first seed's curve gets a band, the curves of all heads' ends.
-    """
+    """Share of heads whose rank is at most a share of D, by kind of model and null; low and high make a band."""
     figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
         for source in reversed(style.sources(part)):
             for seed in style.seeds(part):
                 heads = part[(part["source"] == source) & (part["seed"] == seed)]
                 _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
-        _stratum_bounds(panel, strata.LOW, strata.HIGH)
+        low, high = strata.LOW, strata.HIGH
+        for threshold in (low, high):
+            panel.axvline(threshold, zorder=1, **style.BOUND)
+        panel.set_xlim(-0.02, 1.06)
+        panel.set_ylim(0, 1.13)
+        panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
+        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
+            panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
     style.outer_labels(figure.axes, x="effective rank r / d", y="share of heads with at most r")
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
@@ -95,23 +99,9 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
         panel.fill_betweenx(steps, *ends, step="pre", color=look.colour, alpha=0.2, linewidth=0)
 
 
-def _stratum_bounds(panel: Axes, low: float, high: float) -> None:
-    for threshold in (low, high):
-        panel.axvline(threshold, zorder=1, **style.BOUND)
-    panel.set_xlim(-0.02, 1.06)
-    panel.set_ylim(0, 1.13)
-    panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
-    panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
-        panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
-
-
 @style.draws("model kind seed source split", style.SHARES)
 def shares(table: pd.DataFrame) -> Figure:
-    """Shares of low, middle and high heads by the threshold ε, and by any other split, for each kind of model.
-
-    A split is a threshold ("1e-04") or a name. Rows of nulls are left out.
-    """
+    """Shares of low, middle and high heads by each split, a threshold ("1e-04") or a name, a panel a kind of model."""
     table = table[table["source"] == style.MODEL]
     splits = _ordered(table["split"])
     figure, parts = style.panels(table, "kind", height=2.0)

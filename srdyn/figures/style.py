@@ -73,10 +73,7 @@ def style() -> contextlib.AbstractContextManager[None]:
 
 
 def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
-    """Decorates a function that draws a table of these columns, which its docstring then tells.
-
-    The table is its first argument; it is refused unless it has one row for each value of `key`.
-    """
+    """Decorates a function whose first argument is a table of these columns, with one row for each value of `key`."""
     keys, columns = key.split(), [*key.split(), *values.split()]
 
     def decorate(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -120,10 +117,7 @@ def seeds(table: pd.DataFrame) -> list[int]:
 
 
 def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tuple[Figure, np.ndarray]:
-    """A figure of no window with its panels [rows, columns], each `height` inches high. `shared`: sharex, sharey.
-
-    One column of panels is a text column wide, more are a page wide.
-    """
+    """A figure of no window with panels [rows, columns] `height` inches high: a text column wide, several a page."""
     size = (NARROW if columns == 1 else WIDE, rows * height + 0.35)
     figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
     # Created by pyplot, so that a notebook knows how to show it; closed, so that it is shown once.
@@ -132,10 +126,7 @@ def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tup
 
 
 def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tuple[Figure, Parts]:
-    """A figure with a panel for each value of a column, three to a row, titled by it, beside the rows of the table.
-
-    Axes are `shared` unless sharex or sharey says otherwise.
-    """
+    """A figure with a panel for each value of a column, three to a row, titled by it, beside its rows; shared axes."""
     names = list(table[by].unique())
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
@@ -151,9 +142,9 @@ def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tu
 def crossed(
     table: pd.DataFrame, down: str, across: str, *, height: float, x: str = "", **shared: bool | str
 ) -> tuple[Figure, Parts]:
-    """A figure with a panel for each pair of values of two columns, beside the rows of the table that belong in it.
+    """A figure with a panel for each pair of values of two columns, beside its rows; each is titled by both.
 
-    With `x`, the label of the horizontal axes, names stand on top and at the left; else each panel is titled by both.
+    With `x`, the label of the horizontal axes, names stand on top and at the left instead.
     """
     rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
     figure, axes = grid(len(rows), len(columns), height=height, **{"sharex": True, "sharey": "row"} | shared)

@@ -20,7 +20,7 @@ from srdyn import architectures
 PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.save writes what others read"
 """The `model_type` of a pruned model's folder, for transformers, vLLM and others to show when they stop at it."""
 OWN_TYPE = "srdyn_model_type"
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 
 
 def source(name_or_path: str | Path) -> str:
@@ -151,7 +151,7 @@ def require_whole(place: Path) -> int:
     """
     files = weight_files(place)
     if not files:
-        pickled = sorted(path.name for pattern in PICKLED for path in place.glob(pattern))
+        pickled = sorted(path.name for pattern in _PICKLED for path in place.glob(pattern))
         what = f"only pickled weights ({pickled[0]}), which can run code when they are opened" if pickled else "none"
         raise OSError(
             f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; convert them where "

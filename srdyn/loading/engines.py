@@ -7,22 +7,23 @@ From their sources as read in 2026 (main branches; nothing was served), by file 
   steps of 16 tokens, of 128 with multi-head latent attention, and the state is padded to the block).
 - SGLang, srt/configs/mamba_utils.py: float32 states, bfloat16 convolutions, slots without padding.
 - llama.cpp, src/llama-memory-recurrent.cpp and llama-hparams.cpp: float32 throughout, allocated at the start.
-Issues: vLLM #41112 and #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843, #31091.
+Issues: vLLM #41112 and #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843,
+#31091.
 """
 
 import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
-DELTA = ("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet")
-NARROW = (*DELTA, "FalconH1Mixer", "NemotronHMamba2Mixer", "GraniteMoeHybridMambaLayer")
+_DELTA = ("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet")
+_NARROW = (*_DELTA, "FalconH1Mixer", "NemotronHMamba2Mixer", "GraniteMoeHybridMambaLayer")
 KNOWN = {
-    "vLLM": (*NARROW, "OlmoHybridGatedDeltaNet", "KimiLinearDeltaAttention", "BambaMixer", "Mamba2Mixer",
+    "vLLM": (*_NARROW, "OlmoHybridGatedDeltaNet", "KimiLinearDeltaAttention", "BambaMixer", "Mamba2Mixer",
              "Zamba2MambaMixer"),
-    "SGLang": (*NARROW, "KimiLinearDeltaAttention"),
-    "llama.cpp": (*NARROW, "BambaMixer", "Mamba2Mixer"),
+    "SGLang": (*_NARROW, "KimiLinearDeltaAttention"),
+    "llama.cpp": (*_NARROW, "BambaMixer", "Mamba2Mixer"),
 }  # fmt: skip
-"""Layers whose number of heads each engine takes from the configuration; llama.cpp takes Kimi's from the attention's."""
+"""Layers whose heads each engine counts by the configuration; llama.cpp has one number for Kimi's and attention's."""
 
 
 class Sizes(NamedTuple):
@@ -88,13 +89,13 @@ def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[s
 def demands(sizes: Sizes, *, tp: int = 1) -> Iterator[Demand]:
     """What each engine asks, and whether the model has it."""
     mixer, heads, keys, ratio = sizes.mixer, sizes.heads, sizes.keys, sizes.heads // sizes.keys
-    delta, shown = mixer in DELTA, f"{heads} heads, {keys} keys"
+    delta, shown = mixer in _DELTA, f"{heads} heads, {keys} keys"
     yield Demand("transformers", "keys divide heads", shown, heads % keys == 0)
     for engine, known in KNOWN.items():
         yield Demand(engine, "takes the number of heads from the configuration", mixer, mixer in known)
         yield Demand(engine, "keys divide heads", shown, heads % keys == 0)
     for engine in ("vLLM", "SGLang"):
-        divided = heads % tp == 0 and (keys % tp == 0 or keys == 1 and not delta)
+        divided = heads % tp == 0 and (keys % tp == 0 or (keys == 1 and not delta))
         yield Demand(engine, f"{tp} devices divide heads and keys", shown, divided)
     if delta:
         square = sizes.K == sizes.V and sizes.K in (16, 32, 64, 128)

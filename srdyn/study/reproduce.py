@@ -25,7 +25,7 @@ from traitlets.config import Config
 
 from srdyn.loading import files, markdown
 from srdyn.study import verify
-from srdyn.study.claims import readme
+from srdyn.study.claims import readme, registration
 from srdyn.study.run import code, parameters, store
 
 _BENCH, _SCORECARD = "07_cost", "08_scorecard"
@@ -161,14 +161,23 @@ def _key(stem: str, given: Mapping[str, object], data: str) -> str:
     source = _source(stem).read_bytes()
     cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
     imports = code.imported("\n".join("".join(cell["source"]) for cell in cells))
-    parts = [source.decode(), json.dumps(given), data, code.hash_of(*imports), *_places(given), *_tables(stem)]
+    parts = [source.decode(), json.dumps(given), data, _claims(stem), code.hash_of(*imports)]
+    parts += [*_places(given), *_tables(stem)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _data() -> str:
-    """A hash of what every notebook depends on: data without tables, which notebooks write, and pinned versions."""
-    kept = [path for path in sorted(files.data_dir().iterdir()) if path.is_dir() and path.name != "tables"]
-    return files.content_hash(*kept, files.root() / "constraints.txt")
+    """A hash of what every notebook depends on: pinned versions, and data but for tables and claims."""
+    claims = registration.path()
+    kept = [path for path in files.data_dir().iterdir() if path.is_dir() and path.name not in ("tables", "paper")]
+    kept += [path for path in claims.parent.iterdir() if path != claims]
+    return files.content_hash(*sorted(kept), files.root() / "constraints.txt")
+
+
+def _claims(stem: str) -> str:
+    """What is registered of the claims that a notebook decides; for the scorecard, all."""
+    paper = registration.load()
+    return repr(paper if stem == _SCORECARD else [claim for claim in paper.claims if claim.notebook == stem])
 
 
 def _tables(stem: str) -> Iterator[str]:

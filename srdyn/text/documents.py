@@ -30,10 +30,7 @@ class _Dataset(NamedTuple):
 
 
 def is_place(name: str | Path) -> bool:
-    """Whether the name says where documents lie: a path with a slash or one of `SUFFIXES`, or hf:…
-
-    Any other name is one that srdyn ships, such as "prose"; a folder of this name here is ./prose.
-    """
+    """Whether a name says where documents lie: a path with a slash or one of `SUFFIXES`, or hf:…; the others ship."""
     text = str(name)
     return isinstance(name, Path) or text.startswith(_HUB) or text.endswith(SUFFIXES) or "/" in text
 
@@ -51,11 +48,10 @@ def read(place: str | Path) -> list[str]:
     """The documents that lie there, without empty ones.
 
     A .txt is one document; .jsonl and .jsonl.xz hold one a line, {"text": …}; a folder holds those of all such files
-    in it and below, by name. A relative path is seen from here, else from the repository. Of a data set on the hub
-    (column "text" of the split "train", unless the name says more) the first `MOST_DOCUMENTS` are read, fewer where
-    `MOST_CHARACTERS` are reached, and kept in build/datasets, where later runs find them offline.
-    Raises FileNotFoundError for what is not there, ValueError for what cannot be read as text, ModuleNotFoundError and
-    OSError where a data set needs `datasets` or the network.
+    in it and below. A relative path is seen from here, else from the repository. Of a data set on the hub,
+    hf:owner/name[:config[:split[:field]]], the first `MOST_DOCUMENTS` are read, at most `MOST_CHARACTERS`, and kept in
+    build/datasets, where later runs find them offline. Raises FileNotFoundError for what is not there, ValueError for
+    what cannot be read as text, ModuleNotFoundError and OSError where a data set needs `datasets` or the network.
     """
     found = [document for file in _files(place) for document in _documents(file) if document.strip()]
     if not found:
@@ -69,10 +65,7 @@ def content_hash(place: str | Path) -> str:
 
 
 def _dataset(name: str) -> _Dataset:
-    """A name of a data set, hf:owner/name[:config[:split[:field]]], by its parts; an empty part keeps its default.
-
-    Raises ValueError for a name of another form.
-    """
+    """A name of a data set by its parts; an empty part keeps its default."""
     repository, *rest = name.removeprefix(_HUB).split(":")
     if not name.startswith(_HUB) or not repository or len(rest) > 3:
         raise ValueError(f"a data set is named hf:owner/name[:config[:split[:field]]], not {name!r}")
@@ -92,10 +85,8 @@ def _files(place: str | Path) -> list[Path]:
         return [_downloaded(_dataset(str(place)))]
     path = _path(place)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{Path(place).expanduser().absolute()} is not there; give the path of a file in {', '.join(SUFFIXES)}, or "
-            "of a folder of such files"
-        )
+        wanted = f"give the path of a file in {', '.join(SUFFIXES)}, or of a folder of such files"
+        raise FileNotFoundError(f"{Path(place).expanduser().absolute()} is not there; {wanted}")
     found = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
     if not found:
         raise FileNotFoundError(f"{path} holds no file in {', '.join(SUFFIXES)}")
@@ -144,10 +135,10 @@ def _rows(wanted: _Dataset) -> Iterator[Mapping[str, object]]:
     try:
         yield from datasets.load_dataset(wanted.repository, wanted.config or None, split=wanted.split, streaming=True)
     except OSError as error:
-        raise OSError(
-            f"the data set {wanted.repository} is out of reach: check its name, and the network, which is needed once "
-            f"(HF_HUB_OFFLINE unset). datasets says: {error}"
-        ) from error
+        told = (
+            f"the data set {wanted.repository} is out of reach: check its name, and the network, which is needed once"
+        )
+        raise OSError(f"{told} (HF_HUB_OFFLINE unset). datasets says: {error}") from error
     except ValueError as error:  # an unknown configuration or split
         raise ValueError(f"the data set {wanted.repository} cannot be read: {error}") from error
 
@@ -157,10 +148,8 @@ def _texts(wanted: _Dataset) -> Iterator[str]:
     characters = 0
     for row in itertools.islice(_rows(wanted), MOST_DOCUMENTS):
         if not isinstance(text := row.get(wanted.field), str):
-            raise ValueError(
-                f"{wanted.repository} has no text in a column {wanted.field!r}, its columns are {', '.join(row)}: name "
-                "one, hf:owner/name:config:split:field"
-            )
+            columns = f"its columns are {', '.join(row)}: name one, hf:owner/name:config:split:field"
+            raise ValueError(f"{wanted.repository} has no text in a column {wanted.field!r}, {columns}")
         yield text
         characters += len(text)
         if characters >= MOST_CHARACTERS:

@@ -18,13 +18,7 @@ _SYMBOL_SEED = 123  # which of the tokenizer's words become names and which valu
 ANSWER_WEIGHT = 4.0
 _COPY_WEIGHT = 1.5
 _FORMAT_WEIGHT = 0.2
-KINDS = {
-    "recall": -1,
-    "needles": -2,
-    "chain": -3,
-    "sum": -4,
-    "copy": -5,
-}  # item number of answers that are trained on, by kind
+KINDS = {"recall": -1, "needles": -2, "chain": -3, "sum": -4, "copy": -5}  # item numbers of what is trained on
 
 
 @dataclass(frozen=True)
@@ -40,14 +34,11 @@ class Alphabet:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, *, more: int = 0) -> Alphabet:
-        """The alphabet of a tokenizer, the same for everyone; ValueError where it has too few one-token words.
-
-        `more` names and values follow the first `SYMBOLS`, which stay the same.
-        """
-        words = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token))
-        if len(words) < 2 * (SYMBOLS + more):
-            needed = f"{2 * (SYMBOLS + more)} one-token lower-case words with a leading space"
-            raise ValueError(f"the tasks need {needed}, this tokenizer has {len(words)}")
+        """The alphabet of a tokenizer, with `more` symbols behind; ValueError for too few one-token words."""
+        words, needed = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token)), 2 * (SYMBOLS + more)
+        if len(words) < needed:
+            lower = "one-token lower-case words with a leading space"
+            raise ValueError(f"the tasks need {needed} {lower}, this tokenizer has {len(words)}")
         drawn = np.random.default_rng(_SYMBOL_SEED).permutation(words)
         first, others = np.split(drawn[: 2 * SYMBOLS], 2), np.split(drawn[2 * SYMBOLS :][: 2 * more], 2)
         names, values = map(np.concatenate, zip(first, others, strict=True))
@@ -91,10 +82,7 @@ class Passage:
 
 
 class Text:
-    """Real text by domain, as one token array each, from which snippets are cut.
-
-    `weights` says how often a domain is drawn, against 1 for a domain that it does not name.
-    """
+    """Real text by domain, one token array each, from which snippets are cut; `weights` (default 1) say how often."""
 
     def __init__(self, ids: dict[str, np.ndarray], *, weights: dict[str, float] | None = None) -> None:
         if not ids:

@@ -1,11 +1,12 @@
 """Figures are saved as small files, the same bytes again, and only where they look different."""
 
-import pandas as pd
 import pytest
 from committed import CASES, drawn
 from matplotlib import image
 
 from srdyn.study.run import figure_files
+
+(TABLE,) = CASES["calibrations"].given()  # before the root is another
 
 
 @pytest.fixture
@@ -45,8 +46,7 @@ def test_saving_again_writes_only_what_differs(clone):
 
 
 def figure(moved):
-    table = pd.DataFrame({"model": ["a"] * 3, "variant": ["x", "y", "z"], "overlap": [0.3, 0.5, 0.7], "chance": 0.39})
-    return CASES["calibrations"].draw(table.assign(overlap=table["overlap"] + moved))
+    return CASES["calibrations"].figure(TABLE.assign(overlap=TABLE["overlap"] + moved))
 
 
 def test_a_line_moved_by_rounding_leaves_the_files_and_a_moved_point_does_not(clone):

@@ -10,6 +10,7 @@ import pytest
 
 from srdyn.loading import files
 from srdyn.study import reproduce
+from srdyn.study.claims import registration
 from srdyn.study.run import code
 
 FIRST = """
@@ -66,7 +67,7 @@ for line in sys.stdin:
 @pytest.fixture
 def made(clone):
     """Runs notebooks in another process; returns (those that ran, what was said of a failure)."""
-    env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent), "PYTHONWARNINGS": "ignore:Triton is not supported"}
+    env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent)}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     with subprocess.Popen([sys.executable, "-c", DRIVER], env=env, text=True, **pipes) as process:
 
@@ -125,6 +126,17 @@ def test_code_and_named_places_count_as_they_are(clone, monkeypatch):
     monkeypatch.setattr(code, "hash_of", lambda *modules: asked.append(modules) or "hash")
     reproduce._key("01_first", given, "data")
     assert {"srdyn.study.run.store"} <= set(asked[0]) <= {"srdyn.study.run.store", "srdyn.study.run"}
+
+
+def test_a_claim_concerns_its_notebook_and_the_scorecard(clone):
+    text = registration.path().read_text()
+    (clone / "data/paper").unlink()
+    stems = ("01_stratification", "06_emergence", "08_scorecard")
+    found = []
+    for written in (text, text.replace("id: C10", "id: C11")):
+        files.write_bytes(registration.path(), written.encode())
+        found.append((reproduce._data(), *(reproduce._claims(stem) for stem in stems)))
+    assert [before == after for before, after in zip(*found, strict=True)] == [True, True, False, False]
 
 
 @pytest.mark.parametrize(

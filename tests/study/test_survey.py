@@ -13,8 +13,8 @@ from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
 from srdyn.study.analysis import bounds, observations, summaries
 from srdyn.study.claims import claims
-from srdyn.study.run import opened, store, workers
-from srdyn.study.survey import null_tables, samples, survey
+from srdyn.study.run import opened, store
+from srdyn.study.survey import null_tables, survey
 from srdyn.text import tasks
 
 POSITIONS = (1, 7, 16, 32, 64)
@@ -62,7 +62,7 @@ def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
     cube = observations.cube(own)
     expected = spectra.effective_rank(sigma).permute(1, 0, 3, 2).numpy()
     np.testing.assert_array_equal(cube.values[:, 0], expected)
-    decay = states.decays(model, reading.tokens("code", model.tokenizer)).double().mean(2)
+    decay = states.gates(model, reading.tokens("code", model.tokenizer))[0].double().mean(2)
     found = observations.cube(own, "log_decay").values[:, 0, :, :, 0]
     np.testing.assert_allclose(found, decay.permute(1, 0, 2).numpy(), rtol=1e-6)
 
@@ -87,15 +87,6 @@ def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch
     monkeypatch.setattr(states, "trace", None)
     monkeypatch.setattr(states, "gates", None)
     pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"], kept=tmp_path))
-
-
-@pytest.fixture
-def own_workers():
-    """Processes that start in this test and end with it."""
-    workers._pool.cache_clear()
-    yield
-    workers._pool().shutdown()
-    workers._pool.cache_clear()
 
 
 def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers):
@@ -171,7 +162,7 @@ FAMILIES = pytest.mark.parametrize("family", families.FAMILIES, ids=[family.id f
 def test_a_family_says_whether_its_heads_forget(family):
     model = families.model(family)
     tokens = torch.randint(0, 64, (1, 9), generator=torch.Generator().manual_seed(0))
-    assert null_tables.forgets(model) == bool((states.decays(model, tokens) < 0).any())
+    assert null_tables.forgets(model) == bool((states.gates(model, tokens)[0] < 0).any())
     writes_once = all(site.recipe.rule is recurrence.gated_delta_rule for site in architectures.sites(model.hf))
     assert null_tables.follows_gated_delta(model) == writes_once
 
@@ -239,8 +230,6 @@ def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkey
     model = models.load(place)
     with pytest.raises(ValueError, match="poetry"):
         reading.tokens("poetry", model.tokenizer)
-    with pytest.raises(ValueError, match="no attack"):
-        samples.attack_blocks("poetry", model.tokenizer)
     with pytest.raises(ValueError, match="astrology"):
         survey.heads([place], reading, sources=["astrology"], kept=tmp_path)
 

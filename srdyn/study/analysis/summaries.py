@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from srdyn import architectures, models, spectra, states, strata
+from srdyn import architectures, contexts, models, spectra, states, strata
 from srdyn.study.analysis import bounds, intervals, observations
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables, samples
@@ -174,7 +174,7 @@ def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
         return own.assign(bound=np.nan)
     limit = {}
     for attack in own["context"].unique():
-        longest = max(len(block) for block in samples.attack_blocks(attack, model.tokenizer))
+        longest = max(len(block) for block in contexts.blocks(attack, model.tokenizer))
         limit[attack] = bounds.periodic_rank_bound(longest, conv_width=width)
     return own.assign(bound=np.where(own["layer"] == first.index, own["context"].map(limit), np.nan))
 

@@ -33,16 +33,13 @@ log = logging.getLogger(__name__)
 def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str = registration.FIRST) -> pd.DataFrame:
     """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
 
-    Which measures a claim has, the `first` or the `second` registration says (`registered`).
-
     `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled), why
-    (it is undefined, in whole or in part, or what else a reader must know) and source, which tells the rows of the
-    model from those of its nulls; without it all are the model's. Every source of a model has one row for every
-    measure, but for one that asks more heads a layer than the model has. The rows replace the claim's former ones in
-    the table `<run>_claims`, or `<run>_claims_second`. Columns added: unit, rule, paper, grade, outcome (pass, fail,
-    undecided, undefined). Raises ValueError for a claim of another notebook, measures that
-    are not the claim's, missing columns, or crossed ends. An estimate outside its interval is logged: the percentile
-    interval of a statistic that resampling shifts may exclude it, and the interval decides.
+    (what a reader must know) and source, which tells the rows of the model from those of its nulls. Every source of a
+    model has one row for every measure of the `first` or `second` registration (`registered`), but for one that asks
+    more heads a layer than the model has. The rows replace the claim's former ones in the table `<run>_claims`, or
+    `<run>_claims_second`. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises
+    ValueError for a claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An
+    estimate outside its interval is logged: resampling may shift a statistic, and the interval decides.
     """
     paper, stem = registration.load(registered), _stem(run, registered)
     claim = paper.claim(claim_id)
@@ -66,9 +63,8 @@ def judge(rows: pd.DataFrame, *, registered: str = registration.FIRST) -> pd.Dat
     """One verdict for every claim and kind of model in `rows`, which are rows that `record` saved or returned.
 
     Columns: claim, kind, verdict, why, measure (the one that decides), nulls (the sources that pass every measure in
-    every model that has them). A measure that fails in every seed decides before one that is undefined, a gate that
-    does not pass in every seed before all. Raises ValueError for rows that are not those of the claims as claims.yaml
-    has them now.
+    every model). A measure that fails in every seed decides before one that is undefined, a gate that does not pass in
+    every seed before all. Raises ValueError for rows that are not those of the claims as claims.yaml has them now.
     """
     judged = []
     for claim_id, of_claim in _plain(rows).groupby("claim", sort=False):
@@ -83,33 +79,26 @@ def judge(rows: pd.DataFrame, *, registered: str = registration.FIRST) -> pd.Dat
 def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
     """Every claim of the paper beside what the run at work found, one row for every claim and kind of model.
 
-    By the second registration: the claims whose rules it changes.
-
-    Columns: claim, statement, paper, kind, verdict, why, leading (the value that decides), ours (all values), nulls
-    (theirs), over, notebook, beside. A claim that was not measured has one row, with an empty kind, that says why.
-    The reference run leaves the verdict to the committed thorough run where that measured the claim; `beside` then
-    tells whether its own agrees.
+    By the second registration: the claims whose rules it changes. Columns: claim, statement, paper, kind, verdict, why,
+    leading (the value that decides), ours (all values), nulls (theirs), over, notebook, beside. A claim that was not
+    measured has one row, with an empty kind, that says why. The reference run leaves the verdict to the committed
+    thorough run where that measured the claim; `beside` then tells whether its own agrees.
     """
     columns = ["claim", "statement", "paper", "kind", "verdict", "why", "leading", "ours", "nulls", "over", "notebook"]
     blank = dict.fromkeys([*columns, "beside"], "")
-    claims = registration.load(registered).claims
-    entries = [blank | entry for claim in claims for entry in _entries(claim, registered)]
-    return pd.DataFrame(entries, columns=list(blank))
+    entries = [_entries(claim, registered) for claim in registration.load(registered).claims]
+    return pd.DataFrame([blank | entry for of_claim in entries for entry in of_claim], columns=list(blank))
 
 
 def scorecard() -> str:
-    """The ledger in Markdown: a table of verdicts, then every measure with its interval and its nulls.
-
-    Claims that were measured by the second registration as well have both verdicts side by side, and say why.
-    """
+    """The ledger in Markdown: verdicts by both registrations, then every measure with its interval and its nulls."""
     book, paper, second = ledger(), registration.load(), ledger(registered=registration.SECOND)
     second = second[second["kind"] != ""]
     kinds = [kind for kind in book["kind"].unique() if kind]
     fixed = " · ".join(f"{name}: {when}" for name, when in (paper.registered or {}).items())
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
-    verdicts = [
-        _verdict_row(rows, kinds, second[second["claim"] == claim]) for claim, rows in book.groupby("claim", sort=False)
-    ]
+    apart = book.groupby("claim", sort=False)
+    verdicts = [_verdict_row(rows, kinds, second[second["claim"] == claim]) for claim, rows in apart]
     both = pd.concat([book, second.assign(claim=second["claim"] + ", second")]) if len(second) else book
     details = both[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
     heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", _OVER, "notebook"]
@@ -164,10 +153,8 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
     for (source, model), group in rows.groupby(["source", "model"], sort=False):
         given = set(group["measure"])
         if group["measure"].duplicated().any() or not needed <= given <= set(names):
-            raise ValueError(
-                f"{claim.id}: {source} of {model} has rows for {', '.join(sorted(group['measure']))}, "
-                f"but the claim wants one for each of {', '.join(names)}"
-            )
+            found = f"{source} of {model} has rows for {', '.join(sorted(group['measure']))}"
+            raise ValueError(f"{claim.id}: {found}, but the claim wants one for each of {', '.join(names)}")
     named = rows[["source", "model", "kind", "seed"]].drop_duplicates()
     models = named[named["source"] == _MODEL]
     if models.empty:
@@ -184,16 +171,14 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
 
 def _with_outcomes(rows: pd.DataFrame, registered: str) -> pd.DataFrame:
     claims = {claim.id: claim for claim in registration.load(registered).claims}
-    measures = {(claim.id, measure.name): measure for claim in claims.values() for measure in claim.measures}
-    own = [measures[key] for key in zip(rows["claim"], rows["measure"], strict=True)]
-    ends = rows[["estimate", "low", "high"]].astype(float).itertuples(index=False)
-    return rows.assign(
-        unit=[measure.unit for measure in own],
-        rule=[measure.wanted for measure in own],
-        paper=[claims[name].value for name in rows["claim"]],
-        grade=[claims[name].grade for name in rows["claim"]],
-        outcome=[measure.outcome(*interval) for measure, interval in zip(own, ends, strict=True)],
-    )
+    found = []
+    for row in rows.astype(dict.fromkeys(["estimate", "low", "high"], float)).itertuples():
+        claim = claims[row.claim]
+        measure = next(measure for measure in claim.measures if measure.name == row.measure)
+        outcome = measure.outcome(row.estimate, row.low, row.high)
+        found.append((measure.unit, measure.wanted, claim.value, claim.grade, outcome))
+    columns = ["unit", "rule", "paper", "grade", "outcome"]
+    return rows.assign(**pd.DataFrame(found, index=rows.index, columns=columns))
 
 
 def _verdict(kind: str, rows: pd.DataFrame, gates: Sequence[str]) -> dict[str, str]:
@@ -308,7 +293,6 @@ def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str], second: pd.DataFrame)
 def _reasons(claims: Sequence[str]) -> list[str]:
     """Why these claims have second rules, and what had been seen before these were written."""
     seconds = [(name, registration.load().claim(name).second) for name in claims]
-    lines = [
-        f"- **{name}**, second: {second.why.strip()}. Seen before: {second.seen.strip()}." for name, second in seconds
-    ]
+    told = "- **{}**, second: {}. Seen before: {}."
+    lines = [told.format(name, second.why.strip(), second.seen.strip()) for name, second in seconds]
     return ["\n".join(lines)] if lines else []

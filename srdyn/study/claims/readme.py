@@ -44,10 +44,7 @@ def verdicts() -> str:
 
 
 def families() -> str:
-    """`architectures.supported()` in Markdown, a line for all classes that one recipe describes.
-
-    With their speeds once `make bench` has measured them.
-    """
+    """`architectures.supported()` in Markdown, a line a recipe, with speeds once `make bench` has measured them."""
     table, rows = architectures.supported(), []
     table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
     speeds, note = _speeds()

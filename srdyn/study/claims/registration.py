@@ -86,8 +86,8 @@ class Second:
 class Claim:
     """One claim of the paper, its value there with grade and place, and the notebook that decides it.
 
-    `untested` may say why nothing was measured: the claim has no measures, or needs what the reference run has not.
-    `second` is None where the second registration left the rules as they were.
+    `untested` says why nothing was measured; `second` is None where the second registration left the rules as they
+    were.
     """
 
     id: str
@@ -105,10 +105,7 @@ class Claim:
             raise ValueError(f"claim {self.id}: a grade is one of {', '.join(GRADES)}, not {self.grade!r}")
 
     def by(self, registered: str) -> "Claim":
-        """The claim with the measures that decide it by the `first` or the `second` registration.
-
-        Raises ValueError for another name, or where the second left the claim's rules as they were.
-        """
+        """The claim with the measures of the `first` or `second` registration; ValueError where it has none."""
         if registered == FIRST:
             return self
         if registered != SECOND or self.second is None:
@@ -150,10 +147,7 @@ def path() -> Path:
 
 
 def load(registered: str = FIRST) -> Paper:
-    """What `data/paper/claims.yaml` says; of the `second` registration, the claims whose rules it changes.
-
-    Raises ValueError where the file departs from its form, saying where.
-    """
+    """What `data/paper/claims.yaml` says; of the `second` registration, the claims that it changes."""
     found = _made(Paper, yaml.safe_load(path().read_text(encoding="utf-8")), "claims.yaml")
     found.claim(found.primary["claim"])
     decided = [claim for claim in found.claims if registered == FIRST or claim.second is not None]

@@ -24,8 +24,7 @@ _LOADED = frozenset(sys.modules)
 def hash_of(*modules: str) -> str:
     """SHA-256 over the code of these modules of srdyn and of all that they import of it; docstrings do not count.
 
-    Raises RuntimeError where one of them was edited after this process began and before it was imported: then what runs
-    is not what was read.
+    Raises RuntimeError where one was edited after this process began and before it was imported.
     """
     names = reached(*modules)
     edited = [n for n in names if n in sys.modules and n not in _LOADED and _FILES[n].read_bytes() != _SOURCES[n]]

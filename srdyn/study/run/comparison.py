@@ -12,11 +12,11 @@ _RANK_SHARE = 0.01
 
 
 def faults(fresh: pd.DataFrame, standing: pd.DataFrame) -> list[str]:
-    """What is out of tolerance, column by column, row by row; nothing where one table may stand for the other.
+    """What is out of tolerance, column by column; nothing where one table may stand for the other.
 
-    Reals agree to `_RTOL` relative. Where `uncertain` is true in either table, a rank (an integer column named `rank`,
-    `rank_…` or `…_rank`) may be one off, in at most `_RANK_SHARE` of the entries; as many flags may differ in
-    `uncertain` itself, which is cut from reals. All else is exact.
+    Reals agree to 1e-4 relative. Where `uncertain` is true in either table, a rank (an integer column named `rank`,
+    `rank_…` or `…_rank`) may be one off, in at most 1 % of the entries; as many flags may differ in `uncertain` itself,
+    which is cut from reals. All else is exact.
     """
     if list(fresh.columns) != list(standing.columns):
         return [f"columns {list(fresh.columns)} for {list(standing.columns)}"]

@@ -141,10 +141,7 @@ def forgets(model: models.Model) -> bool:
 
 
 def untrained(model: models.Model) -> models.Model:
-    """A reference model as it was before its first step.
-
-    Raises ValueError for a model that is none: its initialisation is not known.
-    """
+    """A reference model as it was before its first step; ValueError for any other, whose start is not known."""
     config = model.hf.config
     if not _is_reference(model):
         raise ValueError(f"{model.name} does not say what it was started from; leave the null 'untrained' out")

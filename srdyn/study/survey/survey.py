@@ -36,11 +36,9 @@ def heads(
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
-    model's own decays and write strengths (`mechanism`); the same with one decay and one write strength for all heads,
-    tokens and contexts, those of the median head (`common decay`). A null has as many samples as its model, since
-    agreement grows with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out,
-    which is logged: one that is no reference model has no `untrained` null, one whose states follow another rule none
-    of the others.
+    model's own decays and write strengths (`mechanism`); the same with the decay and the write strength of the median
+    head for all (`common decay`). Nulls are made for models of seed 0 alone; what a model cannot have is left out, and
+    logged.
     Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
     several processes (`loading.processes`) share the work if they all make this call. Much work with a small model on a
     CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
@@ -68,15 +66,10 @@ def heads(
 
 
 def _readable(reading: Reading, model: models.Model) -> Reading:
-    """The reading without the tasks, which is logged, where the model's tokenizer has no words to write them with.
-
-    Raises ValueError for a model without a tokenizer.
-    """
+    """The reading without tasks, which is logged, where the tokenizer cannot write them; ValueError without one."""
     if model.tokenizer is None:
-        raise ValueError(
-            f"{model.name} has no tokenizer beside its weights, and what it reads is text: put its tokenizer files "
-            "(tokenizer.json, tokenizer_config.json) into the folder"
-        )
+        needed = "put its tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
+        raise ValueError(f"{model.name} has no tokenizer beside its weights, and what it reads is text: {needed}")
     reason = tasks.unwritable(model.tokenizer)
     if reason and reading.tasks:
         log.warning("%s reads no tasks (%s): %s", model.name, ", ".join(reading.tasks), reason)
@@ -96,10 +89,8 @@ def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int 
     deadline = time.monotonic() + _SETTLING
     while lost := [context for context in left if tables.lacks(context, sources)]:
         if time.monotonic() > deadline:
-            raise FileNotFoundError(
-                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
-                "build/ must lie in a folder that all machines share"
-            )
+            told = f"finished by other processes, but {tables.kept.folder} does not hold them"
+            raise FileNotFoundError(f"{', '.join(lost)}: {told}; build/ must lie in a folder that all machines share")
         time.sleep(1)
 
 
