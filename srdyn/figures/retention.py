@@ -73,5 +73,7 @@ def damage_predictors(table: pd.DataFrame) -> Figure:
         style.listed(panel, predictors)
     style.legend(figure, [style.handle(name, color="#111111", linestyle="", **look) for name, look in looks.items()])
     return style.finish(
-        figure, "bars: 95 % interval, heads of the model left out drawn again", f"n = {style.span(table['n'])} heads"
+        figure,
+        "bars: 95 % interval, heads of the model left out drawn again; a tenth of the damage by chance",
+        f"n = {style.span(table['n'])} heads",
     )
