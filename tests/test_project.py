@@ -112,7 +112,7 @@ def test_the_licence_is_there_in_full():
     assert "END OF TERMS AND CONDITIONS" in text
 
 
-VERDICT = r"\b(C\d+|Thm 3\.1|Eq\. 13)\b[^.|\n]*\b(reproduced|inconclusive|not testable|pass(es)?|fails?|holds?)\b"
+VERDICT = r'\b(C\d+|Thm 3\.1|Eq\. 13)\b[^.|\n"]*\b(reproduced|inconclusive|not testable|pass(es)?|fails?|holds?)\b'
 
 
 def typed_verdicts(text: str) -> list[str]:
