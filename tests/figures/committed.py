@@ -151,7 +151,7 @@ CASES = {
     ),
     "loads": case(
         figures.loads, ("05_mechanism_truncation", f"arm != 'intact' and probe in {LOADS}"),
-        labels={"rank that the states are cut to", "every 16 tokens"}, foot="n = .* items",
+        labels={"rank that the states are cut to", "every 64 tokens"}, foot="n = .* items",
     ),
     "half_lives": case(
         figures.half_lives, ("05_mechanism_retention",),

@@ -226,7 +226,7 @@ def test_loads_are_drawn_by_rank():
     table = given("loads")
     axes = drawn("loads").axes[0]
     assert [label.get_text() for label in drawn("loads").axes[-1].get_xticklabels()] == ["2", "4", "8", "16"]
-    part = rows(table, model="hybrid", every=16)
+    part = rows(table, model="hybrid", every=64)
     drawn_lines = [list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 4]
     assert drawn_lines == [rows(part, probe=name)["estimate"].tolist() for name in table["probe"].unique()]
 
