@@ -19,6 +19,7 @@ from datetime import datetime
 from pathlib import Path
 
 import papermill
+import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
@@ -49,7 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     try:
         chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
-    except ValueError as error:
+        registration.load()  # what is wrong there is said before any notebook runs
+    except (ValueError, yaml.YAMLError) as error:
         raise SystemExit(str(error)) from error
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}

@@ -76,7 +76,7 @@ def _forked(text: pd.DataFrame) -> pd.DataFrame:
     ranks = ends.groupby(["model", "layer", "head"], as_index=False, sort=False)[["rank", "D"]].mean()
     rows = []
     for (model, layer), heads in ranks.groupby(["model", "layer"], sort=False):
-        low, middle, high = strata.shares(heads["rank"].to_numpy()[None], heads["D"].iloc[0])[0]
+        low, middle, high = strata.shares(heads["rank"].to_numpy()[None], int(heads["D"].iloc[0]))[0]
         rows.append({"model": model, "layer": layer, "smaller": min(low, high), "middle": middle})
     ordered = pd.DataFrame(rows).sort_values(["smaller", "middle", "layer"], ascending=[False, True, True])
     most, least = (ordered.drop_duplicates("model", keep=which) for which in ("first", "last"))
