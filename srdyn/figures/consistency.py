@@ -27,7 +27,7 @@ def attacks(table: pd.DataFrame) -> Figure:
 
 
 def _attack_panel(panel: Axes, table: pd.DataFrame) -> None:
-    style.equal_ranks(panel, table["D"].max() if len(table) else 1)
+    style.equal_ranks(panel, int(table["D"].max()) if len(table) else 1)
     first = table["bound"].notna()
     for rows, look, front in ((table[~first], _OTHERS, 2), (table[first], _FIRST, 3)):
         mark = {"hollow": look == _FIRST, "markersize": 3, "zorder": front}

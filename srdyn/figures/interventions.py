@@ -79,7 +79,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
 def coefficients(table: pd.DataFrame) -> Figure:
     """Standardised regression coefficients of single-head damage of four probes at most: predictors down."""
     probes = list(table["probe"].unique())
-    looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
+    looks = dict(zip(probes, [*ARMS.values()][1:5], strict=False))
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
     height = 0.3 * table["predictor"].nunique() + 0.3
@@ -98,7 +98,7 @@ def _listed(
     *,
     height: float,
     reach: float,
-    tick: float = 0,
+    tick: float | int = 0,
 ) -> Figure:
     """A row for each value of `down`, in it a point for each of `by`; a panel a model. Hollow where not `testable`."""
     names, places = list(table[down].unique()), style.apart([x for x in looks if x in set(table[by])], reach)

@@ -100,7 +100,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True)
     for panel, part in parts:
         top = part["D"].max() if len(part) else 1
-        style.equal_ranks(panel, top)
+        style.equal_ranks(panel, float(top))
         for share in (strata.LOW, strata.HIGH):
             panel.axhline(share * top, zorder=1, **style.BOUND)
             panel.axvline(share * top, zorder=1, **style.BOUND)

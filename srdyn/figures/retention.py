@@ -27,7 +27,7 @@ def half_lives(table: pd.DataFrame) -> Figure:
     """
     names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
     figure, axes = style.grid(len(_GROUPS) + 1, len(names), height=1.05, sharex=True, sharey="row")
-    shades = dict(zip(distances, style.shades(len(distances), 0.9), strict=True))
+    shades = dict(zip(map(int, distances), style.shades(len(distances), 0.9), strict=True))
     for column, name in zip(axes.T, names, strict=True):
         part = table[table["model"] == name]
         for panel, (group, look) in zip(column, _GROUPS.items(), strict=False):
@@ -40,7 +40,7 @@ def half_lives(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_xscale("log")
     for panel, group in zip(axes[:, 0], _GROUPS, strict=False):
         panel.set_ylabel(f"needles found,\n{group}")
-    style.outer_labels(axes[-1], x="half-life set (tokens)", y="effective rank r")
+    style.outer_labels(list(axes[-1]), x="half-life set (tokens)", y="effective rank r")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
     style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in _GROUPS.items())])
     note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"

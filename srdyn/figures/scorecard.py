@@ -70,7 +70,7 @@ def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
         _verdict(panel, x, y + 0.24, second, f"II: {row.second_leading}")
 
 
-def _verdict(panel: Axes, x: float, y: float, verdict: str, told: str) -> None:
+def _verdict(panel: Axes, x: float | int, y: float | int, verdict: str, told: str) -> None:
     look = OUTCOMES[outcome(verdict)]
     face = "white" if "null passes too" in verdict else look.colour
     size = 3 if verdict.startswith(_CONTROL) else 6

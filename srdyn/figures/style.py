@@ -169,14 +169,14 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
             panel.tick_params(labelbottom=True)
 
 
-def equal_ranks(panel: Axes, top: float) -> None:
+def equal_ranks(panel: Axes, top: float | int) -> None:
     """Rank against rank up to `top`, with a dotted line where both are equal."""
     panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
     panel.set_xlim(-0.03 * top, 1.05 * top)
     panel.set_ylim(-0.03 * top, 1.05 * top)
 
 
-def listed(panel: Axes, names: Sequence[str] | pd.Series, *, tick: float = 0) -> None:
+def listed(panel: Axes, names: Sequence[str] | pd.Series, *, tick: float | int = 0) -> None:
     """Names down the vertical axis, the first on top."""
     panel.set_yticks(range(len(names)), names)
     panel.set_ylim(len(names) - 0.5, -0.5)

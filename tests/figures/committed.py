@@ -149,6 +149,10 @@ CASES = {
     "head_splits": case(
         figures.head_splits, ("05_mechanism_splits",), labels={"share of heads"}, foot="n = .* samples",
     ),
+    "head_sizes": case(
+        figures.head_sizes, ("05_mechanism_sizes",), ("05_mechanism_heads", "kind == 'hybrid'"),
+        labels={"dimensions of a head d", "share of heads", "half-life (tokens)"}, foot="48 heads a model; bars",
+    ),
     "loads": case(
         figures.loads, ("05_mechanism_truncation", f"arm != 'intact' and probe in {LOADS}"),
         labels={"rank that the states are cut to", "every 64 tokens"}, foot="n = .* items",

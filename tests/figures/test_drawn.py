@@ -40,7 +40,7 @@ def test_trajectories_draws_each_head_in_the_colour_of_its_stratum():
 
 
 def test_trajectories_refuses_several_layers_of_a_model():
-    table = given("trajectories")
+    table = given("trajectories").query("fork == 'most'")
     with pytest.raises(ValueError, match="one layer of each model"):
         figures.trajectories(pd.concat([table, table.assign(layer=99)]))
 
@@ -179,7 +179,7 @@ def test_doses_show_every_arm_in_every_panel():
     for axes, (panel, model) in zip(figure.axes, pairs, strict=True):
         for arm in ("high", "low", "random"):
             wanted = rows(table, model=model, panel=panel, arm=arm).sort_values("share")["estimate"]
-            assert heights(axes, interventions.ARMS[arm].colour, longer=2) == [wanted.tolist()]
+            assert heights(axes, interventions.ARMS[arm].colour, longer=1) == [wanted.tolist()]
 
 
 def test_contrasts_are_hollow_where_the_intact_model_does_not_solve_the_task():
@@ -214,7 +214,7 @@ def test_coefficients_lie_beside_their_predictor_and_only_as_many_probes_as_look
 
 
 def test_windows_are_in_order_of_their_size():
-    table = given("windows")
+    table = given("windows").query("arm != 'tied high'")  # which has the colour of `high`
     table = pd.concat([table.assign(window=64), table.assign(window=16)])
     axes = figures.windows(table).axes[-1]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["16", "64"]
