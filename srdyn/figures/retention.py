@@ -18,7 +18,7 @@ _PREDICTED = {
 }
 
 
-@style.draws("model group half_life distance", "estimate low high rank D")
+@style.draws("model group half_life distance", "estimate low high rank D n")
 def half_lives(table: pd.DataFrame) -> Figure:
     """Needles found, and the rank, against the half-life that all heads of a group are given: a column a model.
 
@@ -57,7 +57,7 @@ def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: 
     panel.set_ylim(-0.06, 1.08)
 
 
-@style.draws("model changed predictor quantity", "estimate low high")
+@style.draws("model changed predictor quantity", "estimate low high n")
 def damage_predictors(table: pd.DataFrame) -> Figure:
     """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""
     predictors = list(table["predictor"].unique())

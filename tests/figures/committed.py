@@ -159,7 +159,7 @@ CASES = {
     ),
     "half_lives": case(
         figures.half_lives, ("05_mechanism_retention",),
-        labels={"half-life set (tokens)", "effective rank r"}, foot="nothing is set .* n = .* items",
+        labels={"half-life set (tokens)", "effective rank r"}, foot="nothing is set; .* n = .* items",
     ),
     "damage_predictors": case(
         figures.damage_predictors, ("05_mechanism_damage",), labels={"ρ, or share"}, foot="n = 48–64 heads",
