@@ -25,10 +25,10 @@ STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 class StateSpaceDual(recipe.Recipe):
     """Scalar decay per head, `g = −exp(A_log)·dt`, `dt = softplus(dt + dt_bias)` within `time_step_limit`; no erasure.
 
-    In the words of linear attention the key is B, the query C, the value x, the write strength dt; the heads of a group
-    share B and C. An ablated head has x = 0, and with it no skip D·x either. The output is normed over the heads of a
-    group, those that are ablated counted: a pruned layer's norm has weights and ε that make up for its fewer channels,
-    which they can where every group keeps equally many heads or none.
+    The key is B, the query C, the value x, the write strength dt; the heads of a group share B and C. An ablated head
+    has x = 0, and with it no skip D·x either. The output is normed over the heads of a group, those that are ablated
+    counted: a pruned layer's norm has weights and ε that make up for its fewer channels, which they can where every
+    group keeps equally many heads or none.
 
     A single token is read by a function that updates the cache's state in place and knows no `time_step_limit`: where
     the limit binds, transformers generates from another state than it reads a prompt to, and so do these layers.

@@ -66,7 +66,8 @@ def _remarks(rows: pd.DataFrame) -> Iterator[str]:
     if tasks["extrapolated"].astype(bool).any():
         yield "\\* longer than any sequence that the model was trained on: extrapolation, used for no verdict."
     weak = tasks[tasks["value"] < VERDICTS_FROM]
-    named = weak["of"] + " at " + weak["length"].astype(str) + " tokens (" + weak["value"].map("{:.1%}".format) + ")"
+    named = [f"{x.of} at {x.length} tokens ({x.value:.1%})" for x in weak.itertuples()]
+    named = pd.Series(named, weak.index, dtype=str)
     by_model = named.groupby(weak["model"], sort=False).agg(", ".join)
     below = "; ".join(f"{model}: {tasks}" for model, tasks in by_model.items()) or "no model on any task"
     yield f"Below {VERDICTS_FROM:.0%} right, hence shown but used for no verdict: {below}."

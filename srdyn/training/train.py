@@ -61,8 +61,7 @@ class Run:
         hf = hf.to(devices.resolve_device(device))
         self.model = models.from_hf(hf, self.tokenizer, name=settings.name, seed=settings.seed)
         self.bfloat16 = bfloat16 and hf.device.type == "cpu"
-        if cpu_speedups.fit(hf):
-            cpu_speedups.use(hf, bfloat16=bfloat16)
+        cpu_speedups.use(hf, bfloat16=bfloat16)
         self.optimizers = optimizers(hf)
         self.step = 0
         self.rows: list[dict] = []
