@@ -123,18 +123,14 @@ def _backward(known, gradients, scratch, b, h):
     hk = h // (beta.shape[2] // Hk)
     dstate = gradients[5]
     for column in range(0, dstate.shape[3], PANEL):
-        for j in range(PANEL):
-            for i in range(K):
-                G[j, i] = dstate[b, h, i, column + j]
+        G[:] = dstate[b, h, :, column : column + PANEL].T
         scratch[2][:] = 0
         for block in range((T - 1) // BLOCK, -1, -1):
             first = block * BLOCK
             _rebuild(slab, checkpoints[b, block, h], (k, decay, beta, error), (b, h, hk, column, first))
             _tokens_back(known, gradients, scratch, (b, h, hk, column, first), min(first + BLOCK, T))
         _tokens_back(known, gradients, scratch, (b, h, hk, column, -1), 0)
-        for j in range(PANEL):
-            for i in range(K):
-                dstate[b, h, i, column + j] = G[j, i]
+        dstate[b, h, :, column : column + PANEL] = G.T
 
 
 @compiled
@@ -144,9 +140,7 @@ def _rebuild(slab, checkpoint, inputs, place):
     k, decay, beta, error = inputs
     b, h, hk, column, first = place
     T, Hk, K = k.shape[1:]
-    for j in range(PANEL):
-        for i in range(K):
-            slab[0, j, i] = checkpoint[i, column + j]
+    slab[0] = checkpoint[:, column : column + PANEL].T
     for n in range(min(BLOCK, T - first)):
         t = first + n
         a = splat(decay[b, t, h])

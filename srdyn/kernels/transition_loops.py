@@ -21,7 +21,7 @@ from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, prefetc
 
 @compiled
 @no_type_check
-def forward(inputs, results, positions, first, last) -> None:
+def forward(inputs, results, positions, scratch, first, last) -> None:
     """Runs the heads `first` to `last` of the B·H heads over all tokens.
 
     inputs: q, k [B, T, H, K], v [B, T, H, V], w, a, b [B, T, H, K]. results: state [B, H, K, V], the first in and the
@@ -84,7 +84,7 @@ def _forward(inputs, results, positions, pair, column):
             store(read, at + WIDTH, r1)
         r0, r1 = p0, p1
         if mark < positions.size and positions[mark] == t + 1:
-            _copy(state, top, captured, ((n * positions.size + mark) * H + h) * K * V + column, K, V)
+            captured[n, mark, h, :, column : column + PANEL] = state[n, h, :, column : column + PANEL]
             mark += 1
 
 
@@ -102,33 +102,19 @@ def _fetch(inputs, results, values, keys):
 
 @compiled
 @no_type_check
-def _copy(state, top, captured, into, K, V):
-    for i in range(K):
-        for j in range(0, PANEL, WIDTH):
-            store(captured, into + i * V + j, load(state, top + i * V + j))
-
-
-@compiled
-@no_type_check
 def _backward(known, gradients, scratch, n, h, column):
-    T, _, K = known[0].shape[1:]
+    T = known[0].shape[1]
     slab, G = scratch[:2]
     checkpoints, dstate = known[7], gradients[6]
-    for j in range(PANEL):
-        for i in range(K):
-            G[j, i] = dstate[n, h, i, column + j]
+    G[:] = dstate[n, h, :, column : column + PANEL].T
     for block in range((T - 1) // BLOCK, -1, -1):
         first, stop = block * BLOCK, min(block * BLOCK + BLOCK, T)
-        for j in range(PANEL):
-            for i in range(K):
-                slab[0, j, i] = checkpoints[n, block, h, i, column + j]
+        slab[0] = checkpoints[n, block, h, :, column : column + PANEL].T
         for t in range(first, stop):
             _rebuild(known, slab, n, t, h, column, t - first)
         for t in range(stop - 1, first - 1, -1):
             _token_back(known, gradients, scratch, n, t, h, column, t - first)
-    for j in range(PANEL):
-        for i in range(K):
-            dstate[n, h, i, column + j] = G[j, i]
+    dstate[n, h, :, column : column + PANEL] = G.T
 
 
 @compiled
