@@ -55,10 +55,7 @@ def refusal(hf: nn.Module) -> str | None:
 
 
 def recipe_for(module: nn.Module) -> recipe.Recipe | None:
-    """The recipe of a module's class or of its nearest known base class; None for a module that holds no known state.
-
-    The class decides, never `config.model_type`: importing flash-linear-attention re-registers some model types.
-    """
+    """The recipe of a module's class or of its nearest known base class; None where the module holds no known state."""
     return _by_class(module, _RECIPES)
 
 

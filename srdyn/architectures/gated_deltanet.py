@@ -17,9 +17,8 @@ from srdyn.kernels import decode, scan
 class GatedDeltaNet(recipe.Recipe):
     """Scalar decay per value head, `g = −exp(A_log)·softplus(a + dt_bias)`, write strength `beta = sigmoid(b)`.
 
-    Value head h reads with key head h // (H / key_heads). In a pruned layer key heads may serve unequal numbers of
-    value heads: there each value head gets its key's channels right behind the convolution, before anything that reads
-    the recurrence's inputs, while weights and cache hold a key once.
+    In a pruned layer key heads may serve unequal numbers of value heads: there each value head gets its key's channels
+    right behind the convolution, while weights and cache hold a key once.
     """
 
     gating = "per head"

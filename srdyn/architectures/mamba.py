@@ -26,9 +26,8 @@ class StateSpaceDual(recipe.Recipe):
     """Scalar decay per head, `g = −exp(A_log)·dt`, `dt = softplus(dt + dt_bias)` within `time_step_limit`; no erasure.
 
     The key is B, the query C, the value x, the write strength dt; the heads of a group share B and C. An ablated head
-    has x = 0, and with it no skip D·x either. The output is normed over the heads of a group, those that are ablated
-    counted: a pruned layer's norm has weights and ε that make up for its fewer channels, which they can where every
-    group keeps equally many heads or none.
+    has x = 0, and with it no skip D·x. The output is normed over the heads of a group, ablated ones counted: a pruned
+    layer's norm makes up for its fewer channels, which it can where every group keeps equally many heads or none.
 
     A single token is read by a function that updates the cache's state in place and knows no `time_step_limit`: where
     the limit binds, transformers generates from another state than it reads a prompt to, and so do these layers.
@@ -120,7 +119,7 @@ class StateSpaceDual(recipe.Recipe):
         return functions | {self.chunk_tap: _chunk_by_chunk(functions[self.chunk_tap])}
 
     def make_runnable(self, mixer: nn.Module) -> None:
-        """As for any layer; besides, training without a cache takes no fused short cut around the recurrence.
+        """As for any layer, but training takes no fused short cut around the recurrence.
 
         A module that lost all its heads returns what it would add to their zeros, its last bias.
         """
@@ -166,8 +165,7 @@ class StateSpaceDual(recipe.Recipe):
     def cut_norm(self, mixer: nn.Module, channels: recipe.Rows, groups: int, narrower: float) -> None:
         """Leave the norm these channels in this many groups, each narrower by this factor.
 
-        What is gone was 0, so a group's mean square is that much larger than before, and ε is made so as well; the
-        weights take the root of the factor back.
+        What is gone was 0: a group's mean square is that much larger, ε is made so, and the weights take the root back.
         """
         mixer.norm.weight = slicing.taken(mixer.norm.weight, channels)
         mixer.norm.weight.data *= narrower**0.5
@@ -184,10 +182,7 @@ class Mamba2(StateSpaceDual):
 
 
 class FalconH1(StateSpaceDual):
-    """Each layer attends as well, side by side; inputs and projections are multiplied by constants.
-
-    The norm is optional. Without it the heads do not meet, and a pruned layer has nothing to make up for.
-    """
+    """Each layer attends as well; inputs are multiplied by constants. Where the norm is left out, heads do not meet."""
 
     mixers = ("transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",)
     model_types = ("falcon_h1",)

@@ -57,10 +57,7 @@ class Inputs(tuple):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a layer's recurrence, taken apart.
-
-    `timed` holds by name the tensors whose axis 1 is time, `state` what reading starts from, `options` all the rest.
-    """
+    """One call of a recurrence: by name the tensors whose axis 1 is time, the state it starts from, all the rest."""
 
     timed: dict[str, Tensor]
     state: Tensor | None
@@ -297,7 +294,7 @@ class Recipe:
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """What the layer calls on a CPU, by global name: the plain torch functions.
 
-        transformers binds flash-linear-attention's functions at import whatever the device; they need a GPU.
+        transformers binds flash-linear-attention's at import whatever the device; they need a GPU.
         """
         names = (self.chunk_tap, self.step_tap, *self.convolutions)
         return {name: inspect.unwrap(rebinding.meaning(mixer, name)) for name in names}

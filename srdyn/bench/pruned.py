@@ -59,10 +59,7 @@ def layer_prefill(model: models.Model, T: int) -> timing.Case:
 
 
 def model_step(model: models.Model, B: int, T: int) -> timing.Case:
-    """One more token of B sequences, after T of them, through the whole model.
-
-    The cache goes on: where layers attend, every call sees one token more.
-    """
+    """One more token of B sequences, after T of them and then one more a call, through the whole model."""
     ids, cache = subjects.tokens(model, B, T), linear_cache.empty(model.hf)
 
     @torch.no_grad()

@@ -26,8 +26,8 @@ def gated_delta_rule(
 ) -> tuple[Values, State | None]:  # fmt: skip
     """`scan.gated_delta_rule` to the bit, but for one token without gradients `initial_state` becomes the last state.
 
-    So the cache, which copies the state that it is given into its own, has nothing left to copy. Only a contiguous
-    float32 state, K and V multiples of 32, is changed so; any other is left alone, as in `scan`. Raises as there.
+    So the cache, which copies the state that it is given into its own, has nothing left to copy. A state that is not
+    contiguous float32, or whose K and V are no multiples of 32, is left alone, as in `scan`. Raises as there.
     """
     inputs = (query, key, value, g, beta)
     if value.shape[1] != 1 or not _fits(initial_state) or _differentiated(*inputs, initial_state):
@@ -44,9 +44,9 @@ def gated_delta_rule(
 
 
 def convolution(stock: Callable) -> Callable:
-    """transformers' `causal_conv1d_update`, compiled for one token in float32 with SiLU, no bias, no gradients.
+    """transformers' `causal_conv1d_update`, compiled for a token in float32: four taps, SiLU, no bias, no gradients.
 
-    Four taps and channels a multiple of 16, as the models have; anything else is left to `stock`.
+    Channels are a multiple of 16, as the models have; anything else is left to `stock`.
     """
 
     @functools.wraps(stock)

@@ -33,10 +33,7 @@ Result = tuple[Values, Float[Tensor, "B C H K V"]]
 def gated_delta_rule(
     q: Keys, k: Keys, v: Values, g: PerHead, beta: PerHead, *, initial_state: Initial = None, positions: Asked = None
 ) -> Result:
-    """Decay, then replace what the key reads: S ← exp(g)·S; S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2.
-
-    Queries and keys are taken as they come; `l2norm` them first where the model does.
-    """
+    """Decay, then replace what the key reads: S ← exp(g)·S; S ← S + k (β (v − Sᵀk))ᵀ; o = Sᵀq·K^-1/2."""
     return _scan(q, k, v, decay=g.exp()[..., None], beta=beta, initial_state=initial_state, positions=positions)
 
 
@@ -147,10 +144,7 @@ def l2norm(x: Float[Tensor, "*batch K"], *, eps: float = 1e-6) -> Float[Tensor, 
 
 
 def checked_positions(positions: Asked, tokens: int) -> list[int]:
-    """Positions as a list, the last token alone where none are named.
-
-    Raises ValueError unless they are strictly increasing and lie between 1 and `tokens`.
-    """
+    """Positions as a list, the last token alone for None. Raises ValueError unless they increase from 1 to `tokens`."""
     listed = [tokens] if positions is None else [int(position) for position in positions]
     increasing = all(a < b for a, b in itertools.pairwise(listed))
     if not listed or not increasing or listed[0] < 1 or listed[-1] > tokens:

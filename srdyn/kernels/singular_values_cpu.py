@@ -37,9 +37,8 @@ _compiled = functools.partial(simd.compiled, flags=("contract", "nsz"))
 def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
     """Singular values of finite float32 or float64 matrices on the CPU, largest first, without gradients.
 
-    Off by less than 1e-13·σ₁ up to 128 × 128. `torch.get_num_threads()` threads share the batch; each matrix has a
-    lane of its own, so its values have the same bits whatever their number and whatever else the batch holds.
-    Raises ArithmeticError for a matrix whose values are not found within `SWEEPS` sweeps each.
+    Off by less than 1e-13·σ₁ up to 128 × 128. Threads share the batch; each matrix has a lane of its own, so its values
+    have the same bits whatever else the batch holds. Raises ArithmeticError where `SWEEPS` sweeps a value are too few.
     """
     *batch, K, V = matrices.shape
     tall = matrices.detach().flatten(0, -3) if batch else matrices.detach()[None]

@@ -189,10 +189,7 @@ def builder(config: PreTrainedConfig) -> type:
 
 
 def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model that a configuration describes, without weights, on the meta device.
-
-    Raises ValueError for a configuration that no causal language model belongs to.
-    """
+    """The model that a configuration describes, without weights; ValueError where it is no causal language model."""
     build, remote = builder(config), getattr(config, "auto_map", None) or {}
     known = any(type(config) in mapping for mapping in (READS, SEES))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):

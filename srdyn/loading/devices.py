@@ -61,9 +61,9 @@ def decide(
 ) -> Placement:
     """Where `weights` bytes go whose largest part, which is brought in at once, has `layer` bytes.
 
-    A device that keeps weights also needs room for one such part, to work in. Without `offload` the weights stay where
-    they are computed with; "auto" takes the first that fits of: one device, several GPUs, the CPU, the disk. Raises
-    MemoryError where nothing that is allowed fits, ValueError for an unknown `offload`, or "cpu" without a GPU.
+    Without `offload` the weights stay where they are computed with, beside room for one such part; "auto" takes the
+    first that fits of: one device, several GPUs, the CPU, the disk. Raises MemoryError where nothing that is allowed
+    fits, ValueError for an unknown `offload`, or "cpu" without a GPU.
     """
     if offload not in (None, "cpu", "disk", "auto"):
         raise ValueError(f'offload must be None, "cpu", "disk" or "auto", got {offload!r}')

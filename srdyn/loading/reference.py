@@ -27,9 +27,8 @@ def config(
 ) -> Qwen3NextConfig:  # fmt: skip
     """The configuration of a reference model; ValueError for an unknown kind.
 
-    `hybrid` has softmax attention in every fourth layer, `pure` and `uniform` in none; nothing else differs. Value
-    heads share key heads two to one, as in Qwen3-Next; feed-forward layers are dense, since 128 dimensions feed no
-    experts.
+    `hybrid` has softmax attention in every fourth layer, `pure` and `uniform` in none. Value heads share key heads two
+    to one, as in Qwen3-Next; feed-forward layers are dense, since 128 dimensions feed no experts.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no reference model; the kinds are {', '.join(KINDS)}")

@@ -95,10 +95,7 @@ hundreds of random symbols are copied, so that a model with softmax layers has r
 def batch(
     i: int, *, seed: int, alphabet: Alphabet, text: Text, curriculum: Curriculum = SMALL
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Batch `i` of the stream: tokens int64 [B T], loss weights float32 [B T], item numbers int64 [B T].
-
-    Every batch holds the curriculum's `tokens_per_batch` tokens. It depends on nothing but these arguments.
-    """
+    """Batch `i` of the stream: tokens int64 [B T], loss weights float32 [B T], item numbers int64 [B T]."""
     rng = np.random.default_rng([seed, i])
     now = curriculum.level(i * curriculum.tokens_per_batch)
     length = now.lengths[i % len(now.lengths)]

@@ -156,10 +156,7 @@ class Run:
             self._write_model(f"checkpoints/step-{self.step:06d}")
 
     def spectra(self) -> pd.DataFrame:
-        """Rank, norms and mean log-decay of every head in the fixed contexts, at this step, as the training reads them.
-
-        That is, through the products of `srdyn.kernels.bfloat16` where the training uses them.
-        """
+        """Rank, norms and mean log-decay of every head in the fixed contexts, at this step, read as in the training."""
         tokens = spectra_contexts(self.tokenizer)
         self.model.hf.eval()
         with states.gates_of(self.model, *tokens.shape) as (g, _):

@@ -19,10 +19,7 @@ QKV = {
 
 
 class GatedDeltaNet(layers.Layer):
-    """`g = −exp(A_log)·softplus(a + dt_bias)` and `beta = sigmoid(b)`, doubled where negative eigenvalues are allowed.
-
-    Both are taken by the recurrence before softplus and sigmoid.
-    """
+    """`g = −exp(A_log)·softplus(a + dt_bias)`, `beta = sigmoid(b)` or twice that, both made by the recurrence."""
 
     mixers = ("fla.layers.gated_deltanet.GatedDeltaNet",)
     model_types = ("gated_deltanet",)

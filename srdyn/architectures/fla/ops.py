@@ -1,7 +1,6 @@
-"""Plain torch twins of what flash-linear-attention's decoder modules call beside the recurrence.
+"""Plain torch twins of what flash-linear-attention's decoder modules call beside the recurrence, for a CPU.
 
-Its own are Triton kernels, which need a GPU. Names, arguments and results are those of
-https://github.com/fla-org/flash-linear-attention 0.6; arithmetic is float32, results have the dtype that theirs have.
+Names, arguments and results are those of https://github.com/fla-org/flash-linear-attention 0.6; arithmetic is float32.
 Arguments that only steer a kernel are taken and not used.
 """
 

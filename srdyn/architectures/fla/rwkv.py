@@ -1,7 +1,6 @@
 """RWKV layers of flash-linear-attention's models.
 
-Beside the recurrence a head adds the bias of the norm of its own channels, in RWKV-7 the token's own value as well. An
-ablated head adds neither, as little as one that was cut out.
+Beside the recurrence a head adds the bias of its norm, in RWKV-7 the token's own value as well; an ablated one neither.
 """
 
 import contextlib
