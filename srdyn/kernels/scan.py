@@ -117,7 +117,7 @@ def filled(x: Tensor, axes: int) -> Tensor:
     return F.pad(x.float(), [n for size in missing for n in (0, size)]) if any(missing) else x.float()
 
 
-def first_state(initial_state: Initial, k: Tensor, v: Tensor) -> State:
+def first_state(initial_state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
     """The state from which a sweep over filled-up keys and values starts."""
     if initial_state is None:
         return v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1])
