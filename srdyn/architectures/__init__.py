@@ -1,7 +1,7 @@
 """What differs between families of linear-attention models: for each a recipe, chosen by the class of its layers.
 
 To add a family: subclass `recipe.Recipe`, or the nearest of its subclasses, in a file named after the family. At least
-say its `mixers` (full class names of the recurrent layers), `model_types`, `gating`, `sizes`, `rows`, `chunk_tap` and
+say its `mixers` (full class names of the recurrent layers), `model_types`, `sizes`, `rows`, `chunk_tap` and
 `step_tap` (names of the functions that their forward calls); comments in `recipe.Recipe` say what each means and what
 else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the class in `KNOWN` below
 (from outside, `register` an instance, in every process), take its layers out of `unsupported.REASONS`, and add a tiny

@@ -21,7 +21,6 @@ class GatedDeltaNet(recipe.Recipe):
     right behind the convolution, while weights and cache hold a key once.
     """
 
-    gating = "per head"
     chunk_tap = "torch_chunk_gated_delta_rule"
     step_tap = "torch_recurrent_gated_delta_rule"
     conv_step = "causal_conv1d_update"

@@ -41,7 +41,6 @@ class StateSpaceDual(recipe.Recipe):
     )
     model_types = ("bamba", "granitemoehybrid", "nemotron_h", "zamba2")
     slicing = "equally many heads of each group"
-    gating = "per head"
     state_axes = ("V", "K")
     chunk_tap = "mamba2_chunk_scan"
     step_tap = "mamba2_selective_state_update"

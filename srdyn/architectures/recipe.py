@@ -107,7 +107,7 @@ class Recipe:
     mixers: ClassVar[tuple[str, ...]]  # full class names of the layers
     model_types: ClassVar[tuple[str, ...]]
     slicing: ClassVar[str] = "any heads"  # which heads can be cut out
-    gating: ClassVar[str]  # what decays at a rate of its own
+    gating: ClassVar[str] = "per head"  # what decays at a rate of its own
     has_decay: ClassVar[bool] = True  # whether heads forget: whether g is not 0 throughout
     sizes: ClassVar[tuple[str, ...]]  # the module's attributes that `Heads` is made of
     rows: ClassVar[dict[str, str]]  # whose the rows of each part with weights of single heads are, by `units`

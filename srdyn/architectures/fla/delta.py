@@ -23,7 +23,6 @@ class GatedDeltaNet(layers.Layer):
 
     mixers = ("fla.layers.gated_deltanet.GatedDeltaNet",)
     model_types = ("gated_deltanet",)
-    gating = "per head"
     state_axes = ("V", "K")
     chunk_tap = "chunk_gated_delta_rule"
     step_tap = "fused_recurrent_gated_delta_rule"
@@ -156,7 +155,6 @@ class Comba(layers.Layer):
 
     mixers = ("fla.layers.comba.Comba",)
     model_types = ("comba",)
-    gating = "per head"
     chunk_tap = "chunk_comba"
     step_tap = "fused_recurrent_comba"
     timed = ("q", "k", "v", "p", "g", "beta")

@@ -56,7 +56,6 @@ class SimpleGatedLinearAttention(Writer):
 
     mixers = ("fla.layers.simple_gla.SimpleGatedLinearAttention",)
     model_types = ()
-    gating = "per head"
     state_axes = ("V", "K")
     chunk_tap = "chunk_simple_gla"
     step_tap = "fused_recurrent_simple_gla"
