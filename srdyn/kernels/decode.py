@@ -6,7 +6,6 @@ functions stand in for transformers', which go over the state a dozen times, and
 
 import functools
 from collections.abc import Callable
-from typing import no_type_check
 
 import numpy as np
 import torch
@@ -77,7 +76,6 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 
 
 @compiled
-@no_type_check
 def _step(q, k, v, decay, beta, state, out, normalise, first, last):
     """The heads `first` to `last` of the B·H heads; the second walk over a panel finds it in the second-level cache."""
     Hk, K = q.shape[1:]
@@ -115,7 +113,6 @@ def _step(q, k, v, decay, beta, state, out, normalise, first, last):
 
 
 @compiled
-@no_type_check
 def _shift(window, new, weight, out):
     """The window [B, D, 4] of each channel moves on by one token; out = SiLU of its product with the taps [D, 4]."""
     B, D, _ = window.shape

@@ -16,8 +16,6 @@ that sums over the values run down the rows:
 Arrays are C-contiguous float32, K and V multiples of `PANEL`. The first index of `place` is b, then h, hk.
 """
 
-from typing import no_type_check
-
 import numpy as np
 
 from srdyn.kernels import simd
@@ -30,7 +28,6 @@ AHEAD = 3
 
 
 @compiled
-@no_type_check
 def forward(inputs, results, positions, scratch, first, last) -> None:
     """Runs the heads `first` to `last` of the B·H heads over all tokens.
 
@@ -42,7 +39,6 @@ def forward(inputs, results, positions, scratch, first, last) -> None:
 
 
 @compiled
-@no_type_check
 def backward(known, gradients, scratch, first, last) -> None:
     """Fills the gradients of the key heads `first` to `last` of B·Hk and of the value heads that share them.
 
@@ -57,7 +53,6 @@ def backward(known, gradients, scratch, first, last) -> None:
 
 
 @compiled
-@no_type_check
 def _fetch(a, b, c, first, size) -> None:
     for n in range(0, size, WIDTH):
         prefetch(a, first + n)
@@ -66,7 +61,6 @@ def _fetch(a, b, c, first, size) -> None:
 
 
 @compiled
-@no_type_check
 def _forward(inputs, results, positions, pair):
     q, k, v, decay, beta = inputs
     state, out, error, captured = results
@@ -115,7 +109,6 @@ def _forward(inputs, results, positions, pair):
 
 
 @compiled
-@no_type_check
 def _backward(known, gradients, scratch, b, h):
     k, decay, beta, error, checkpoints = known[1:6]
     slab, G = scratch[:2]
@@ -134,7 +127,6 @@ def _backward(known, gradients, scratch, b, h):
 
 
 @compiled
-@no_type_check
 def _rebuild(slab, checkpoint, inputs, place):
     """slab[n] = PANEL rows of Sᵀ, from `column` on, after token `first` + n − 1."""
     k, decay, beta, error = inputs
@@ -153,7 +145,6 @@ def _rebuild(slab, checkpoint, inputs, place):
 
 
 @compiled
-@no_type_check
 def _tokens_back(known, gradients, scratch, place, stop):
     """Takes G past the tokens `stop` − 1 down to `first`, whose states the slab holds; token −1 is the state given."""
     q, k, decay, beta, error, _, do = known
@@ -192,7 +183,6 @@ def _tokens_back(known, gradients, scratch, place, stop):
 
 
 @compiled
-@no_type_check
 def _step(states, G, decay, tokens, gradients, columns, lanes_of_du):
     """G ← decay·(G + k′dr′ᵀ) + q doᵀ for the token at `now`, where a prime marks the token after it, at `coming`.
 

@@ -11,8 +11,6 @@ Both lie transposed, `PANEL` rows of K, and the states of a block are rebuilt fr
     da = P dr     G ← diag(w) G + a drᵀ
 """
 
-from typing import no_type_check
-
 import numpy as np
 
 from srdyn.kernels.scan_loops import AHEAD, BLOCK, PANEL
@@ -20,7 +18,6 @@ from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, prefetc
 
 
 @compiled
-@no_type_check
 def forward(inputs, results, positions, scratch, first, last) -> None:
     """Runs the heads `first` to `last` of the B·H heads over all tokens.
 
@@ -33,7 +30,6 @@ def forward(inputs, results, positions, scratch, first, last) -> None:
 
 
 @compiled
-@no_type_check
 def backward(known, gradients, scratch, first, last) -> None:
     """Fills the gradients of the heads `first` to `last` of the B·H heads.
 
@@ -47,7 +43,6 @@ def backward(known, gradients, scratch, first, last) -> None:
 
 
 @compiled
-@no_type_check
 def _forward(inputs, results, positions, pair, column):
     q, k, v, w, a, b = inputs
     state, out, read, captured = results
@@ -89,7 +84,6 @@ def _forward(inputs, results, positions, pair, column):
 
 
 @compiled
-@no_type_check
 def _fetch(inputs, results, values, keys):
     for i in range(0, PANEL, WIDTH):
         prefetch(inputs[2], values + i)
@@ -101,7 +95,6 @@ def _fetch(inputs, results, values, keys):
 
 
 @compiled
-@no_type_check
 def _backward(known, gradients, scratch, n, h, column):
     T = known[0].shape[1]
     slab, G = scratch[:2]
@@ -118,7 +111,6 @@ def _backward(known, gradients, scratch, n, h, column):
 
 
 @compiled
-@no_type_check
 def _rebuild(known, slab, n, t, h, column, m):
     """slab[m + 1] = PANEL rows of Sᵀ after token t, from those before it."""
     _, k, v, w, _, b, read = known[:7]
@@ -133,7 +125,6 @@ def _rebuild(known, slab, n, t, h, column, m):
 
 
 @compiled
-@no_type_check
 def _token_back(known, gradients, scratch, n, t, h, column, m):
     """Takes G from after token t to before it; slab[m] and slab[m + 1] are the states there."""
     q, k, v, _, _, b, read, _, do = known
@@ -164,7 +155,6 @@ def _token_back(known, gradients, scratch, n, t, h, column, m):
 
 
 @compiled
-@no_type_check
 def _before_token(known, gradients, scratch, keys, before):
     """da = P dr and G ← diag(w) G + a drᵀ, with dr in the first column of the sums."""
     w, a, da = known[3], known[4], gradients[4]
