@@ -21,8 +21,7 @@ class GatedDeltaNet(recipe.Recipe):
     right behind the convolution, while weights and cache hold a key once.
     """
 
-    chunk_tap = "torch_chunk_gated_delta_rule"
-    step_tap = "torch_recurrent_gated_delta_rule"
+    chunk_tap, step_tap = "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"
     conv_step = "causal_conv1d_update"
     sizes = ("num_v_heads", "num_k_heads", "head_k_dim", "head_v_dim")
     rows: ClassVar = {"conv1d": "qkv", "A_log": "head", "dt_bias": "head"}

@@ -15,8 +15,7 @@ class KimiDeltaAttention(recipe.Recipe):
     mixers = ("transformers.models.kimi_linear.modeling_kimi_linear.KimiLinearDeltaAttention",)
     model_types = ("kimi_linear",)
     gating = "per channel"
-    chunk_tap = "chunk_kimi_delta_attention"
-    step_tap = "recurrent_kimi_delta_attention"
+    chunk_tap, step_tap = "chunk_kimi_delta_attention", "recurrent_kimi_delta_attention"
     sizes = ("num_heads", "num_heads", "head_dim", "head_dim")
     # What decays and output gates come from; of two factors the second, the first serves all heads.
     rows: ClassVar = {

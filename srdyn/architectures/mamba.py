@@ -42,8 +42,7 @@ class StateSpaceDual(recipe.Recipe):
     model_types = ("bamba", "granitemoehybrid", "nemotron_h", "zamba2")
     slicing = "equally many heads of each group"
     state_axes = ("V", "K")
-    chunk_tap = "mamba2_chunk_scan"
-    step_tap = "mamba2_selective_state_update"
+    chunk_tap, step_tap = "mamba2_chunk_scan", "mamba2_selective_state_update"
     places = ("hidden_states", "dt", "A", "B", "C")
     timed = ("hidden_states", "dt", "B", "C")
     written = "hidden_states"
@@ -108,9 +107,10 @@ class StateSpaceDual(recipe.Recipe):
 
     def _write_strength(self, call: recipe.Call) -> Float[Tensor, "B T held *P"]:
         """dt, as the call's function takes it from what it reads: a step knows no limit."""
-        if call.options["dt_bias"] is None:
-            return call.timed["dt"].float()
-        return _step_size(call.timed["dt"], call.options["dt_bias"], call.options.get("dt_limit", (0.0, float("inf"))))
+        dt, bias = call.timed["dt"], call.options["dt_bias"]
+        if bias is None:
+            return dt.float()
+        return F.softplus(dt + bias.to(dt.dtype)).clamp(*call.options.get("dt_limit", (0.0, float("inf")))).float()
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """The plain torch functions, but chunk after chunk, so that a cut between chunks changes no bit."""
@@ -197,13 +197,6 @@ class FalconH1(StateSpaceDual):
         if mixer.mamba_rms_norm:
             super().cut_norm(mixer, channels, groups, narrower)
             mixer.norm.n_groups = groups
-
-
-def _step_size(
-    raw: Float[Tensor, "B T H *P"], bias: Float[Tensor, "H *P"], limit: Sequence[float]
-) -> Float[Tensor, "B T H *P"]:
-    """dt as the chunked form takes it, in float32."""
-    return F.softplus(raw + bias.to(raw.dtype)).clamp(*limit).float()
 
 
 def _chunk_by_chunk(function: Callable) -> Callable:

@@ -24,8 +24,7 @@ class GatedDeltaNet(layers.Layer):
     mixers = ("fla.layers.gated_deltanet.GatedDeltaNet",)
     model_types = ("gated_deltanet",)
     state_axes = ("V", "K")
-    chunk_tap = "chunk_gated_delta_rule"
-    step_tap = "fused_recurrent_gated_delta_rule"
+    chunk_tap, step_tap = "chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule"
     rows: ClassVar = QKV | {
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
@@ -51,8 +50,7 @@ class KimiDeltaAttention(GatedDeltaNet):
     mixers = ("fla.layers.kda.KimiDeltaAttention",)
     model_types = ("kda",)
     gating = "per channel"
-    chunk_tap = "chunk_kda"
-    step_tap = "fused_recurrent_kda"
+    chunk_tap, step_tap = "chunk_kda", "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
     rows: ClassVar = QKV | {
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
@@ -70,8 +68,7 @@ class DeltaNet(layers.Layer):
     model_types = ("delta_net",)
     gating = "none"
     has_decay = False
-    chunk_tap = "chunk_delta_rule"
-    step_tap = "fused_recurrent_delta_rule"
+    chunk_tap, step_tap = "chunk_delta_rule", "fused_recurrent_delta_rule"
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
     rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
@@ -89,8 +86,7 @@ class GatedDeltaProduct(layers.Layer):
     mixers = ("fla.layers.gated_deltaproduct.GatedDeltaProduct",)
     model_types = ("gated_deltaproduct",)
     gating = "per head, or none"
-    chunk_tap = "chunk_gated_delta_product"
-    step_tap = "fused_recurrent_gated_delta_rule"
+    chunk_tap, step_tap = "chunk_gated_delta_product", "fused_recurrent_gated_delta_rule"
     rule = staticmethod(recurrence.gated_delta_product)
     rows: ClassVar = GatedDeltaNet.rows | {
         "k_proj": "keys", "k_conv1d": "keys", "v_proj": "values", "v_conv1d": "values", "b_proj": "writes",
@@ -155,8 +151,7 @@ class Comba(layers.Layer):
 
     mixers = ("fla.layers.comba.Comba",)
     model_types = ("comba",)
-    chunk_tap = "chunk_comba"
-    step_tap = "fused_recurrent_comba"
+    chunk_tap, step_tap = "chunk_comba", "fused_recurrent_comba"
     timed = ("q", "k", "v", "p", "g", "beta")
     shared = ("q", "k", "p")
     rule = staticmethod(recurrence.comba)

@@ -53,8 +53,7 @@ class Rwkv6(Rwkv):
 
     mixers = ("fla.layers.rwkv6.RWKV6Attention",)
     model_types = ("rwkv6",)
-    chunk_tap = "chunk_rwkv6"
-    step_tap = "fused_recurrent_rwkv6"
+    chunk_tap, step_tap = "chunk_rwkv6", "fused_recurrent_rwkv6"
     timed = ("r", "k", "v", "w")
     rule = staticmethod(recurrence.rwkv6)
     rows: ClassVar = {
@@ -75,8 +74,7 @@ class Rwkv7(Rwkv):
 
     mixers = ("fla.layers.rwkv7.RWKV7Attention",)
     model_types = ("rwkv7",)
-    chunk_tap = "chunk_rwkv7"
-    step_tap = "fused_mul_recurrent_rwkv7"
+    chunk_tap, step_tap = "chunk_rwkv7", "fused_mul_recurrent_rwkv7"
     sizes = ("num_heads", "num_heads", "head_dim", "head_v_dim")
     timed = ("r", "w", "k", "v", "kk", "a", "b")
     rule = staticmethod(recurrence.rwkv7)
