@@ -53,7 +53,8 @@ def backward(known, gradients, scratch, first, last) -> None:
 
 
 @compiled
-def _fetch(a, b, c, first, size) -> None:
+def fetch(a, b, c, first, size) -> None:
+    """Asks for the memory of `size` numbers of three arrays, from place `first` on."""
     for n in range(0, size, WIDTH):
         prefetch(a, first + n)
         prefetch(b, first + n)
@@ -85,8 +86,8 @@ def _forward(inputs, results, positions, pair):
                 store(error, at + 16, e1)
                 u0, u1 = mul(strength, e0), mul(strength, e1)
             far = min(t + AHEAD, T - 1)
-            _fetch(v, error, out, ((b * T + far) * H + h) * V + column, PANEL)
-            _fetch(k, q, q, ((b * T + far) * Hk + hk) * K, K)
+            fetch(v, error, out, ((b * T + far) * H + h) * V + column, PANEL)
+            fetch(k, q, q, ((b * T + far) * Hk + hk) * K, K)
             o0 = o1 = r0 = r1 = zero
             for i in range(K):
                 place = top + i * V
@@ -163,9 +164,9 @@ def _tokens_back(known, gradients, scratch, place, stop):
             u = mul(splat(beta[b, now, h]), load(error, at + n))
             store(columns, 2 * PANEL + n, u if t >= 0 else zero)
         far = max(t - AHEAD, 0)
-        _fetch(do, error, dv, ((b * T + far) * H + h) * V + column, PANEL)
-        _fetch(q, k, dq, ((b * T + far) * Hk + hk) * K, K)
-        _fetch(dk, dk, dk, ((b * T + far) * Hk + hk) * K, K)
+        fetch(do, error, dv, ((b * T + far) * H + h) * V + column, PANEL)
+        fetch(q, k, dq, ((b * T + far) * Hk + hk) * K, K)
+        fetch(dk, dk, dk, ((b * T + far) * Hk + hk) * K, K)
         a = decay[b, coming, h] if t < T - 1 else np.float32(1)
         rows = ((b * T + now) * Hk + hk) * K, ((b * T + coming) * Hk + hk) * K
         top = (t - max(first, 0) + 1) * PANEL * K

@@ -13,8 +13,8 @@ Both lie transposed, `PANEL` rows of K, and the states of a block are rebuilt fr
 
 import numpy as np
 
-from srdyn.kernels.scan_loops import AHEAD, BLOCK, PANEL
-from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, prefetch, splat, store, total
+from srdyn.kernels.scan_loops import AHEAD, BLOCK, PANEL, fetch
+from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, splat, store, total
 
 
 @compiled
@@ -56,7 +56,10 @@ def _forward(inputs, results, positions, pair, column):
     for t in range(-1, T):
         now, coming, far = max(t, 0), min(t + 1, T - 1), min(t + AHEAD, T - 1)
         at = ((n * T + now) * H + h) * V + column
-        _fetch(inputs, results, ((n * T + far) * H + h) * V + column, ((n * T + far) * H + h) * K)
+        values, keys = ((n * T + far) * H + h) * V + column, ((n * T + far) * H + h) * K
+        fetch(v, out, read, values, PANEL)
+        fetch(q, k, w, keys, K)
+        fetch(a, b, b, keys, K)
         v0, v1 = load(v, at), load(v, at + WIDTH)
         o0 = o1 = p0 = p1 = zero
         for i in range(K):
@@ -81,17 +84,6 @@ def _forward(inputs, results, positions, pair, column):
         if mark < positions.size and positions[mark] == t + 1:
             captured[n, mark, h, :, column : column + PANEL] = state[n, h, :, column : column + PANEL]
             mark += 1
-
-
-@compiled
-def _fetch(inputs, results, values, keys):
-    for i in range(0, PANEL, WIDTH):
-        prefetch(inputs[2], values + i)
-        prefetch(results[1], values + i)
-        prefetch(results[2], values + i)
-    for i in range(0, inputs[0].shape[3], WIDTH):
-        for x in (inputs[0], inputs[1], inputs[3], inputs[4], inputs[5]):
-            prefetch(x, keys + i)
 
 
 @compiled
