@@ -19,7 +19,8 @@ WITHOUT_CACHE = {"moe", "mlp"}
 FAMILIES = ("Qwen3Next", "Qwen3_5Text", "Qwen3_5MoeText", "Qwen4ExpText", "OlmoHybrid", "KimiLinear", "BailingHybrid")
 FAMILIES += ("Glm5Next", "Bamba", "GraniteMoeHybrid", "FalconH1", "Mamba2", "NemotronH", "Zamba2")
 """Classes of configurations whose defaults the ledger lists, in its order."""
-OPEN = ("indexer_n_heads", "indexer_kv_heads", "indexer_head_dim", "indexer_budget", "indexer_compress_ratio")
+INDEX = dict.fromkeys(("indexer_n_heads", "indexer_kv_heads", "indexer_budget", "indexer_compress_ratio"), 1)
+INDEX |= {"indexer_head_dim": 256}
 """What the defaults of Qwen4-Exp leave open: the index of its attention, which is not counted."""
 
 
@@ -62,7 +63,7 @@ def families() -> dict[str, PreTrainedConfig]:
     folder = files.data_dir() / "models"
     ours = {name: transformers.Qwen3NextConfig.from_pretrained(folder / name) for name in ("hybrid", "pure")}
     # By class, never by `model_type`: importing flash-linear-attention re-registers some of those.
-    open_in = {"Qwen4ExpText": dict.fromkeys(OPEN, 1)}
+    open_in = {"Qwen4ExpText": INDEX}
     configs = [getattr(transformers, f"{stem}Config")(**open_in.get(stem, {})) for stem in FAMILIES]
     return ours | {config.get_text_config(decoder=True).model_type: config for config in configs}
 
