@@ -24,12 +24,10 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 export P
 # glibc (2.35 or newer) keeps freed memory instead of handing it back: half the time of a long pass went into page faults.
-# That Triton is not there for a CPU, flash-linear-attention says whenever it is imported.
 reproduce smoke train bench lab: export MALLOC_MMAP_THRESHOLD_ := 268435456
 reproduce smoke train bench lab: export MALLOC_TRIM_THRESHOLD_ := 1073741824
-reproduce smoke train bench lab: export PYTHONWARNINGS := ignore:Triton is not supported on current platform:UserWarning
 
-.PHONY: help env reproduce smoke scorecard test check verify train bench lab clean
+.PHONY: help env reproduce smoke site scorecard test check verify train bench lab clean
 
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
@@ -41,18 +39,24 @@ env: $(ENV)  ## create the environment in .venv (the other targets do so when it
 
 $(VENV)/installed.%:
 	@test -n "$(PYTHON)" || { echo 'no Python >= 3.11 that can make a venv: install one, or name it: make PYTHON=…'; exit 2; }
+	@echo 'making $(VENV): 3 GB, more where torch brings CUDA; a few minutes, most of them downloads'
 	$(PYTHON) -m venv $(VENV)
 	"$(PY)" -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@rm -f $(VENV)/installed.*
 	@touch $@
 
-reproduce: $(ENV)  ## run what is out of date among the notebooks: every table, figure, the scorecard
+SITE = "$(PY)" notebooks/site/build.py --preset '$(PRESET)' --set "$$P"
+reproduce: $(ENV)  ## run what is out of date among the notebooks: every table, figure, the scorecard, the site
 	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset '$(PRESET)' --set "$$P"
+	@$(SITE)
+
+site: $(ENV)  ## build the pages: findings, the notebooks as they ran, manual (PRESET and P say of which run)
+	@$(SITE)
 
 smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smoke
 	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2
 
-scorecard: $(ENV)  ## write the verdicts of the committed tables into README.md and figures/scorecard.md
+scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
 	"$(PY)" -m srdyn.study.claims
 
 test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)

@@ -20,4 +20,9 @@ The whole use, from the root of the repository:
     print(smaller.generate("The key of", max_new_tokens=12))
 """
 
+import warnings
+
+# flash-linear-attention says so when it is imported without a GPU, where none of its kernels is used.
+warnings.filterwarnings("ignore", "Triton is not supported on current platform", UserWarning)
+
 __version__ = "0.1.0"

@@ -22,31 +22,29 @@ from srdyn import architectures, models, states
 from srdyn.architectures import recipe
 from srdyn.kernels import recurrence
 
-Heads = Bool[Tensor, "L H"]
+_Heads = Bool[Tensor, "L H"]
 
 
 @contextlib.contextmanager
-def ablate_heads(model: models.Model, heads: Heads) -> Iterator[None]:
+def ablate_heads(model: models.Model, heads: _Heads) -> Iterator[None]:
     """While this is open, the heads are out of the recurrence: they write nothing, their state is zero at all t.
 
-    It holds for whole passes, for passes over a cache, whose states of these heads are dropped, and in `generate`.
-    Blocks nest, also with `states.trace`, which then finds zero states, and with `states.gates`, which still tells how
-    strongly the heads would have written. Raises as `checked_heads` does.
+    It holds for whole passes, over a cache and in `generate`. Blocks nest, also with `states.trace` and `states.gates`,
+    which still tells what the heads would write. Raises as `checked_heads` does.
     """
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
-            stack.enter_context(_everywhere(site, functools.partial(_silenced, site, chosen)))
+            stack.enter_context(_changed(site, functools.partial(site.recipe.silenced, chosen=chosen)))
             stack.enter_context(site.recipe.silencing(site.mixer, chosen))
         yield
 
 
 @contextlib.contextmanager
-def truncate_states(model: models.Model, rank: int, heads: Heads, positions: recurrence.Positions) -> Iterator[None]:
+def truncate_states(model: models.Model, rank: int, heads: _Heads, positions: recurrence.Positions) -> Iterator[None]:
     """While this is open, a pass over a whole sequence cuts the heads' states to `rank` after each of the positions.
 
-    A state becomes its best approximation of that rank (float64 SVD, then back to its own dtype), and reading goes on
-    from there; rank 0 forgets all. `states.trace` cannot be called inside. Raises ValueError for a negative rank, as
-    `checked_heads` does, and when a pass goes on from a cache or is shorter than a position.
+    Reading goes on from the best approximation of that rank; rank 0 forgets all. Raises ValueError for a negative rank,
+    as `checked_heads` does, and when a pass goes on from a cache, is shorter than a position, or is traced.
     """
     if rank < 0:
         raise ValueError(f"rank must be 0 or more, got {rank}")
@@ -60,22 +58,19 @@ def truncate_states(model: models.Model, rank: int, heads: Heads, positions: rec
 
 @contextlib.contextmanager
 def set_half_life(
-    model: models.Model, heads: Heads, *, tokens: float | int | None = None, factor: float | int | None = None
+    model: models.Model, heads: _Heads, *, tokens: float | int | None = None, factor: float | int | None = None
 ) -> Iterator[None]:
     """While this is open, half of what the heads hold is gone after `tokens`, or after `factor` times as many as else.
 
     `tokens` gives every token, and every key channel that decays apart, the log-decay g = −ln 2 / tokens; `factor`
-    makes it g / factor, so that the text still gates. Infinity: nothing is forgotten. What a token writes is as before
-    also where the layer makes it of the same parameter (the step size of Mamba-2, the keys of HGRN2): it is the decay
-    alone that is set. What erases beside the decay (the delta rules, RWKV-7) still does.
+    makes it g / factor, so that the text still gates. Infinity: nothing is forgotten. The decay alone is set: what a
+    token writes, and what erases beside the decay (the delta rules, RWKV-7), is as before.
 
-    It holds for whole passes, over a cache and in `generate`; inside, `states.decays` and `states.inputs` tell what is
-    set. Blocks nest with all others; of two for one head the inner one changes what the outer one made of it.
-    Raises ValueError unless one of tokens and factor is given, above 0, for heads that do not decay, and as
-    `checked_heads` does.
+    It holds where `ablate_heads` does; inside, `states.gates` and `states.inputs` tell what is set. Of two blocks for
+    one head the inner one changes what the outer one made of it. Raises ValueError unless one of tokens and factor is
+    given, above 0, for heads that do not decay, and as `checked_heads` does.
     """
-    given = [x for x in (tokens, factor) if x is not None]
-    if len(given) != 1 or not given[0] > 0:
+    if (tokens is None) == (factor is None) or not (tokens or factor or 0) > 0:
         raise ValueError(f"give tokens or factor, one of them, above 0; got tokens={tokens}, factor={factor}")
     scale, added = (0.0, -math.log(2) / tokens) if factor is None else (1 / factor, 0.0)
     touched = list(_touched(model, heads))
@@ -92,18 +87,15 @@ def set_half_life(
 def attention_window(model: models.Model, window: int) -> Iterator[None]:
     """While this is open, every softmax layer sees the last `window` tokens only, the present one included.
 
-    Raises ValueError for a model without plain softmax layers, a window below 1, an attention that takes no mask of
-    ours (other than sdpa and eager), and when a pass goes on from a cache.
+    Raises ValueError for a model without plain softmax layers, a window below 1, an attention other than sdpa and
+    eager, and when a pass goes on from a cache.
     """
     kinds = getattr(model.hf.config.get_text_config(decoder=True), "layer_types", None) or []
     layers = zip(model.hf.get_decoder().layers, kinds, strict=True) if kinds else ()
     attentions = [getattr(layer, "self_attn", None) for layer, kind in layers if kind == "full_attention"]
     if not attentions or None in attentions:
-        raise ValueError(
-            f"{model.name} has no softmax layers whose window could be cut: of its layers "
-            f"({', '.join(sorted(set(kinds))) or 'of no kinds that its configuration tells'}) all that are "
-            "full_attention must have a self_attn, and one must be"
-        )
+        told = f"but layers {', '.join(sorted(set(kinds))) or 'of no kinds that its configuration tells'}"
+        raise ValueError(f"{model.name} has no softmax layers whose window could be cut (full_attention), {told}")
     if window < 1:
         raise ValueError(f"window must be 1 token or more, got {window}")
     kind = attentions[0].config._attn_implementation
@@ -116,20 +108,18 @@ def attention_window(model: models.Model, window: int) -> Iterator[None]:
         yield
 
 
-def checked_heads(model: models.Model, heads: Tensor) -> Heads:
+def checked_heads(model: models.Model, heads: Tensor) -> _Heads:
     """The heads; ValueError unless they are a Bool [L, H] over the model's grid without any that was pruned away."""
     models.checked_mask(model, heads, "heads")
     for layer, held in enumerate(model.layers):
         gone = sorted(set(heads[layer].nonzero()[:, 0].tolist()) - set(held.heads))
         if gone:
-            raise ValueError(
-                f"linear layer {layer} of {model.name} holds heads {list(held.heads)}, not {gone}, which were pruned "
-                "away; choose among those it holds"
-            )
+            held = f"holds heads {list(held.heads)}, not {gone}, which were pruned away"
+            raise ValueError(f"linear layer {layer} of {model.name} {held}; choose among those it holds")
     return heads
 
 
-def matched_random(heads: Heads, *, generator: torch.Generator) -> Heads:
+def matched_random(heads: _Heads, *, generator: torch.Generator) -> _Heads:
     """As many heads of every layer as `heads` has, at random among all of the layer's, those in `heads` included."""
     matched = torch.zeros_like(heads)
     for layer, row in enumerate(heads):
@@ -137,12 +127,10 @@ def matched_random(heads: Heads, *, generator: torch.Generator) -> Heads:
     return matched
 
 
-def decay_matched(heads: Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> Heads:
-    """As many heads of every layer as `heads` has, taken from the others and as close to them in decay as can be.
+def decay_matched(heads: _Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> _Heads:
+    """As many heads of every layer as `heads` has: others at the least sum of |Δdecay|, ties at random.
 
-    Each of `heads` gets a partner in its layer such that the sum of |Δdecay| is least, ties at random. A layer with
-    fewer others than needed gives them all and keeps, to make up the number, those of `heads` that go unpartnered.
-    NaN marks a head that was pruned away. Raises ValueError where one of `heads` has no decay.
+    In a layer with too few others the unpartnered ones of `heads` stay. Raises ValueError where one has no decay (NaN).
     """
     if decay[heads].isnan().any():
         raise ValueError("every head that is to be matched needs a decay, got NaN: was it pruned away?")
@@ -157,14 +145,9 @@ def decay_matched(heads: Heads, decay: Float[Tensor, "L H"], *, generator: torch
     return matched
 
 
-def balance(heads: Heads, others: Heads, decay: Float[Tensor, "L H"]) -> float:
-    """Standardised difference of decay between two sets: mean of `heads` − mean of `others`, over their pooled s.d.
-
-    The pooled variance is the mean of the two sets' (Austin 2009, who calls a difference below 0.1 negligible). NaN
-    where all decays are equal. Raises ValueError for a set of fewer than two heads.
-    """
-    fewest = min(int(heads.sum()), int(others.sum()))
-    if fewest < 2:
+def balance(heads: _Heads, others: _Heads, decay: Float[Tensor, "L H"]) -> float:
+    """Difference of mean decay between `heads` and `others`, two each at least, over their s.d. (Austin 2009)."""
+    if (fewest := min(int(heads.sum()), int(others.sum()))) < 2:
         raise ValueError(f"a spread needs at least two heads in either set, got {fewest}")
     a, b = decay[heads].double(), decay[others].double()
     return float((a.mean() - b.mean()) / ((a.var() + b.var()) / 2).sqrt())
@@ -183,18 +166,17 @@ def _everywhere(site: architectures.Site, read: Callable) -> contextlib.Abstract
     return states.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
 
 
-def _silenced(
-    site: architectures.Site, chosen: Bool[Tensor, " held"], function: Callable, call: recipe.Call
-) -> tuple[Tensor, Tensor]:
-    """The recurrence without the chosen heads."""
-    return site.recipe.run(function, site.recipe.silenced(call, chosen))
+def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractContextManager[None]:
+    """While this is open, the recurrence is called with what `change` makes of each call."""
+    return _everywhere(site, lambda function, call: site.recipe.run(function, change(call)))
 
 
 @contextlib.contextmanager
 def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]:
     """While this is open, the layer has these decays, upon those that are set already: one tap reads what stands."""
     before = site.recipe.decay_set(site.mixer)
-    tap = _everywhere(site, functools.partial(_decayed, site)) if before is None else contextlib.nullcontext()
+    decayed = lambda call: site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))  # noqa: E731
+    tap = _changed(site, decayed) if before is None else contextlib.nullcontext()
     site.mixer.srdyn_decay = decay if before is None else before.then(decay)
     try:
         with tap:
@@ -203,11 +185,6 @@ def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]
         del site.mixer.srdyn_decay
         if before is not None:
             site.mixer.srdyn_decay = before
-
-
-def _decayed(site: architectures.Site, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
-    """The recurrence with the decays that are set."""
-    return site.recipe.run(function, site.recipe.forgetting(call, site.recipe.decay_set(site.mixer)))
 
 
 def _truncated(

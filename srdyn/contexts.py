@@ -17,8 +17,8 @@ from srdyn.loading import files
 from srdyn.text import documents
 
 PARTS = ("trace", "calibration", "evaluation")
-ATTACKS = {"rare character": "ß", "common number": "1"}
-"""What the two repetition attacks repeat (claim C7); the paper names neither character nor number."""
+ATTACKS = {"rare character": "ßøþ¶§ðœæ¿¤", "common number": "1234567890"}
+"""What the variants of the two repetition attacks repeat (claim C7); the paper names neither character nor number."""
 
 
 class Windows(NamedTuple):
@@ -42,13 +42,11 @@ def domain(
     generator: torch.Generator,
     part: str = "trace",
 ) -> Int[Tensor, "B T"]:
-    """`n` windows of `length` tokens from one part of a held-out domain, or of text of one's own.
+    """`n` windows of `length` tokens from one part of a held-out domain, or of text of one's own (`documents.read`).
 
-    `name` is one of `domains()` or a place of one's own text (`documents.read`). Windows lie inside single documents,
-    never overlap, and are drawn without replacement; no special token is added. `part` is "trace", "calibration" or
-    "evaluation": the domain's documents are dealt out to the three, always alike, so that a single document lies in the
-    first alone. Raises ValueError for an unknown name or part, or where the part holds fewer windows, and as
-    `documents.read` does.
+    Windows lie inside single documents, never overlap, and are drawn without replacement; no special token is added.
+    `part` is one of `PARTS`, to which documents are dealt out, always alike. Raises ValueError for an unknown name or
+    part, or where the part holds fewer windows, and as `documents.read` does.
     """
     return _shuffled(name, tokenizer, n, length, generator, part).tokens[:n]
 
@@ -65,39 +63,26 @@ def spread(
     return Windows(*(x[chosen] for x in found))
 
 
-def block(what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " P"]:
-    """The tokens that an attack repeats: one of `ATTACKS` by name, or a block of token ids given as it is.
-
-    A rare character may be several tokens of a small vocabulary: P is the period of the context. Raises `ValueError`
-    for another name, an empty block or tokens outside the vocabulary.
-    """
-    if isinstance(what, str):
-        if what not in ATTACKS:
-            raise ValueError(f"no attack is called {what!r}; there are {', '.join(ATTACKS)}, or give token ids")
-        return _encode(ATTACKS[what], tokenizer)
-    tokens = torch.as_tensor(what, dtype=torch.long)
-    if tokens.ndim != 1 or len(tokens) == 0:
-        raise ValueError(f"a block to repeat is a non-empty list of token ids, not of shape {tuple(tokens.shape)}")
-    low, high, most = int(tokens.min()), int(tokens.max()), len(tokenizer) - 1
-    if low < 0 or high > most:
-        raise ValueError(f"a block's token ids lie in 0 … {most}, the vocabulary, but these lie in {low} … {high}")
-    return tokens
+def blocks(attack: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Tensor, " P"]]:
+    """The token blocks that the variants of one of `ATTACKS` repeat; a small vocabulary may spell one with several."""
+    if attack not in ATTACKS:
+        raise ValueError(f"no attack is called {attack!r}; there are {', '.join(ATTACKS)}")
+    return [_encode(character, tokenizer) for character in ATTACKS[attack]]
 
 
 def repeated(
-    what: str | Sequence[int], tokenizer: PreTrainedTokenizerBase, *, length: int, prefix: str = ""
+    block: Sequence[int] | Int[Tensor, " P"], tokenizer: PreTrainedTokenizerBase, *, length: int
 ) -> Int[Tensor, "1 T"]:
-    """A context of `length` tokens: the text `prefix`, then the block `what` (see `block`) over and over.
+    """A context of `length` tokens: a block of token ids, such as one of `blocks`, over and over.
 
-    Raises `ValueError` where the prefix leaves no room for one whole block.
+    Raises ValueError for an empty block, one longer than the context, or tokens outside the vocabulary.
     """
-    tokens, head = block(what, tokenizer), _encode(prefix, tokenizer)
-    room = length - len(head)
-    if room < len(tokens):
-        raise ValueError(
-            f"a context of {length} tokens has no room for a prefix of {len(head)} and a block of {len(tokens)}"
-        )
-    return torch.cat([head, tokens.repeat(-(-room // len(tokens)))[:room]])[None]
+    tokens, most = torch.as_tensor(block, dtype=torch.long), len(tokenizer) - 1
+    if tokens.ndim != 1 or not 0 < len(tokens) <= length:
+        raise ValueError(f"a block to repeat is a list of 1 to {length} token ids, not of shape {tuple(tokens.shape)}")
+    if tokens.min() < 0 or tokens.max() > most:
+        raise ValueError(f"token ids lie in 0 … {most}, the vocabulary, not in {tokens.min()} … {tokens.max()}")
+    return tokens.repeat(-(-length // len(tokens)))[None, :length]
 
 
 def training_documents(name: str) -> list[str]:
@@ -106,10 +91,7 @@ def training_documents(name: str) -> list[str]:
 
 
 def held_out_documents(name: str | Path, *, part: str) -> list[str]:
-    """The whole documents of one part of a held-out domain, or of a place of one's own.
-
-    They are dealt out longest first, each to the part that is shortest so far.
-    """
+    """The whole documents of one part of a held-out domain or a place of one's own, dealt out longest first."""
     if part not in PARTS:
         raise ValueError(f"no part is called {part!r}; there are {', '.join(PARTS)}")
     whole = documents.read(name if documents.is_place(name) else _named(str(name), "contexts"))
@@ -120,14 +102,10 @@ def held_out_documents(name: str | Path, *, part: str) -> list[str]:
 
 
 def _names(folder: str) -> list[str]:
-    suffix = ".jsonl.xz"
-    names = sorted(path.name.removesuffix(suffix) for path in (files.data_dir() / folder).glob("*" + suffix))
-    if not names:
-        raise FileNotFoundError(
-            f"{files.data_dir() / folder} holds no {suffix} file; restore it from the repository "
-            "or make it with data/corpus/build.py"
-        )
-    return names
+    suffix, place = ".jsonl.xz", files.data_dir() / folder
+    if names := sorted(path.name.removesuffix(suffix) for path in place.glob("*" + suffix)):
+        return names
+    raise FileNotFoundError(f"{place} holds no {suffix} file: restore it, or make it with data/corpus/build.py")
 
 
 def _named(name: str, folder: str) -> Path:
@@ -147,10 +125,8 @@ def _shuffled(
     tiles = [x[: len(x) // length * length].reshape(len(x) // length, length) for x in encoded]
     document = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(x) for x in tiles], dtype=torch.long))
     if n > len(document):
-        raise ValueError(
-            f"{name}: {n} windows of {length} tokens asked for, but the part {part!r} has {len(document)} of them; "
-            "ask for fewer, for shorter ones, or give a file with more documents"
-        )
+        found = f"but the part {part!r} has {len(document)} of them; ask for fewer or shorter ones, or give more text"
+        raise ValueError(f"{name}: {n} windows of {length} tokens asked for, {found}")
     order = torch.randperm(len(document), generator=generator, device=generator.device).cpu()
     return Windows(torch.cat(tiles)[order], document[order])
 

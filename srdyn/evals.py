@@ -20,10 +20,10 @@ from transformers import PreTrainedTokenizerBase
 from srdyn import contexts, models
 from srdyn.text import tasks
 
-QUERIES = 8  # of an episode of recall
-LONGEST_GAP = 64  # tokens of text inside an episode of recall
+_QUERIES = 8  # of an episode of recall
+_LONGEST_GAP = 64  # tokens of text inside an episode of recall
 CHAIN_STEPS = (4, 8)
-DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES_AT`, as shares of the text
+_DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES_AT`, as shares of the text
 TEXT_BETWEEN = (8, 32)  # tokens of text before each piece of arithmetic
 
 
@@ -50,18 +50,12 @@ def held_out_text(tokenizer: PreTrainedTokenizerBase, part: str) -> tasks.Text:
 
 
 def task_rows(
-    name: str,
-    *,
-    tokenizer: PreTrainedTokenizerBase,
-    text: tasks.Text,
-    n: int,
-    length: int,
-    rng: np.random.Generator,
+    name: str, *, tokenizer: PreTrainedTokenizerBase, text: tasks.Text, n: int, length: int, rng: np.random.Generator
 ) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
     """Rows of `length` tokens with at least `n` items of one of `TASKS`: tokens, and the item each is an answer of.
 
-    Items count from 1 within their row; 0 marks every token that is no answer. All symbols of the alphabet are in use.
-    Raises ValueError for an unknown task or a length that no item fits into.
+    Items count from 1 within their row; 0 marks every token that is no answer. Raises ValueError for an unknown task or
+    a length that no item fits into.
     """
     if name not in TASKS:
         raise ValueError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
@@ -80,10 +74,7 @@ def task_rows(
 
 
 def outcomes(model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"]) -> pd.DataFrame:
-    """One line for every item: row, item, right, bits, tokens.
-
-    An item is right when all its answer tokens are the first choice; its bits are what the model needs for them.
-    """
+    """One line for every item: row, item, right (all its answer tokens are the first choice), bits, tokens."""
     asked, right, bits = items[:, 1:] > 0, [], []
     for rows, chosen in zip(*(x.split(_together(model, tokens)) for x in (tokens, asked)), strict=True):
         logits, after = _expected(model, rows)
@@ -101,10 +92,9 @@ def windows(
 ) -> ByteWindows:
     """Windows of `length` tokens over the documents of one part of a held-out domain, all or `n` evenly spaced ones.
 
-    A document is read after an end-of-text token, as in training. Each window begins with the last token of the one
-    before, so that every token is predicted once, from what precedes it in its window: at least one token. What is left
-    at a document's end and fills no window is not predicted. Raises ValueError where there are fewer than `n` windows,
-    or a tokenizer whose tokens do not spell bytes.
+    A document is read after an end-of-text token. Each window begins with the last token of the one before, so that
+    every token is predicted once; what fills no window is not. Raises ValueError for fewer than `n`, or a tokenizer
+    whose tokens do not spell bytes.
     """
     found = [
         (tokens[a : a + length], i, ends[a], ends[a + length - 1])
@@ -144,10 +134,7 @@ def _spelled(document: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[in
     tokens = tokenizer(document, add_special_tokens=False)["input_ids"]
     ends = np.cumsum([0, *(len(token) for token in tokenizer.convert_ids_to_tokens(tokens))])
     if ends[-1] != (size := len(document.encode())):
-        raise ValueError(
-            f"the tokens spell {ends[-1]} bytes of a document of {size}; bits per byte need a byte-level tokenizer "
-            "that changes nothing"
-        )
+        raise ValueError(f"tokens spell {ends[-1]} bytes of {size}; bits per byte need a byte-level tokenizer")
     return [_end_of_text(tokenizer), *tokens], ends
 
 
@@ -178,13 +165,13 @@ def _recall(writer: tasks.Writer, passage: tasks.Passage, length: int, *, pairs:
     """Episodes until the row is full. Names are asked with replacement, so that elimination helps little; asked again
     in its episode, a name counts as no item, since its value was shown just before.
     """
-    item, size = 1, 2 * pairs + 2 * QUERIES + 5
+    item, size = 1, 2 * pairs + 2 * _QUERIES + 5
     while (spare := length - len(passage) - size) >= 0:
-        queries = writer.rng.integers(0, pairs, QUERIES)
-        gap = min(int(writer.rng.integers(0, LONGEST_GAP + 1)), spare)
+        queries = writer.rng.integers(0, pairs, _QUERIES)
+        gap = min(int(writer.rng.integers(0, _LONGEST_GAP + 1)), spare)
         before = len(passage)
         writer.recall(passage, pairs, gap=gap, queries=queries, item=item)
-        first = np.isin(np.arange(QUERIES), np.unique(queries, return_index=True)[1])
+        first = np.isin(np.arange(_QUERIES), np.unique(queries, return_index=True)[1])
         number = np.where(first, item - 1 + np.cumsum(first), 0)
         passage.items[before:] = [int(number[i - item]) if i else 0 for i in passage.items[before:]]
         item += int(first.sum())
@@ -207,12 +194,11 @@ def _chains(writer: tasks.Writer, passage: tasks.Passage, length: int, *, steps:
 
 
 def _sums(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
-    """Room for the longest, `99+99:9+9=18:9+9+1=19=198` and its two line breaks."""
-    write = lambda item: writer.sum(passage, item=item)  # noqa: E731
-    _arithmetic(writer, passage, length, size=len("\n99+99:9+9=18:9+9+1=19=198\n"), write=write)
+    write, longest = partial(writer.sum, passage), "\n99+99:9+9=18:9+9+1=19=198\n"
+    _arithmetic(writer, passage, length, size=len(longest), write=lambda item: write(item=item))
 
 
-NEEDLES_AT: dict[str, float] = {f"needle at {100 * depth:.0f} %": depth for depth in DEPTHS}
+NEEDLES_AT: dict[str, float] = {f"needle at {100 * depth:.0f} %": depth for depth in _DEPTHS}
 """The tasks that ask for one needle, and its depth: with the length of a row, the grid of needle retrieval."""
 TASKS: dict[str, Callable[[tasks.Writer, tasks.Passage, int], None]] = {
     "needle": partial(_needles, needles=2),

@@ -19,7 +19,7 @@ from srdyn.loading import checkpoints, devices, memory, report, streaming
 
 log = logging.getLogger(__name__)
 
-READ_AT_ONCE = 512
+_READ_AT_ONCE = 512
 """Tokens that a CPU reads together: what many more of them leave behind does not fit its second-level cache."""
 
 
@@ -45,8 +45,7 @@ class Layer(NamedTuple):
 class Model:
     """A transformers model that runs as it is, with what srdyn knows about its states.
 
-    `layers[l]` describes axis L's entry l. `tokenizer` is None where the folder holds none; `seed` is the one that the
-    weights were drawn from, where it is known (`srdyn_seed` in config.json).
+    `layers[l]` describes axis L's entry l; `seed` is the one that the weights were drawn from, where that is known.
     """
 
     hf: PreTrainedModel
@@ -73,8 +72,8 @@ class Model:
     ) -> str | Int[Tensor, "N _"]:
         """The prompt and how the model goes on: text for text, tokens for tokens.
 
-        The likeliest token at each step, unless `options`, which are those of transformers' `generate`, say otherwise
-        (`do_sample=True`). Raises ValueError for text where there is no tokenizer.
+        The likeliest token at each step, unless `options` of transformers' `generate` say otherwise (`do_sample=True`).
+        Raises ValueError for text where there is no tokenizer.
         """
         if isinstance(prompt, str) and self.tokenizer is None:
             raise ValueError(f"{self.name} has no tokenizer to read text with: give tokens [B, T]")
@@ -101,14 +100,13 @@ def load(
     """A checkpoint in safetensors format, from a local folder or by its name from the Hugging Face hub, pruned or not.
 
     Runs on a CPU whether or not flash-linear-attention is installed. `device="auto"` takes a GPU where there is one,
-    all of them where the weights need it. `dtype=None` means float32, except for a checkpoint that is not float16 on a
-    GPU, which keeps its own: float16 only saves disk space. `offload` keeps weights on the "cpu" or on "disk", in the
-    checkpoint's own files, and brings them in layer by layer; "auto" does so if they do not fit otherwise, which is
-    logged. `max_memory` says how much of each GPU and of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint
-    runs only with `trust_remote_code`. The network is used for a hub name only.
-    Raises FileNotFoundError for a missing folder, OSError where the hub or a file is out of reach, broken or pickled or
-    the disk too small, MemoryError where the weights do not fit, ValueError for a model without linear-attention layers
-    or with weights missing. Except for files of the hub, all this is found before weights are read.
+    all of them where the weights need it. `dtype=None` means float32, but on a GPU the checkpoint's own unless that is
+    float16. `offload` keeps weights on the "cpu" or on "disk", in the checkpoint's own files, and brings them in layer
+    by layer; "auto" does so if they do not fit otherwise, which is logged. `max_memory` says how much of each GPU and
+    of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint runs only with `trust_remote_code`.
+    Raises, before weights are read, FileNotFoundError for a missing folder, OSError where the hub or a file is out of
+    reach, broken or pickled or the disk too small, MemoryError where the weights do not fit, ValueError for a model
+    without linear-attention layers or with weights missing.
     """
     options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
     outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
@@ -144,28 +142,23 @@ def _read(
     hf, told = build.from_pretrained(outline.where, **options)
     if place.shards:
         return hf, told, None
-    _own_storage(hf)
+    # Out of the mapped file, where weights lie at odd addresses, at which the last bits of products vary.
+    for parameter in hf.parameters():
+        parameter.data = parameter.data.clone()
     return (hf, told, hf.state_dict()) if place.offload == "cpu" else (hf.to(place.device), told, None)
 
 
 def batch_size(model: Model, length: int) -> int:
-    """How many sequences of `length` tokens are best read together: as many as come to `READ_AT_ONCE` tokens.
-
-    16 on a GPU, 64 where weights come from elsewhere, once for each batch.
-    """
+    """How many sequences are best read together: `_READ_AT_ONCE` tokens of them, 16 on a GPU, 64 streamed."""
     if streaming.is_attached(model.hf):
         return 64
-    return 16 if model.device.type != "cpu" else max(1, READ_AT_ONCE // length)
+    return 16 if model.device.type != "cpu" else max(1, _READ_AT_ONCE // length)
 
 
 def from_hf(
     hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, name: str, seed: int | None = None
 ) -> Model:
-    """Wrap a model that is already built; its linear-attention layers become runnable on a CPU, nobody else's do.
-
-    Only these module instances change, so `deepcopy` and `save_pretrained` work as before. Raises ValueError for a
-    model that cannot be studied (`report.unsupported_in`).
-    """
+    """Wrap a model that is built; its linear-attention layers, nobody else's, become runnable on a CPU."""
     if unsupported := report.unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
     sites = architectures.sites(hf)
@@ -195,11 +188,10 @@ def evaluating(hf: nn.Module) -> Iterator[None]:
 
 def checked_mask(model: Model, mask: Tensor, what: str) -> None:
     """Raises ValueError unless the mask, called `what`, is a Bool [L, H] over the model's grid."""
-    L, H, _, _ = model.grid
-    if mask.dtype != torch.bool or mask.shape != (L, H):
-        raise ValueError(
-            f"{what} must be a bool tensor [L, H] = [{L}, {H}] for {model.name}, got {mask.dtype} {list(mask.shape)}"
-        )
+    wanted = list(model.grid[:2])
+    if mask.dtype != torch.bool or list(mask.shape) != wanted:
+        got = f"{mask.dtype} {list(mask.shape)}"
+        raise ValueError(f"{what} must be a bool tensor [L, H] = {wanted} for {model.name}, got {got}")
 
 
 def state_bytes(model: Model) -> int:
@@ -210,9 +202,3 @@ def state_bytes(model: Model) -> int:
 def cache_bytes(model: Model, tokens: int) -> int:
     """Bytes of the whole cache of one sequence after `tokens` tokens: states, short convolutions, keys and values."""
     return memory.cache_bytes(model.hf, tokens)
-
-
-def _own_storage(hf: PreTrainedModel) -> None:
-    """Copy the weights out of the mapped file: they lie at odd addresses there, and the last bits of products vary."""
-    for parameter in hf.parameters():
-        parameter.data = parameter.data.clone()

@@ -34,15 +34,15 @@ def decay_only(
 
     `decays` holds the log-decay g of every token, `beta` the write strength of every token or one for all. A head whose
     decays are NaN throughout was pruned away and gets a NaN spectrum. The draw at a position does not depend on which
-    other positions are asked for. Apart from the result, memory holds one state per head.
-    Raises ValueError for positions that do not increase or lie outside 1 … T, g > 0, or beta outside 0 … 2.
+    others are asked for. Raises ValueError for positions that do not increase within 1 … T, g > 0, beta outside 0 … 2.
     """
     *batch, T, H = decays.shape
     wanted = recurrence.checked_positions(positions, T)
     strengths = torch.as_tensor(beta, dtype=torch.float64, device=decays.device).expand(decays.shape)
     removed = decays.isnan().all(-2)
     _require_gates(decays, strengths, removed)
-    g, strength = (_rows(torch.where(removed[..., None, :], 0.0, x)) for x in (decays, strengths))
+    given = (torch.where(removed[..., None, :], 0.0, x).mT for x in (decays, strengths))
+    g, strength = (x.reshape(-1, T).double() for x in given)  # [N, T]
     state, sigma = g.new_zeros(g.shape[0], K, V), []
     for start in range(0, wanted[-1], BLOCK):
         block = slice(start, start + BLOCK)
@@ -56,10 +56,7 @@ def decay_only(
 
 
 def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spectra.EPS) -> Float64[Tensor, "*batch"]:
-    """min(d, ln(1/ε)/(−g)): where the effective rank settles under a constant decay and unrelated keys.
-
-    A heuristic, not from the paper: a write is forgotten when its decay reaches ε. Raises ValueError for g > 0.
-    """
+    """min(d, ln(1/ε)/(−g)), where rank settles under constant decay and unrelated keys: our heuristic."""
     if (log_decay > 0).any():
         raise ValueError(f"g is a log-decay and must be at most 0, got {log_decay.max().item()}")
     return (math.log(1 / eps) / log_decay.double().abs()).clamp(max=d)
@@ -96,10 +93,6 @@ def _state_after(state: Float64[Tensor, "N K V"], writes: _Writes, tokens: int) 
     decay, keys, values = (x[:, :tokens] for x in writes)
     remaining = (decay[:, -1:] - decay).exp()
     return decay[:, -1, None, None].exp() * state + (remaining[..., None] * keys).mT @ values
-
-
-def _rows(x: Float[Tensor, "*batch T H"]) -> Float64[Tensor, "N T"]:
-    return x.mT.reshape(-1, x.shape[-2]).double()
 
 
 def _require_gates(

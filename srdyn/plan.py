@@ -15,21 +15,22 @@ import yaml
 from srdyn import models
 from srdyn.loading import devices, files, report
 
-GPU_MEMORY, SMALL_GPU = 80e9, 24e9
-GPU_RATE, CORE_RATE = 50e12, 50e9
+_GPU_MEMORY, _SMALL_GPU = 80e9, 24e9
+_GPU_RATE, _CORE_RATE = 50e12, 50e9
 """Sustained operations a second, assumed: a twentieth of a data-centre GPU's bfloat16 peak, since experts and chunks
 are small; half of what one core was measured to do in a float32 product."""
-DISK_RATE = 1e9
+_DISK_RATE = 1e9
 """Bytes a second read from a solid-state disk, assumed."""
-SPECTRUM = 1e-3 / 128**3
+_SPECTRUM = 1e-3 / 128**3
 """Seconds on one core for a K × V spectrum in float64, divided by K·V·min(K, V): measured at 128 × 128."""
-SOURCES = 3
-"""Spectra are taken of the model, of the mechanism and of the common decay; permuted decays reuse the second's."""
+_SOURCES = 3
+"""Spectra are taken of the model, of the mechanism and of the common decay."""
 
 
 def of_preset(name: str) -> str:
     """What the notebooks 01, 02 and 05 need under a preset, as comments for its file."""
-    values = _reading(name)
+    reference, chosen = (yaml.safe_load(_preset(x).read_text("utf-8")) or {} for x in ("reference", name))
+    values = {key: chosen.get(key, value) for key, value in reference["01_stratification"].items()}
     lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
     for model in values["models"]:
         lines += _of_model(report_of(model), values)
@@ -40,12 +41,6 @@ def report_of(name: str) -> report.Report:
     """The report about a model as a GPU would hold it, whose configuration is taken from data/geometry where it is."""
     known = files.data_dir() / "geometry" / Path(name).name
     return models.check(known if known.is_dir() else name, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
-
-
-def _reading(preset: str) -> dict:
-    """What the reading notebooks take under a preset."""
-    reference, chosen = (yaml.safe_load(_preset(name).read_text("utf-8")) or {} for name in ("reference", preset))
-    return {name: chosen.get(name, value) for name, value in reference["01_stratification"].items()}
 
 
 def _preset(name: str) -> Path:
@@ -72,19 +67,19 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
 
 def _gpus(weights: int) -> str:
     """GPUs that hold the weights with a tenth to spare."""
-    gpus = math.ceil(1.1 * weights / GPU_MEMORY)
-    return "one GPU of 24 GB" if 1.1 * weights < SMALL_GPU else f"{gpus} GPU{'s' * (gpus > 1)} of 80 GB"
+    gpus = math.ceil(1.1 * weights / _GPU_MEMORY)
+    return "one GPU of 24 GB" if 1.1 * weights < _SMALL_GPU else f"{gpus} GPU{'s' * (gpus > 1)} of 80 GB"
 
 
 def _times(about: report.Report, values: dict) -> list[str]:
     contexts = sum(len(values[kind]) for kind in ("domains", "tasks", "attacks"))
     n, positions, size = values["n"], values["positions"], about.weight_bytes
-    work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * SOURCES
-    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * SPECTRUM
+    work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * _SOURCES
+    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * _SPECTRUM
     return [
         f"Time of 01, 02 and 05, which read {contexts} contexts of {n} × {positions[-1]} tokens, a pass each:",
-        f"  {work:.1e} operations, {_in_time(work / GPU_RATE)} on a GPU, {_in_time(work / CORE_RATE)} on a CPU core;",
-        f"  {_in_time(contexts * size / DISK_RATE)} of reading where the weights stay on disk;",
+        f"  {work:.1e} operations, {_in_time(work / _GPU_RATE)} on a GPU, {_in_time(work / _CORE_RATE)} on a CPU core;",
+        f"  {_in_time(contexts * size / _DISK_RATE)} of reading where the weights stay on disk;",
         f"  {spectra * about.heads:,} spectra, nulls included, {_in_time(spectra * cost)} on a CPU core.",
     ]
 

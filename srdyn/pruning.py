@@ -1,6 +1,7 @@
 """From scores of the heads to a model that holds fewer of them."""
 
 import copy
+import math
 from pathlib import Path
 
 import accelerate
@@ -9,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from srdyn import architectures, models
-from srdyn.loading import folders, streaming
+from srdyn.loading import checkpoints, folders, streaming
 
 
 def saturation_score(
@@ -17,10 +18,8 @@ def saturation_score(
 ) -> Float[Tensor, "L H"]:
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
-    `rank` and `norm` are means over a calibration set of the effective rank and the nuclear norm, `d` is the most that
-    a rank can be. The maximum is taken over the model; where all norms are 0 their share is 0. Heads that were pruned
-    away are NaN, here and in the result.
-    Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
+    `rank` and `norm` are means over a calibration set, `d` is the most that a rank can be. Heads that were pruned away
+    are NaN. Raises ValueError when rank and norm differ in shape, unless 0 ≤ alpha ≤ 1, and for a rank above d.
     """
     if rank.shape != norm.shape:
         raise ValueError(f"rank and norm must be of the same heads, got {list(rank.shape)} and {list(norm.shape)}")
@@ -38,6 +37,9 @@ def select(
     *,
     per_layer: bool = False,
     groups: int = 1,
+    uniform: bool = False,
+    whole: int = 1,
+    tp: int = 1,
     generator: torch.Generator | None = None,
 ) -> Bool[Tensor, "L H"]:
     """Which heads to keep when the `fraction` of them with the highest scores goes, overall or of each layer.
@@ -47,33 +49,49 @@ def select(
     else the first layer and head first. To let the lowest go, give minus the score. With `groups` above 1, every one of
     the groups that a layer's heads lie in, as many in a row in each, loses this share: layers of state-space duals
     (Mamba-2) must keep equally many heads of each, and have as many as `Heads.key_heads` says.
-    Raises ValueError unless 0 ≤ fraction ≤ 1 and groups divide H.
+
+    `whole` heads in a row, those that share a key say, stay or go together, by the mean of their scores. `uniform`
+    keeps equally many in every layer, as a configuration with one count can say: as close to the share as a count comes
+    that `tp` devices can divide among them, blocks that stay whole included. `export.choices` knows what a model needs.
+    Raises ValueError unless 0 ≤ fraction ≤ 1, groups of whole blocks divide H, and a layer holds enough for such a
+    count.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction, of the heads that go, must lie between 0 and 1, got {fraction}")
-    if groups < 1 or score.shape[1] % groups:
-        raise ValueError(f"{score.shape[1]} heads do not lie in {groups} groups of equal size")
-    keep = ~score.isnan()
-    apart = per_layer or groups > 1
+    if min(groups, whole, tp) < 1 or score.shape[1] % (groups * whole):
+        blocks = f", each of blocks of {whole}" if whole > 1 else ""
+        raise ValueError(f"{score.shape[1]} heads do not lie in {groups} groups of equal size{blocks}")
+    score = score.unflatten(1, (-1, whole)).mean(-1)
+    keep, apart = ~score.isnan(), per_layer or uniform or groups > 1
     rows = len(score) * groups if apart else 1
+    left = _left(keep, fraction, math.lcm(groups, tp)) // groups if uniform else None
     for scores, kept in zip(score.reshape(rows, -1), keep.view(rows, -1), strict=True):
         places = kept.nonzero()[:, 0]
-        n = max(round(fraction * len(places)), int(apart and fraction > 0))
+        n = max(round(fraction * len(places)), int(apart and fraction > 0)) if left is None else len(places) - left
+        if n < 0:
+            raise ValueError(f"a group holds {len(places)} blocks of heads, fewer than the {left} that others keep")
         if generator is not None:
             places = places[torch.randperm(len(places), generator=generator)]
         order = scores[places].sort(descending=True, stable=True).indices
         kept[places[order[:n]]] = False
-    return keep
+    return keep.repeat_interleave(whole, dim=1)
+
+
+def _left(held: Bool[Tensor, "L blocks"], fraction: float, step: int) -> int:
+    """How many of the blocks each layer keeps: a multiple of `step`, above 0, that every layer has."""
+    wanted, most = (1 - fraction) * int(held.sum()) / len(held), int(held.sum(1).min()) // step * step
+    if not most:
+        raise ValueError(f"a layer holds fewer than {step}, the least that all layers can keep alike")
+    return min(max(round(wanted / step) * step, step), most)
 
 
 def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     """A new, smaller model with the heads that `keep` names and no trace of the others; the old one stays as it is.
 
-    Weights, states and convolution caches of the other heads are gone, keys that nobody reads with as well. Its logits
-    are those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads
-    adds nothing. What was bound to the old model's layers, an ablation for example, is not taken over.
-    Raises ValueError for a mask of another shape or type, for one that keeps a head that was pruned away before, and
-    for a model whose weights are on disk or on the CPU for a GPU.
+    Weights, states and convolution caches of the others are gone, keys that nobody reads with as well. Its logits are
+    those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads adds
+    nothing. An open ablation is not taken over. Raises ValueError for a mask of another shape or type, for one that
+    keeps a head that was pruned away before, and for a model whose weights are on disk or on the CPU for a GPU.
     """
     if streaming.is_attached(model.hf):
         raise ValueError(f"{model.name} holds no weights to cut, they come from elsewhere: load it without offload")
@@ -91,12 +109,15 @@ def save(model: models.Model, folder: str | Path) -> Path:
     """Write weights (safetensors), configuration and tokenizer, whole or not at all, for `models.load` to read back.
 
     `srdyn_kept` in config.json lists the heads that each linear layer kept; srdyn_files.json lists what was written.
+    What else reads such a folder is stopped by its `model_type`, which says where to turn; `export.save` writes what
+    others read.
     A folder that holds exactly what an earlier call wrote is replaced. Raises FileExistsError for one that holds
     anything else: files that were added or changed, a model from elsewhere.
     """
     target = Path(folder).expanduser()
     with folders.replacing(target) as new:
         model.hf.save_pretrained(new)
+        checkpoints.mark(new)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
     return target

@@ -19,10 +19,9 @@ Scores = Float[Tensor, "L H"]
 
 
 class Profile(NamedTuple):
-    """Means of every head over calibration sequences, NaN for a head that the model no longer holds.
+    """Means over calibration sequences, NaN for a head that the model no longer holds.
 
-    Effective rank and nuclear norm of the state, and their means over the captured positions (`rank_in_time`,
-    `norm_in_time`); log-decay; norm of what the head adds to the layer's output; D.
+    Rank and norm of the state at the end and over the captured positions; log-decay; norm of what a head puts out; D.
     """
 
     rank: Scores
@@ -65,7 +64,7 @@ def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spe
     return Profile(*(sums / rows), D=min(model.grid.K, model.grid.V))
 
 
-def joint(alpha: float) -> Rule:
+def _joint(alpha: float) -> Rule:
     """The saturation score of Eq. 14 with this α: the rule of joint rank-norm pruning."""
     return lambda profile, generator: pruning.saturation_score(profile.rank, profile.norm, profile.D, alpha)
 
@@ -83,9 +82,9 @@ def _random(profile: Profile, generator: torch.Generator) -> Scores:
 
 
 RULES: dict[str, Rule] = {
-    **{f"joint, α = {alpha:g}": joint(alpha) for alpha in (0.25, 0.5, 0.75)},
-    "rank": joint(1.0),
-    "norm": joint(0.0),
+    **{f"joint, α = {alpha:g}": _joint(alpha) for alpha in (0.25, 0.5, 0.75)},
+    "rank": _joint(1.0),
+    "norm": _joint(0.0),
     "rank and norm over time": lambda profile, generator: pruning.saturation_score(
         profile.rank_in_time, profile.norm_in_time, profile.D, 0.5
     ),
@@ -96,9 +95,15 @@ RULES: dict[str, Rule] = {
 }
 """Which heads go first, by name. α = 1 is rank alone, α = 0 norm alone.
 
-A rule of your own goes here, since the processes that answer for 03 and 04 know only what stands in srdyn; its
-name is then one that an arm can have. Where a head never forgets, decay is 0.
+A rule of your own, put in here, is a name that an arm can have: 03 and 04 then work in this process alone. What was
+answered under a name is kept, so that an edited rule needs another one. Where a head never forgets, decay is 0.
 """
+_SHIPPED = dict(RULES)
+
+
+def own_rules() -> list[str]:
+    """The names in `RULES` that this process alone knows, or means something else by."""
+    return [name for name, rule in RULES.items() if _SHIPPED.get(name) is not rule]
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 EPS = 1e-4
 """Threshold of Eq. 6, relative to the largest singular value."""
 
-FLOAT32_ERROR = 1e-6
+_FLOAT32_ERROR = 1e-6
 """Relative error, in units of σ₁, that a float32 forward pass leaves in a state."""
 
 
@@ -29,23 +29,23 @@ def singular_values(
 ) -> Float64[Tensor, "*batch D"]:
     """Singular values of every state, largest first, as float64, without gradients.
 
-    On a CPU in float64, to 1e-13·σ₁ (`kernels.singular_values_cpu`). On CUDA up to 128 × 128 by `from_kernel`: to
-    1e-5·σ₁, with every rank at `thresholds` (relative to σ₁) as float64 gives it. Elsewhere by `reference`.
-
-    A state that is NaN throughout marks a head that was pruned away; with `allow_nan` its spectrum is NaN.
-    Raises ValueError for states below float32, and for any other NaN or infinity, naming its place in the batch.
+    On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by `from_kernel`, to 1e-5·σ₁, with every rank at the `thresholds` (of
+    σ₁) as float64 gives it; elsewhere by `reference`. With `allow_nan` a state that is NaN throughout, as of a head
+    that was pruned away, has a NaN spectrum. Raises ValueError for states below float32 and any other NaN or infinity.
     """
     if states.dtype not in (torch.float32, torch.float64):
-        raise ValueError(
-            f"states must be float32 or float64, got {states.dtype}: rounding a state once to bfloat16 lifts its "
-            "effective rank from 4 to 41 at eps = 1e-4; capture the states in float32"
-        )
+        why = "rounding a state once to bfloat16 lifts its effective rank from 4 to 41 at eps = 1e-4"
+        raise ValueError(f"states must be float32 or float64, got {states.dtype}: {why}")
     states = states.detach()
     # NaN and infinity survive a sum, which takes a fraction of the time of a look at every entry
     if states.sum((-2, -1)).isfinite().all():
         return _measured(states, thresholds)
     removed = states.isnan().all(-1).all(-1) if allow_nan else states.new_zeros(states.shape[:-2], dtype=torch.bool)
-    _require_finite(states, removed)
+    bad = ~states.isfinite().all(-1).all(-1) & ~removed
+    if bad.any():
+        first = f"the first at batch index {tuple(bad.nonzero()[0].tolist())} of {tuple(bad.shape)}"
+        told = "only a head that was pruned away may be NaN, throughout, with allow_nan=True"
+        raise ValueError(f"{int(bad.sum())} of {bad.numel()} states hold NaN or infinity, {first}; {told}")
     sigma = _measured(states.masked_fill(removed[..., None, None], 0.0), thresholds)
     return sigma.masked_fill(removed[..., None], torch.nan)
 
@@ -59,11 +59,7 @@ def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"
 def from_kernel(
     states: Float[Tensor, "*batch K V"], *, thresholds: Sequence[float] = (EPS,)
 ) -> tuple[Float64[Tensor, "*batch D"], Bool[Tensor, "*batch"]]:
-    """Singular values by the Triton kernel in float32, and which states it had to measure again in float64.
-
-    Those with a value that float32 cannot place on one side of a threshold (`uncertain` at the kernel's error); how
-    many they were is logged.
-    """
+    """Singular values by the Triton kernel in float32, and which states were `uncertain` and measured in float64."""
     kernel = _triton()
     sigma = kernel.singular_values(states)
     rtol = kernel.ERROR[torch.float32]
@@ -74,10 +70,7 @@ def from_kernel(
 
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
-    """How many singular values exceed ε·σ₁ (Eq. 6), as float64: 0 for a zero state, NaN for a removed head.
-
-    Raises ValueError unless 0 < eps < 1.
-    """
+    """How many singular values exceed ε·σ₁ (Eq. 6, 0 < ε < 1), as float64: 0 for a zero state, NaN for no head."""
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     count = (sigma > eps * largest).sum(-1).double()
@@ -107,13 +100,12 @@ def rank_bound(positions: Sequence[int] | Int[Tensor, " C"], d: int) -> Int64[Te
 
 
 def uncertain(
-    sigma: Float64[Tensor, "*batch D"], eps: float = EPS, *, rtol: float = FLOAT32_ERROR
+    sigma: Float64[Tensor, "*batch D"], eps: float = EPS, *, rtol: float = _FLOAT32_ERROR
 ) -> Bool[Tensor, "*batch D"]:
     """Which singular values lie so close to ε·σ₁ that another machine may count them differently.
 
-    A state with an error E, ‖E‖₂ ≤ rtol·σ₁, has each σ moved by at most ‖E‖₂ (Weyl), and the threshold by ε‖E‖₂, so
-    the band is |σ − ε·σ₁| ≤ (1 + ε)·rtol·σ₁: 1 % of the threshold at the defaults. Never true for zero or NaN spectra.
-    Raises ValueError unless 0 < eps < 1.
+    An error E of the state, ‖E‖₂ ≤ rtol·σ₁, moves each σ by at most ‖E‖₂ (Weyl) and the threshold by ε‖E‖₂, so the
+    band is |σ − ε·σ₁| ≤ (1 + ε)·rtol·σ₁: 1 % of the threshold at the defaults. Never true for zero or NaN spectra.
     """
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
@@ -141,13 +133,3 @@ def _relative(sigma: Float64[Tensor, "*batch D"], unit: Float64[Tensor, "*batch 
 def _require_threshold(eps: float) -> None:
     if not 0 < eps < 1:
         raise ValueError(f"eps is relative to the largest singular value and must lie between 0 and 1, got {eps}")
-
-
-def _require_finite(states: Float[Tensor, "*batch K V"], removed: Bool[Tensor, "*batch"]) -> None:
-    bad = ~states.isfinite().all(-1).all(-1) & ~removed
-    if bad.any():
-        raise ValueError(
-            f"{int(bad.sum())} of {bad.numel()} states hold NaN or infinity, the first at batch index "
-            f"{tuple(bad.nonzero()[0].tolist())} of {tuple(bad.shape)}; only a head that was pruned away may be NaN, "
-            "throughout, with allow_nan=True"
-        )

@@ -23,10 +23,10 @@ from srdyn.kernels import recurrence
 from srdyn.loading import processes
 
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
-Visit = Callable[[int, int, Tensor], None]
-Gates = tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]
-Taken = TypeVar("Taken")
-HELD = 2**25
+_Visit = Callable[[int, int, Tensor], None]
+_Gates = tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]
+_Taken = TypeVar("Taken")
+_HELD = 2**25
 """Bytes of states that one call may hand out together: memory does not grow with the number of positions."""
 
 
@@ -40,10 +40,8 @@ def trace(
 ) -> Float64[Tensor, "L B C H *measured"]:
     """`measure` of every head's state after each of the positions; heads that were pruned away hold NaN.
 
-    Position p means the state after p tokens. Any will do; with the forward route a state does not depend on which
-    others are asked for. A state is dropped once measured.
-    Raises ValueError for positions that are not strictly increasing within 1 … T, for tokens that are not a filled
-    integer `[B, T]` within the vocabulary, for a state below float32, for a state with NaN (layer, head, position).
+    Position p means the state after p tokens. Raises ValueError for positions that are not strictly increasing within 1
+    … T, for tokens that are not a filled integer `[B, T]` within the vocabulary, for a state below float32 or with NaN.
     """
     tokens, listed = checked_tokens(model, tokens), recurrence.checked_positions(positions, tokens.shape[-1])
     if route not in ("forward", "segments"):
@@ -73,11 +71,7 @@ def trace(
 def snapshots(
     model: models.Model, tokens: Int[Tensor, "B T"], positions: recurrence.Positions
 ) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
-    """(layer, position, state) by the segments route: position by position, and for each every linear layer in order.
-
-    `layer` counts along axis L. A state is a copy, with the heads that its layer still holds; layers that hold none are
-    left out. Raises as `trace` does.
-    """
+    """(layer along L, position, copy of the state) by the segments route: position by position, layer by layer."""
     tokens = checked_tokens(model, tokens)
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
@@ -91,24 +85,16 @@ def snapshots(
         start = position
 
 
-def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> Gates:
-    """Log-decay g ≤ 0 and write strength beta of every head at every token; NaN for heads that were pruned away.
-
-    Where key channels decay apart, g is the mean over those of a head.
-    """
+def gates(model: models.Model, tokens: Int[Tensor, "B T"]) -> _Gates:
+    """Log-decay g ≤ 0 (mean over channels that decay apart) and write strength of every head and token, or NaN."""
     tokens = checked_tokens(model, tokens)
     with gates_of(model, *tokens.shape) as (g, beta):
         _read(model, tokens)
     return g, beta
 
 
-def decays(model: models.Model, tokens: Int[Tensor, "B T"]) -> Float32[Tensor, "L B T H"]:
-    """Log-decay g ≤ 0 of every head at every token; NaN for heads that were pruned away."""
-    return gates(model, tokens)[0]
-
-
 @contextlib.contextmanager
-def gates_of(model: models.Model, B: int, T: int) -> Iterator[Gates]:
+def gates_of(model: models.Model, B: int, T: int) -> Iterator[_Gates]:
     """While this is open, a pass over B sequences of T tokens, be it that of `trace`, fills in what `gates` returns."""
     g, beta = torch.full((2, model.grid.L, B, T, model.grid.H), torch.nan)
 
@@ -124,30 +110,27 @@ def gates_of(model: models.Model, B: int, T: int) -> Iterator[Gates]:
 def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple[Tensor, ...]:
     """What the recurrence of one layer (counted along axis L) reads, by place for the recipe's `rule`.
 
-    Of most families that is `recipe.Inputs`; of all it has q, k, v, g and beta by name. Raises ValueError for a layer
-    without heads and as `checked_tokens` does.
+    It has q, k, v, g and beta by name. Raises ValueError for a layer without heads and as `checked_tokens` does.
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    return _read_by(model, tokens, lambda read: read, [layer])[layer]
+    return from_inputs(model, tokens, lambda read: read, layers=[layer])[layer]
 
 
 def from_inputs(
-    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken]
-) -> list[Taken | None]:
-    """`take` of what each layer's recurrence reads (see `inputs`), all in one pass; None for layers without heads."""
-    return _read_by(model, tokens, take, range(model.grid.L))
-
-
-def _read_by(
-    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], Taken], layers: Sequence[int]
-) -> list[Taken | None]:
+    model: models.Model,
+    tokens: Int[Tensor, "B T"],
+    take: Callable[[recipe.Inputs], _Taken],
+    *,
+    layers: Sequence[int] | None = None,
+) -> list[_Taken | None]:
+    """`take` of what each layer, or these `layers`, reads (see `inputs`), in one pass; None for others and empty."""
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
     def keep(layer: int, read: recipe.Inputs) -> None:
         taken[layer] = take(read)
 
-    with _watched(model, layers, keep):
+    with _watched(model, range(model.grid.L) if layers is None else layers, keep):
         _read(model, tokens)
     return taken
 
@@ -177,13 +160,12 @@ def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, rec
 
 @contextlib.contextmanager
 def tapped(
-    model: models.Model, positions: recurrence.Positions, visit: Visit, *, held_bytes: int = HELD
+    model: models.Model, positions: recurrence.Positions, visit: _Visit, *, held_bytes: int = _HELD
 ) -> Iterator[None]:
     """While this is open, every pass over a whole sequence calls `visit(layer, position, state)` (the forward route).
 
-    The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were;
-    a position inside a chunk gets its state from a side branch that starts at the chunk. States that one call hands out
-    together take `held_bytes` at most.
+    The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were.
+    States that one call hands out together take `held_bytes` at most.
     """
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):
@@ -224,10 +206,8 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
         raise ValueError(f"tokens must be {wanted}, got {tokens.dtype} {list(tokens.shape)}")
     vocabulary, low, high = model.hf.get_input_embeddings().num_embeddings, int(tokens.min()), int(tokens.max())
     if low < 0 or high >= vocabulary:
-        raise ValueError(
-            f"tokens must lie in 0 … {vocabulary - 1}, the vocabulary of {model.name}; got {low} … {high}: "
-            "were they made by another tokenizer?"
-        )
+        known = f"0 … {vocabulary - 1}, the vocabulary of {model.name}"
+        raise ValueError(f"tokens must lie in {known}; got {low} … {high}: were they made by another tokenizer?")
     return tokens.to(model.device)
 
 
@@ -239,7 +219,7 @@ class _Feed:
     layer: int
     site: architectures.Site
     positions: recurrence.Positions
-    visit: Visit
+    visit: _Visit
     held_bytes: int
 
     def read(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
@@ -318,10 +298,8 @@ def _holding(model: models.Model) -> list[tuple[int, architectures.Site]]:
 def _checked_state(model: models.Model, layer: int, position: int, state: Tensor) -> Tensor:
     where = f"{model.name}, linear layer {layer} (decoder layer {model.layers[layer].index})"
     if state.dtype != torch.float32:
-        raise ValueError(
-            f"the state of {where} is {state.dtype}: rounding adds singular values far above ε·σ₁, so only a float32 "
-            "state is traced. Use a kernel that keeps its state in float32"
-        )
+        why = "rounding adds singular values far above ε·σ₁: use a kernel that keeps its state in float32"
+        raise ValueError(f"the state of {where} is {state.dtype}, and only a float32 state is traced; {why}")
     broken = ~state.abs().amax((0, -2, -1)).isfinite()  # the largest number passes NaN on
     if broken.any():
         head = model.layers[layer].heads[int(broken.nonzero()[0])]

@@ -22,9 +22,9 @@ from srdyn.kernels import recurrence
 STRATA = ("low", "middle", "high")
 LOW, HIGH = 0.25, 0.9
 """Shares of D that bound the low-rank and the high-rank stratum (claims.yaml, thresholds)."""
-FEWEST_HEADS = 3
+_FEWEST_HEADS = 3
 """Below this many heads an order says nothing."""
-HEAD = ("model", "seed", "context", "layer", "head", "position")
+_HEAD = ("model", "seed", "context", "layer", "head", "position")
 """Columns that name one head at one time in one context, whatever the sample."""
 
 
@@ -40,14 +40,14 @@ def head_table(
 ) -> pd.DataFrame:
     """One row for every layer, sample, position, head: rank (Eq. 6), nuclear norm, stable rank, entropy rank.
 
-    `layers` are the layers' indices in the model. `uncertain` is True where the rank may differ between machines. Heads
-    that were pruned away have NaN ranks. Raises ValueError when positions or layers do not match sigma.
+    `layers` are the layers' indices in the model. `uncertain` is True where the rank may differ between machines.
+    Raises ValueError when positions or layers do not match sigma.
     """
     L, B, C, H, D = sigma.shape
     if len(positions) != C or len(layers) != L:
         raise ValueError(f"sigma holds {L} layers at {C} positions, but {len(layers)} and {len(positions)} are named")
     axes = np.meshgrid(np.asarray(layers), np.arange(B), np.asarray(positions), np.arange(H), indexing="ij")
-    columns = dict(zip(("layer", "sample", "position", "head"), (axis.ravel() for axis in axes), strict=True))
+    layer, sample, position, head = (axis.ravel() for axis in axes)
     measures = {
         "rank": spectra.effective_rank(sigma, eps),
         "nuclear_norm": spectra.nuclear_norm(sigma),
@@ -56,19 +56,15 @@ def head_table(
         "uncertain": spectra.uncertain(sigma, eps).any(-1),
     }
     names = {"model": model, "seed": seed, "context": context}
-    order = ("sample", "layer", "head", "position")
-    numbers = {name: value.cpu().numpy().ravel() for name, value in measures.items()}
-    return pd.DataFrame({**names, **{name: columns[name] for name in order}, "D": D, **numbers})
+    places = {"sample": sample, "layer": layer, "head": head, "position": position, "D": D}
+    return pd.DataFrame(names | places | {name: value.cpu().numpy().ravel() for name, value in measures.items()})
 
 
-def stratify(table: pd.DataFrame, low: float = LOW, high: float = HIGH, *, by: Sequence[str] = HEAD) -> pd.DataFrame:
-    """The table with a column `stratum`: low, middle or high by the head's mean rank over samples, as a share of D.
-
-    Low is ≤ `low`·D, high is ≥ `high`·D. Every row of a head (the columns `by`) gets the same stratum; heads without a
-    rank get none. Raises ValueError unless 0 ≤ low < high ≤ 1.
-    """
-    mean_rank = table.groupby(list(by), observed=True)["rank"].transform("mean")
-    return table.assign(stratum=_strata((mean_rank / table["D"]).to_numpy(), low, high))
+def stratify(table: pd.DataFrame, *, by: Sequence[str] = _HEAD) -> pd.DataFrame:
+    """The table with a head's `stratum` by its mean rank over samples: low (≤ `LOW`·D), middle or high (≥ `HIGH`·D)."""
+    share = (table.groupby(list(by), observed=True)["rank"].transform("mean") / table["D"]).to_numpy()
+    codes = np.select([np.isnan(share), share <= LOW, share < HIGH], [-1, 0, 1], default=2)
+    return table.assign(stratum=pd.Categorical.from_codes(codes, categories=STRATA, ordered=True))
 
 
 def agreement(
@@ -76,8 +72,7 @@ def agreement(
 ) -> pd.Series:
     """How far two measurements of the same heads agree: `spearman`, `kappa`, `cosine`, `n`.
 
-    Heads that are NaN in either are left out; `n` counts the rest. `kappa` compares the strata of ranks out of `d` and
-    is NaN without it. Raises ValueError when the two differ in length.
+    Heads that are NaN in either are left out; `kappa` compares the strata of ranks out of `d` and is NaN without it.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:
@@ -89,8 +84,8 @@ def agreement(
 
 
 def spearman(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"]) -> Float[np.ndarray, "*rows"]:
-    """Tie-averaged Spearman ρ row by row; NaN where either row is constant or has fewer than `FEWEST_HEADS` heads."""
-    if a.shape[-1] < FEWEST_HEADS:
+    """Tie-averaged Spearman ρ row by row; NaN where either row is constant or has fewer than `_FEWEST_HEADS` heads."""
+    if a.shape[-1] < _FEWEST_HEADS:
         return np.full(a.shape[:-1], np.nan)
     x, y = (stats.rankdata(v, axis=-1) for v in (a, b))
     x, y = x - x.mean(-1, keepdims=True), y - y.mean(-1, keepdims=True)
@@ -120,8 +115,7 @@ def shares(ranks: Float[np.ndarray, "*rows H"], d: int) -> Float[np.ndarray, "*r
 def bimodality(values: Real[np.ndarray, " heads"] | pd.Series) -> pd.Series:
     """Whether values form two groups: Hartigan's `dip` with its `p`, `sarle` (uniform: 5/9, bimodal: more), `n`.
 
-    NaN values are left out. All are NaN for fewer than four values or for a constant. Integers on a coarse grid lift
-    the dip by up to half the height of a bar; a mean over samples lies on a finer grid.
+    NaN values are left out; all are NaN for fewer than four values or a constant. A coarse grid lifts the dip.
     """
     values = np.asarray(values, dtype=np.float64)
     values = values[~np.isnan(values)]
@@ -132,13 +126,6 @@ def bimodality(values: Real[np.ndarray, " heads"] | pd.Series) -> pd.Series:
     skewness, excess = stats.skew(values, bias=False), stats.kurtosis(values, bias=False)
     sarle = (skewness**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
     return pd.Series({"dip": dip, "p": p, "sarle": sarle, "n": n})
-
-
-def _strata(fraction: Float64[np.ndarray, " rows"], low: float, high: float) -> pd.Categorical:
-    if not 0 <= low < high <= 1:
-        raise ValueError(f"strata need 0 ≤ low < high ≤ 1, got low {low} and high {high}")
-    codes = np.select([np.isnan(fraction), fraction <= low, fraction < high], [-1, 0, 1], default=2)
-    return pd.Categorical.from_codes(codes, categories=STRATA, ordered=True)
 
 
 def ratio(a: Real[np.ndarray, "*rows"], b: Real[np.ndarray, "*rows"]) -> Float64[np.ndarray, "*rows"]:

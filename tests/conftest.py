@@ -11,6 +11,7 @@ import transformers
 
 from srdyn import models
 from srdyn.loading import files
+from srdyn.study.run import workers
 
 SIZES = {
     "vocab_size": 64,
@@ -100,3 +101,12 @@ def tokens():
 def place(tmp_path_factory):
     """The folder of a tiny reference model whose states differ."""
     return saved.tiny(tmp_path_factory.mktemp("models") / "tiny", times=1.5)
+
+
+@pytest.fixture
+def own_workers():
+    """Processes that start in this test and end with it."""
+    workers._pool.cache_clear()
+    yield
+    workers._pool().shutdown()
+    workers._pool.cache_clear()

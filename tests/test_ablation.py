@@ -217,14 +217,14 @@ def test_a_factor_is_what_the_parameter_of_the_decay_makes(tiny, tokens):
 
 
 def test_half_lives_nest_from_the_outside_in(tiny_hybrid, tokens):
-    own, before = states.decays(tiny_hybrid, tokens)[0], logits(tiny_hybrid.hf, tokens)
+    own, before = states.gates(tiny_hybrid, tokens)[0][0], logits(tiny_hybrid.hf, tokens)
     first, both = SOME[0], SOME[0] & torch.tensor([True, False, False, False])
     inner = torch.zeros_like(SOME)
     inner[0] = both
     with ablation.set_half_life(tiny_hybrid, SOME, tokens=100):
         outer = logits(tiny_hybrid.hf, tokens)
         with ablation.set_half_life(tiny_hybrid, inner, factor=2), ablation.ablate_heads(tiny_hybrid, ~SOME):
-            g = states.decays(tiny_hybrid, tokens)[0]
+            g = states.gates(tiny_hybrid, tokens)[0][0]
             sigma = states.trace(tiny_hybrid, tokens, [150])
         assert torch.equal(logits(tiny_hybrid.hf, tokens), outer)
     assert torch.equal(logits(tiny_hybrid.hf, tokens), before)
@@ -236,7 +236,7 @@ def test_half_lives_nest_from_the_outside_in(tiny_hybrid, tokens):
 def test_a_pruned_copy_forgets_as_ever(tiny_hybrid, tokens):
     with ablation.set_half_life(tiny_hybrid, SOME, tokens=2.0):
         inside = pruning.prune_heads(tiny_hybrid, torch.ones_like(SOME))
-    assert torch.equal(states.decays(inside, tokens), states.decays(tiny_hybrid, tokens))
+    assert torch.equal(states.gates(inside, tokens)[0], states.gates(tiny_hybrid, tokens)[0])
 
 
 @pytest.mark.parametrize("wrong", [{}, {"tokens": 1, "factor": 1}, {"tokens": 0}, {"factor": -1}, {"tokens": NAN}])
@@ -277,7 +277,7 @@ def test_a_head_that_was_pruned_away_is_refused(tiny_hybrid):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (torch.zeros(3, 4), r"\[3, 4\] for tiny-hybrid, got torch.float32 \[3, 4\]"),
+        (torch.zeros(3, 4), r"heads must be .* \[3, 4\] for tiny-hybrid, got torch.float32 \[3, 4\]"),
         (torch.zeros(4, 3, dtype=torch.bool), r"got torch.bool \[4, 3\]"),
         (torch.zeros(12, dtype=torch.bool), r"got torch.bool \[12\]"),
     ],
@@ -285,13 +285,10 @@ def test_a_head_that_was_pruned_away_is_refused(tiny_hybrid):
 def test_heads_must_be_a_mask_over_the_grid(tiny_hybrid, wrong, message):
     with pytest.raises(ValueError, match=message):
         ablation.checked_heads(tiny_hybrid, wrong)
-
-
-def test_the_mask_is_checked_on_the_way_in(tiny_hybrid):
-    heads = torch.zeros(4, 3, dtype=torch.bool)
-    for block in (ablation.ablate_heads(tiny_hybrid, heads), ablation.truncate_states(tiny_hybrid, 1, heads, [1])):
-        with pytest.raises(ValueError, match="heads must be"), block:
-            pass
+    if wrong.ndim == 2 and wrong.dtype == torch.bool:
+        for block in (ablation.ablate_heads(tiny_hybrid, wrong), ablation.truncate_states(tiny_hybrid, 1, wrong, [1])):
+            with pytest.raises(ValueError, match=message), block:
+                pass
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
@@ -310,27 +307,6 @@ def test_truncation_is_what_rewriting_the_cache_does(tiny, tokens, rank):
     assert (found - logits(tiny.hf, tokens)).abs().max() > 1e-2
     # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
     torch.testing.assert_close(found, torch.cat(outputs, 1), rtol=0, atol=1e-4)
-
-
-def test_truncated_states_in_float64(tiny_hybrid, tokens):
-    """The first layer reads the same with and without truncation: a loop over its inputs tells its last state."""
-    _, k, v, g, beta = (x.double().numpy() for x in states.inputs(tiny_hybrid, tokens, 0))
-    k, state = np.repeat(k, 2, axis=2), np.zeros((2, 4, 8, 12))
-    for t in range(tokens.shape[1]):
-        state = state * np.exp(g[:, t])[..., None, None]
-        error = beta[:, t, :, None] * (v[:, t] - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
-        state = state + np.einsum("bhk,bhv->bhkv", k[:, t], error)
-        if t + 1 in (7, 120, 150):
-            left, sigma, right = np.linalg.svd(state, full_matrices=False)
-            state[:, [0, 2]] = (left[..., :2] * sigma[..., None, :2] @ right[..., :2, :])[:, [0, 2]]
-    cache = linear_cache.empty(tiny_hybrid.hf)
-    with ablation.truncate_states(tiny_hybrid, 2, SOME, [7, 120, 150]):
-        logits(tiny_hybrid.hf, tokens, past_key_values=cache)
-    found = cache.get_recurrent_state(0, state_idx=0)
-    torch.testing.assert_close(found.double(), torch.from_numpy(state), rtol=0, atol=1e-5)
-    rank = spectra.effective_rank(spectra.singular_values(found))
-    assert (rank[:, SOME[0]] == 2).all()
-    assert (rank[:, ~SOME[0]] > 2).all()
 
 
 def test_a_rank_that_no_state_exceeds_changes_nothing(tiny, tokens):
@@ -357,21 +333,11 @@ def test_truncation_refuses_a_pass_that_goes_on_from_a_cache(tiny_pure, tokens, 
         tiny_pure.hf(tokens[:, 9 : 9 + more], past_key_values=cache)
 
 
-@pytest.mark.parametrize("positions", [[], [0, 3], [151], [5, 5], [7, 3]])
-def test_positions_must_increase_within_the_context(tiny_hybrid, tokens, positions):
-    with (
-        ablation.truncate_states(tiny_hybrid, 1, SOME, positions),
-        pytest.raises(ValueError, match="positions must"),
-    ):
-        tiny_hybrid.hf(tokens)
-
-
-def test_a_rank_is_not_negative(tiny_hybrid):
-    with (
-        pytest.raises(ValueError, match="rank must be 0 or more, got -1"),
-        ablation.truncate_states(tiny_hybrid, -1, SOME, [3]),
-    ):
+def test_a_rank_is_not_negative_and_a_position_not_behind_the_end(tiny_hybrid, tokens):
+    with pytest.raises(ValueError, match="got -1"), ablation.truncate_states(tiny_hybrid, -1, SOME, [3]):
         pass
+    with ablation.truncate_states(tiny_hybrid, 1, SOME, [151]), pytest.raises(ValueError, match="positions must"):
+        tiny_hybrid.hf(tokens)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])

@@ -99,7 +99,7 @@ def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="'test'; there are trace, calibration, evaluation"):
         draw("prose", part="test")
     with pytest.raises(ValueError, match="'zalgo'; there are rare character, common number"):
-        contexts.repeated("zalgo", TOKENIZER, length=8)
+        contexts.blocks("zalgo", TOKENIZER)
 
 
 def test_missing_files_say_what_to_do(tmp_path, monkeypatch):
@@ -134,36 +134,27 @@ def test_files_of_another_kind_are_refused(tmp_path):
         draw(tmp_path / "own.csv")
 
 
-def test_the_attacks_repeat_one_character_and_one_number():
-    for name, unit in contexts.ATTACKS.items():
-        period = len(contexts.block(name, TOKENIZER))
-        tokens = contexts.repeated(name, TOKENIZER, length=60)
-        assert tokens.shape == (1, 60)
-        assert TOKENIZER.decode(tokens[0]) == unit * (60 // period)
+def test_the_variants_of_the_attacks_are_single_characters_as_tokens():
+    for name, characters in contexts.ATTACKS.items():
+        blocks = contexts.blocks(name, TOKENIZER)
+        assert [TOKENIZER.decode(block) for block in blocks] == list(characters)
+        tokens = contexts.repeated(blocks[0], TOKENIZER, length=60)
+        assert TOKENIZER.decode(tokens[0]) == characters[0] * (60 // len(blocks[0]))
 
 
 @settings(deadline=None, max_examples=50)
-@given(
-    tokens=st.lists(st.integers(0, 1023), min_size=1, max_size=9),
-    extra=st.integers(0, 40),
-    prefix=st.sampled_from(["", "Once", "Once upon a time, "]),
-)
-def test_a_block_comes_back_after_its_period(tokens, extra, prefix):
-    head = TOKENIZER(prefix)["input_ids"]
-    context = contexts.repeated(tokens, TOKENIZER, length=len(head) + len(tokens) + extra, prefix=prefix)[0].tolist()
-    assert context[: len(head)] == head
-    assert [context[len(head) + at] for at in range(len(tokens) + extra)] == [
-        tokens[at % len(tokens)] for at in range(len(tokens) + extra)
-    ]
+@given(tokens=st.lists(st.integers(0, 1023), min_size=1, max_size=9), extra=st.integers(0, 40))
+def test_a_block_comes_back_after_its_period(tokens, extra):
+    context = contexts.repeated(tokens, TOKENIZER, length=len(tokens) + extra)
+    assert context.tolist() == [[tokens[at % len(tokens)] for at in range(len(tokens) + extra)]]
 
 
 def test_blocks_that_cannot_be_repeated_are_refused():
-    with pytest.raises(ValueError, match="non-empty list of token ids"):
-        contexts.repeated([], TOKENIZER, length=8)
-    with pytest.raises(ValueError, match=r"0 … 1023, .* these lie in 5 … 1024"):
+    for block in ([], [1, 2, 3]):
+        with pytest.raises(ValueError, match="list of 1 to 2 token ids"):
+            contexts.repeated(block, TOKENIZER, length=2)
+    with pytest.raises(ValueError, match=r"0 … 1023, the vocabulary, not in 5 … 1024"):
         contexts.repeated([5, 1024], TOKENIZER, length=8)
-    with pytest.raises(ValueError, match="no room for a prefix of 0 and a block of 3"):
-        contexts.repeated([1, 2, 3], TOKENIZER, length=2)
 
 
 def test_training_documents_are_read_whole():

@@ -4,9 +4,10 @@ To add a family: subclass `recipe.Recipe`, or the nearest of its subclasses, in 
 say its `mixers` (full class names of the recurrent layers), `model_types`, `sizes`, `rows`, `chunk_tap` and
 `step_tap` (names of the functions that their forward calls); comments in `recipe.Recipe` say what each means and what
 else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the class in `KNOWN` below
-(from outside, `register` an instance, in every process), take its layers out of `unsupported.REASONS`, and add a tiny
-random model to `FAMILIES` of tests/families.py, of which `pytest tests/architectures/test_families.py -k <its id>` asks
-all that has to hold. `make scorecard` then puts it into the README.
+(from outside, `register` an instance: the study then works in that process alone), take its layers out of
+`unsupported.REASONS`, and add a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
+tests/architectures/test_families.py -k <its id>` asks all that has to hold; lists there by id say which families have
+softmax windows. `make scorecard` then puts it into the README.
 """
 
 from collections.abc import Mapping, Sequence
@@ -89,6 +90,11 @@ def register(known: recipe.Recipe) -> None:
     _RECIPES.update(dict.fromkeys(known.mixers, known))
 
 
+def registered() -> list[str]:
+    """The classes of layers that this process alone knows, by `register`."""
+    return [name for name in _RECIPES if name not in _SHIPPED]
+
+
 def _by_class(module: nn.Module, known: Mapping[str, _Entry]) -> _Entry | None:
     """The entry under the full name of the module's class, or of the nearest of its bases that has one."""
     names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
@@ -97,3 +103,4 @@ def _by_class(module: nn.Module, known: Mapping[str, _Entry]) -> _Entry | None:
 
 for _recipe in KNOWN:
     register(_recipe())
+_SHIPPED = frozenset(_RECIPES)

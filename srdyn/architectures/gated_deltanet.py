@@ -73,6 +73,15 @@ class Qwen3Next(GatedDeltaNet):
         super().cut(mixer, value_heads, key_heads)
         mixer.fix_query_key_value_ordering = types.MethodType(_ungrouped, mixer)
 
+    def as_stock(self, mixer: nn.Module, *, repeat_keys: bool) -> None:
+        """Rows of one key head after the other again: q, k, v, z and b, a of each."""
+        super().as_stock(mixer, repeat_keys=repeat_keys)
+        projections = mixer.in_proj_qkvz, mixer.in_proj_ba
+        numbers = (torch.arange(x.out_features)[None, None] for x in projections)
+        places = [x.flatten() for x in type(mixer).fix_query_key_value_ordering(mixer, *numbers)]
+        for projection, parts in zip(projections, (places[:4], places[4:]), strict=True):
+            projection.weight = slicing.taken(projection.weight, torch.cat(parts).argsort())
+
 
 class Qwen35(GatedDeltaNet):
     """b and a have a projection each, rows in the order of the value heads."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.kernels import recurrence
 
-STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
+_STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 
 
 class StateSpaceDual(recipe.Recipe):
@@ -64,7 +64,7 @@ class StateSpaceDual(recipe.Recipe):
     def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
         if "chunk_size" in options:
             return super().taken_apart(arguments, options)
-        named = dict(zip(STEP_PLACES, arguments, strict=False)) | options
+        named = dict(zip(_STEP_PLACES, arguments, strict=False)) | options
         timed = {name: named.pop(name)[:, None] for name in self.timed}
         return recipe.Call(timed, named.pop("state"), named)
 
@@ -72,7 +72,7 @@ class StateSpaceDual(recipe.Recipe):
         if "chunk_size" in call.options:
             return super().run(function, call)
         named = call.options | {name: x[:, 0] for name, x in call.timed.items()} | {"state": call.state}
-        arguments = [named.pop(name) for name in STEP_PLACES]
+        arguments = [named.pop(name) for name in _STEP_PLACES]
         return function(*arguments, **named), call.state
 
     def returned(self, outputs: Tensor, state: Tensor, options: dict) -> Tensor | tuple[Tensor, Tensor]:
@@ -192,6 +192,10 @@ class FalconH1(StateSpaceDual):
         multipliers = mixer.mup_vector.index_select(-1, rows.to(mixer.mup_vector.device))
         # Saved with the weights: transformers would fill a buffer that is not with the multipliers of all heads.
         mixer.register_buffer("mup_vector", multipliers, persistent=True)
+
+    def as_stock(self, mixer: nn.Module, *, repeat_keys: bool) -> None:
+        super().as_stock(mixer, repeat_keys=repeat_keys)
+        mixer.register_buffer("mup_vector", mixer.mup_vector, persistent=False)
 
     def cut_norm(self, mixer: nn.Module, channels: recipe.Rows, groups: int, narrower: float) -> None:
         if mixer.mamba_rms_norm:

@@ -27,7 +27,7 @@ class Heads(NamedTuple):
 
 
 Rows = Int64[Tensor, " rows"]
-Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
+_Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
 
 class Inputs(tuple):
@@ -47,7 +47,7 @@ class Inputs(tuple):
         self.beta = beta.mean(2) if beta.ndim == 4 else beta
 
     @property
-    def gates(self) -> Gates:
+    def gates(self) -> _Gates:
         """Log-decay g ≤ 0 and write strength of each head, the mean over its key channels where these decay apart."""
         if self.g.ndim == 3:
             return self.g, self.beta
@@ -277,6 +277,14 @@ class Recipe:
                 delattr(mixer, name)
             # transformers would otherwise give weights that are not there their first values.
             mixer._is_hf_initialized = True
+
+    def as_stock(self, mixer: nn.Module, *, repeat_keys: bool) -> None:
+        """Put a pruned module's weights, in place, as its family reads them, if need be with a key for each value head.
+
+        What is left holds the tensors of a stock layer with fewer heads, and cannot run.
+        """
+        if repeat_keys:
+            self.cut(mixer, range(self.heads(mixer).H), self.sharing(mixer))
 
     def _keys(self, mixer: nn.Module, heads: Sequence[int]) -> list[int]:
         """The key head that each value head reads with, numbered as before any pruning."""

@@ -15,7 +15,7 @@ from srdyn.study.run import store
 
 log = logging.getLogger(__name__)
 
-SHARE = 0.389
+_SHARE = 0.389
 """Of the heads removed, the paper's."""
 PLANS = {
     "spectra": {"sizes": (32, 64, 128, 256), "batches": (1, 10, 100, 1000, 10_000, 100_000), "rounds": 9},
@@ -24,8 +24,8 @@ PLANS = {
         "lengths": (512, 1024, 2048, 4096, 8192, 16384), "layers": (2, 4, 8), "heads": (4, 8, 16, 32), "T": 1024,
         "rounds": 7,
     },
-    "pruned": {"layers": 3, "removed": SHARE, "batches": (16, 32), "T": 512, "rounds": 31},
-    "memory": {"lengths": (256, 1024), "layers": 3, "removed": SHARE, "B": 32, "T": 64},
+    "pruned": {"layers": 3, "removed": _SHARE, "batches": (16, 32), "T": 512, "rounds": 31},
+    "memory": {"lengths": (256, 1024), "layers": 3, "removed": _SHARE, "B": 32, "T": 64},
     "training": {"B": 4, "T": 512, "rounds": 7},
     "families": {"T": 512, "rounds": 3, "kinds": ()},
 }  # fmt: skip

@@ -7,8 +7,8 @@ import pandas as pd
 
 from srdyn.bench import pruned, throughput, tracing, training
 
-COLUMNS = ["what", "measured", "low", "high", "at_least", "at_most"]
-Row = dict[str, object]
+_COLUMNS = ["what", "measured", "low", "high", "at_least", "at_most"]
+_Row = dict[str, object]
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
@@ -18,8 +18,8 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
     """
     rows = [*_spectra(tables["spectra"]), *_tracing(tables["tracing"]), *_growth(tables["growth"])]
     rows += [*_pruned(tables["pruned"]), *_memory(tables["memory"]), *_training(tables["training"])]
-    found = pd.DataFrame(rows, columns=COLUMNS)
-    found["verdict"] = [_verdict(*row) for row in found[COLUMNS[1:]].itertuples(index=False)]
+    found = pd.DataFrame(rows, columns=_COLUMNS)
+    found["verdict"] = [_verdict(*row) for row in found[_COLUMNS[1:]].itertuples(index=False)]
     return found
 
 
@@ -33,20 +33,20 @@ def _verdict(measured: float, low: float, high: float, at_least: float, at_most:
     return "missed" if high < above or low > below else "undecided"
 
 
-def _ratios(table: pd.DataFrame, what: str, **bound: float) -> Iterator[Row]:
+def _ratios(table: pd.DataFrame, what: str, **bound: float) -> Iterator[_Row]:
     """A row for each of the table, whose columns fill in `what`."""
     for row in table.to_dict("records"):
         yield {"what": what.format(**row), "measured": row["ratio"], "low": row["low"], "high": row["high"], **bound}
 
 
-def _spectra(table: pd.DataFrame) -> Iterator[Row]:
+def _spectra(table: pd.DataFrame) -> Iterator[_Row]:
     ours = table[(table["method"] == "srdyn") & table["d"].isin([64, 128])]
     many = ours[(ours["batch"] >= 1000) & ours["ratio"].notna()]
     yield from _ratios(many, f"spectra, d = {{d}}, batch {{batch}}: times the speed of {throughput.BASE}", at_least=1.7)
     yield {"what": "spectra: error in units of σ₁", "measured": ours["error"].max(), "at_most": 1e-12}
 
 
-def _tracing(table: pd.DataFrame) -> Iterator[Row]:
+def _tracing(table: pd.DataFrame) -> Iterator[_Row]:
     overhead, anew = (
         table[table["what"] == "overhead"],
         table[(table["what"] == "prefixes") & (table["positions"] == 16)],
@@ -59,19 +59,19 @@ def _tracing(table: pd.DataFrame) -> Iterator[Row]:
         yield from _ratios(chosen, f"{{case}}{functions}, at 16 positions: times {{base}}", at_least=8.0)
 
 
-def _growth(table: pd.DataFrame) -> Iterator[Row]:
+def _growth(table: pd.DataFrame) -> Iterator[_Row]:
     axis = table[table["axis"] == "T"].rename(columns={"exponent": "ratio"}).head(1)
     return _ratios(axis, "exponent of T", at_least=0.9, at_most=1.1)
 
 
-def _pruned(table: pd.DataFrame) -> Iterator[Row]:
+def _pruned(table: pd.DataFrame) -> Iterator[_Row]:
     smaller, what = table[table["case"] == pruned.PRUNED], "{model}, {what}, {B} sequences: pruned over original"
     steps = smaller["what"] == "layer step"
     yield from _ratios(smaller[steps & (smaller["B"] >= 16)], what, at_most=0.7)
     yield from _ratios(smaller[~steps], what)
 
 
-def _memory(table: pd.DataFrame) -> Iterator[Row]:
+def _memory(table: pd.DataFrame) -> Iterator[_Row]:
     held = table[(table["what"] == "states") & (table["case"] == pruned.PRUNED)]
     share = held["bytes"] / held["predicted"]
     exact = held.assign(ratio=share, low=share, high=share)
@@ -83,5 +83,5 @@ def _memory(table: pd.DataFrame) -> Iterator[Row]:
         yield {"what": what, "measured": rise["bytes"] / rise["predicted"], **bound}
 
 
-def _training(table: pd.DataFrame) -> Iterator[Row]:
+def _training(table: pd.DataFrame) -> Iterator[_Row]:
     return _ratios(table[table["case"] != training.STOCK], "training {what}, {case}: times the speed of transformers")

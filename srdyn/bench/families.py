@@ -12,8 +12,8 @@ from srdyn import architectures, models
 from srdyn.bench import timing
 from srdyn.loading import checkpoints
 
-READ = "read"
-PARTLY_SPECIFIED = {"qwen4_exp"}
+_READ = "read"
+_PARTLY_SPECIFIED = {"qwen4_exp"}
 """Families whose defaults describe no whole model. The linear layer of this one computes what Qwen3.5's does."""
 
 
@@ -31,7 +31,7 @@ def configs() -> list[transformers.PreTrainedConfig]:
     """The configuration of every family as its class has it by default; of a model with images, the whole one's."""
     importlib.import_module("fla.models")  # makes its configurations known by their model types
     kinds = [kind for kinds in architectures.supported()["model_types"] for kind in kinds.split(", ")]
-    whole = dict.fromkeys(kind for kind in kinds if kind not in PARTLY_SPECIFIED and not kind.endswith("_text"))
+    whole = dict.fromkeys(kind for kind in kinds if kind not in _PARTLY_SPECIFIED and not kind.endswith("_text"))
     own = {kind: getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None) for kind in whole if kind}
     return [build() if build else transformers.AutoConfig.for_model(kind) for kind, build in own.items()]
 
@@ -60,4 +60,4 @@ def _timed(config: transformers.PreTrainedConfig, T: int, rounds: int) -> pd.Dat
         site.mixer(hidden_states=coming)
 
     named = {"kind": config.model_type, "layer": type(site.mixer).__name__, "hidden": hidden}
-    return timing.compared({READ: read}, rounds=rounds, base=READ, tokens=T, **named, H=heads.H, K=heads.K, V=heads.V)
+    return timing.compared({_READ: read}, rounds=rounds, base=_READ, tokens=T, **named, H=heads.H, K=heads.K, V=heads.V)

@@ -10,7 +10,7 @@ from srdyn import models
 from srdyn.architectures import linear_cache
 from srdyn.bench import subjects, timing
 
-ORIGINAL, PRUNED, STOCK = "original", "pruned", "original, transformers' own step"
+ORIGINAL, PRUNED, _STOCK = "original", "pruned", "original, transformers' own step"
 WIDE = "Qwen3-Next layers"
 READ = 16
 """Tokens that a cache has read before the steps that are timed; a step's cost does not depend on them."""
@@ -30,9 +30,9 @@ def table(*, layers: int, removed: float, batches: tuple[int, ...], T: int, roun
         steps = {case: layer_step(model, B) for case, model in both.items()}
         tables.append(compared(steps, model=WIDE, what="layer step", B=B, tokens=B))
         # On its own: a case that goes over the state a dozen times leaves the next one cold caches.
-        stock = {ORIGINAL: steps[ORIGINAL], STOCK: layer_step(subjects.stock(wide), B)}
+        stock = {ORIGINAL: steps[ORIGINAL], _STOCK: layer_step(subjects.stock(wide), B)}
         beside = compared(stock, model=WIDE, what="layer step", B=B, tokens=B)
-        tables.append(beside[beside["case"] == STOCK])
+        tables.append(beside[beside["case"] == _STOCK])
         whole = {case: model_step(model, B, READ) for case, model in both.items()}
         tables.append(compared(whole, model=WIDE, what="model step", B=B, tokens=B))
     prefill = {case: layer_prefill(model, T) for case, model in both.items()}

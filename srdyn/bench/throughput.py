@@ -12,14 +12,14 @@ from srdyn import spectra
 from srdyn.bench import timing
 
 BASE = "torch.linalg.svdvals"
-TIMED = ["method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"]
-LONGEST = 10.0
+_TIMED = ["method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"]
+_LONGEST = 10.0
 """Seconds: a method that would need more for one call is left out, and said to be."""
-SECONDS = 20.0
+_SECONDS = 20.0
 """For all rounds of a size and batch; where they need more there are fewer of them, down to one."""
-LARGEST = 2**31
+_LARGEST = 2**31
 """Bytes of float64 that a batch may have."""
-CHECKED = 100
+_CHECKED = 100
 """Matrices of each size whose singular values are compared with LAPACK's."""
 
 
@@ -61,31 +61,31 @@ def _of_size(d: int, batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
         rows = rows.set_index("method").reindex(notes).reset_index()
         rows = rows.assign(d=d, batch=batch, note=list(notes.values()), error=rows["method"].map(errors))
         tables.append(rows.assign(per_second=batch / rows["median"]))
-    return pd.concat(tables, ignore_index=True)[["d", "batch", *TIMED, "per_second", "error", "note"]]
+    return pd.concat(tables, ignore_index=True)[["d", "batch", *_TIMED, "per_second", "error", "note"]]
 
 
 def _of_batch(d: int, batch: int, methods: list[str], expected: dict[str, float], rounds: int) -> pd.DataFrame:
     if not methods:
-        return pd.DataFrame(columns=TIMED)
+        return pd.DataFrame(columns=_TIMED)
     states = torch.randn(batch, d, d, generator=torch.Generator().manual_seed(d))
     cases = {method: functools.partial(METHODS[method], states) for method in methods}
     whole = sum(expected[method] for method in methods) * batch
-    rounds = max(1, min(rounds, int(SECONDS / whole))) if whole else rounds
-    times = timing.interleaved(cases, rounds=rounds, seconds=SECONDS, warm_up=whole < 1)
-    rows = timing.medians(times, base=BASE if BASE in cases else methods[0], faster=True).set_axis(TIMED, axis=1)
+    rounds = max(1, min(rounds, int(_SECONDS / whole))) if whole else rounds
+    times = timing.interleaved(cases, rounds=rounds, seconds=_SECONDS, warm_up=whole < 1)
+    rows = timing.medians(times, base=BASE if BASE in cases else methods[0], faster=True).set_axis(_TIMED, axis=1)
     if BASE not in cases:
         rows[["base", "ratio", "low", "high"]] = None, np.nan, np.nan, np.nan
     return rows
 
 
 def _errors(d: int) -> dict[str, float]:
-    states = torch.randn(CHECKED, d, d, generator=torch.Generator().manual_seed(d))
+    states = torch.randn(_CHECKED, d, d, generator=torch.Generator().manual_seed(d))
     exact = spectra.reference(states)
     return {name: float(((method(states) - exact) / exact[:, :1]).abs().max()) for name, method in METHODS.items()}
 
 
 def _note(batch: int, d: int, seconds: float) -> str:
     size = batch * d * d * 8
-    if size > LARGEST:
+    if size > _LARGEST:
         return f"left out: {size / 2**30:.1f} GiB in float64"
-    return f"left out: a call would take {seconds:.0f} s" if seconds > LONGEST else ""
+    return f"left out: a call would take {seconds:.0f} s" if seconds > _LONGEST else ""

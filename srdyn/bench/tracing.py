@@ -11,9 +11,9 @@ from torch import Tensor
 from srdyn import architectures, models, spectra, states
 from srdyn.bench import subjects, throughput, timing
 
-PLAIN, TRACED, SPECTRA = "forward pass", "traced", "traced, with spectra"
+_PLAIN, TRACED, SPECTRA = "forward pass", "traced", "traced, with spectra"
 AGAIN, PUBLISHED = "prefixes anew", "prefixes anew, transformers' functions, numpy spectra"
-EVERY = 64
+_EVERY = 64
 """Tokens from one state to the next where growth is measured."""
 ONE_PASS, THROUGH_CACHE = "every token, one pass", "every token, through the cache"
 
@@ -38,12 +38,12 @@ def table(*, B: int, T: int, counts: tuple[int, ...], every_token: int, rounds: 
     """
     model, most = subjects.shipped("hybrid"), max(counts)
     ids = subjects.tokens(model, B, T)
-    tables = [_timed("overhead", model, ids, _spaced(T, most), (PLAIN, TRACED, SPECTRA), rounds)]
+    tables = [_timed("overhead", model, ids, _spaced(T, most), (_PLAIN, TRACED, SPECTRA), rounds)]
     for count in counts:
         cases = (TRACED, SPECTRA, AGAIN, PUBLISHED) if count < most else (TRACED, AGAIN)
         tables.append(_timed("prefixes", model, ids, _spaced(T, count), cases, max(2, rounds // 2)))
     some, positions = ids[:1, :every_token], list(range(1, every_token + 1))
-    cases = (PLAIN, ONE_PASS, THROUGH_CACHE)
+    cases = (_PLAIN, ONE_PASS, THROUGH_CACHE)
     tables.append(_timed("every token", model, some, positions, cases, max(2, rounds // 2)))
     return pd.concat(tables, ignore_index=True)
 
@@ -60,7 +60,7 @@ def _timed(
         found = found.where(~found["case"].isin([SPECTRA, PUBLISHED]), like)
     B, T = ids.shape
     read = model.grid.L * model.grid.H * B * len(positions)
-    per_state = (found["median"] - base[cases[0]]) / read if cases[0] == PLAIN else float("nan")
+    per_state = (found["median"] - base[cases[0]]) / read if cases[0] == _PLAIN else float("nan")
     return found.assign(what=what, T=T, B=B, positions=len(positions), per_state=per_state)
 
 
@@ -69,7 +69,7 @@ def _case(case: str, model: models.Model, ids: Int[Tensor, "B T"], positions: li
     if case == PUBLISHED:
         return functools.partial(anew, subjects.stock(model), ids, positions, _by_numpy)
     return {
-        PLAIN: functools.partial(subjects.read, model, ids),
+        _PLAIN: functools.partial(subjects.read, model, ids),
         TRACED: functools.partial(trace, measure=nothing),
         SPECTRA: trace,
         AGAIN: functools.partial(anew, model, ids, positions, nothing),
@@ -104,8 +104,8 @@ def growth(
 ) -> pd.DataFrame:
     """A row for each size of each axis: axis (T, L, H), size, n, median, spread, unit, exponent, low, high.
 
-    T grows on the shipped pure model, L and H on random models of its kind at `T` tokens; one sequence, a state every
-    `EVERY` tokens, with spectra. `exponent` is the slope of log time over log size, with its interval over rounds.
+    T grows on the shipped pure model, L and H on random models of its kind at `T` tokens; one sequence, a state with
+    spectra every few tokens. `exponent` is the slope of log time over log size, with its interval over rounds.
     """
     pure = subjects.shipped("pure")
     subject = {
@@ -119,7 +119,7 @@ def growth(
 def _grown(axis: str, by_size: dict[int, tuple[models.Model, int]], rounds: int) -> pd.DataFrame:
     cases = {}
     for size, (model, T) in by_size.items():
-        positions = list(range(min(EVERY, T), T + 1, EVERY))
+        positions = list(range(min(_EVERY, T), T + 1, _EVERY))
         cases[f"{size}"] = functools.partial(states.trace, model, subjects.tokens(model, 1, T), positions)
     times = timing.interleaved(cases, rounds=rounds)
     fit = timing.exponent(timing.wide(times), {f"{size}": size for size in by_size})

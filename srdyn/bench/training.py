@@ -12,7 +12,7 @@ from srdyn.bench import subjects, timing
 from srdyn.kernels import bfloat16, scan
 from srdyn.training import train
 
-STOCK, SCAN, SWEEPS, BFLOAT16 = "transformers", "compiled scan", "and fused sweeps", "and bfloat16 products"
+STOCK, _SCAN, _SWEEPS, _BFLOAT16 = "transformers", "compiled scan", "and fused sweeps", "and bfloat16 products"
 
 
 def table(*, B: int, T: int, rounds: int) -> pd.DataFrame:
@@ -44,11 +44,11 @@ def step(hf: nn.Module, B: int, T: int) -> timing.Case:
 
 def _variants() -> dict[str, nn.Module]:
     model = subjects.shipped("hybrid")
-    found = {STOCK: subjects.stock(model).hf, SCAN: subjects.copied(model).hf, SWEEPS: subjects.copied(model).hf}
-    cpu_speedups.use(found[SWEEPS])
+    found = {STOCK: subjects.stock(model).hf, _SCAN: subjects.copied(model).hf, _SWEEPS: subjects.copied(model).hf}
+    cpu_speedups.use(found[_SWEEPS])
     if bfloat16.supported():
-        found[BFLOAT16] = subjects.copied(model).hf
-        cpu_speedups.use(found[BFLOAT16], bfloat16=True)
+        found[_BFLOAT16] = subjects.copied(model).hf
+        cpu_speedups.use(found[_BFLOAT16], bfloat16=True)
     return found
 
 
@@ -57,7 +57,7 @@ def _recurrences(B: int, T: int) -> dict[str, timing.Case]:
     site, layers = architectures.sites(model.hf)[0], model.grid.L
     stock = subjects.stock_functions(site)[site.recipe.chunk_tap]
     inputs = _inputs(site, B, T)
-    return {name: _both_ways(rule, inputs, layers) for name, rule in ((STOCK, stock), (SCAN, scan.gated_delta_rule))}
+    return {name: _both_ways(rule, inputs, layers) for name, rule in ((STOCK, stock), (_SCAN, scan.gated_delta_rule))}
 
 
 def _inputs(site: architectures.Site, B: int, T: int) -> dict[str, Tensor]:

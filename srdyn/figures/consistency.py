@@ -6,55 +6,44 @@ from matplotlib.figure import Figure
 
 from srdyn.figures import style
 
-FIRST, OTHERS = style.Look("#111111", "D"), style.Look("0.55", "o")
+_FIRST, _OTHERS = style.Look("#111111", "D"), style.Look("0.55", "o")
 """Linear layers: the first one, which an attack binds, and the others."""
-ORDER_KEPT = 0.9
+_ORDER_KEPT = 0.9
 """Spearman ρ from which the order counts as kept (claim C3)."""
 
 
 @style.draws("model layer head context", "rank low high D bound text_rank")
 def attacks(table: pd.DataFrame) -> Figure:
-    """Every head's rank under a repetition attack (context) against its rank in text: models across, attacks down.
-
-    `bound` is NaN except in the first layer.
-    """
+    """Every head's rank under a repetition attack (context) against that in text; `bound` is of the first layer."""
     figure, parts = style.crossed(table, "context", "model", height=1.85, sharey=True)
     for panel, part in parts:
         _attack_panel(panel, part)
     style.outer_labels(figure.axes, x="effective rank r in text", y="effective rank r\nunder attack")
-    handles = [
-        style.handle("first linear layer", FIRST, markerfacecolor="white", linestyle=""),
-        style.handle("other layers", OTHERS, linestyle=""),
-        style.handle("p + 3, bound in the first linear layer", **style.BOUND),
-    ]
-    style.legend(figure, handles)
-    heads = table.groupby(["model", "context"])["rank"].count()
-    return style.finish(
-        figure, f"{style.span(heads)} heads a panel, with 95 % interval", style.counted(table), "dotted: equal ranks"
-    )
+    first = style.handle("first linear layer", _FIRST, markerfacecolor="white", linestyle="")
+    bound = style.handle("p + 3, bound in the first linear layer", **style.BOUND)
+    style.legend(figure, [first, style.handle("other layers", _OTHERS, linestyle=""), bound])
+    heads = f"{style.span(table.groupby(['model', 'context'])['rank'].count())} heads a panel, with 95 % interval"
+    return style.finish(figure, heads, style.counted(table), "dotted: equal ranks")
 
 
 def _attack_panel(panel: Axes, table: pd.DataFrame) -> None:
-    top = table["D"].max() if len(table) else 1
-    panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
+    style.equal_ranks(panel, table["D"].max() if len(table) else 1)
     first = table["bound"].notna()
-    for rows, look, front in ((table[~first], OTHERS, 2), (table[first], FIRST, 3)):
-        mark = {"hollow": look == FIRST, "markersize": 3, "zorder": front}
+    for rows, look, front in ((table[~first], _OTHERS, 2), (table[first], _FIRST, 3)):
+        mark = {"hollow": look == _FIRST, "markersize": 3, "zorder": front}
         style.points(panel, rows["text_rank"], rows, look, value="rank", width=0.6, front=front, **mark)
     for bound in table["bound"].dropna().unique():
         panel.axhline(bound, zorder=1, **style.BOUND)
         at = panel.get_yaxis_transform()
         panel.annotate(f"p + 3 = {bound:g}", (1, bound), (-1, 4), at, "offset points", ha="right", size=6, color="0.3")
-    panel.set_xlim(-0.03 * top, 1.05 * top)
-    panel.set_ylim(-0.03 * top, 1.05 * top)
 
 
 @style.draws("model layer context sample position", "cosine bound")
 def cosine_bound(table: pd.DataFrame) -> Figure:
     """How far consecutive norm vectors turn, beside what Eq. 13 allows: 1 − cosine against t, a line for each layer.
 
-    Lines are means over samples (of several contexts), bands reach from the smallest to the largest. A 1 − cosine of 0
-    or less (rounding) has no place on the log axis: it is left out, and counted at the foot.
+    Lines are means over samples, bands reach from the smallest to the largest. A 1 − cosine of 0 or less (rounding) has
+    no place on the log axis: it is left out, and counted at the foot.
     """
     turns = table.assign(turn=1 - table["cosine"], allowed=1 - table["bound"])
     shown = turns.assign(turn=turns["turn"].where(turns["turn"] > 0))
@@ -93,28 +82,22 @@ def _turn_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 @style.draws("kind seed source position", "model spearman low high")
 def time_order(table: pd.DataFrame) -> Figure:
-    """Spearman ρ of the ranks after t tokens with the final ranks, as t grows: model seeds and nulls, a panel a kind.
-
-    An undefined ρ (NaN) interrupts its line.
-    """
+    """Spearman ρ of the ranks after t tokens with the final ranks: seeds and nulls, a panel a kind; NaN is a gap."""
     figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
         part = part.sort_values("position")
         for (source, seed), line in part.groupby(["source", "seed"]):
             _order_line(panel, line, source, bold=int(seed) == style.seeds(part)[0])
-        panel.axhline(ORDER_KEPT, zorder=1, **style.BOUND)
+        panel.axhline(_ORDER_KEPT, zorder=1, **style.BOUND)
         style.log2_positions(panel, part["position"])
         panel.set_ylim(top=1.03)
     style.outer_labels(figure.axes, x="position t (tokens)", y="Spearman ρ to final ranks")
     style.source_legend(figure, table, "spearman")
-    return style.finish(figure, "bands: 95 % interval", style.counted(table), f"dashed: {ORDER_KEPT:g}")
+    return style.finish(figure, "bands: 95 % interval", style.counted(table), f"dashed: {_ORDER_KEPT:g}")
 
 
 def _order_line(panel: Axes, line: pd.DataFrame, source: str, *, bold: bool) -> None:
-    look, front = style.SOURCES[source], 4 if source == style.MODEL else 2
-    width = 1.5 if bold and source == style.MODEL else 0.8
-    panel.plot(
-        line["position"], line["spearman"], color=look.colour, marker=look.marker, linewidth=width, markersize=2.5,
-        zorder=front,
-    )  # fmt: skip
+    look, model = style.SOURCES[source], source == style.MODEL
+    drawn = {"color": look.colour, "marker": look.marker, "markersize": 2.5, "zorder": 4 if model else 2}
+    panel.plot(line["position"], line["spearman"], linewidth=1.5 if bold and model else 0.8, **drawn)
     panel.fill_between(line["position"], line["low"], line["high"], color=look.colour, alpha=0.14, linewidth=0)

@@ -10,23 +10,25 @@ from matplotlib.ticker import FuncFormatter
 
 from srdyn.figures import style
 
-AXES = {"T": "tokens T", "L": "layers L", "H": "heads H"}
-UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-LOOKS = (style.Look("#111111", "o"), style.Look("#004488", "s"), style.Look("#C99000", "^"), style.Look("#BB5566", "D"))
+_AXES = {"T": "tokens T", "L": "layers L", "H": "heads H"}
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
+_LOOKS = (
+    style.Look("#111111", "o"),
+    style.Look("#004488", "s"),
+    style.Look("#C99000", "^"),
+    style.Look("#BB5566", "D"),
+)
 
 
 @style.draws("what case positions", "base T B n ratio low high")
 def tracing_cost(table: pd.DataFrame) -> Figure:
-    """Left, what a trace costs beside its base; right, reading every prefix anew beside one trace, by positions.
-
-    `what` is measured: `overhead`, `prefixes` or `every token`.
-    """
+    """Left, a trace beside its base (`what`: `overhead`); right, every prefix anew beside one trace (`prefixes`)."""
     figure, axes = style.grid(1, 2, height=1.9)
     beside = table[(table["what"] == "overhead") & (table["case"] != table["base"])]
     _dots(axes[0, 0], beside, beside["case"], "time over that of the forward pass")
     axes[0, 0].axvline(1, **style.BOUND)
     anew, right = table[(table["what"] == "prefixes") & (table["case"] != table["base"])], axes[0, 1]
-    for look, (case, line) in zip(LOOKS, anew.groupby("case", sort=False), strict=False):
+    for look, (case, line) in zip(_LOOKS, anew.groupby("case", sort=False), strict=False):
         mark = {"linestyle": "-", "label": textwrap.fill(str(case), 26)}
         style.points(right, line["positions"], line, look, value="ratio", **mark)
     counts = np.array(sorted(anew["positions"].unique()))
@@ -45,7 +47,7 @@ def spectrum_rates(table: pd.DataFrame) -> Figure:
     """Spectra per second against the batch, a panel a size, a line a method; NaN where a case was left out."""
     sizes = sorted(table["d"].unique())
     figure, axes = style.grid(1, len(sizes), height=1.9, sharex=True)
-    methods = dict(zip(table["method"].unique(), LOOKS, strict=False))
+    methods = dict(zip(table["method"].unique(), _LOOKS, strict=False))
     for panel, d in zip(axes[0], sizes, strict=True):
         for method, look in methods.items():
             line = table[(table["d"] == d) & (table["method"] == method) & table["median"].notna()]
@@ -69,25 +71,21 @@ def cost_growth(table: pd.DataFrame) -> Figure:
         line, axis = line.sort_values("size"), panel.get_title()
         half = line["spread"] / 2
         ends = line.assign(low=line["median"] - half, high=line["median"] + half)
-        style.points(panel, line["size"], ends, LOOKS[0], value="median", linestyle="-", label="")
+        style.points(panel, line["size"], ends, _LOOKS[0], value="median", linestyle="-", label="")
         middle = np.exp(np.log(line["median"]).mean() - line["exponent"] * np.log(line["size"]).mean())
         panel.plot(line["size"], middle * line["size"] ** line["exponent"], zorder=1, **style.BOUND)
         fit = line.iloc[0]
         panel.set_title(rf"$\propto {axis}^{{{fit['exponent']:.2f}}}$ [{fit['low']:.2f}, {fit['high']:.2f}]")
         panel.set_yscale("log")
         style.log2_positions(panel, line["size"])
-        panel.set_xlabel(AXES.get(axis, axis))
+        panel.set_xlabel(_AXES.get(axis, axis))
     figure.axes[0].set_ylabel("time of a trace (s)")
     return style.finish(figure, _rounds(table), "bars: interquartile range; dashed: the power law fitted")
 
 
 @style.draws("model what B case", "n ratio low high")
 def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
-    """Time of the pruned model over that of the original, a row for each thing timed.
-
-    Of the cases, `pruned` is drawn. `left` is the share of the heads left, and `wanted` the ratio that was aimed at;
-    both are dashed.
-    """
+    """Time of what is pruned over the original's; dashed: the share of heads `left`, the ratio `wanted`, 1."""
     part = table[table["case"] == "pruned"]
     figure, axes = style.grid(1, 1, height=0.22 * len(part) + 0.5)
     names = part["model"] + ", " + part["what"] + ", B = " + part["B"].astype(str)
@@ -110,7 +108,7 @@ def training_rates(table: pd.DataFrame) -> Figure:
 def _dots(panel: Axes, table: pd.DataFrame, names: pd.Series, label: str) -> None:
     """A dot with its interval for each row, from the top down, its value beside it."""
     places = np.arange(len(table))
-    style.points(panel, places, table, LOOKS[0], value="ratio", width=1.2, listed=True)
+    style.points(panel, places, table, _LOOKS[0], value="ratio", width=1.2, listed=True)
     for place, ratio, high in zip(places, table["ratio"], table["high"].fillna(table["ratio"]), strict=True):
         panel.annotate(f"{ratio:.2f}", (high, place), (4, 0), textcoords="offset points", size=6.5, va="center")
     style.listed(panel, names)
@@ -126,8 +124,7 @@ def _rounds(table: pd.DataFrame) -> str:
 def memory(table: pd.DataFrame) -> Figure:
     """Bytes of the whole cache, intact and without the removed states, and the share freed, against context length.
 
-    A line for each model, dark to light by the length at which keys and values cost what the states do: `break_even`,
-    NaN without attention.
+    A line a model, dark to light by the length at which keys and values cost what states do (`break_even`, NaN: none).
     """
     table = table.sort_values(["break_even", "model", "tokens"])
     removed = table["removed_heads"].sum() / table["heads"].sum()
@@ -174,7 +171,7 @@ def _mark_break_even(panel: Axes, line: pd.DataFrame, column: str, shade: str) -
 def _label_bytes(panel: Axes) -> None:
     low, high = np.log2(panel.get_ylim())
     powers = range(5 * int(np.ceil(low / 5)), int(high) + 1, 5)
-    panel.set_yticks([2**power for power in powers], [f"{2 ** (power % 10)} {UNITS[power // 10]}" for power in powers])
+    panel.set_yticks([2**power for power in powers], [f"{2 ** (power % 10)} {_UNITS[power // 10]}" for power in powers])
     panel.set_ylabel("whole cache of one sequence")
 
 

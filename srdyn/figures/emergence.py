@@ -12,23 +12,23 @@ from srdyn.figures import style
 from srdyn.loading import reference
 from srdyn.study.analysis import emergence
 
-KEY = ["kind", "seed", "step"]
-ENDS = ["estimate", "low", "high"]
-FEW_STEPS = 4
-NO_BREAK = "\N{NO-BREAK SPACE}"
-STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
-REFERENCES = {
+_KEY = ["kind", "seed", "step"]
+_ENDS = ["estimate", "low", "high"]
+_FEW_STEPS = 4
+_NO_BREAK = "\N{NO-BREAK SPACE}"
+_STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
+_REFERENCES = {
     "final": style.Look("#111111", "o"),
     "untrained": style.SOURCES["untrained"],
     "other half": style.Look("#117733", ""),
 }
 """What an order is compared with; the last is a ceiling, and dashed."""
-DASHES = {emergence.HALVES: "--"}
-ARMS = {"low": style.STRATA["low"], "high": style.STRATA["high"], "random": style.Look("#777777", "D")}
+_DASHES = {emergence.HALVES: "--"}
+_ARMS = {"low": style.STRATA["low"], "high": style.STRATA["high"], "random": style.Look("#777777", "D")}
 """Which heads are removed."""
-STRATA = {name if name == "middle" else f"{name}-rank": look for name, look in style.STRATA.items()}
-VALUES = {emergence.RANK: "ranks", emergence.DECAY: "decays"}
-ORIGINS = {
+_STRATA = {name if name == "middle" else f"{name}-rank": look for name, look in style.STRATA.items()}
+_VALUES = {emergence.RANK: "ranks", emergence.DECAY: "decays"}
+_ORIGINS = {
     "rank at the start": "rank at the start",
     "decay at the end": "decay at the end",
     "start beyond decay": "start, beyond decay",
@@ -40,11 +40,10 @@ ORIGINS = {
 def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     """Every head's rank over training above the shares of low, middle and high heads, a column for each kind of model.
 
-    `heads` are those of one seed of each kind, their stratum is that at the end of training. `distribution`: kind,
-    seed, step, measure, estimate, low, high, n, with the measures `share of low` … and `rank of low` … (bold: the mean
-    of the heads that end there).
+    `heads` are those of one seed of each kind, with their stratum at the end. `distribution`: kind, seed, step, measure
+    (`share of low` …, `rank of low` …, the mean of the heads that end there), estimate, low, high, n.
     """
-    style.require(distribution, [*KEY, "measure", *ENDS], key=[*KEY, "measure"])
+    style.require(distribution, [*_KEY, "measure", *_ENDS], key=[*_KEY, "measure"])
     kinds = list(heads["kind"].unique())
     figure, axes = style.grid(2, len(kinds), height=1.8, sharex="col", sharey="row")
     for (top, bottom), kind in zip(axes.T, kinds, strict=True):
@@ -61,8 +60,8 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
         _step_axis(bottom, part["step"])
         _label_strata(top, part, "rank")
     axes[0, 0].set_ylabel("effective rank r")
-    style.outer_labels(list(axes[1]), x=STEPS, y="share of heads")
-    _legend(figure, STRATA)
+    style.outer_labels(list(axes[1]), x=_STEPS, y="share of heads")
+    _legend(figure, _STRATA)
     shares = distribution[distribution["measure"] == "share of high"]
     said = _said(shares, kinds, lambda rows: f"{rows['estimate'].iloc[0]:.2f} → {rows['estimate'].iloc[-1]:.2f}")
     return style.finish(
@@ -75,21 +74,17 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
 
 @style.draws("kind seed step value measure reference", "estimate low high n")
 def identity_formation(table: pd.DataFrame) -> Figure:
-    """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below.
-
-    A value is rank or log_decay, a reference final, untrained or other half; rows of measures other than `spearman` are
-    left out.
-    """
-    table = table[(table["measure"] == "spearman") & table["value"].isin(VALUES)]
-    named = table.assign(named="Spearman ρ of " + table["value"].map(VALUES))
-    figure, parts = style.crossed(named, "named", "kind", height=1.7, x=STEPS, sharex="col", sharey=True)
+    """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below."""
+    table = table[(table["measure"] == "spearman") & table["value"].isin(_VALUES)]
+    named = table.assign(named="Spearman ρ of " + table["value"].map(_VALUES))
+    figure, parts = style.crossed(named, "named", "kind", height=1.7, x=_STEPS, sharex="col", sharey=True)
     for panel, part in parts:
-        for other, look in REFERENCES.items():
-            _lines(panel, part[part["reference"] == other], look, line=DASHES.get(other, "-"))
+        for other, look in _REFERENCES.items():
+            _lines(panel, part[part["reference"] == other], look, line=_DASHES.get(other, "-"))
         panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         _step_axis(panel, part["step"])
     named = ["with the final model", "with the untrained model", "between halves of the windows"]
-    _legend(figure, dict(zip(named, REFERENCES.values(), strict=True)), dashed=named[-1:])
+    _legend(figure, dict(zip(named, _REFERENCES.values(), strict=True)), dashed=named[-1:])
     ranks = table[(table["value"] == emergence.RANK) & (table["reference"] == "untrained")]
     return style.finish(
         figure,
@@ -105,7 +100,7 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
 
     `heads`: as for `rank_formation`, half-lives in tokens. `origin`: kind, seed, measure, estimate, low, high, n.
     """
-    style.require(origin, ["kind", "seed", "measure", *ENDS], key=["kind", "seed", "measure"])
+    style.require(origin, ["kind", "seed", "measure", *_ENDS], key=["kind", "seed", "measure"])
     kinds = list(heads["kind"].unique())
     figure, axes = style.grid(2, len(kinds), height=1.7, sharey="row")
     for (top, bottom), kind in zip(axes.T, kinds, strict=True):
@@ -116,13 +111,13 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
         fills = emergence.half_life_that_saturates(int(part["D"].iloc[0]))
         top.axhline(fills, zorder=3, **style.BOUND)
         top.set_title(kind)
-        top.set_xlabel(STEPS)
+        top.set_xlabel(_STEPS)
         _step_axis(top, part["step"])
         _label_strata(top, part, "half_life")
         _origin_panel(bottom, origin[origin["kind"] == kind])
     axes[0, 0].set_ylabel("half-life (tokens)")
     style.outer_labels(list(axes[1]), x="R² of the final ranks", y="")
-    _legend(figure, STRATA)
+    _legend(figure, _STRATA)
     return style.finish(
         figure,
         f"above: a line a head, dashed: {fills:.2g} tokens, from where constant decay lets a head fill up",
@@ -134,25 +129,22 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
 
 @style.draws("kind seed step arm reference", "estimate low high n removed")
 def contrast_formation(table: pd.DataFrame) -> Figure:
-    """What removing low-rank, high-rank or random heads costs over training, above low minus high, a column a kind.
-
-    Of `emergence.removals`, references `intact` and, of the arm `low`, `high` are drawn.
-    """
+    """What removing heads costs over training (beside `intact`), above low minus high, a column a kind of model."""
     kinds = list(table["kind"].unique())
     figure, axes = style.grid(2, len(kinds), height=1.6, sharex="col", sharey="row")
     for (top, bottom), kind in zip(axes.T, kinds, strict=True):
         part = table[table["kind"] == kind]
-        for which, (arm, look) in enumerate(ARMS.items()):
+        for which, (arm, look) in enumerate(_ARMS.items()):
             _dots(top, part[(part["arm"] == arm) & (part["reference"] == "intact")], look, shift=which - 1)
-        _dots(bottom, part[(part["arm"] == "low") & (part["reference"] == "high")], REFERENCES["final"], shift=0)
+        _dots(bottom, part[(part["arm"] == "low") & (part["reference"] == "high")], _REFERENCES["final"], shift=0)
         for panel in (top, bottom):
             panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         removed = part.loc[part["removed"] > 0, "removed"]
         top.set_title(f"{kind}, {style.span(removed.astype(int))} heads removed")
         _step_axis(bottom, part["step"])
     axes[0, 0].set_ylabel("cost (bits per byte)")
-    style.outer_labels(list(axes[1]), x=STEPS, y="low − high\n(bits per byte)")
-    _legend(figure, {f"{arm} heads" if arm == "random" else f"{arm}-rank heads": look for arm, look in ARMS.items()})
+    style.outer_labels(list(axes[1]), x=_STEPS, y="low − high\n(bits per byte)")
+    _legend(figure, {f"{arm} heads" if arm == "random" else f"{arm}-rank heads": look for arm, look in _ARMS.items()})
     ends = table[(table["arm"] == "low") & (table["reference"] == "high")]
     return style.finish(
         figure,
@@ -192,12 +184,12 @@ def _line(panel: Axes, rows: pd.DataFrame, colour: str, line: str, *, bold: bool
 
 def _origin_panel(panel: Axes, table: pd.DataFrame) -> None:
     seeds = style.seeds(table)
-    for place, measure in enumerate(ORIGINS):
+    for place, measure in enumerate(_ORIGINS):
         rows = table[table["measure"] == measure].set_index("seed")
         for seed, aside in style.apart(style.seeds(rows.reset_index()), 0.16).items():
             mark = {"hollow": seed != seeds[0], "zorder": 3}
-            style.points(panel, place + aside, rows.loc[seed].to_dict(), REFERENCES["final"], listed=True, **mark)
-    style.listed(panel, list(ORIGINS.values()))
+            style.points(panel, place + aside, rows.loc[seed].to_dict(), _REFERENCES["final"], listed=True, **mark)
+    style.listed(panel, list(_ORIGINS.values()))
     panel.set_xlim(-0.04, 1.04)
     panel.axvline(0, color="0.8", linewidth=0.6, zorder=0)
 
@@ -208,7 +200,7 @@ def _step_axis(panel: Axes, steps: Sequence[int] | pd.Series) -> None:
     first, last = later[0], later[-1]
     panel.set_xscale("symlog", base=2, linthresh=first, linscale=1.2)
     fours = [first * 4**i for i in range(20) if first * 4**i <= last]
-    ticks = [0, *(later if len(later) <= FEW_STEPS else fours)]
+    ticks = [0, *(later if len(later) <= _FEW_STEPS else fours)]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.xaxis.set_minor_locator(NullLocator())
     panel.set_xlim(-0.15 * first, last * 1.18)
@@ -239,7 +231,7 @@ def _said(table: pd.DataFrame, kinds: list[str], told: Callable[[pd.DataFrame], 
         rows = table[table["kind"] == kind]
         rows = rows[rows["seed"] == rows["seed"].min()]
         rows = rows.sort_values("step") if "step" in rows else rows
-        found.append(f"{kind} {told(rows)}".replace(" ", NO_BREAK))
+        found.append(f"{kind} {told(rows)}".replace(" ", _NO_BREAK))
     return ", ".join(found)
 
 

@@ -1,7 +1,5 @@
 """Figures of one number for each pair, layer and head or context and context, as colours."""
 
-from collections.abc import Sequence
-
 import numpy as np
 import pandas as pd
 import seaborn as sns
@@ -14,18 +12,15 @@ from matplotlib.patches import Rectangle
 
 from srdyn.figures import style
 
-SHADES = colormaps[style.COLOURMAP].resampled(20)
+_SHADES = colormaps[style.COLOURMAP].resampled(20)
 """One shade for every twentieth."""
-DIVERGING = colormaps["PuOr_r"]
+_DIVERGING = colormaps["PuOr_r"]
 
 
 @style.draws("model source layer head", "rank D")
-def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "untrained")) -> Figure:
-    """Rank as a share of D, layer by head: models across, sources down. Heads without a rank are hatched.
-
-    Rows of other `sources` are left out.
-    """
-    table = table[table["source"].isin(sources)]
+def head_map(table: pd.DataFrame) -> Figure:
+    """Rank as a share of D, layer by head: models across, below them untrained; heads without a rank are hatched."""
+    table = table[table["source"].isin([style.MODEL, "untrained"])]
     style.require(table, [], key=["model", "source", "layer", "head"])
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
     figure, parts = style.crossed(table, "source", "model", height=height, x="head h", sharex=False, sharey=False)
@@ -35,38 +30,34 @@ def head_map(table: pd.DataFrame, *, sources: Sequence[str] = (style.MODEL, "unt
             panel.set(frame_on=False, xticks=[], yticks=[], xlabel="")
             continue
         shares = part.assign(share=part["rank"] / part["D"]).pivot(index="layer", columns="head", values="share")
-        _heatmap(panel, shares, SHADES, (0.0, 1.0))
+        _heatmap(panel, shares, _SHADES, (0.0, 1.0))
     style.outer_labels([panel for panel, _ in parts if panel.collections], x="head h", y="")
     for panel, label in rows.items():
         panel.set_ylabel(label)
-    _colourbar(figure, "effective rank r / d", SHADES, (0.0, 1.0))
+    _colourbar(figure, "effective rank r / d", _SHADES, (0.0, 1.0))
     heads = table.groupby(["model", "source"]).size()
     return style.finish(figure, f"{style.span(heads)} heads a panel", style.counted(table))
 
 
 @style.draws("model a b", "spearman")
 def context_matrix(table: pd.DataFrame) -> Figure:
-    """Spearman ρ of the heads' ranks in every pair of contexts, for each model, as colour and number; NaN is hatched.
-
-    Contexts keep the order in which they appear in a. A negative ρ has the colour of 0.
-    """
+    """Spearman ρ of the heads' ranks in every pair of contexts, a panel a model: colour (below 0 as 0) and number."""
     order = list(dict.fromkeys([*table["a"], *table["b"]]))
     figure, parts = style.panels(table, "model", height=0.9 + 0.165 * len(order))
     for panel, part in parts:
         pairs = part.pivot(index="a", columns="b", values="spearman").reindex(index=order, columns=order).astype(float)
         texts = pairs.map(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1))
-        _heatmap(panel, pairs, SHADES, (0.0, 1.0), texts=texts)
+        _heatmap(panel, pairs, _SHADES, (0.0, 1.0), texts=texts)
         panel.tick_params(axis="x", rotation=90)
-    _colourbar(figure, "Spearman ρ of ranks", SHADES, (0.0, 1.0))
+    _colourbar(figure, "Spearman ρ of ranks", _SHADES, (0.0, 1.0))
     return style.finish(figure, "ρ over all heads of a model; hatched: undefined", style.counted(table))
 
 
 @style.draws("model layer head", "residual residual_low residual_high n stratum mechanism_stratum")
 def residual_map(table: pd.DataFrame) -> Figure:
-    """Rank less rank in the mechanism null, layer by head, as colour and number: models across.
+    """Rank less rank in the mechanism null, layer by head: blank where the interval holds 0, framed in another stratum.
 
-    Heads whose interval holds 0 are left blank but for their number; where the null lies in another stratum the number
-    is framed. Raises ValueError where no head has a residual.
+    Raises ValueError where no head has a residual.
     """
     table = table.dropna(subset="residual")
     style.require(table, [], key=["model", "layer", "head"])
@@ -77,7 +68,7 @@ def residual_map(table: pd.DataFrame) -> Figure:
     for panel, part in parts:
         _residual_panel(panel, part, widest)
     style.outer_labels(figure.axes, x="head h", y="layer ℓ")
-    _colourbar(figure, "r less r in the null", DIVERGING, (-widest, widest))
+    _colourbar(figure, "r less r in the null", _DIVERGING, (-widest, widest))
     framed = table.groupby("model", sort=False)["framed"].agg(["sum", "size"])
     counted = ", ".join(f"{row.sum} of {row.size} ({row.Index})" for row in framed.itertuples())
     note = f"framed: another stratum than in the null, {counted}"
@@ -90,7 +81,7 @@ def _residual_panel(panel: Axes, table: pd.DataFrame, widest: float) -> None:
     )
     shown = values.where((low > 0) | (high < 0) | values.isna(), 0)
     texts = values.map(lambda value: "" if np.isnan(value) else style.signed(f"{value:.0f}"))
-    _heatmap(panel, shown, DIVERGING, (-widest, widest), texts=texts, line="0.9")
+    _heatmap(panel, shown, _DIVERGING, (-widest, widest), texts=texts, line="0.9")
     for head in table[table["framed"]].itertuples():
         place = (values.columns.get_loc(head.head) + 0.06, values.index.get_loc(head.layer) + 0.06)
         panel.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor="#111111", linewidth=0.8))

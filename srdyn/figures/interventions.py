@@ -1,12 +1,10 @@
 """Figures of what models lose with some of their heads: by dose, against random heads, head by head, by window."""
 
-from __future__ import annotations
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 
 from srdyn.figures import style
 
@@ -16,64 +14,50 @@ ARMS = {
     "low": style.STRATA["low"],
     "random": style.Look("#8C8C8C", "D"),
     "decay-matched": style.Look("#C28BC0", "s"),
+    "tied high": style.STRATA["high"]._replace(marker="v"),
+    "tied low": style.STRATA["low"]._replace(marker="p"),
 }
-TITLES = {"intact": "intact", "high": "highest rank removed", "low": "lowest rank removed"}
-TITLES |= {"random": "random heads removed", "decay-matched": "others with the decays of the highest"}
-MARK = {"color": "0.7", "linestyle": ":", "linewidth": 0.8}
-ROW = 0.17
-"""Inches: the height of a probe in a list of contrasts."""
+TITLES = {
+    "intact": "intact",
+    "high": "highest rank removed",
+    "low": "lowest rank removed",
+    "random": "random heads removed",
+    "decay-matched": "others with the decays of the highest",
+    "tied high": "high-rank ones removed, ties at random",
+    "tied low": "low-rank ones removed, ties at random",
+}
 
 
 @style.draws("model panel arm share", "estimate low high")
 def doses(table: pd.DataFrame, *, marked: float) -> Figure:
-    """What is answered against the share of heads removed: quantities down, models across, a line for each arm.
-
-    `panel` says what a row of panels shows, with its unit. A dotted line marks one share.
-    """
+    """What is answered (`panel`) against the share of heads removed, one `marked`: models across, a line an arm."""
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
     for panel, part in parts:
-        panel.axvline(marked, zorder=0, **MARK)
-        _dose_panel(panel, part)
-    style.legend(figure, arm_handles(table["arm"]))
+        panel.axvline(marked, color="0.7", linestyle=":", linewidth=0.8, zorder=0)
+        for intact in part.loc[part["arm"] == "intact", "estimate"]:
+            panel.axhline(intact, zorder=1, **style.BOUND)
+        shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
+        for arm, line in part[part["arm"] != "intact"].groupby("arm", sort=False):
+            line = line.sort_values("share")
+            style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
+    _arm_legend(figure, table["arm"])
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 
 
-def arm_handles(arms: pd.Series) -> list[Line2D]:
-    """The legend of the arms that occur."""
-    drawn = [name for name in ARMS if name in set(arms)]
+def _arm_legend(figure: Figure, arms: pd.Series) -> None:
+    """The arms that occur."""
     bound = {"intact": style.handle(TITLES["intact"], **style.BOUND)}
-    return [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn]
-
-
-def _dose_panel(panel: Axes, table: pd.DataFrame) -> None:
-    for intact in table.loc[table["arm"] == "intact", "estimate"]:
-        panel.axhline(intact, zorder=1, **style.BOUND)
-    shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
-    for arm, line in table[table["arm"] != "intact"].groupby("arm", sort=False):
-        line = line.sort_values("share")
-        style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
+    drawn = [name for name in ARMS if name in set(arms)]
+    style.legend(figure, [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn])
 
 
 @style.draws("model probe arm", "difference low high testable")
 def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figure:
-    """What removing high-rank and low-rank heads costs beyond as many random heads: probes down, a panel a model.
-
-    Differences are in `unit`. `better` is the side of 0 where removing the group costs less than removing random heads:
-    right for accuracy, left for bits.
-    """
-    probes = list(table["probe"].unique())
-    height = ROW * len(probes) * table["arm"].nunique() * 0.62 + 0.35
-    figure, parts = style.panels(table, "model", height=height)
-    places = style.apart([arm for arm in ARMS if arm in set(table["arm"])], 0.25)
-    for panel, part in parts:
-        panel.axvline(0, zorder=1, **style.BOUND)
-        for row in part.to_dict("records"):
-            y, mark = probes.index(row["probe"]) + places[row["arm"]], {"markersize": 3.2, "zorder": 3}
-            mark |= {"value": "difference", "hollow": not row["testable"], "listed": True, "width": 0.9}
-            style.points(panel, y, row, ARMS[row["arm"]], **mark)
-        style.listed(panel, probes)
+    """What removing a group costs beyond as many random heads, in `unit`; on the side `better` of 0 it costs less."""
+    height = 0.17 * table["probe"].nunique() * table["arm"].nunique() * 0.62 + 0.35  # inches
+    figure = _listed(table, "probe", "arm", ARMS, "difference", height=height, reach=0.25)
     style.outer_labels(figure.axes, x=f"difference to random heads\n({unit})", y="")
-    style.legend(figure, arm_handles(table["arm"]))
+    _arm_legend(figure, table["arm"])
     note = f"bars: 95 % interval over rows and draws; {better} of the dashed line: better than random heads removed"
     hollow = "hollow: the intact model is below 90 %, no verdict" if not table["testable"].all() else ""
     return style.finish(figure, note, hollow, _sizes(table))
@@ -93,25 +77,40 @@ def single_heads(table: pd.DataFrame) -> Figure:
 
 @style.draws("model probe predictor", "coefficient low high")
 def coefficients(table: pd.DataFrame) -> Figure:
-    """Standardised regression coefficients of single-head damage: predictors down, a panel a model, probes by marker.
-
-    Raises ValueError for more than four probes.
-    """
-    predictors, probes = list(table["predictor"].unique()), list(table["probe"].unique())
+    """Standardised regression coefficients of single-head damage of four probes at most: predictors down."""
+    probes = list(table["probe"].unique())
     looks = dict(zip(probes, [*ARMS.values()][1:], strict=False))
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
-    figure, parts = style.panels(table, "model", height=0.3 * len(predictors) + 0.3)
-    places = style.apart(probes, 0.2)
-    for panel, part in parts:
-        panel.axvline(0, zorder=1, **style.BOUND)
-        for row in part.to_dict("records"):
-            y, mark = predictors.index(row["predictor"]) + places[row["probe"]], {"markersize": 3.2, "zorder": 3}
-            style.points(panel, y, row, looks[row["probe"]], value="coefficient", width=0.9, listed=True, **mark)
-        style.listed(panel, predictors, tick=3.5)
+    height = 0.3 * table["predictor"].nunique() + 0.3
+    figure = _listed(table, "predictor", "probe", looks, "coefficient", height=height, reach=0.2, tick=3.5)
     style.outer_labels(figure.axes, x="coefficient (ranks, standardised)", y="")
     style.legend(figure, [style.handle(*named) for named in looks.items()])
     return style.finish(figure, "bars: 95 % interval, heads resampled", "positive: more of it, more damage")
+
+
+def _listed(
+    table: pd.DataFrame,
+    down: str,
+    by: str,
+    looks: Mapping[str, style.Look],
+    value: str,
+    *,
+    height: float,
+    reach: float,
+    tick: float = 0,
+) -> Figure:
+    """A row for each value of `down`, in it a point for each of `by`; a panel a model. Hollow where not `testable`."""
+    names, places = list(table[down].unique()), style.apart([x for x in looks if x in set(table[by])], reach)
+    figure, parts = style.panels(table, "model", height=height)
+    for panel, part in parts:
+        panel.axvline(0, zorder=1, **style.BOUND)
+        for row in part.to_dict("records"):
+            at, mark = names.index(row[down]) + places[row[by]], {"width": 0.9, "markersize": 3.2, "zorder": 3}
+            hollow = not row.get("testable", True)
+            style.points(panel, at, row, looks[row[by]], value=value, listed=True, hollow=hollow, **mark)
+        style.listed(panel, names, tick=tick)
+    return figure
 
 
 @style.draws("probe arm window", "interaction low high")
@@ -128,29 +127,31 @@ def windows(table: pd.DataFrame) -> Figure:
         panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
         panel.set_xlim(-0.5, len(sizes) - 0.5)
     style.outer_labels(figure.axes, x="softmax window w (tokens)", y="arm × window\n(nats)")
-    style.legend(figure, arm_handles(table["arm"]))
+    _arm_legend(figure, table["arm"])
     note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
     return style.finish(figure, note, _sizes(table))
 
 
-@style.draws("model panel heads rank", "estimate low high intact")
-def truncations(table: pd.DataFrame) -> Figure:
-    """What is answered against the rank that states are cut to: quantities down, models across, a line for each set.
+@style.draws("model every probe truncated", "estimate low high")
+def loads(table: pd.DataFrame) -> Figure:
+    """What is answered against the rank that all states are cut to, every so many tokens: a line for each load.
 
-    `heads` says whose states are cut, `rank` to what (0: the heads are removed); `intact` is the estimate without cut.
+    `truncated` is the rank, `probe` the task, which says how much a state has to hold; models across, `every` down.
     """
-    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="rank that the states are cut to")
-    sets, ranks = list(table["heads"].unique()), sorted(table["rank"].unique())
-    looks = dict(zip(sets, [style.Look("#111111", "o"), style.STRATA["high"], style.STRATA["low"]], strict=False))
+    named = table.assign(panel="every " + table["every"].astype(str) + " tokens")
+    figure, parts = style.crossed(named, "panel", "model", height=1.4, x="rank that the states are cut to")
+    probes, ranks = list(table["probe"].unique()), sorted(table["truncated"].unique())
+    looks = [style.Look(colour, mark) for colour, mark in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
+    looks = dict(zip(probes, looks, strict=True))
     for panel, part in parts:
-        panel.axhline(part["intact"].iloc[0], zorder=1, **style.BOUND)
-        for name, line in part.groupby("heads", sort=False):
-            x = np.array([ranks.index(rank) for rank in line["rank"]]) + 0.08 * (sets.index(name) - 1)
-            style.points(panel, x, line, looks[name], linestyle="-", linewidth=0.9)
-        panel.set_xticks(range(len(ranks)), ["removed" if rank == 0 else f"{rank}" for rank in ranks])
-    style.legend(figure, [style.handle(*named) for named in looks.items()])
-    told = "tasks: share of items right; text: bits per byte"
-    return style.finish(figure, "bars: 95 % interval over rows; dashed: nothing is cut", told, _sizes(table))
+        for place, (probe, look) in enumerate(looks.items()):
+            line = part[part["probe"] == probe].sort_values("truncated")
+            x = np.array([ranks.index(rank) for rank in line["truncated"]]) + 0.06 * (place - len(probes) / 2)
+            style.points(panel, x, line, look, linestyle="-", linewidth=0.9)
+        panel.set_xticks(range(len(ranks)), ranks)
+    style.legend(figure, [style.handle(*load) for load in looks.items()])
+    told = "share of items right; recall n: n pairs at once, needle: two facts, needle4: four"
+    return style.finish(figure, "bars: 95 % interval over rows", told, _sizes(table))
 
 
 def _sizes(table: pd.DataFrame) -> str:

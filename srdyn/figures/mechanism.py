@@ -8,22 +8,22 @@ from matplotlib.figure import Figure
 from srdyn import spectra, strata
 from srdyn.figures import style
 
-NULL = style.SOURCES["mechanism"]
-CLOSED = {"color": "#111111", "linewidth": 0.9, "linestyle": (0, (1, 1.2))}
+_NULL = style.SOURCES["mechanism"]
+_CLOSED = {"color": "#111111", "linewidth": 0.9, "linestyle": (0, (1, 1.2))}
 """The closed-form prediction, in every figure of this module."""
-LEAST = -0.3
+_LEAST = -0.3
 """Where the axis of R² begins: what lies further left is worse than the mean of all heads, however far."""
-QUANTITIES = (
+_QUANTITIES = (
     {"color": "#111111", "marker": "o", "markerfacecolor": "#111111"},
     {"color": "#111111", "marker": "o", "markerfacecolor": "white"},
     {"color": "0.5", "marker": "x"},
 )
 """R² between heads, R² within heads, order."""
-REPRODUCIBLE = {"color": "0.5", "marker": "|", "markersize": 7, "linestyle": ""}
-ROUNDED = {False: style.Look("0.6", "o"), True: style.Look("#111111", "D")}
+_REPRODUCIBLE = {"color": "0.5", "marker": "|", "markersize": 7, "linestyle": ""}
+_ROUNDED = {False: style.Look("0.6", "o"), True: style.Look("#111111", "D")}
 """Heads by whether they move to another stratum."""
-SHOWN = ("low", "high")
-LINES = {
+_SHOWN = ("low", "high")
+_LINES = {
     style.MODEL: {"linewidth": 1.3, "linestyle": "-"},
     "mechanism": {"linewidth": 0.8, "linestyle": (0, (4, 2)), "markerfacecolor": "white"},
     "closed form": {"linewidth": 0.8, "linestyle": (0, (1, 1.2)), "markerfacecolor": "white"},
@@ -32,17 +32,14 @@ LINES = {
 
 @style.draws("model layer head", "rank low high D half_life stratum mechanism")
 def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figure:
-    """Every head's rank against the half-life of what it holds, beside the mechanism null and the closed form.
-
-    Half-lives are in tokens; `mechanism` is the null's rank, NaN where there is none.
-    """
+    """Every head's rank against its half-life (tokens), beside its rank in the `mechanism` null and the closed form."""
     figure, parts = style.panels(table, "model", height=2.1)
     ends = np.log10(table["half_life"].agg(["min", "max"])) + [-0.15, 0.15]
     t = np.logspace(*ends, 200)
     for panel, part in parts:
         d = part["D"].max()
-        panel.plot(t, np.minimum(d, t * np.log(1 / eps) / np.log(2)), zorder=1, **CLOSED)
-        panel.plot(part["half_life"], part["mechanism"], NULL.marker, color=NULL.colour, markerfacecolor="white")
+        panel.plot(t, np.minimum(d, t * np.log(1 / eps) / np.log(2)), zorder=1, **_CLOSED)
+        panel.plot(part["half_life"], part["mechanism"], _NULL.marker, color=_NULL.colour, markerfacecolor="white")
         for name, look in style.STRATA.items():
             rows, mark = part[part["stratum"] == name], {"front": 3, "markersize": 3, "zorder": 3}
             style.points(panel, rows["half_life"], rows, look, value="rank", width=0.7, **mark)
@@ -50,8 +47,8 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
         panel.set_ylim(0, 1.06 * d)
     style.outer_labels(figure.axes, x="half-life ln 2/(−g) (tokens)", y="effective rank r")
     handles = [style.handle(f"{name} (model)", look, linestyle="") for name, look in style.STRATA.items()]
-    handles.append(style.handle("mechanism null", NULL, markerfacecolor="white", linestyle=""))
-    style.legend(figure, [*handles, style.handle("min(d, ln(1/ε)/(−g))", **CLOSED)])
+    handles.append(style.handle("mechanism null", _NULL, markerfacecolor="white", linestyle=""))
+    style.legend(figure, [*handles, style.handle("min(d, ln(1/ε)/(−g))", **_CLOSED)])
     heads = table.groupby("model").size()
     told = "g: mean over a head's channels where they decay apart"
     return style.finish(figure, f"{style.span(heads)} heads a panel, with 95 % interval", told, style.counted(table))
@@ -59,33 +56,24 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
 
 @style.draws("model predictor quantity", "estimate low high variance reproducible")
 def explained_variance(table: pd.DataFrame) -> Figure:
-    """R² and Spearman ρ of each predictor of the heads' ranks, a panel for each model.
-
-    `variance` and `reproducible` are NaN for an order. An R² so far below zero that it would leave the panel is written
-    at its left edge.
-    """
+    """R² (those far below 0 at the left edge) and Spearman ρ of each predictor of the heads' ranks, a panel a model."""
     predictors = list(table["predictor"].unique())
-    looks = dict(zip(table["quantity"].unique(), QUANTITIES, strict=True))
+    looks = dict(zip(table["quantity"].unique(), _QUANTITIES, strict=True))
     figure, parts = style.panels(table, "model", height=1.75)
     for panel, part in parts:
         for place, (quantity, look) in enumerate(looks.items()):
             rows = part[part["quantity"] == quantity].set_index("predictor").reindex(predictors)
             _scores(panel, rows, np.arange(len(predictors)) + (place - 1) * 0.26, look)
         panel.axvline(0, color="0.85", linewidth=0.7, zorder=0)
-        panel.set_xlim(LEAST, 1.04)
+        panel.set_xlim(_LEAST, 1.04)
         style.listed(panel, predictors)
     style.outer_labels(figure.axes, x="R² or ρ", y="")
     handles = [style.handle(quantity, linewidth=0.8, **look) for quantity, look in looks.items()]
-    style.legend(figure, [*handles, style.handle("reproducible", **REPRODUCIBLE)])
-    noted = table.dropna(subset="variance").drop_duplicates(["model", "quantity"])
-    parts = [f"{name} {_percent(rows['variance'])}" for name, rows in noted.groupby("quantity", sort=False)]
-    return style.finish(
-        figure,
-        "bars: 95 % interval",
-        style.counted(table),
-        f"share of the variance: {', '.join(parts)}".replace("R² ", ""),
-        "reproducible: the share of it that is no noise of the samples",
-    )
+    style.legend(figure, [*handles, style.handle("reproducible", **_REPRODUCIBLE)])
+    noted = table.dropna(subset="variance").groupby("quantity", sort=False)["variance"]
+    shares = ", ".join(f"{name} {_percent(part)}" for name, part in noted).replace("R² ", "")
+    note = "reproducible: the share of it that is no noise of the samples"
+    return style.finish(figure, "bars: 95 % interval", style.counted(table), f"share of the variance: {shares}", note)
 
 
 def _percent(shares: pd.Series) -> str:
@@ -94,27 +82,35 @@ def _percent(shares: pd.Series) -> str:
 
 
 def _scores(panel: Axes, rows: pd.DataFrame, places: np.ndarray, look: dict[str, str]) -> None:
-    panel.hlines(places, rows["low"].clip(lower=LEAST), rows["high"], color=look["color"], linewidth=0.8)
-    panel.plot(rows["reproducible"], places, zorder=1, **REPRODUCIBLE)
+    panel.hlines(places, rows["low"].clip(lower=_LEAST), rows["high"], color=look["color"], linewidth=0.8)
+    panel.plot(rows["reproducible"], places, zorder=1, **_REPRODUCIBLE)
     panel.plot(rows["estimate"], places, linestyle="", zorder=3, **look)
     for place, estimate in zip(places, rows["estimate"], strict=True):
-        if estimate < LEAST:
-            panel.text(LEAST, place, f" ◂ {style.signed(f'{estimate:.2f}')}", color=look["color"], size=6, va="center")
+        if estimate < _LEAST:
+            panel.text(_LEAST, place, f" ◂ {style.signed(f'{estimate:.2f}')}", color=look["color"], size=6, va="center")
 
 
 @style.draws("model layer head precision", "rank low high D exact moved")
 def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
-    """Rank of every head in each precision against its rank in float64: models across, precisions down.
+    """Rank of every head in each precision against its `exact` one in float64: models across, precisions down.
 
-    `exact` is the rank in float64, whose own rows are left out; `moved` says whether the stratum is another. `fork`:
-    precision, measure, moved (whether what the rule of C1 says differs).
+    `moved` says whether the stratum is another. `fork`: precision, measure, moved (whether C1 is decided otherwise).
     """
     rounded = table[table["precision"] != "float64"]
     figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True)
     for panel, part in parts:
-        _rounded_panel(panel, part)
+        top = part["D"].max() if len(part) else 1
+        style.equal_ranks(panel, top)
+        for share in (strata.LOW, strata.HIGH):
+            panel.axhline(share * top, zorder=1, **style.BOUND)
+            panel.axvline(share * top, zorder=1, **style.BOUND)
+        for moved, look in _ROUNDED.items():
+            rows = part[part["moved"] == moved]
+            style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
+        told = f"{part['moved'].sum()} of {len(part)} move"
+        panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
     style.outer_labels(figure.axes, x="effective rank r in float64", y="r as read")
-    named = {"same stratum": ROUNDED[False], "another stratum": ROUNDED[True]}
+    named = {"same stratum": _ROUNDED[False], "another stratum": _ROUNDED[True]}
     handles = [style.handle(name, look, linestyle="") for name, look in named.items()]
     style.legend(figure, [*handles, style.handle("strata", **style.BOUND)])
     moved = fork.groupby("precision")["moved"].agg(["sum", "size"]).loc[rounded["precision"].unique()]
@@ -123,31 +119,16 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     return style.finish(figure, "with 95 % interval", style.counted(table), "dotted: equal ranks", note)
 
 
-def _rounded_panel(panel: Axes, table: pd.DataFrame) -> None:
-    top = table["D"].max() if len(table) else 1
-    panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
-    for share in (strata.LOW, strata.HIGH):
-        panel.axhline(share * top, zorder=1, **style.BOUND)
-        panel.axvline(share * top, zorder=1, **style.BOUND)
-    for moved, look in ROUNDED.items():
-        rows = table[table["moved"] == moved]
-        style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
-    told = f"{table['moved'].sum()} of {len(table)} move"
-    panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
-    panel.set_xlim(-0.03 * top, 1.05 * top)
-    panel.set_ylim(-0.03 * top, 1.05 * top)
-
-
 @style.draws("model ranks_of eps", style.SHARES)
 def threshold_sweep(table: pd.DataFrame) -> Figure:
     """Shares of low and high heads against ε, a panel a model: the model, the mechanism null, the closed form."""
     figure, parts = style.panels(table, "model", height=2.0)
     sources = list(table["ranks_of"].unique())
     for panel, part in parts:
-        for name in SHOWN:
+        for name in _SHOWN:
             for place, source in enumerate(sources):
                 rows = part[part["ranks_of"] == source].sort_values("eps")
-                x, mark = rows["eps"] * 10 ** (0.09 * (place - 1)), {"markersize": 3, **LINES[source]}
+                x, mark = rows["eps"] * 10 ** (0.09 * (place - 1)), {"markersize": 3, **_LINES[source]}
                 ends = (f"{name}_lo", f"{name}_hi")
                 style.points(panel, x, rows, style.STRATA[name], value=name, ends=ends, width=0.7, **mark)
         panel.set_xscale("log")
@@ -156,8 +137,8 @@ def threshold_sweep(table: pd.DataFrame) -> Figure:
         panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
     figure.axes[0].invert_xaxis()
     style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of heads")
-    strata = [style.handle(name, style.STRATA[name], linestyle="") for name in SHOWN]
-    lines = [style.handle(name, color="0.3", **LINES[name]) for name in sources]
+    strata = [style.handle(name, style.STRATA[name], linestyle="") for name in _SHOWN]
+    lines = [style.handle(name, color="0.3", **_LINES[name]) for name in sources]
     style.legend(figure, strata + lines)
     return style.finish(figure, "bars: 95 % interval", style.counted(table), "the rest of the heads is in the middle")
 
@@ -173,13 +154,8 @@ def head_splits(table: pd.DataFrame) -> Figure:
     style.outer_labels(figure.axes, x="share of heads", y="")
     blocks = {name: style.Look(look.colour, "s") for name, look in style.STRATA.items()}
     style.legend(figure, [style.handle(*named, markersize=6, linestyle="") for named in blocks.items()])
-    return style.finish(
-        figure,
-        "bars, brackets: 95 % interval",
-        style.counted(table),
-        "half-life at which d = 128 saturates (tokens): slower heads high, others low",
-        "κ: agreement with the split by rank, heads one by one",
-    )
+    kappa = "κ: agreement with the split by rank, heads one by one"
+    return style.finish(figure, "bars, brackets: 95 % interval", style.counted(table), style.HALF_LIFE, kappa)
 
 
 def _stacked(panel: Axes, rows: pd.DataFrame) -> None:

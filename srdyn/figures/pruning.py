@@ -9,15 +9,12 @@ from matplotlib.figure import Figure
 
 from srdyn.figures import style
 
-MAIN, RANDOM = "joint, α = 0.5", "random"
+_MAIN, _RANDOM = "joint, α = 0.5", "random"
 
 
 @style.draws("model panel rule state", "estimate low high")
 def rules(table: pd.DataFrame) -> Figure:
-    """What is kept by each rule (down): models across, quantities below each other, dark to light by the state left.
-
-    `state` is the share of the state's bytes left, `panel` says what is kept.
-    """
+    """What is kept (`panel`) by each rule, models across, dark to light by the share of the state's bytes left."""
     names = list(table["rule"].unique())
     height = 0.15 * len(names) + 0.35
     figure, parts = style.crossed(table, "panel", "model", height=height, sharex="row", sharey=True)
@@ -25,7 +22,7 @@ def rules(table: pd.DataFrame) -> Figure:
         for rule, line in part.groupby("rule", sort=False):
             shades = np.linspace(0, 0.6, len(line)).round(2)
             for shade, measured in zip(shades, line.sort_values("state").to_dict("records"), strict=True):
-                look = style.Look("#BB5566" if rule in (MAIN, RANDOM) else str(shade), "o")
+                look = style.Look("#BB5566" if rule in (_MAIN, _RANDOM) else str(shade), "o")
                 style.points(panel, names.index(rule) + 0.25 * shade, measured, look, width=0.9, listed=True)
         model, kept = panel.get_title().split(": ", 1)
         panel.set_title(model)
@@ -38,11 +35,7 @@ def rules(table: pd.DataFrame) -> Figure:
 
 @style.draws("model panel alpha", "estimate low high chosen")
 def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
-    """What is kept against α of the joint score, from norm alone (0) to rank alone (1): models across, panels down.
-
-    A row without alpha (NaN) is random removal, drawn as a band. Neighbours that remove the same heads (`chosen`) are
-    joined. `wanted` names the panels that have a level to reach.
-    """
+    """What is kept against α of the joint score; the same heads (`chosen`) joined, random removal (α NaN) a band."""
     figure, parts = style.crossed(table, "panel", "model", height=1.2, x="α (0: norm, 1: rank)")
     for panel, part in parts:
         _alpha_panel(panel, part)
@@ -67,10 +60,7 @@ def _alpha_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 @style.draws("model variant", "overlap chance")
 def calibrations(table: pd.DataFrame) -> Figure:
-    """How many of the removed heads stay the same when the calibration changes: variants down, a panel a model.
-
-    `overlap` is a share of the reference's removed heads.
-    """
+    """How many of the removed heads stay the same when the calibration changes: variants down, a panel a model."""
     variants = list(table["variant"].unique())
     figure, parts = style.panels(table, "model", height=0.16 * len(variants) + 0.3)
     for panel, part in parts:

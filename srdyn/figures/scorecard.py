@@ -17,22 +17,23 @@ OUTCOMES = {
     "not testable here": style.Look("#BBBBBB", "_"),
 }
 """Colour and symbol by how a verdict begins; a control's or a single seed's `passes` counts as the first, and so on."""
-SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
-CONTROL = "control"
-ROW = {"measure": 0.36, "claim": 0.42}
+_SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
+_CONTROL = "control"
+_ROW = {"measure": 0.36, "claim": 0.48}
 """Inches: the height of each in its figure."""
-MEASURE = ["claim", "measure"]
+_MEASURE = ["claim", "measure"]
 
 
 @style.draws("claim kind", "verdict leading why")
 def verdicts(ledger: pd.DataFrame) -> Figure:
     """Every claim's verdict in every kind of model, with the value that decides it, as `claims.ledger` has them.
 
-    Hollow: a null passes as well. Raises ValueError for a verdict without a colour.
+    Columns `second` and `second_leading`, where given, are those by the second rules, below. Hollow: a null passes as
+    well. Raises ValueError for a verdict without a colour.
     """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
-    figure, axes = style.grid(1, 2, height=ROW["claim"] * len(claims) + 0.3)
+    figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3)
     axes[0, 1].remove()
     panel = axes[0, 0]
     panel.set_subplotspec(panel.get_gridspec()[0, :])
@@ -42,52 +43,59 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     panel.set_xlim(-0.2, max(1, len(kinds)) - 0.2)
     style.listed(panel, claims)
     panel.set_ylim(len(claims) - 0.5, -0.6)
-    controls = set(ledger.loc[ledger["verdict"].str.startswith(CONTROL), "kind"])
-    panel.set_xticks(range(len(kinds)), [f"{kind} ({CONTROL})" if kind in controls else kind for kind in kinds])
+    controls = set(ledger.loc[ledger["verdict"].str.startswith(_CONTROL), "kind"])
+    panel.set_xticks(range(len(kinds)), [f"{kind} ({_CONTROL})" if kind in controls else kind for kind in kinds])
     panel.xaxis.tick_top()
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
     note = "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
+    note += "; II: by the second rules" if "second" in ledger else ""
     return style.finish(figure, note)
 
 
 def outcome(verdict: str) -> str:
     """The one of `OUTCOMES` that a verdict amounts to. Raises ValueError for a verdict that is none."""
     plain = verdict.split(" (null")[0].split(": ")[-1]
-    plain = SINGLE.get(plain, plain)
+    plain = _SINGLE.get(plain, plain)
     if plain not in (*OUTCOMES, "not measured yet"):
         raise ValueError(f"no verdict is called {verdict!r}; there are {', '.join(OUTCOMES)}")
     return "not testable here" if plain == "not measured yet" else plain
 
 
 def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
-    look = OUTCOMES[outcome(row.verdict)]
-    face = "white" if "null passes too" in row.verdict else look.colour
-    size = 3 if row.verdict.startswith(CONTROL) else 6
+    second = getattr(row, "second", "")
+    _verdict(panel, x, y - 0.24 * bool(second), row.verdict, row.leading or row.why)
+    if second:
+        _verdict(panel, x, y + 0.24, second, f"II: {row.second_leading}")
+
+
+def _verdict(panel: Axes, x: float, y: float, verdict: str, told: str) -> None:
+    look = OUTCOMES[outcome(verdict)]
+    face = "white" if "null passes too" in verdict else look.colour
+    size = 3 if verdict.startswith(_CONTROL) else 6
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
     joined = lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}")  # noqa: E731
-    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, row.leading or row.why), 34)
-    panel.text(x - 0.04, y, text, size=6, va="center", color="0.25")
+    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, told), 34)
+    panel.text(x - 0.04, y, text, size=6, va="center", color="0.25", linespacing=0.95)
 
 
 @style.draws("claim measure kind seed source", "model estimate low high")
 def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     """Every measure (row) of the models and their nulls with interval and threshold, a panel for each kind of model.
 
-    `rules`: claim, measure, at_least, at_most, one of the two NaN; their order is that of the rows, and rules without a
-    measurement are left out. A symbol is filled where the whole interval passes. Raises ValueError for a measure
-    without exactly one threshold.
+    `rules`: claim, measure, at_least, at_most, one of the two NaN, in the order of the rows. A symbol is filled where
+    the whole interval passes. Raises ValueError for a measure without exactly one threshold.
     """
     rows = _rows(table, rules)
     seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}
     places = style.apart([(source, seed) for source, of in seeds.items() for seed in of], 0.36)
-    figure, parts = style.panels(table, "kind", height=ROW["measure"] * len(rows) + 0.3)
+    figure, parts = style.panels(table, "kind", height=_ROW["measure"] * len(rows) + 0.3)
     for panel, part in parts:
         panel.set_xlim(*_limits(table, rows))
         for y, rule in enumerate(rows.itertuples(index=False)):
             _threshold(panel, y, rule)
-            for row in part[(part[MEASURE] == [rule.claim, rule.measure]).all(axis=1)].to_dict("records"):
+            for row in part[(part[_MEASURE] == [rule.claim, rule.measure]).all(axis=1)].to_dict("records"):
                 _measured(panel, y + places[row["source"], row["seed"]], row, rule)
         style.listed(panel, [f"{rule.measure}  {rule.claim}" for rule in rows.itertuples()])
     style.outer_labels(figure.axes, x="value (own unit)", y="")
@@ -99,14 +107,14 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
 
 
 def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
-    style.require(rules, [*MEASURE, "at_least", "at_most"], key=MEASURE)
-    measured = set(table[MEASURE].itertuples(index=False, name=None))
-    kept = [pair in measured for pair in rules[MEASURE].itertuples(index=False, name=None)]
+    style.require(rules, [*_MEASURE, "at_least", "at_most"], key=_MEASURE)
+    measured = set(table[_MEASURE].itertuples(index=False, name=None))
+    kept = [pair in measured for pair in rules[_MEASURE].itertuples(index=False, name=None)]
     rows = rules[kept].reset_index(drop=True)
-    lacking = measured - set(rows[MEASURE].itertuples(index=False, name=None))
+    lacking = measured - set(rows[_MEASURE].itertuples(index=False, name=None))
     both = rows[["at_least", "at_most"]].notna().sum(axis=1) != 1
     if lacking or both.any():
-        wrong = [*sorted(lacking), *rows.loc[both, MEASURE].itertuples(index=False, name=None)]
+        wrong = [*sorted(lacking), *rows.loc[both, _MEASURE].itertuples(index=False, name=None)]
         raise ValueError(f"every measure needs a rule with either at_least or at_most; see {wrong}")
     return rows
 

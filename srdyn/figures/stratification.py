@@ -8,23 +8,25 @@ from matplotlib.figure import Figure
 from srdyn import strata
 from srdyn.figures import style
 
-SMALLEST_GROUP = 0.2
+_SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
 
 
-@style.draws("model source layer head position", "rank low high D stratum")
+@style.draws("model source layer head position", "fork rank low high D stratum")
 def trajectories(table: pd.DataFrame) -> Figure:
-    """Effective rank of every head of one layer against the position, beside min(t, d): models across, sources down.
+    """Rank of every head of two layers of each model, the `most` and the `least` forked, against the position.
 
-    A head without a rank has the stratum NaN. Raises ValueError for several layers of one model.
+    Models across, sources down. Raises ValueError for several such layers of one model.
     """
-    layers = table.groupby("model", sort=False)["layer"].unique()
+    layers = table.groupby(["model", "fork"], sort=False)["layer"].unique()
     if (layers.map(len) > 1).any():
-        raise ValueError(f"one layer of each model is drawn, but the table holds {layers.map(list).to_dict()}")
-    named = table.assign(layer_of=table["model"].astype(str) + ", layer " + table["layer"].astype(str))
-    figure, parts = style.crossed(named, "source", "layer_of", height=1.75, sharex="col", sharey="col")
+        raise ValueError(f"one layer of each model is most forked, but the table holds {layers.map(list).to_dict()}")
+    named = table.assign(row=table["fork"] + table["source"])
+    figure, parts = style.crossed(named, "row", "model", height=1.45, sharex="col", sharey="col")
     for panel, part in parts:
         _trajectory_panel(panel, part)
+        first = part.head(1).to_dict("records")
+        panel.set_title("{model}, layer {layer}: {source}".format(**first[0]) if first else "")
     style.outer_labels(figure.axes, x="position t (tokens)", y="effective rank r(t)")
     heads = table.groupby(["model", "source"])["head"].nunique()
     return style.finish(
@@ -32,6 +34,7 @@ def trajectories(table: pd.DataFrame) -> Figure:
         f"a line a head, {style.span(heads)} heads a panel, with 95 % interval",
         style.counted(table),
         "colours: stratum at the last position (heads in it)",
+        "of each model's layers the most forked (largest smaller group of low and high heads), then the least",
     )
 
 
@@ -56,19 +59,23 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
 
 
 @style.draws("model kind seed source layer head", "rank D")
-def rank_distribution(table: pd.DataFrame, *, low: float = strata.LOW, high: float = strata.HIGH) -> Figure:
-    """Share of heads whose rank is at most a share of D, for each kind of model beside its nulls.
-
-    With the columns low, high too, the first seed's curve gets a band, the curves of all heads' lower and of all
-    heads' upper ends. `low` and `high` bound the strata, as shares of D.
-    """
+def rank_distribution(table: pd.DataFrame) -> Figure:
+    """Share of heads whose rank is at most a share of D, by kind of model and null; low and high make a band."""
     figure, parts = style.panels(table, "kind", height=2.0)
     for panel, part in parts:
         for source in reversed(style.sources(part)):
             for seed in style.seeds(part):
                 heads = part[(part["source"] == source) & (part["seed"] == seed)]
                 _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
-        _stratum_bounds(panel, low, high)
+        low, high = strata.LOW, strata.HIGH
+        for threshold in (low, high):
+            panel.axvline(threshold, zorder=1, **style.BOUND)
+        panel.set_xlim(-0.02, 1.06)
+        panel.set_ylim(0, 1.13)
+        panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
+        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+        for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
+            panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
     style.outer_labels(figure.axes, x="effective rank r / d", y="share of heads with at most r")
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
@@ -80,40 +87,21 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
     shares = (heads["rank"] / heads["D"]).dropna()
     if shares.empty:
         return
-    look, curve = style.SOURCES[source], _cumulative(shares)
-    model = source == style.MODEL
-    width = (1.6 if bold else 0.8) if model else 1.0
-    panel.step(*curve, where="post", color=look.colour, linewidth=width, zorder=3 if model else 2)
+    look, model = style.SOURCES[source], source == style.MODEL
+    width, front = (1.6 if bold else 0.8) if model else 1.0, 3 if model else 2
+    curve = np.array([[0, *np.sort(shares), 1], [*(np.arange(len(shares) + 1) / len(shares)), 1]])
+    panel.step(*curve, where="post", color=look.colour, linewidth=width, zorder=front)
     marked = np.linspace(1, len(shares), 6).round().astype(int)
-    panel.plot(*(axis[marked] for axis in curve), look.marker, color=look.colour, zorder=3 if model else 2)
+    panel.plot(*curve[:, marked], look.marker, color=look.colour, zorder=front)
     if model and bold and {"low", "high"} <= set(heads):
         ends = [np.sort((heads[end] / heads["D"]).dropna()) for end in ("low", "high")]
         steps = np.arange(1, len(ends[0]) + 1) / len(ends[0])
         panel.fill_betweenx(steps, *ends, step="pre", color=look.colour, alpha=0.2, linewidth=0)
 
 
-def _cumulative(values: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    ordered = np.sort(values)
-    return np.concatenate([[0], ordered, [1]]), np.concatenate([np.arange(len(ordered) + 1) / len(ordered), [1]])
-
-
-def _stratum_bounds(panel: Axes, low: float, high: float) -> None:
-    for threshold in (low, high):
-        panel.axvline(threshold, zorder=1, **style.BOUND)
-    panel.set_xlim(-0.02, 1.06)
-    panel.set_ylim(0, 1.13)
-    panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
-    panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
-    for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
-        panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
-
-
 @style.draws("model kind seed source split", style.SHARES)
 def shares(table: pd.DataFrame) -> Figure:
-    """Shares of low, middle and high heads by the threshold ε, and by any other split, for each kind of model.
-
-    A split is a threshold ("1e-04") or a name. Rows of nulls are left out.
-    """
+    """Shares of low, middle and high heads by each split, a threshold ("1e-04") or a name, a panel a kind of model."""
     table = table[table["source"] == style.MODEL]
     splits = _ordered(table["split"])
     figure, parts = style.panels(table, "kind", height=2.0)
@@ -126,7 +114,7 @@ def shares(table: pd.DataFrame) -> Figure:
                 style.points(panel, x, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)
                 line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
                 panel.plot(x[splits.notna()], rows[name][splits.notna()], **line)
-        panel.axhline(SMALLEST_GROUP, zorder=1, **style.BOUND)
+        panel.axhline(_SMALLEST_GROUP, zorder=1, **style.BOUND)
         panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
     style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of a layer's heads")
@@ -134,14 +122,8 @@ def shares(table: pd.DataFrame) -> Figure:
     for face, seed in zip(["0.3", "white"], style.seeds(table), strict=False):
         handles.append(style.handle(f"seed {seed}", style.Look("0.3", "o"), markerfacecolor=face, linestyle=""))
     style.legend(figure, handles)
-    return style.finish(
-        figure,
-        "bars: 95 % interval",
-        style.counted(table),
-        f"dashed: {SMALLEST_GROUP:g}",
-        "medians over layers",
-        "half-life at which d = 128 saturates (tokens): slower heads high, others low",
-    )
+    notes = f"dashed: {_SMALLEST_GROUP:g}", "medians over layers", style.HALF_LIFE
+    return style.finish(figure, "bars: 95 % interval", style.counted(table), *notes)
 
 
 def _ordered(column: pd.Series) -> pd.Series:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import matplotlib.pyplot as plt
@@ -19,9 +19,9 @@ from srdyn.study.run import figure_files
 
 NARROW, WIDE = 3.35, 6.9
 """Inches: a column, a page."""
-LINE = 0.115
+_LINE = 0.115
 """Inches: a line of the foot."""
-RC = figure_files.STYLE | {
+_RC = figure_files.STYLE | {
     "font.family": "DejaVu Sans",  # comes with matplotlib, hence the same on every machine
     "font.size": 8,
     "axes.titlesize": 8,
@@ -42,10 +42,10 @@ COLOURMAP = "cividis"
 """Monotone in lightness, so that it prints grey, and safe for the colour-blind."""
 BOUND = {"color": "0.45", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 """Bounds and thresholds, in every figure."""
+HALF_LIFE = "half-life at which d = 128 saturates (tokens): slower heads high, others low"
 MODEL = "model"
 Parts = list[tuple[Axes, pd.DataFrame]]
 """Panels, each with the rows of a table that belong in it."""
-Shared = bool | str
 
 
 class Look(NamedTuple):
@@ -62,24 +62,18 @@ SOURCES = {
     MODEL: Look("#111111", "o"),
     "untrained": Look("#8C8C8C", "s"),
     "mechanism": Look("#5BA3CF", "D"),
-    "permuted decays": Look("#C28BC0", "^"),
     "common decay": Look("#8DBE8A", "v"),
     "permuted heads": Look("#E0905A", "P"),
 }
 
 
-@contextlib.contextmanager
-def style() -> Iterator[None]:
+def style() -> contextlib.AbstractContextManager[None]:
     """The style of all figures while it lasts, whatever the user has set."""
-    with plt.style.context(RC, after_reset=True):
-        yield
+    return plt.style.context(_RC, after_reset=True)
 
 
 def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
-    """Decorates a function that draws a table of these columns, which its docstring then tells.
-
-    The table is its first argument; it is refused unless it has one row for each value of `key`.
-    """
+    """Decorates a function whose first argument is a table of these columns, with one row for each value of `key`."""
     keys, columns = key.split(), [*key.split(), *values.split()]
 
     def decorate(draw: Callable[..., Figure]) -> Callable[..., Figure]:
@@ -99,24 +93,22 @@ def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[.
 
 def require(table: pd.DataFrame, columns: Sequence[str], *, key: Sequence[str]) -> None:
     """Raise ValueError unless the table has rows and these columns, with one row for every value of `key`."""
-    missing = [name for name in columns if name not in table]
-    if missing:
+    if missing := [name for name in columns if name not in table]:
         raise ValueError(f"the table lacks the columns {', '.join(missing)}; it has {', '.join(map(str, table))}")
     if table.empty:
         raise ValueError("the table has no rows, so there is nothing to draw")
     for column, known in (("source", SOURCES), ("stratum", STRATA)):
-        strange = set(table[column].dropna()) - set(known) if column in columns else set()
-        if strange:
+        if strange := set(table[column].dropna()) - set(known) if column in columns else set():
             raise ValueError(f"no {column} is called {', '.join(map(repr, sorted(strange)))}; there are {list(known)}")
-    if table.duplicated(list(key)).any():
-        first = table.loc[table.duplicated(list(key)), list(key)].iloc[0].to_dict()
+    repeated = table.loc[table.duplicated(list(key)), list(key)]
+    if len(repeated):
+        first = repeated.iloc[0].to_dict()
         raise ValueError(f"one row for every {', '.join(key)} is needed, but several have {first}; select or average")
 
 
 def sources(table: pd.DataFrame) -> list[str]:
     """The sources in the table: the model first, then its nulls, in one order everywhere."""
-    present = set(table["source"])
-    return [name for name in SOURCES if name in present]
+    return [name for name in SOURCES if name in set(table["source"])]
 
 
 def seeds(table: pd.DataFrame) -> list[int]:
@@ -125,10 +117,7 @@ def seeds(table: pd.DataFrame) -> list[int]:
 
 
 def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tuple[Figure, np.ndarray]:
-    """A figure of no window with its panels [rows, columns], each `height` inches high. `shared`: sharex, sharey.
-
-    One column of panels is a text column wide, more are a page wide.
-    """
+    """A figure of no window with panels [rows, columns] `height` inches high: a text column wide, several a page."""
     size = (NARROW if columns == 1 else WIDE, rows * height + 0.35)
     figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
     # Created by pyplot, so that a notebook knows how to show it; closed, so that it is shown once.
@@ -136,36 +125,29 @@ def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tup
     return figure, panels
 
 
-def panels(
-    table: pd.DataFrame, by: str, *, height: float, sharex: bool = True, sharey: bool = True
-) -> tuple[Figure, Parts]:
-    """A figure with a panel for each value of a column, three to a row, titled by it, beside the rows of the table."""
+def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tuple[Figure, Parts]:
+    """A figure with a panel for each value of a column, three to a row, titled by it, beside its rows; shared axes."""
     names = list(table[by].unique())
     columns = min(3, len(names))
-    figure, axes = grid(-(-len(names) // columns), columns, height=height, sharex=sharex, sharey=sharey)
+    rows = -(-len(names) // columns)
+    figure, axes = grid(rows, columns, height=height, **{"sharex": True, "sharey": True} | shared)
     for unused in axes.flat[len(names) :]:
         unused.remove()
-    for name, panel in zip(names, axes.flat, strict=False):
+    parts = [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
+    for name, (panel, _) in zip(names, parts, strict=True):
         panel.set_title(str(name))
-    return figure, [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
+    return figure, parts
 
 
 def crossed(
-    table: pd.DataFrame,
-    down: str,
-    across: str,
-    *,
-    height: float,
-    x: str = "",
-    sharex: Shared = True,
-    sharey: Shared = "row",
+    table: pd.DataFrame, down: str, across: str, *, height: float, x: str = "", **shared: bool | str
 ) -> tuple[Figure, Parts]:
-    """A figure with a panel for each pair of values of two columns, beside the rows of the table that belong in it.
+    """A figure with a panel for each pair of values of two columns, beside its rows; each is titled by both.
 
-    With `x`, the label of the horizontal axes, names stand on top and at the left; else each panel is titled by both.
+    With `x`, the label of the horizontal axes, names stand on top and at the left instead.
     """
     rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
-    figure, axes = grid(len(rows), len(columns), height=height, sharex=sharex, sharey=sharey)
+    figure, axes = grid(len(rows), len(columns), height=height, **{"sharex": True, "sharey": "row"} | shared)
     parts = []
     for (i, j), panel in np.ndenumerate(axes):
         parts.append((panel, table[(table[down] == rows[i]) & (table[across] == columns[j])]))
@@ -185,6 +167,13 @@ def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
         if place.rowspan.stop == max(p.get_subplotspec().rowspan.stop for p in below):
             panel.set_xlabel(x)
             panel.tick_params(labelbottom=True)
+
+
+def equal_ranks(panel: Axes, top: float) -> None:
+    """Rank against rank up to `top`, with a dotted line where both are equal."""
+    panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
+    panel.set_xlim(-0.03 * top, 1.05 * top)
+    panel.set_ylim(-0.03 * top, 1.05 * top)
 
 
 def listed(panel: Axes, names: Sequence[str] | pd.Series, *, tick: float = 0) -> None:
@@ -226,7 +215,7 @@ def finish(figure: Figure, *notes: str) -> Figure:
     """Put the notes at the foot, lay out once, and keep this layout, so that saving again gives the same bytes."""
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" · ".join(note for note in notes if note), int(22.5 * width))
-    foot = LINE * len(lines) + 0.04
+    foot = _LINE * len(lines) + 0.04
     figure.set_size_inches(width, height + foot)
     share = foot / (height + foot)
     figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
@@ -273,11 +262,10 @@ def source_legend(figure: Figure, table: pd.DataFrame, value: str) -> None:
     handles = []
     for source in sources(table):
         part = table[table["source"] == source]
-        for bold, seed in zip([True, False, False, False], seeds(part), strict=False):
-            several = len(seeds(part)) > 1
-            name = f"{source}, seed {seed}" if several else source
-            name += "" if part[value].notna().any() else " (undefined)"
-            handles.append(handle(name, SOURCES[source], linewidth=1.5 if bold else 0.8))
+        undefined = "" if part[value].notna().any() else " (undefined)"
+        for which, seed in enumerate(seeds(part)):
+            name = f"{source}, seed {seed}" if len(seeds(part)) > 1 else source
+            handles.append(handle(name + undefined, SOURCES[source], linewidth=0.8 if which else 1.5))
     legend(figure, handles)
 
 

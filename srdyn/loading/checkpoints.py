@@ -17,8 +17,11 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures
 
-PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
-READS, SEES = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
+PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.save writes what others read"
+"""The `model_type` of a pruned model's folder, for transformers, vLLM and others to show when they stop at it."""
+OWN_TYPE = "srdyn_model_type"
+_PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_READS, _SEES = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 def source(name_or_path: str | Path) -> str:
@@ -43,15 +46,18 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
     """
     try:
         stated, _ = PreTrainedConfig.get_config_dict(where)
-        kind = stated.get("model_type")
+        pruned = OWN_TYPE in stated
+        kind = stated["model_type"] = stated.pop(OWN_TYPE, stated.get("model_type"))
         if kind is None:
             raise OSError("there is no config.json that names a type of model")
         if kind not in transformers.CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
             # It makes its model types known to transformers when it is imported.
             importlib.import_module("fla")
         _require_known(where, stated, kind in transformers.CONFIG_MAPPING or trust_remote_code)
-        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         own = getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None)
+        if pruned and not trust_remote_code:
+            return (own or transformers.CONFIG_MAPPING[kind]).from_dict(stated)
+        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
         if own is None or trust_remote_code:
             return config
         config = config if isinstance(config, own) else own.from_pretrained(where)
@@ -63,6 +69,15 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
             "srdyn studies, cannot be trusted to read"
         )
     return config
+
+
+def mark(folder: Path) -> None:
+    """Make the folder of a pruned model one that nothing but `configuration` reads, with `PRUNED` as the reason."""
+    path = folder / "config.json"
+    stated = json.loads(path.read_bytes())
+    if "srdyn_kept" in stated:
+        stated |= {OWN_TYPE: stated["model_type"], "model_type": PRUNED}
+        path.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", "utf-8")
 
 
 def _require_known(where: str, stated: dict, known: bool) -> None:
@@ -133,7 +148,7 @@ def require_whole(place: Path) -> int:
     """How many bytes of weights a folder holds. Raises OSError where they are not safetensors, missing, or cut off."""
     files = weight_files(place)
     if not files:
-        pickled = sorted(path.name for pattern in PICKLED for path in place.glob(pattern))
+        pickled = sorted(path.name for pattern in _PICKLED for path in place.glob(pattern))
         what = f"only pickled weights ({pickled[0]}), which can run code when they are opened" if pickled else "none"
         raise OSError(
             f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; convert them where "
@@ -170,9 +185,9 @@ def builder(config: PreTrainedConfig) -> type:
 
     That is a causal language model, of a family that also sees (Qwen3.5) its text part; GLM-5 has none without eyes.
     """
-    known, automatic = READS, transformers.AutoModelForCausalLM
-    if type(config) not in READS and type(config) in SEES:
-        known, automatic = SEES, transformers.AutoModelForImageTextToText
+    known, automatic = _READS, transformers.AutoModelForCausalLM
+    if type(config) not in _READS and type(config) in _SEES:
+        known, automatic = _SEES, transformers.AutoModelForImageTextToText
     kept = getattr(config, "srdyn_kept", None)
     if kept is None:
         return automatic
@@ -191,7 +206,7 @@ def builder(config: PreTrainedConfig) -> type:
 def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model that a configuration describes, without weights; ValueError where it is no causal language model."""
     build, remote = builder(config), getattr(config, "auto_map", None) or {}
-    known = any(type(config) in mapping for mapping in (READS, SEES))
+    known = any(type(config) in mapping for mapping in (_READS, _SEES))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
     with torch.device("meta"):

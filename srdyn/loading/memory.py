@@ -12,15 +12,15 @@ from transformers import PreTrainedConfig
 from srdyn import architectures
 from srdyn.loading import checkpoints, files
 
-FLOAT32_BYTES = 4
-RECURRENT, ATTENDING = {"linear_attention", "hybrid"}, {"full_attention", "indexed_attention", "hybrid"}
+_FLOAT32_BYTES = 4
+RECURRENT, _ATTENDING = {"linear_attention", "hybrid"}, {"full_attention", "indexed_attention", "hybrid"}
 """The kinds of layers that hold a state, keys and values; `hybrid` layers hold both."""
-WITHOUT_CACHE = {"moe", "mlp"}
-FAMILIES = ("Qwen3Next", "Qwen3_5Text", "Qwen3_5MoeText", "Qwen4ExpText", "OlmoHybrid", "KimiLinear", "BailingHybrid")
-FAMILIES += ("Glm5Next", "Bamba", "GraniteMoeHybrid", "FalconH1", "Mamba2", "NemotronH", "Zamba2")
+_WITHOUT_CACHE = {"moe", "mlp"}
+_FAMILIES = ("Qwen3Next", "Qwen3_5Text", "Qwen3_5MoeText", "Qwen4ExpText", "OlmoHybrid", "KimiLinear", "BailingHybrid")
+_FAMILIES += ("Glm5Next", "Bamba", "GraniteMoeHybrid", "FalconH1", "Mamba2", "NemotronH", "Zamba2")
 """Classes of configurations whose defaults the ledger lists, in its order."""
-INDEX = dict.fromkeys(("indexer_n_heads", "indexer_kv_heads", "indexer_budget", "indexer_compress_ratio"), 1)
-INDEX |= {"indexer_head_dim": 256}
+_INDEX = dict.fromkeys(("indexer_n_heads", "indexer_kv_heads", "indexer_budget", "indexer_compress_ratio"), 1)
+_INDEX |= {"indexer_head_dim": 256}
 """What the defaults of Qwen4-Exp leave open: the index of its attention, which is not counted."""
 
 
@@ -63,15 +63,15 @@ def families() -> dict[str, PreTrainedConfig]:
     folder = files.data_dir() / "models"
     ours = {name: transformers.Qwen3NextConfig.from_pretrained(folder / name) for name in ("hybrid", "pure")}
     # By class, never by `model_type`: importing flash-linear-attention re-registers some of those.
-    open_in = {"Qwen4ExpText": INDEX}
-    configs = [getattr(transformers, f"{stem}Config")(**open_in.get(stem, {})) for stem in FAMILIES]
+    open_in = {"Qwen4ExpText": _INDEX}
+    configs = [getattr(transformers, f"{stem}Config")(**open_in.get(stem, {})) for stem in _FAMILIES]
     return ours | {config.get_text_config(decoder=True).model_type: config for config in configs}
 
 
 def state_bytes(hf: nn.Module) -> int:
     """Bytes of recurrent state that one sequence costs a model, whatever its length (float32)."""
     sizes = ((site.recipe.heads(site.mixer), site.recipe.kept(site.mixer)) for site in architectures.sites(hf))
-    return sum(len(kept) * heads.K * heads.V for heads, kept in sizes) * FLOAT32_BYTES
+    return sum(len(kept) * heads.K * heads.V for heads, kept in sizes) * _FLOAT32_BYTES
 
 
 def cache_bytes(hf: nn.Module, tokens: int) -> int:
@@ -93,9 +93,9 @@ def attention(config: PreTrainedConfig) -> Attention:
             f"the cache of {type(decoder).__name__} is not known, which is no configuration of transformers or "
             "flash-linear-attention that says which layers attend"
         )
-    if unknown := set(decoder.layer_types) - RECURRENT - ATTENDING - WITHOUT_CACHE:
+    if unknown := set(decoder.layer_types) - RECURRENT - _ATTENDING - _WITHOUT_CACHE:
         raise ValueError(f"{decoder.model_type} has {', '.join(sorted(unknown))} layers, whose cache is not known here")
-    layers = sum(kind in ATTENDING for kind in decoder.layer_types)
+    layers = sum(kind in _ATTENDING for kind in decoder.layer_types)
     return Attention(layers, _key_values(decoder) if layers else 0)
 
 
@@ -126,7 +126,7 @@ def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
     state, conv, attends = state_bytes(hf), _conv_bytes(hf), attention(hf.config)
     kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
     total, k = state + conv + kept, round(removed * heads)
-    removed_bytes = k * K * V * FLOAT32_BYTES
+    removed_bytes = k * K * V * _FLOAT32_BYTES
     return {
         "model_type": hf.config.get_text_config(decoder=True).model_type,
         "recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": tokens,

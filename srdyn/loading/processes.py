@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-PATIENCE = datetime.timedelta(days=7)
+_PATIENCE = datetime.timedelta(days=7)
 """How long a process that is done waits for the others. One that dies is noticed at once: its connections close."""
 
 
@@ -65,4 +65,4 @@ def _group() -> dist.ProcessGroup:
     """All processes, connected over the network whatever else connects them, and patient once they have met."""
     if not _has_group():
         dist.init_process_group("gloo")
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    return dist.new_group(backend="gloo", timeout=_PATIENCE)

@@ -11,9 +11,9 @@ from torch import Tensor
 from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
 
 KINDS = ("hybrid", "pure", "uniform")
-LAYERS, TOKENS_PER_BATCH = 8, 2048
-ODD = 0x9E3779B1  # spreads seeds over the 32 bits that torch's generator keeps of a seed
-FULL_ATTENTION_EVERY = 4  # in the hybrid, as in Qwen3-Next: 3 linear layers, then one of softmax attention
+_LAYERS, TOKENS_PER_BATCH = 8, 2048
+_ODD = 0x9E3779B1  # spreads seeds over the 32 bits that torch's generator keeps of a seed
+_FULL_ATTENTION_EVERY = 4  # in the hybrid, as in Qwen3-Next: 3 linear layers, then one of softmax attention
 
 
 def name_of(kind: str, seed: int) -> str:
@@ -22,7 +22,7 @@ def name_of(kind: str, seed: int) -> str:
 
 
 def config(
-    kind: str, *, vocab_size: int = 1024, layers: int = LAYERS, hidden: int = 128, head: int = 64, heads: int = 8,
+    kind: str, *, vocab_size: int = 1024, layers: int = _LAYERS, hidden: int = 128, head: int = 64, heads: int = 8,
     softmax_head: int = 32,
 ) -> Qwen3NextConfig:  # fmt: skip
     """The configuration of a reference model; ValueError for an unknown kind.
@@ -32,7 +32,7 @@ def config(
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no reference model; the kinds are {', '.join(KINDS)}")
-    every = FULL_ATTENTION_EVERY if kind == "hybrid" else layers + 1
+    every = _FULL_ATTENTION_EVERY if kind == "hybrid" else layers + 1
     return Qwen3NextConfig(
         vocab_size=vocab_size, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
         layer_types=["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(layers)],
@@ -55,7 +55,7 @@ def initialise(kind: str, *, seed: int, **options) -> Qwen3NextForCausalLM:
     depth = model.config.num_hidden_layers
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            generator = torch.Generator().manual_seed((seed * ODD + zlib.crc32(name.encode())) % 2**32)
+            generator = torch.Generator().manual_seed((seed * _ODD + zlib.crc32(name.encode())) % 2**32)
             parameter.copy_(_start(name, parameter, depth, equal=kind == "uniform", generator=generator))
     return model
 

@@ -12,8 +12,8 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from srdyn import architectures
 from srdyn.loading import checkpoints, devices, markdown, memory
 
-LENGTHS = (2048, 32768, 131072)
-MIB = 2**20
+_LENGTHS = (2048, 32768, 131072)
+_MIB = 2**20
 
 
 class Linear(NamedTuple):
@@ -94,7 +94,7 @@ class Outline(NamedTuple):
 
 def check(
     name_or_path: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
-    max_memory: Mapping[int | str, int | str] | None = None, lengths: Sequence[int] = LENGTHS,
+    max_memory: Mapping[int | str, int | str] | None = None, lengths: Sequence[int] = _LENGTHS,
     trust_remote_code: bool = False,
 ) -> Report:  # fmt: skip
     """What `models.load` would make of a local folder or a hub name, from its configuration alone.
@@ -117,7 +117,7 @@ def check(
 
 def about(
     hf: PreTrainedModel, *, name: str, rooms: devices.Rooms, device: str | torch.device = "auto",
-    lengths: Sequence[int] = LENGTHS,
+    lengths: Sequence[int] = _LENGTHS,
 ) -> Report:  # fmt: skip
     """The report about a model, whose weights need not be there; `rooms` are as `devices.decide` takes them."""
     weights, layer = weight_bytes(hf)
@@ -220,4 +220,4 @@ def count(number: int) -> str:
 
 def in_mib(size: int) -> str:
     """Bytes of a cache as text."""
-    return f"{size / MIB:,.1f} MiB" if size >= MIB / 10 else f"{size / 1024:.1f} KiB"
+    return f"{size / _MIB:,.1f} MiB" if size >= _MIB / 10 else f"{size / 1024:.1f} KiB"

@@ -7,6 +7,12 @@ from srdyn.study.claims import claims
 from srdyn.study.run import figure_files, store
 
 
+def first_look(**read: object) -> None:
+    """Say in one line what `quick` leaves of the parameters."""
+    told = ", ".join(f"{name} = {value}" for name, value in read.items())
+    print(f"quick = True, so that of the lists above only this is read: {told}")
+
+
 class Run:
     """A notebook's run: what it keeps is named `<stem>_<name>`, or `<stem>` where the name is empty.
 
@@ -29,10 +35,7 @@ class Run:
         return figure
 
     def claim(self, claim_id: str, *measured: pd.DataFrame, registered: str = "first") -> pd.DataFrame:
-        """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows.
-
-        `registered` is `second` for the rules of the second registration.
-        """
+        """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows."""
         return claims.record(claim_id, pd.concat(measured, ignore_index=True), run=self.stem, registered=registered)
 
     def verdicts(self) -> pd.DataFrame:

@@ -1,7 +1,7 @@
 """Runs the notebooks that are out of date: `python -m srdyn.study.reproduce [notebook …] [--preset … --set "…"]`.
 
 A notebook is up to date as long as it, its parameters, the data, the tables that it reads and the code that its imports
-reach are those of its last run. Executed copies and a report lie in build/<run>/.
+reach are those of its last run. Executed copies lie in build/<run>/notebooks, where the site finds them.
 """
 
 import argparse
@@ -12,30 +12,30 @@ import logging
 import os
 import re
 import tempfile
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
+from datetime import datetime
 from pathlib import Path
 
-import nbconvert
-import nbformat
 import papermill
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from srdyn.loading import files
+from srdyn.loading import files, markdown
 from srdyn.study import verify
-from srdyn.study.claims import readme
+from srdyn.study.claims import readme, registration
 from srdyn.study.run import code, parameters, store
 
-BENCH, SCORECARD = "07_cost", "08_scorecard"
-READS = {BENCH: (store.REFERENCE, "07_cost_*.csv"), SCORECARD: (None, "*_claims.csv")}
+_BENCH, _SCORECARD = "07_cost", "08_scorecard"
+_READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_claims*.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
-WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
+_WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 
 
-class Stopped(Exception):
+class _Stopped(Exception):
     """A notebook ended early; says which, where and why."""
 
 
@@ -53,49 +53,77 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
+    note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
         with contextlib.chdir(files.root() / "notebooks"):  # where paths among the parameters are seen from
             run_all(chosen, jobs=given.jobs)
-    except Stopped as error:
+    except _Stopped as error:
         raise SystemExit(f"stopped: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("interrupted; what was finished stays") from None
     readme.publish()
-    print(f"report: {store.build_dir() / 'report' / 'index.html'}")
 
 
 def run_name(preset: str, overrides: str = "") -> str:
-    """The preset with the overrides behind it; a hash stands for what the name of a folder cannot say."""
+    """The preset with the overrides behind it, in 48 characters; a hash tells apart what they leave out."""
     named = "-".join([preset, *overrides.split()])
-    short = re.sub(r"[^\w.=+-]+", "-", named, flags=re.ASCII)[:80]
-    return short if short == named else f"{short}-{hashlib.sha256(overrides.encode()).hexdigest()[:16]}"
+    short = re.sub(r"[^\w.=+-]+", "-", named, flags=re.ASCII).replace("=-", "=")[:48].strip("-")
+    return short if short == named else f"{short}-{hashlib.sha256(overrides.encode()).hexdigest()[:6]}"
+
+
+def note(**of_run: str) -> None:
+    """Write what the run at work was asked for, and `build/runs.md`: the same of every run, the last first."""
+    files.write_json(store.build_dir() / "run.json", {"began": f"{datetime.now():%Y-%m-%d %H:%M}", **of_run})
+    runs = {path.parent.name: json.loads(path.read_bytes()) for path in (files.root() / "build").glob("*/run.json")}
+    heads = ["began", "PRESET", "P", "notebooks"]
+    rows = sorted(([name, *map(run.get, heads)] for name, run in runs.items()), key=lambda row: row[1], reverse=True)
+    table = markdown.table(["folder", *heads], rows)
+    files.write_bytes(files.root() / "build" / "runs.md", f"# Runs\n\n{table}\n".encode())
 
 
 def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> None:
     """Run these notebooks with these parameters, the scorecard last, unless they are up to date."""
     data = _data()
+    print(_outlook({stem: _stamp(stem) for stem in chosen if _stamp(stem)[0] != _key(stem, chosen[stem], data)}))
     with futures.ThreadPoolExecutor(jobs) as pool:
         try:
-            asked = [pool.submit(_refresh, stem, chosen[stem], data) for stem in chosen if stem != SCORECARD]
+            asked = [pool.submit(_refresh, stem, chosen[stem], data) for stem in chosen if stem != _SCORECARD]
             for done in futures.as_completed(asked):
                 done.result()
         finally:
             pool.shutdown(cancel_futures=True)
-    if SCORECARD in chosen:
-        _refresh(SCORECARD, chosen[SCORECARD], data)
+    if _SCORECARD in chosen:
+        _refresh(_SCORECARD, chosen[_SCORECARD], data)
+
+
+def _outlook(stale: Mapping[str, tuple[str, str]]) -> str:
+    """What will run, and how long each took the last time: `2 to run: 01_x (3 min), 02_y (not timed yet)`."""
+    seconds = {stem: float(lasted or "nan") for stem, (_, lasted) in stale.items()}
+    listed = (
+        f"{stem} ({'not timed yet' if took != took else f'{took / 60:.1f} min'})" for stem, took in seconds.items()
+    )
+    known = sum(took for took in seconds.values() if took == took) / 60
+    return f"{len(stale)} to run: {', '.join(listed)}; {known:.0f} min the last time" if stale else "all is up to date"
+
+
+def _stamp(stem: str) -> tuple[str, str]:
+    """The key of a notebook's last run that ended well and the seconds it took, each empty where there is none."""
+    path = store.build_dir() / "stamps" / stem
+    key, _, seconds = (path.read_text() if path.is_file() else "").partition(" ")
+    return key, seconds
 
 
 def _refresh(stem: str, given: Mapping[str, object], data: str) -> None:
     """Run one notebook unless its stamp says that nothing has changed."""
-    stamp, key = store.build_dir() / "stamps" / stem, _key(stem, given, data)
-    if stamp.is_file() and stamp.read_text() == key:
+    stamp, key, began = store.build_dir() / "stamps" / stem, _key(stem, given, data), time.monotonic()
+    if _stamp(stem)[0] == key:
         return
-    stamp.unlink(missing_ok=True)  # from here on the outputs are no longer what it says
+    files.write_bytes(stamp, f" {_stamp(stem)[1]}".encode())  # the outputs are no longer what it said
     _run(stem, given)
-    written = [pattern.format(stem) for pattern in WRITES.get(store.run_name(), ())]
+    written = [pattern.format(stem) for pattern in _WRITES.get(store.run_name(), ())]
     if written:
-        verify.record(written[:1] if stem == BENCH else written)  # `make bench` writes the tables of 07_cost
-    files.write_bytes(stamp, key.encode())
+        verify.record(written[:1] if stem == _BENCH else written)  # `make bench` writes the tables of 07_cost
+    files.write_bytes(stamp, f"{key} {time.monotonic() - began:.0f}".encode())
 
 
 def _run(stem: str, given: Mapping[str, object]) -> None:
@@ -111,9 +139,8 @@ def _run(stem: str, given: Mapping[str, object]) -> None:
             options["extra_arguments"] = ["--log-level=CRITICAL"]  # of its shutdown it says that it was interrupted
             papermill.execute_notebook(str(source), str(partial), dict(given), **options)
     except (PapermillExecutionError, RuntimeError) as error:  # of the notebook, of its kernel
-        raise Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
+        raise _Stopped(f"{stem}, {_reason(error)}; as far as it came: {partial.relative_to(files.root())}") from error
     partial.replace(executed)
-    _report(source, executed)
 
 
 def _reason(error: PapermillExecutionError | RuntimeError) -> str:
@@ -122,24 +149,11 @@ def _reason(error: PapermillExecutionError | RuntimeError) -> str:
     return "its kernel died; did memory run out?" if isinstance(error, DeadKernelError) else str(error)
 
 
-def _report(source: Path, executed: Path) -> None:
-    """The executed notebook as a page, and the list of all pages."""
-    exporter = nbconvert.HTMLExporter(embed_images=True)
-    place = {"metadata": {"path": str(source.parent)}}  # links to ../figures are read from there
-    page, _ = exporter.from_notebook_node(nbformat.read(executed, as_version=4), place)
-    folder, title = store.build_dir() / "report", f"srdyn: {store.run_name()}"
-    files.write_bytes(folder / f"{source.stem}.html", page.encode())
-    pages = sorted(path.stem for path in folder.glob("[0-9]*.html"))
-    lines = "".join(f'<li><a href="{page}.html">{page}</a></li>' for page in pages)
-    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><h1>{title}</h1>'
-    files.write_bytes(folder / "index.html", f"{head}<ol>{lines}</ol>\n".encode())
-
-
 def _every() -> list[str]:
     """All notebooks; that on costs only once `make bench` has measured them."""
     measured = (store.table_dir(store.REFERENCE) / "07_cost_families.csv").is_file()
     found = sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
-    return [stem for stem in found if stem != BENCH or measured]
+    return [stem for stem in found if stem != _BENCH or measured]
 
 
 def _key(stem: str, given: Mapping[str, object], data: str) -> str:
@@ -147,20 +161,29 @@ def _key(stem: str, given: Mapping[str, object], data: str) -> str:
     source = _source(stem).read_bytes()
     cells = [cell for cell in json.loads(source)["cells"] if cell["cell_type"] == "code"]
     imports = code.imported("\n".join("".join(cell["source"]) for cell in cells))
-    parts = [source.decode(), json.dumps(given), data, code.hash_of(*imports), *_places(given), *_tables(stem)]
+    parts = [source.decode(), json.dumps(given), data, _claims(stem), code.hash_of(*imports)]
+    parts += [*_places(given), *_tables(stem)]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
 
 def _data() -> str:
-    """A hash of what every notebook depends on: data without tables, which notebooks write, and pinned versions."""
-    kept = [path for path in sorted(files.data_dir().iterdir()) if path.is_dir() and path.name != "tables"]
-    return files.content_hash(*kept, files.root() / "constraints.txt")
+    """A hash of what every notebook depends on: pinned versions, and data but for tables and claims."""
+    claims = registration.path()
+    kept = [path for path in files.data_dir().iterdir() if path.is_dir() and path.name not in ("tables", "paper")]
+    kept += [path for path in claims.parent.iterdir() if path != claims]
+    return files.content_hash(*sorted(kept), files.root() / "constraints.txt")
+
+
+def _claims(stem: str) -> str:
+    """What is registered of the claims that a notebook decides; for the scorecard, all."""
+    paper = registration.load()
+    return repr(paper if stem == _SCORECARD else [claim for claim in paper.claims if claim.notebook == stem])
 
 
 def _tables(stem: str) -> Iterator[str]:
     """Hashes of the tables of other notebooks that this one reads."""
-    run, pattern = READS.get(stem, (None, ""))
-    folders = [store.table_dir(run), *([store.table_dir(store.THOROUGH)] if stem == SCORECARD else [])]
+    run, pattern = _READS.get(stem, (None, ""))
+    folders = [store.table_dir(run), *([store.table_dir(store.THOROUGH)] if stem == _SCORECARD else [])]
     for folder in folders if pattern else []:
         yield from (files.content_hash(path) for path in sorted(folder.glob(pattern)))
 

@@ -17,11 +17,11 @@ from pathlib import Path
 from srdyn.loading import files
 from srdyn.study.run import store
 
-FOLDERS = ("data", "figures")
-UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS")
+_FOLDERS = ("data", "figures")
+_UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS")
 """Written by hand, made from tables (`texts` looks at those), or not yet whole."""
-RECORD = "python -m srdyn.study.verify --record"
-SHOWN = 30
+_RECORD = "python -m srdyn.study.verify --record"
+_SHOWN = 30
 """Characters of a line before and after the place where it differs."""
 
 
@@ -61,13 +61,14 @@ def tables() -> Iterator[str]:
 
 
 def texts() -> Iterator[str]:
-    """Lines of the scorecard and the README that the tables of the run at work do not say."""
-    from srdyn.study.claims import claims, readme  # heavy, and recording needs neither
+    """Lines of the scorecard, the README and the pages that the tables of the run at work do not say."""
+    from srdyn.study.claims import readme  # heavy, and recording does not need it
 
-    for name, written in (("figures/scorecard.md", lambda _: claims.scorecard()), ("README.md", readme.page)):
+    for name in ("figures/scorecard.md", *readme.pages()):
         text = (files.root() / name).read_bytes().decode()
         try:
-            yield from (f"{name}:{fault}" for fault in _differences(text, written(text)))
+            written = readme.page(name, text) if name in readme.pages() else readme.scorecard()
+            yield from (f"{name}:{fault}" for fault in _differences(text, written))
         except ValueError as error:
             yield f"{name}: cannot be made from the tables: {error}"
 
@@ -86,9 +87,9 @@ def _known() -> dict[str, str]:
 
 
 def _present() -> set[str]:
-    names = {_name(path) for folder in FOLDERS for path in (files.root() / folder).rglob("*") if path.is_file()}
+    names = {_name(path) for folder in _FOLDERS for path in (files.root() / folder).rglob("*") if path.is_file()}
     hidden = {name for name in names if any(part.startswith((".", "__")) for part in name.split("/"))}
-    return {name for name in names - hidden if not _matches(name, UNRECORDED)}
+    return {name for name in names - hidden if not _matches(name, _UNRECORDED)}
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -105,7 +106,7 @@ def _differences(text: str, expected: str) -> Iterator[str]:
     for number, (one, other) in enumerate(itertools.zip_longest(there, wanted, fillvalue=""), 1):
         if one != other:
             at = next(i for i, (a, b) in enumerate(itertools.zip_longest(one, other)) if a != b)
-            part = slice(max(at - SHOWN, 0), at + SHOWN)
+            part = slice(max(at - _SHOWN, 0), at + _SHOWN)
             yield f"{number}: says …{one[part]}… where the tables say …{other[part]}…"
             if len(there) != len(wanted):
                 return
@@ -122,7 +123,7 @@ def main() -> None:
     os.environ["SRDYN_RUN"] = store.REFERENCE  # what is committed says what this run found
     if found := list(faults()):
         print("\n".join(found))
-        sys.exit(f"{len(found)} faults. After a change of data that is meant: {RECORD} 'data/…'")
+        sys.exit(f"{len(found)} faults. After a change of data that is meant: {_RECORD} 'data/…'")
     print(f"{len(_known())} files are as recorded; README and scorecard say what the tables say")
 
 

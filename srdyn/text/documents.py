@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from srdyn.loading import files
 
-HUB = "hf:"
+_HUB = "hf:"
 """What the name of a data set on the hub begins with."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.xz")
 MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 20_000_000
@@ -20,7 +20,7 @@ MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 20_000_000
 log = logging.getLogger(__name__)
 
 
-class Dataset(NamedTuple):
+class _Dataset(NamedTuple):
     """A split of a data set on the hub; documents are the texts in its column `field`."""
 
     repository: str
@@ -30,18 +30,15 @@ class Dataset(NamedTuple):
 
 
 def is_place(name: str | Path) -> bool:
-    """Whether the name says where documents lie: a path with a slash or one of `SUFFIXES`, or hf:…
-
-    Any other name is one that srdyn ships, such as "prose"; a folder of this name here is ./prose.
-    """
+    """Whether a name says where documents lie: a path with a slash or one of `SUFFIXES`, or hf:…; the others ship."""
     text = str(name)
-    return isinstance(name, Path) or text.startswith(HUB) or text.endswith(SUFFIXES) or "/" in text
+    return isinstance(name, Path) or text.startswith(_HUB) or text.endswith(SUFFIXES) or "/" in text
 
 
 def short_name(place: str | Path) -> str:
     """The place without folders, suffix, owner: what tables and figures call it."""
-    if str(place).startswith(HUB):
-        found = dataset(str(place))
+    if str(place).startswith(_HUB):
+        found = _dataset(str(place))
         return " ".join(part for part in (found.repository.split("/")[-1], found.config) if part)
     name = _path(place).resolve().name
     return next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)
@@ -51,11 +48,10 @@ def read(place: str | Path) -> list[str]:
     """The documents that lie there, without empty ones.
 
     A .txt is one document; .jsonl and .jsonl.xz hold one a line, {"text": …}; a folder holds those of all such files
-    in it and below, by name. A relative path is seen from here, else from the repository. Of a data set on the hub
-    (column "text" of the split "train", unless the name says more) the first `MOST_DOCUMENTS` are read, fewer where
-    `MOST_CHARACTERS` are reached, and kept in build/datasets, where later runs find them offline.
-    Raises FileNotFoundError for what is not there, ValueError for what cannot be read as text, ModuleNotFoundError and
-    OSError where a data set needs `datasets` or the network.
+    in it and below. A relative path is seen from here, else from the repository. Of a data set on the hub,
+    hf:owner/name[:config[:split[:field]]], the first `MOST_DOCUMENTS` are read, at most `MOST_CHARACTERS`, and kept in
+    build/datasets, where later runs find them offline. Raises FileNotFoundError for what is not there, ValueError for
+    what cannot be read as text, ModuleNotFoundError and OSError where a data set needs `datasets` or the network.
     """
     found = [document for file in _files(place) for document in _documents(file) if document.strip()]
     if not found:
@@ -68,16 +64,13 @@ def content_hash(place: str | Path) -> str:
     return files.content_hash(*_files(place))
 
 
-def dataset(name: str) -> Dataset:
-    """A name of a data set, hf:owner/name[:config[:split[:field]]], by its parts; an empty part keeps its default.
-
-    Raises ValueError for a name of another form.
-    """
-    repository, *rest = name.removeprefix(HUB).split(":")
-    if not name.startswith(HUB) or not repository or len(rest) > 3:
+def _dataset(name: str) -> _Dataset:
+    """A name of a data set by its parts; an empty part keeps its default."""
+    repository, *rest = name.removeprefix(_HUB).split(":")
+    if not name.startswith(_HUB) or not repository or len(rest) > 3:
         raise ValueError(f"a data set is named hf:owner/name[:config[:split[:field]]], not {name!r}")
-    given = dict(zip(Dataset._fields[1:], rest, strict=False))
-    return Dataset(repository, **{part: value for part, value in given.items() if value})
+    given = dict(zip(_Dataset._fields[1:], rest, strict=False))
+    return _Dataset(repository, **{part: value for part, value in given.items() if value})
 
 
 def _path(name: str | Path) -> Path:
@@ -88,14 +81,12 @@ def _path(name: str | Path) -> Path:
 
 def _files(place: str | Path) -> list[Path]:
     """The files that hold the documents, a hub's data set downloaded."""
-    if str(place).startswith(HUB):
-        return [_downloaded(dataset(str(place)))]
+    if str(place).startswith(_HUB):
+        return [_downloaded(_dataset(str(place)))]
     path = _path(place)
     if not path.exists():
-        raise FileNotFoundError(
-            f"{Path(place).expanduser().absolute()} is not there; give the path of a file in {', '.join(SUFFIXES)}, or "
-            "of a folder of such files"
-        )
+        wanted = f"give the path of a file in {', '.join(SUFFIXES)}, or of a folder of such files"
+        raise FileNotFoundError(f"{Path(place).expanduser().absolute()} is not there; {wanted}")
     found = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
     if not found:
         raise FileNotFoundError(f"{path} holds no file in {', '.join(SUFFIXES)}")
@@ -126,7 +117,7 @@ def _text(line: str, where: str) -> str:
     return row["text"]
 
 
-def _downloaded(wanted: Dataset) -> Path:
+def _downloaded(wanted: _Dataset) -> Path:
     """The file in build/datasets that holds the documents, written when it is missing."""
     path = files.root() / "build" / "datasets" / (urllib.parse.quote(":".join(wanted), safe=":") + ".jsonl")
     if not path.exists():
@@ -136,7 +127,7 @@ def _downloaded(wanted: Dataset) -> Path:
     return path
 
 
-def _rows(wanted: Dataset) -> Iterator[Mapping[str, object]]:
+def _rows(wanted: _Dataset) -> Iterator[Mapping[str, object]]:
     try:
         import datasets  # no other domain needs it, and it brings twenty packages
     except ModuleNotFoundError as error:
@@ -144,23 +135,21 @@ def _rows(wanted: Dataset) -> Iterator[Mapping[str, object]]:
     try:
         yield from datasets.load_dataset(wanted.repository, wanted.config or None, split=wanted.split, streaming=True)
     except OSError as error:
-        raise OSError(
-            f"the data set {wanted.repository} is out of reach: check its name, and the network, which is needed once "
-            f"(HF_HUB_OFFLINE unset). datasets says: {error}"
-        ) from error
+        told = (
+            f"the data set {wanted.repository} is out of reach: check its name, and the network, which is needed once"
+        )
+        raise OSError(f"{told} (HF_HUB_OFFLINE unset). datasets says: {error}") from error
     except ValueError as error:  # an unknown configuration or split
         raise ValueError(f"the data set {wanted.repository} cannot be read: {error}") from error
 
 
-def _texts(wanted: Dataset) -> Iterator[str]:
+def _texts(wanted: _Dataset) -> Iterator[str]:
     """The first documents, as many as are read."""
     characters = 0
     for row in itertools.islice(_rows(wanted), MOST_DOCUMENTS):
         if not isinstance(text := row.get(wanted.field), str):
-            raise ValueError(
-                f"{wanted.repository} has no text in a column {wanted.field!r}, its columns are {', '.join(row)}: name "
-                "one, hf:owner/name:config:split:field"
-            )
+            columns = f"its columns are {', '.join(row)}: name one, hf:owner/name:config:split:field"
+            raise ValueError(f"{wanted.repository} has no text in a column {wanted.field!r}, {columns}")
         yield text
         characters += len(text)
         if characters >= MOST_CHARACTERS:

@@ -14,17 +14,11 @@ from transformers import PreTrainedTokenizerBase
 
 SYMBOLS = 72  # names, and as many values
 MORE_SYMBOLS = 256  # of each, which the main models are trained with beside those
-SYMBOL_SEED = 123  # which of the tokenizer's words become names and which values
+_SYMBOL_SEED = 123  # which of the tokenizer's words become names and which values
 ANSWER_WEIGHT = 4.0
-COPY_WEIGHT = 1.5
-FORMAT_WEIGHT = 0.2
-KINDS = {
-    "recall": -1,
-    "needles": -2,
-    "chain": -3,
-    "sum": -4,
-    "copy": -5,
-}  # item number of answers that are trained on, by kind
+_COPY_WEIGHT = 1.5
+_FORMAT_WEIGHT = 0.2
+KINDS = {"recall": -1, "needles": -2, "chain": -3, "sum": -4, "copy": -5}  # item numbers of what is trained on
 
 
 @dataclass(frozen=True)
@@ -40,15 +34,12 @@ class Alphabet:
 
     @classmethod
     def of(cls, tokenizer: PreTrainedTokenizerBase, *, more: int = 0) -> Alphabet:
-        """The alphabet of a tokenizer, the same for everyone; ValueError where it has too few one-token words.
-
-        `more` names and values follow the first `SYMBOLS`, which stay the same.
-        """
-        words = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token))
-        if len(words) < 2 * (SYMBOLS + more):
-            needed = f"{2 * (SYMBOLS + more)} one-token lower-case words with a leading space"
-            raise ValueError(f"the tasks need {needed}, this tokenizer has {len(words)}")
-        drawn = np.random.default_rng(SYMBOL_SEED).permutation(words)
+        """The alphabet of a tokenizer, with `more` symbols behind; ValueError for too few one-token words."""
+        words, needed = sorted(i for token, i in tokenizer.get_vocab().items() if _is_word(token)), 2 * (SYMBOLS + more)
+        if len(words) < needed:
+            lower = "one-token lower-case words with a leading space"
+            raise ValueError(f"the tasks need {needed} {lower}, this tokenizer has {len(words)}")
+        drawn = np.random.default_rng(_SYMBOL_SEED).permutation(words)
         first, others = np.split(drawn[: 2 * SYMBOLS], 2), np.split(drawn[2 * SYMBOLS :][: 2 * more], 2)
         names, values = map(np.concatenate, zip(first, others, strict=True))
         one = lambda text: tokenizer.encode(text, add_special_tokens=False)  # noqa: E731
@@ -91,10 +82,7 @@ class Passage:
 
 
 class Text:
-    """Real text by domain, as one token array each, from which snippets are cut.
-
-    `weights` says how often a domain is drawn, against 1 for a domain that it does not name.
-    """
+    """Real text by domain, one token array each, from which snippets are cut; `weights` (default 1) say how often."""
 
     def __init__(self, ids: dict[str, np.ndarray], *, weights: dict[str, float] | None = None) -> None:
         if not ids:
@@ -149,11 +137,11 @@ class Writer:
 
     def sentence(self, passage: Passage, name: int, value: int, *, weight: float, item: int = 0) -> None:
         """`The key of <name> is <value>.` on a line of its own; weight 0 states a fact, more asks for it."""
-        form = FORMAT_WEIGHT if weight else 0.0
+        form = _FORMAT_WEIGHT if weight else 0.0
         self.newline(passage)
         passage.add([*self.alphabet.lead, name, *self.alphabet.verb], form)
         passage.add([value], weight, item)
-        passage.add([self.alphabet.marks["."], self.alphabet.marks["\n"]], FORMAT_WEIGHT)
+        passage.add([self.alphabet.marks["."], self.alphabet.marks["\n"]], _FORMAT_WEIGHT)
 
     def sentence_length(self) -> int:
         return len(self.alphabet.lead) + len(self.alphabet.verb) + 5
@@ -218,5 +206,5 @@ class Writer:
         self.newline(passage)
         passage.add(symbols, 0.0)
         self.newline(passage)
-        passage.add(symbols, COPY_WEIGHT, item)
+        passage.add(symbols, _COPY_WEIGHT, item)
         self.newline(passage)

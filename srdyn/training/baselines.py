@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float64, Int64
 from srdyn import contexts
 
 ORDER = 5
-BITS = 8  # of a byte, in a packed n-gram
+_BITS = 8  # of a byte, in a packed n-gram
 
 
 class _Order(NamedTuple):
@@ -53,7 +53,7 @@ class KneserNey:
         probability = np.full(len(packed), 1 / 256)
         for k, order in enumerate(reversed(self.orders), start=1):
             grams = packed & _mask(k)
-            at, known = _find(grams >> BITS, order.contexts)
+            at, known = _find(grams >> _BITS, order.contexts)
             total = np.where(known, order.totals[at], 1)
             gram, seen = _find(grams, order.grams)
             kept = np.where(seen, order.counts[gram] - order.discount, 0) / total
@@ -74,7 +74,7 @@ def xz_bits_per_byte(name: str, *, part: str = "evaluation") -> float:
 
 
 def _mask(order: int) -> int:
-    return (1 << BITS * order) - 1
+    return (1 << _BITS * order) - 1
 
 
 def _pack(document: bytes, order: int) -> Int64[np.ndarray, " T"]:
@@ -85,13 +85,13 @@ def _pack(document: bytes, order: int) -> Int64[np.ndarray, " T"]:
     padded = np.concatenate([np.zeros(order - 1, np.int64), text.astype(np.int64)])
     packed = np.zeros(len(text), np.int64)
     for i in range(order):
-        packed = (packed << BITS) + padded[i : i + len(text)]
+        packed = (packed << _BITS) + padded[i : i + len(text)]
     return packed
 
 
 def _counted(grams: Int64[np.ndarray, " G"], counts: Int64[np.ndarray, " G"]) -> _Order:
     """Sorted n-grams and their counts, with what their contexts add up to."""
-    before, first, followers = np.unique(grams >> BITS, return_index=True, return_counts=True)
+    before, first, followers = np.unique(grams >> _BITS, return_index=True, return_counts=True)
     once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
     discount = float(once / (once + 2 * twice)) if once else 0.5
     return _Order(grams, counts, before, np.add.reduceat(counts, first), followers, discount)

@@ -13,9 +13,9 @@ COLUMNS = (
 )  # fmt: skip
 """One row for every model, or baseline, and quantity. `low` … `high` is the 95 % interval: Wilson's for a share of
 items, resampled over windows for bits per byte; `…_over_rows` is resampled over the rows that items lie in."""
-VERDICTS_FROM = 0.90
+_VERDICTS_FROM = 0.90
 """A task on which a model is below this is used for no verdict."""
-MARKER = "evaluation"
+_MARKER = "evaluation"
 
 
 def read(path: Path) -> pd.DataFrame:
@@ -29,7 +29,7 @@ def read(path: Path) -> pd.DataFrame:
 def fill(text: str, rows: pd.DataFrame) -> str:
     """`text` with everything measured between its markers `evaluation:begin` and `evaluation:end`."""
     parts = [_models(rows), _text(rows), _tasks(rows), *_remarks(rows), _targets(rows)]
-    return markdown.replace_block(text, MARKER, "\n\n".join(parts))
+    return markdown.replace_block(text, _MARKER, "\n\n".join(parts))
 
 
 def _models(rows: pd.DataFrame) -> str:
@@ -65,12 +65,12 @@ def _remarks(rows: pd.DataFrame) -> Iterator[str]:
     tasks = rows[rows["quantity"] == "accuracy"]
     if tasks["extrapolated"].astype(bool).any():
         yield "\\* longer than any sequence that the model was trained on: extrapolation, used for no verdict."
-    weak = tasks[tasks["value"] < VERDICTS_FROM]
+    weak = tasks[tasks["value"] < _VERDICTS_FROM]
     named = [f"{x.of} at {x.length} tokens ({x.value:.1%})" for x in weak.itertuples()]
     named = pd.Series(named, weak.index, dtype=str)
     by_model = named.groupby(weak["model"], sort=False).agg(", ".join)
     below = "; ".join(f"{model}: {tasks}" for model, tasks in by_model.items()) or "no model on any task"
-    yield f"Below {VERDICTS_FROM:.0%} right, hence shown but used for no verdict: {below}."
+    yield f"Below {_VERDICTS_FROM:.0%} right, hence shown but used for no verdict: {below}."
 
 
 def _targets(rows: pd.DataFrame) -> str:

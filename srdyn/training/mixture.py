@@ -9,8 +9,8 @@ import numpy as np
 from srdyn.loading import reference
 from srdyn.text.tasks import ANSWER_WEIGHT, KINDS, MORE_SYMBOLS, SYMBOLS, Alphabet, Passage, Text, Writer
 
-EASY_ROWS = 0.3  # share of rows that stay below the curriculum's current level
-Table = tuple[tuple[float, int], ...]
+_EASY_ROWS = 0.3  # share of rows that stay below the curriculum's current level
+_Table = tuple[tuple[float, int], ...]
 
 
 @dataclass(frozen=True)
@@ -37,9 +37,9 @@ class Curriculum:
 
     tokens_per_batch: int
     facts: int
-    symbols: Table
-    pairs: Table
-    gap: Table
+    symbols: _Table
+    pairs: _Table
+    gap: _Table
     lengths: tuple[tuple[float, tuple[int, ...]], ...]
     shares: tuple[tuple[float, dict[str, float]], ...]
 
@@ -110,7 +110,7 @@ def _row(length: int, now: Level, alphabet: Alphabet, text: Text, rng: np.random
     kinds = list(now.shares)
     kind = kinds[rng.choice(len(kinds), p=np.array(list(now.shares.values())) / sum(now.shares.values()))]
     pool = now.symbols
-    if rng.random() < EASY_ROWS:
+    if rng.random() < _EASY_ROWS:
         pool = int(np.exp(rng.uniform(np.log(12), np.log(now.symbols + 1))))
     writer = Writer(alphabet, text, rng, pool=pool)
     passage = Passage()

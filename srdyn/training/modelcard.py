@@ -24,15 +24,15 @@ from srdyn.training import baselines, card_tables, recipes
 
 log = logging.getLogger(__name__)
 
-PART = "evaluation"
-TEXT_LENGTH = 512
-SEED = 0  # of the tasks' draws and of the resampling
-ARITHMETIC = {"chain": 0.95, "sum": 0.95}
-TARGETS = {
-    "hybrid": {"needle": 0.98, "recall8": 0.98, **ARITHMETIC},
-    "pure": {"needle": 0.95, "recall8": 0.90, **ARITHMETIC},
+_PART = "evaluation"
+_TEXT_LENGTH = 512
+_SEED = 0  # of the tasks' draws and of the resampling
+_ARITHMETIC = {"chain": 0.95, "sum": 0.95}
+_TARGETS = {
+    "hybrid": {"needle": 0.98, "recall8": 0.98, **_ARITHMETIC},
+    "pure": {"needle": 0.95, "recall8": 0.90, **_ARITHMETIC},
 }
-"""Share of items a kind of model should get right at `TEXT_LENGTH` tokens; its text should be below every baseline."""
+"""Share of items a kind of model should get right at `_TEXT_LENGTH` tokens; its text should be below every baseline."""
 
 
 class Plan(NamedTuple):
@@ -42,8 +42,8 @@ class Plan(NamedTuple):
     windows: int | None
 
 
-PLAN = Plan(
-    items={(task, TEXT_LENGTH): 400 for task in evals.TASKS if task not in evals.NEEDLES_AT}
+_PLAN = Plan(
+    items={(task, _TEXT_LENGTH): 400 for task in evals.TASKS if task not in evals.NEEDLES_AT}
     | {("needle4", 2048): 200, ("recall8", 2048): 400},
     windows=48,
 )
@@ -57,24 +57,24 @@ def folders(root: Path) -> list[Path]:
     return found
 
 
-def baseline_rows(tokenizer: PreTrainedTokenizerBase, *, plan: Plan = PLAN) -> pd.DataFrame:
+def baseline_rows(tokenizer: PreTrainedTokenizerBase, *, plan: Plan = _PLAN) -> pd.DataFrame:
     """Bits per byte of the baselines in each domain: n-gram models on the bytes of the models' windows, xz on all."""
     names, rows = contexts.domains(), []
     everything = baselines.KneserNey(baselines.training_bytes(names))
     for name in names:
         chosen = _windows(name, tokenizer, plan)
-        text = {"quantity": "bits per byte", "of": name, "length": TEXT_LENGTH, "unit": "bits per byte"}
+        text = {"quantity": "bits per byte", "of": name, "length": _TEXT_LENGTH, "unit": "bits per byte"}
         alone = baselines.KneserNey(baselines.training_bytes([name]))
         for which, ngrams in (("all domains", everything), ("that domain alone", alone)):
             bits = _ngram_bits(ngrams, name, chosen)
             interval = _per_byte(bits, chosen)
             rows.append({"model": f"{baselines.ORDER}-gram, {which}", **text, **_ends(interval), "n": len(bits)})
-        rows.append({"model": "xz -9", **text, "value": baselines.xz_bits_per_byte(name, part=PART)})
+        rows.append({"model": "xz -9", **text, "value": baselines.xz_bits_per_byte(name, part=_PART)})
     return pd.DataFrame(rows).assign(kind="baseline")
 
 
 @denormals.flushed()
-def model_rows(folder: Path, *, plan: Plan = PLAN, device: str = "auto") -> pd.DataFrame:
+def model_rows(folder: Path, *, plan: Plan = _PLAN, device: str = "auto") -> pd.DataFrame:
     """Bits per byte in each domain and accuracy on each task of one model, without targets."""
     model = models.load(folder, device=device)
     training = json.loads((folder / "training.json").read_text())
@@ -90,20 +90,20 @@ def model_rows(folder: Path, *, plan: Plan = PLAN, device: str = "auto") -> pd.D
 def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the target of each row that has one, and whether it is met: accuracy from it on, text below it."""
     best = dict(rows[rows["kind"] == "baseline"].groupby("of")["value"].min())
-    by_kind = {kind: best | shares for kind, shares in TARGETS.items()}
+    by_kind = {kind: best | shares for kind, shares in _TARGETS.items()}
     targets = [by_kind.get(kind, {}).get(of) for kind, of in zip(rows["kind"], rows["of"], strict=True)]
-    rows = rows.assign(target=pd.Series(targets, rows.index, float).where(rows["length"] == TEXT_LENGTH))
+    rows = rows.assign(target=pd.Series(targets, rows.index, float).where(rows["length"] == _TEXT_LENGTH))
     below, is_text = rows["value"] < rows["target"], rows["quantity"] == "bits per byte"
     return rows.assign(met=(below == is_text).astype(object).where(rows["target"].notna(), None))
 
 
-def measure(root: Path, *, plan: Plan = PLAN) -> pd.DataFrame:
+def measure(root: Path, *, plan: Plan = _PLAN) -> pd.DataFrame:
     """One row for every model, or baseline, and quantity; models are measured side by side, one a core."""
     found = folders(root)
     tokenizer = AutoTokenizer.from_pretrained(found[0])
     measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
     tables = [baseline_rows(tokenizer, plan=plan), *tqdm(measured, total=len(found), desc="models")]
-    rows = with_targets(pd.concat(tables, ignore_index=True).assign(task_seed=SEED))
+    rows = with_targets(pd.concat(tables, ignore_index=True).assign(task_seed=_SEED))
     return rows.astype(dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64"))[list(card_tables.COLUMNS)]
 
 
@@ -120,14 +120,14 @@ def _text_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
         chosen = _windows(name, model.tokenizer, plan)
         bits = evals.window_bits(model, chosen.tokens)
         ends = _ends(_per_byte(bits, chosen))
-        kind = {"quantity": "bits per byte", "of": name, "length": TEXT_LENGTH, "unit": "bits per byte"}
+        kind = {"quantity": "bits per byte", "of": name, "length": _TEXT_LENGTH, "unit": "bits per byte"}
         yield {**kind, **ends, "n": len(bits)}
 
 
 def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
-    text = evals.held_out_text(model.tokenizer, PART)
+    text = evals.held_out_text(model.tokenizer, _PART)
     for (task, length), n in plan.items.items():
-        rng = evals.draws(task, part=PART, seed=SEED)
+        rng = evals.draws(task, part=_PART, seed=_SEED)
         rows = evals.task_rows(task, tokenizer=model.tokenizer, text=text, n=n, length=length, rng=rng)
         frame = evals.outcomes(model, *rows)
         # Items of one row share their text, needles even their question.
@@ -140,12 +140,12 @@ def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
 
 
 def _windows(name: str, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.ByteWindows:
-    return evals.windows(name, tokenizer, length=TEXT_LENGTH, part=PART, n=plan.windows)
+    return evals.windows(name, tokenizer, length=_TEXT_LENGTH, part=_PART, n=plan.windows)
 
 
 def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.ByteWindows):
     """What the n-gram model needs for the bytes of each window, given all that precedes them in their document."""
-    bits = [ngrams.bits(document.encode()) for document in contexts.held_out_documents(name, part=PART)]
+    bits = [ngrams.bits(document.encode()) for document in contexts.held_out_documents(name, part=_PART)]
     spans = zip(chosen.document, chosen.start, chosen.stop, strict=True)
     return np.array([bits[i][start:stop].sum() for i, start, stop in spans])
 
@@ -159,7 +159,7 @@ def _ends(interval: intervals.Interval) -> dict[str, float]:
 
 
 def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(SEED)
+    return torch.Generator().manual_seed(_SEED)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -89,7 +89,7 @@ class Settings:
         return dataclasses.asdict(self) | {"tokens": self.seen(self.steps), "checkpoints": list(self.checkpoints)}
 
 
-MAIN = {
+_MAIN = {
     "tier": "main",
     "tokens": 24_000_000,
     "checkpoints": (48, 192, 640, 2560),
@@ -99,8 +99,8 @@ RECIPES = {
     "hybrid": Settings("hybrid"),
     "pure": Settings("pure"),
     "uniform": Settings("uniform", tokens=5_200_000, checkpoints=(96, 384)),
-    "main-hybrid": Settings("hybrid", **MAIN),
-    "main-pure": Settings("pure", **MAIN),
+    "main-hybrid": Settings("hybrid", **_MAIN),
+    "main-pure": Settings("pure", **_MAIN),
     **{f"{x}-d{d}": Settings(x, options={"head": d}, checkpoints=()) for x in ("hybrid", "pure") for d in (32, 128)},
     **{kind: Settings(kind, checkpoints=()) for kind in rules.CLASSES},
     "pure-long": Settings("pure", tokens=64_000_000, checkpoints=(3900, 7800, 15600)),

@@ -27,18 +27,18 @@ from srdyn.training.recipes import Settings
 
 log = logging.getLogger(__name__)
 
-LOG_EVERY = 20
-SAVE_EVERY = 20
-OUTER = ("embed", "in_proj_ba", "lm_head")
+_LOG_EVERY = 20
+_SAVE_EVERY = 20
+_OUTER = ("embed", "in_proj_ba", "lm_head")
 """Matrices that are no map between hidden vectors: tokens, gates."""
 SPECTRA_POSITIONS = (16, 64, 128, 256, 512)
-SPECTRA_WINDOWS = 2  # of 512 tokens from each domain
+_SPECTRA_WINDOWS = 2  # of 512 tokens from each domain
 
 
 def spectra_contexts(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "B T"]:
     """The fixed held-out contexts whose spectra are followed through training, domain after domain."""
     generator = torch.Generator().manual_seed(0)
-    draw = lambda name: contexts.domain(name, tokenizer, n=SPECTRA_WINDOWS, length=512, generator=generator)  # noqa: E731
+    draw = lambda name: contexts.domain(name, tokenizer, n=_SPECTRA_WINDOWS, length=512, generator=generator)  # noqa: E731
     return torch.cat([draw(name) for name in contexts.domains()])
 
 
@@ -110,7 +110,7 @@ class Run:
                 self._observe()
                 self._advance()
                 bar.update()
-                if self.step % SAVE_EVERY == 0:
+                if self.step % _SAVE_EVERY == 0:
                     self.save()
         self.save()
         if self.step == self.settings.steps:
@@ -134,7 +134,7 @@ class Run:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         self.step += 1
-        if self.step % LOG_EVERY == 0 or self.step == self.settings.steps:
+        if self.step % _LOG_EVERY == 0 or self.step == self.settings.steps:
             right = logits.detach().argmax(-1) == tokens[:, 1:]
             self._log(loss.item(), float(norm), rate, nats.detach(), right, weights[:, 1:], items[:, 1:])
 
@@ -167,7 +167,7 @@ class Run:
         options = {"positions": SPECTRA_POSITIONS, "layers": layers, "model": settings.name, "seed": settings.seed}
         tables = []
         for i, name in enumerate(contexts.domains()):
-            part = slice(i * SPECTRA_WINDOWS, (i + 1) * SPECTRA_WINDOWS)
+            part = slice(i * _SPECTRA_WINDOWS, (i + 1) * _SPECTRA_WINDOWS)
             table = strata.head_table(sigma[:, part], context=name, **options)
             tables.append(table.merge(_long(decay[:, part], layers), on=["layer", "sample", "head"]))
         return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.settings.seen(self.step))
@@ -189,7 +189,7 @@ def _say_float16(folder: Path) -> None:
 
 def optimizers(hf: nn.Module) -> list[torch.optim.Optimizer]:
     """Muon for the matrices inside the layers, AdamW for the rest; weight decay for matrices only."""
-    matrix = lambda n, p: p.ndim == 2 and min(p.shape) > 8 and not any(x in n for x in OUTER)  # noqa: E731
+    matrix = lambda n, p: p.ndim == 2 and min(p.shape) > 8 and not any(x in n for x in _OUTER)  # noqa: E731
     named = list(hf.named_parameters())
     inner = [p for n, p in named if matrix(n, p)]
     outer = [p for n, p in named if p.ndim == 2 and not matrix(n, p)]

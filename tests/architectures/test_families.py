@@ -158,9 +158,9 @@ class TestEveryFamily:
             with pytest.raises(ValueError, match="do not decay"), ablation.set_half_life(model, some, **asked):
                 pass
             return
-        own, first = states.decays(model, TOKENS), states.inputs(model, TOKENS, 0)
+        own, first = states.gates(model, TOKENS)[0], states.inputs(model, TOKENS, 0)
         with ablation.set_half_life(model, some, **asked):
-            g, found = states.decays(model, TOKENS), states.trace(model, TOKENS, POSITIONS, measure=whole)
+            g, found = states.gates(model, TOKENS)[0], states.trace(model, TOKENS, POSITIONS, measure=whole)
             by_token = states.trace(model, TOKENS, range(1, 13), measure=whole, route="segments")
             at_once = states.trace(model, TOKENS, range(1, 13), measure=whole)
             reads = [states.inputs(model, TOKENS, layer) for layer in range(model.grid.L)]

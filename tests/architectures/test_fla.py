@@ -218,8 +218,8 @@ def test_the_first_layer_of_rwkv7_keeps_what_later_ones_mix_in():
 def test_retention_keeps_the_decay_of_a_head_when_others_go():
     model = loaded("RetNet", "retnet", num_heads=4, intermediate_size=48)
     keep = torch.tensor([[True, False, False, True]] * 3)
-    g = states.decays(pruning.prune_heads(model, keep), TOKENS)
-    assert torch.equal(g[..., keep[0]], states.decays(model, TOKENS)[..., keep[0]])
+    g = states.gates(pruning.prune_heads(model, keep), TOKENS)[0]
+    assert torch.equal(g[..., keep[0]], states.gates(model, TOKENS)[0][..., keep[0]])
     assert g[..., ~keep[0]].isnan().all()
 
 

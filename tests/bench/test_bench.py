@@ -22,8 +22,8 @@ PLANS = {
     "spectra": {"sizes": (8, 12), "batches": (1, 9), "rounds": 3},
     "tracing": {"B": 2, "T": 24, "counts": (2, 3), "every_token": 4, "rounds": 3},
     "growth": {"lengths": (32, 64), "layers": (1, 2), "heads": (2, 4), "T": 16, "rounds": 2},
-    "pruned": {"layers": 1, "removed": command.SHARE, "batches": (1,), "T": 16, "rounds": 3},
-    "memory": {"lengths": (4, 8), "layers": 1, "removed": command.SHARE, "B": 1, "T": 4},
+    "pruned": {"layers": 1, "removed": command._SHARE, "batches": (1,), "T": 16, "rounds": 3},
+    "memory": {"lengths": (4, 8), "layers": 1, "removed": command._SHARE, "B": 1, "T": 4},
     "training": {"B": 1, "T": 32, "rounds": 2},
     "families": {"T": 4, "rounds": 2, "kinds": ("olmo_hybrid", "hgrn2")},
 }

@@ -44,6 +44,7 @@ def case(draw, *tables, labels, foot, **options):
 
 ANSWERED = f"seed == 0 and probe in {[*TASKS, effects.TEXT, effects.KEPT]}"
 BESIDE = "versus == 'random' and share == 0.25 and arm in ['high', 'low']"
+LOADS = ["needle", "needle4", "recall4", "recall8", "recall16"]
 AT = "position == 512"
 STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
 FORMED = ("06_emergence_heads",)
@@ -100,6 +101,10 @@ CASES = {
         figures.coefficients, ("03_ablation_regression", "seed == 0 and probe in ['needle', 'recall8']"),
         labels={"coefficient (ranks, standardised)"}, foot="95 % interval, heads resampled",
     ),
+    "places": case(
+        figures.places, ("03_ablation_sets", "probe == 'needle'"),
+        labels={"random sets that do worse\n(share)", "needles found"}, foot="200 random sets", value="needles found",
+    ),
     "windows": case(
         figures.windows, ("03_ablation_window", f"versus == 'intact' and {ANSWERED}"),
         labels={"softmax window w (tokens)", "arm × window\n(nats)"}, foot="n = .* items",
@@ -144,9 +149,16 @@ CASES = {
     "head_splits": case(
         figures.head_splits, ("05_mechanism_splits",), labels={"share of heads"}, foot="n = .* samples",
     ),
-    "truncations": case(
-        figures.truncations, ("05_mechanism_truncation", ANSWERED, "probe"),
-        labels={"rank that the states are cut to", "needle", effects.TEXT}, foot="n = .* items",
+    "loads": case(
+        figures.loads, ("05_mechanism_truncation", f"arm != 'intact' and probe in {LOADS}"),
+        labels={"rank that the states are cut to", "every 16 tokens"}, foot="n = .* items",
+    ),
+    "half_lives": case(
+        figures.half_lives, ("05_mechanism_retention",),
+        labels={"half-life set (tokens)", "effective rank r"}, foot="nothing is set .* n = .* items",
+    ),
+    "damage_predictors": case(
+        figures.damage_predictors, ("05_mechanism_damage",), labels={"ρ, or share"}, foot="n = 48–64 heads",
     ),
     "rank_formation": case(
         figures.rank_formation, FORMED, ("06_emergence_distribution", AT),

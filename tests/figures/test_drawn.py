@@ -42,7 +42,7 @@ def test_trajectories_draws_each_head_in_the_colour_of_its_stratum():
 def test_trajectories_refuses_several_layers_of_a_model():
     table = given("trajectories")
     with pytest.raises(ValueError, match="one layer of each model"):
-        figures.trajectories(pd.concat([table, table.assign(layer=0)]))
+        figures.trajectories(pd.concat([table, table.assign(layer=99)]))
 
 
 def test_a_pruned_head_is_left_out_of_the_trajectories():
@@ -61,7 +61,7 @@ def test_head_map_shades_rank_over_d_and_leaves_nan_blank():
     assert own.collections[0].get_clim() == (0, 1)
     assert ticks(own) == [str(layer) for layer in wanted.index]
     with pytest.raises(ValueError, match="no rows"):
-        figures.head_map(table, sources=["nobody"])
+        figures.head_map(table.query("source == 'mechanism'"))
 
 
 def test_the_distribution_is_the_share_of_heads_at_or_below():
@@ -70,11 +70,6 @@ def test_the_distribution_is_the_share_of_heads_at_or_below():
     curves = [line.get_xydata() for line in lines(panels(drawn("rank_distribution"))["pure"], MODEL, longer=2)]
     (step,) = [curve for curve in curves if len(curve) == len(share) + 2 and np.allclose(curve[1:-1, 0], share)]
     np.testing.assert_allclose(step[1:-1, 1], np.arange(1, len(share) + 1) / len(share))
-
-
-def test_thresholds_of_the_distribution_follow_the_arguments():
-    figure = figures.rank_distribution(given("rank_distribution").query("kind == 'pure'"), low=0.1, high=0.8)
-    assert [line.get_xdata()[0] for line in figure.axes[0].lines if line.get_linestyle() == "--"] == [0.1, 0.8]
 
 
 def test_shares_orders_thresholds_and_leaves_nulls_out():
@@ -227,14 +222,34 @@ def test_windows_are_in_order_of_their_size():
     assert heights(axes, interventions.ARMS["high"].colour) == [wanted]
 
 
-def test_truncations_go_from_removed_to_the_whole_state():
-    table = given("truncations")
-    axes = drawn("truncations").axes[0]
-    below = [label.get_text() for label in drawn("truncations").axes[-1].get_xticklabels()]
-    assert below == ["removed", *(str(rank) for rank in sorted(table["rank"].unique()) if rank)]
-    part = rows(table, model="hybrid", panel=table["panel"].iloc[0])
-    for colour, name in zip(("#111111", style.STRATA["high"].colour), table["heads"].unique(), strict=False):
-        assert rows(part, heads=name)["estimate"].tolist() in heights(axes, colour, longer=2)
+def test_loads_are_drawn_by_rank():
+    table = given("loads")
+    axes = drawn("loads").axes[0]
+    assert [label.get_text() for label in drawn("loads").axes[-1].get_xticklabels()] == ["2", "4", "8", "16"]
+    part = rows(table, model="hybrid", every=16)
+    drawn_lines = [list(line.get_ydata()) for line in axes.lines if len(line.get_xdata()) == 4]
+    assert drawn_lines == [rows(part, probe=name)["estimate"].tolist() for name in table["probe"].unique()]
+
+
+def test_a_chosen_set_stands_at_its_place():
+    table = rows(given("places"), model="hybrid")
+    axes = figures.places(table, value="needles found").axes[0]
+    low = rows(table, arm="tied low")
+    random, chosen = (rows(low, which=which)["value"].to_numpy() for which in ("random", "chosen"))
+    places = [((random < x).mean() + (random <= x).mean()) / 2 for x in chosen]
+    (line,) = [line for line in axes.lines if line.get_marker() == interventions.ARMS["tied low"].marker]
+    np.testing.assert_allclose(line.get_xdata(), places)
+    assert list(line.get_ydata()) == chosen.tolist()
+
+
+def test_half_lives_are_drawn_beside_the_ranks_they_leave():
+    table = rows(given("half_lives"), model="hybrid")
+    axes = figures.half_lives(table).axes
+    slow = rows(table, group="saturated, slow")
+    expected = [part.sort_values("half_life")["estimate"].tolist() for _, part in slow.groupby("distance")]
+    assert [list(line.get_ydata()) for line in axes[0].lines if len(line.get_xdata()) == 5] == expected
+    ranks = slow.groupby("half_life")["rank"].first().tolist()
+    assert ranks in [list(line.get_ydata()) for line in axes[-1].lines]
 
 
 def test_rules_lie_at_what_they_keep():

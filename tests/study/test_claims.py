@@ -132,7 +132,7 @@ def test_nulls_that_pass_are_named(clone):
             rows(PASS, PASS, source="mechanism"),
             rows(PASS, source="untrained"),
             rows(("pass", "undecided"), source="common decay"),
-            rows(PASS, ("pass", "fail"), source="permuted decays"),
+            rows(PASS, ("pass", "fail"), source="mechanism"),
             rows(NONE, source="other"),
         ]
     )

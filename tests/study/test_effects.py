@@ -203,11 +203,3 @@ def test_an_interaction_against_random_heads_leaves_out_what_they_lose_too(exper
     table = effects.interactions(pd.concat([experiment, *narrow], ignore_index=True), versus="random")
     found = row(table, probe="bits code", arm="high")
     assert found["interaction"] == pytest.approx(((3.0 - 1.2) - (1.0 - 0.2)) * np.log(2), abs=0.1)
-
-
-def test_truncated_states_stand_beside_what_nothing_cut_gives(experiment):
-    cut = answers(arm("high", 1.0, truncated=4), lost=0.3)
-    table = effects.truncated(effects.estimates(pd.concat([answers(), cut], ignore_index=True)))
-    found = row(table, probe="needle")
-    assert (found["rank"], found["heads"]) == (4, "all heads")
-    assert found["intact"] > found["estimate"]

@@ -51,3 +51,10 @@ def test_claims_are_judged_by_models_and_their_nulls(run):
     [verdict] = run.verdicts().to_dict("records")
     assert verdict["verdict"] == "one seed: fails (null passes: mechanism)"
     assert verdict["leading"] == "identity in training 0.300 (≥ 0.8)"
+
+
+def test_a_first_look_says_what_it_reads(capsys):
+    notebook.first_look(models=["a"], n=2)
+    assert (
+        capsys.readouterr().out == "quick = True, so that of the lists above only this is read: models = ['a'], n = 2\n"
+    )

@@ -1,4 +1,4 @@
-"""The README's blocks: titles from the notebooks, captions from their tables, the layers from the code."""
+"""What runs write into README and pages: verdicts from the tables, the layers from the code."""
 
 import json
 
@@ -10,20 +10,34 @@ from srdyn.study.claims import claims, readme
 from srdyn.study.run import store
 
 
-def test_captions_say_what_the_ledger_says(monkeypatch):
+def test_a_claim_has_a_word_for_every_kind_of_model_and_leads_to_its_notebook(monkeypatch):
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    cells = [cell.strip() for line in readme.gallery().splitlines()[2:] for cell in line.strip("| ").split(" | ")]
-    shown = {cell.split("](figures/")[1].split(".png")[0]: cell for cell in cells if cell}
-    assert shown["03_ablation"].startswith("![Ablation: which heads does the model need?](figures/03_ablation.png)<br>")
-    assert "](notebooks/03_ablation.ipynb) C8: " in shown["03_ablation"]
-    assert shown["05_mechanism"].endswith("](notebooks/05_mechanism.ipynb)")
+    heads, _, *rows = [line.strip("| ").split(" | ") for line in readme.verdicts().split("\n\n")[0].splitlines()]
+    book = claims.ledger()
+    assert heads == ["claim", "paper", "hybrid", "pure"]
+    assert len(rows) == book["claim"].nunique()
+    said = {row[0].split("]")[0].strip("["): row for row in rows}
+    assert said["C8"][0].startswith("[C8](notebooks/03_ablation.ipynb) Low-rank heads are")
+    for line in book[book["kind"].isin(heads)].itertuples():
+        cell = said[line.claim][heads.index(line.kind)].split("<br>")[0]
+        assert line.verdict.startswith(cell.removesuffix(" ○"))
+        assert cell.endswith(" ○") == bool(line.nulls and "null passes" in line.verdict)
 
 
-def test_the_committed_readme_and_scorecard_are_those_of_the_committed_tables(monkeypatch):
+def test_second_rules_stand_below_the_first(monkeypatch):
+    second = pd.DataFrame({"claim": ["C1"], "kind": ["hybrid"], "verdict": ["reproduced (null passes too: x)"]})
+    first = pd.DataFrame({"claim": ["C1"], "kind": ["hybrid"], "verdict": ["not reproduced"]})
+    ours, later = (frame.set_index("kind") for frame in (first, second))
+    assert readme._word(ours, later, "hybrid") == "not reproduced\nsecond: reproduced ○"
+    assert readme._word(ours, later.iloc[:0], "hybrid") == "not reproduced"
+
+
+def test_the_committed_texts_are_those_of_the_committed_tables(monkeypatch):
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    text = (files.root() / "README.md").read_bytes().decode()
-    assert readme.page(text) == text, "they are made by `make scorecard`"
-    assert claims.scorecard() == (store.figure_dir() / "scorecard.md").read_text(encoding="utf-8")
+    for name in readme.pages():
+        text = (files.root() / name).read_bytes().decode()
+        assert readme.page(name, text) == text, f"{name}: made by `make scorecard`"
+    assert readme.scorecard() == (store.figure_dir() / "scorecard.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -31,8 +45,9 @@ def clone(tmp_path, monkeypatch):
     """A clone without any table, in which the reference run is at work."""
     (tmp_path / "data").mkdir()
     (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
-    blocks = "".join(f"<!-- {name}:begin -->\r\n<!-- {name}:end -->\n" for name in ("scorecard", "gallery", "families"))
-    (tmp_path / "README.md").write_bytes(f"# Title\r\n{blocks}tail\n".encode())
+    for path, blocks in readme.pages().items():
+        marked = "".join(f"<!-- {name}:begin -->\r\n<!-- {name}:end -->\n" for name in blocks)
+        files.write_bytes(tmp_path / path, f"# Title\r\n{marked}tail\n".encode())
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
     return tmp_path
@@ -43,9 +58,10 @@ def test_publishing_twice_changes_no_byte(clone):
     readme.publish()
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
     page = before[0][0].decode()
-    assert page.startswith("# Title\r\n<!-- scorecard:begin -->\n\nClaims of *State Rank")
-    assert page.endswith("\n<!-- families:end -->\ntail\n")
-    assert paths[1].read_text().strip() in page
+    assert page.startswith("# Title\r\n<!-- scorecard:begin -->\n\n| claim | paper |")
+    assert page.endswith("\n<!-- scorecard:end -->\ntail\n")
+    assert "Claims of *State Rank" in paths[1].read_text()
+    assert "| qwen3_next |" in (clone / "notebooks/site/families.md").read_text()
     readme.publish()
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths] == before
 
@@ -61,14 +77,7 @@ def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
 
 def test_a_readme_without_markers_is_refused():
     with pytest.raises(ValueError, match=r"<!-- scorecard:begin -->"):
-        readme.page("# Title\n")
-
-
-def test_a_notebook_without_a_heading_is_named(tmp_path):
-    path = tmp_path / "01_x.ipynb"
-    path.write_text(json.dumps({"cells": [{"source": ["no heading"]}]}))
-    with pytest.raises(ValueError, match="not with a heading"):
-        readme._title(path)
+        readme.page("README.md", "# Title\n")
 
 
 def test_families_have_their_measured_speeds(tmp_path, monkeypatch):

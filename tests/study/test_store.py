@@ -86,12 +86,6 @@ def test_a_table_of_another_run_is_replaced_in_silence(clone, frame, monkeypatch
     assert not caplog.messages
 
 
-def test_a_rank_outside_its_band_is_a_change(clone, frame):
-    store.save_table(frame, STEM)
-    store.save_table(frame.assign(rank=[3, 40, 64, 63]), STEM)
-    assert store.load_table(STEM)["rank"].tolist() == [3, 40, 64, 63]
-
-
 def test_other_parameters_are_recorded_even_if_the_table_stays(clone, frame):
     store.save_table(frame, STEM, meta={"parameters": {"draws": 10}})
     path = store.save_table(frame, STEM, meta={"parameters": {"draws": 20}})

@@ -7,14 +7,14 @@ import pandas as pd
 import pytest
 import torch
 
-from srdyn import architectures, bounds, contexts, models, spectra, states
+from srdyn import architectures, contexts, models, spectra, states
 from srdyn.architectures import gated_deltanet
 from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
-from srdyn.study.analysis import observations, summaries
+from srdyn.study.analysis import bounds, observations, summaries
 from srdyn.study.claims import claims
-from srdyn.study.run import opened, store, workers
-from srdyn.study.survey import null_tables, samples, survey
+from srdyn.study.run import opened, store
+from srdyn.study.survey import null_tables, survey
 from srdyn.text import tasks
 
 POSITIONS = (1, 7, 16, 32, 64)
@@ -62,7 +62,7 @@ def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
     cube = observations.cube(own)
     expected = spectra.effective_rank(sigma).permute(1, 0, 3, 2).numpy()
     np.testing.assert_array_equal(cube.values[:, 0], expected)
-    decay = states.decays(model, reading.tokens("code", model.tokenizer)).double().mean(2)
+    decay = states.gates(model, reading.tokens("code", model.tokenizer))[0].double().mean(2)
     found = observations.cube(own, "log_decay").values[:, 0, :, :, 0]
     np.testing.assert_allclose(found, decay.permute(1, 0, 2).numpy(), rtol=1e-6)
 
@@ -72,14 +72,6 @@ def test_the_untrained_null_is_the_start_and_not_the_model(place):
     start = null_tables.untrained(model).hf.state_dict()
     fresh = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8).state_dict()
     assert all(torch.equal(start[name], fresh[name]) for name in fresh)
-
-
-def test_permuted_decays_are_the_mechanism_s_heads_in_another_order(heads):
-    by = ["context", "sample", "position", "rank"]
-    mechanism, permuted = (
-        heads[heads["source"] == source].groupby(by).size() for source in ("mechanism", "permuted decays")
-    )
-    pd.testing.assert_series_equal(mechanism, permuted)
 
 
 def test_the_common_decay_is_one_value_in_every_context(heads):
@@ -97,21 +89,12 @@ def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch
     pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"], kept=tmp_path))
 
 
-@pytest.fixture
-def own_workers():
-    """Processes that start in this test and end with it."""
-    workers._pool.cache_clear()
-    yield
-    workers._pool().shutdown()
-    workers._pool.cache_clear()
-
-
 def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers):
     model = models.load(place)
     made_by = {"weights": opened.identity(model, place), "code": survey.CODE}
     tables = null_tables.Tables(model, reading, store.RunStore(tmp_path, made_by=made_by))
     opening = str(place), reading, tmp_path, json.dumps(made_by)
-    for together in (("model", "untrained", "mechanism", "permuted decays"), ("common decay",)):
+    for together in (("model", "untrained", "mechanism"), ("common decay",)):
         survey._make(tables, together, opening, worth=1)
     items = heads[["context", "source"]].drop_duplicates().itertuples(index=False)
     tables._samples = None  # whatever is made here now
@@ -179,7 +162,7 @@ FAMILIES = pytest.mark.parametrize("family", families.FAMILIES, ids=[family.id f
 def test_a_family_says_whether_its_heads_forget(family):
     model = families.model(family)
     tokens = torch.randint(0, 64, (1, 9), generator=torch.Generator().manual_seed(0))
-    assert null_tables.forgets(model) == bool((states.decays(model, tokens) < 0).any())
+    assert null_tables.forgets(model) == bool((states.gates(model, tokens)[0] < 0).any())
     writes_once = all(site.recipe.rule is recurrence.gated_delta_rule for site in architectures.sites(model.hf))
     assert null_tables.follows_gated_delta(model) == writes_once
 
@@ -247,8 +230,6 @@ def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkey
     model = models.load(place)
     with pytest.raises(ValueError, match="poetry"):
         reading.tokens("poetry", model.tokenizer)
-    with pytest.raises(ValueError, match="no attack"):
-        samples.attack_blocks("poetry", model.tokenizer)
     with pytest.raises(ValueError, match="astrology"):
         survey.heads([place], reading, sources=["astrology"], kept=tmp_path)
 
@@ -263,7 +244,11 @@ def test_summaries_have_a_row_for_every_head(heads, place):
     shown = final[final["source"] == "model"].set_index(["layer", "head"])["rank"]
     pd.testing.assert_series_equal(own, shown.loc[own.index], check_names=False)
     paths = summaries.trajectories(text, ["model", "mechanism"])
-    assert len(paths) == 2 * 8 * len(POSITIONS)
+    assert len(paths) == 2 * 2 * 8 * len(POSITIONS)
+    small = {}
+    for fork, [layer] in paths.groupby("fork")["layer"].unique().items():
+        small[fork] = min((own[layer] <= 0.25 * 8).sum(), (own[layer] >= 0.9 * 8).sum())
+    assert small["most"] >= small["least"]
     shares = summaries.shares(text[text["source"].isin(["model", "mechanism"])], 64)
     np.testing.assert_allclose(shares[["low", "middle", "high"]].sum(axis=1), 1, atol=0.51)
     assert len(shares) == 2 * (1 + len(null_tables.SWEEP) + 1)

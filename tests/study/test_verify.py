@@ -14,6 +14,7 @@ from srdyn.study.run import store
 
 THOROUGH = "data/tables/thorough/03_ablation_claims.csv"
 WEIGHTS = "data/models/hybrid/model.safetensors"
+FAMILIES = "notebooks/site/families.md"
 TABLE = "data/tables/03_ablation_estimates"
 
 
@@ -53,19 +54,17 @@ def test_what_is_committed_is_what_was_written(monkeypatch):
 
 def test_digits_and_a_bit_changed_all_at_once_are_each_found(copy):
     change_digit(copy / "README.md", "<!-- scorecard:begin -->")
-    change_digit(copy / "README.md", "<!-- gallery:begin -->")
-    change_digit(copy / "README.md", "tokens/s on a CPU |\n")
+    change_digit(copy / FAMILIES, "tokens/s on a CPU |\n")
     change_digit(copy / "figures" / "scorecard.md", "---")
     change_digit(copy / THOROUGH, ",0.")
     flip(copy / WEIGHTS)
     found = list(verify.faults())
     assert places(found)[:3] == [WEIGHTS, THOROUGH, THOROUGH]
     assert "figures/scorecard.md" in places(found)
-    named = [fault for fault in found if fault.startswith("README.md")]
-    page = (copy / "README.md").read_text().splitlines()
-    lines = [page[int(fault.split(":")[1]) - 1] for fault in named]
-    starts = ("Claims of", "| ![", "| ")
-    assert all(any(line.startswith(start) for line in lines) for start in starts)
+    named = [fault for fault in found if fault.startswith(("README.md", FAMILIES))]
+    lines = [(copy / fault.split(":")[0]).read_text().splitlines()[int(fault.split(":")[1]) - 1] for fault in named]
+    assert len(lines) == 2
+    assert all(line.startswith("| ") for line in lines)
     assert all("where the tables say" in fault for fault in named)
 
 
@@ -118,7 +117,7 @@ def test_files_that_went_and_files_that_came_are_found(copy):
 
 def test_a_readme_without_its_markers_is_said(copy):
     page = (copy / "README.md").read_text()
-    (copy / "README.md").write_text(page.replace("<!-- gallery:end -->", ""))
+    (copy / "README.md").write_text(page.replace("<!-- scorecard:end -->", ""))
     assert any("README.md: cannot be made from the tables" in fault for fault in verify.texts())
 
 
@@ -139,7 +138,7 @@ def test_a_run_records_what_it_wrote_and_nothing_else(copy):
 
 
 def test_the_command_names_every_fault_and_fails(copy, monkeypatch, capsys):
-    monkeypatch.setattr(readme, "page", lambda text: text)
+    monkeypatch.setattr(readme, "page", lambda name, text: text)
     monkeypatch.setattr(sys, "argv", ["verify"])
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
     flip(copy / WEIGHTS)

@@ -9,7 +9,13 @@ import time
 
 import pytest
 
-from srdyn.study.run import workers
+from srdyn import scores
+from srdyn.study.run import opened, workers
+
+
+class Process:
+    def id(self):
+        return os.getpid()
 
 
 def square(x):
@@ -34,12 +40,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.fixture(autouse=True)
-def own_workers():
-    workers._pool.cache_clear()
-    yield
-    workers._pool().shutdown()
-    workers._pool.cache_clear()
+pytestmark = pytest.mark.usefixtures("own_workers")
 
 
 def test_results_come_in_the_order_of_the_work():
@@ -56,6 +57,14 @@ def test_a_worker_that_dies_is_told_and_others_start():
     with pytest.raises(RuntimeError, match="a worker process died"):
         list(workers.deal(os._exit, [(1,)]))
     assert list(workers.deal(square, [(2,)])) == [4]
+
+
+def test_what_this_process_alone_knows_is_answered_here(monkeypatch, caplog):
+    ask = [((), "id", ())]
+    assert list(opened.deal(Process, ask)) != [os.getpid()]
+    monkeypatch.setitem(scores.RULES, "mine", scores.RULES["rank"])
+    assert list(opened.deal(Process, ask)) == [os.getpid()]
+    assert "one process alone knows mine" in caplog.text
 
 
 @pytest.mark.parametrize(("how", "seconds"), [(signal.SIGKILL, 0), (signal.SIGTERM, 600)], ids=["idle", "at work"])

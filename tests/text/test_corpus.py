@@ -115,6 +115,6 @@ def test_tokenizer_has_the_tokens_that_the_tasks_need(tokenizer):
 
 def test_what_the_attacks_repeat_is_rare_and_common(texts):
     counts = Counter(c for domain in texts["corpus"].values() for text in domain.values() for c in text)
-    rare, common = contexts.ATTACKS["rare character"], contexts.ATTACKS["common number"]
+    rare, common = (contexts.ATTACKS[name][0] for name in ("rare character", "common number"))
     assert 0 < counts[rare] < 1e-6 * counts.total()
     assert counts[common] == max(counts[digit] for digit in "0123456789")

@@ -101,7 +101,7 @@ def test_the_decay_beside_the_spectra_is_the_mean_over_the_context(tmp_path):
     run = train.Run(settings(), tmp_path, device="cpu")
     frame = run.spectra()
     tokens = train.spectra_contexts(run.tokenizer)
-    g = train.states.decays(run.model, tokens).double().mean(2)
+    g = train.states.gates(run.model, tokens)[0].double().mean(2)
     place = {name: i for i, name in enumerate(contexts.domains())}
     layer = {known.index: i for i, known in enumerate(run.model.layers)}
     expected = [float(g[layer[x.layer], place[x.context] + x.sample, x.head]) for x in frame.itertuples()]

@@ -12,7 +12,7 @@ from srdyn.architectures import recipe
 from srdyn.architectures.fla import layers, rules
 from srdyn.kernels import recurrence
 
-QKV = {
+_QKV = {
     "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
 }  # fmt: skip
 """What all of these layers have, as `recipe.Recipe.rows` says it."""
@@ -25,7 +25,7 @@ class GatedDeltaNet(layers.Layer):
     model_types = ("gated_deltanet",)
     state_axes = ("V", "K")
     chunk_tap, step_tap = "chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule"
-    rows: ClassVar = QKV | {
+    rows: ClassVar = _QKV | {
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
 
@@ -52,7 +52,7 @@ class KimiDeltaAttention(GatedDeltaNet):
     gating = "per channel"
     chunk_tap, step_tap = "chunk_kda", "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
-    rows: ClassVar = QKV | {
+    rows: ClassVar = _QKV | {
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
     }  # fmt: skip
 
@@ -71,7 +71,7 @@ class DeltaNet(layers.Layer):
     chunk_tap, step_tap = "chunk_delta_rule", "fused_recurrent_delta_rule"
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
-    rows: ClassVar = QKV | {"b_proj": "head", "g_proj": "value"}
+    rows: ClassVar = _QKV | {"b_proj": "head", "g_proj": "value"}
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v, beta = call.floats("q", "k", "v", "beta")

@@ -12,14 +12,14 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-Rows = Float[Tensor, "*batch D"]
-Vector = Float[Tensor, " D"]
-Sequences = Float[Tensor, "B T D"]
-Packed = Int[Tensor, " sequences_and_1"]
+_Rows = Float[Tensor, "*batch D"]
+_Vector = Float[Tensor, " D"]
+_Sequences = Float[Tensor, "B T D"]
+_Packed = Int[Tensor, " sequences_and_1"]
 
 
 def layer_norm(
-    x: Rows, weight: Vector | None, bias: Vector | None, residual: Rows | None = None, eps: float = 1e-5,
+    x: _Rows, weight: _Vector | None, bias: _Vector | None, residual: _Rows | None = None, eps: float = 1e-5,
     prenorm: bool = False, residual_in_fp32: bool = False, is_rms_norm: bool = False, num_groups: int = 1,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """(x + residual) normed within each group of channels; with `prenorm` also x + residual itself."""
@@ -42,16 +42,16 @@ def rms_norm(*arguments, **options) -> Tensor | tuple[Tensor, Tensor]:
 
 
 def rms_norm_linear(
-    x: Rows, norm_weight: Vector | None, norm_bias: Vector | None, linear_weight: Float[Tensor, "M D"],
-    linear_bias: Float[Tensor, " M"] | None, residual: Rows | None = None, eps: float = 1e-5,
+    x: _Rows, norm_weight: _Vector | None, norm_bias: _Vector | None, linear_weight: Float[Tensor, "M D"],
+    linear_bias: Float[Tensor, " M"] | None, residual: _Rows | None = None, eps: float = 1e-5,
 ) -> Float[Tensor, "*batch M"]:  # fmt: skip
     """A projection of the normed x + residual."""
     return F.linear(rms_norm(x, norm_weight, norm_bias, residual, eps), linear_weight, linear_bias)
 
 
 def rms_norm_gated(
-    x: Rows, g: Rows, weight: Vector | None, bias: Vector | None, activation: str = "swish",
-    residual: Rows | None = None, prenorm: bool = False, residual_in_fp32: bool = False, eps: float = 1e-6,
+    x: _Rows, g: _Rows, weight: _Vector | None, bias: _Vector | None, activation: str = "swish",
+    residual: _Rows | None = None, prenorm: bool = False, residual_in_fp32: bool = False, eps: float = 1e-6,
 ) -> Tensor | tuple[Tensor, Tensor]:  # fmt: skip
     """The normed x + residual times SiLU(g), or times sigmoid(g) where `activation` says so."""
     normed, total = rms_norm(x.float(), weight, bias, residual, eps, True, residual_in_fp32)
@@ -59,18 +59,18 @@ def rms_norm_gated(
     return (gated, total if residual_in_fp32 else total.to(x.dtype)) if prenorm else gated
 
 
-def l2norm(x: Rows, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> Rows:
+def l2norm(x: _Rows, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> _Rows:
     """x / √(Σx² + eps)."""
     normed = x.float() * torch.rsqrt(x.float().square().sum(-1, keepdim=True) + eps)
     return normed.to(output_dtype or x.dtype)
 
 
 def causal_conv1d(
-    x: Sequences, weight: Float[Tensor, "D W"], bias: Vector | None = None, residual: Sequences | None = None,
+    x: _Sequences, weight: Float[Tensor, "D W"], bias: _Vector | None = None, residual: _Sequences | None = None,
     initial_state: Float[Tensor, "N D W"] | None = None, output_final_state: bool | None = False,
-    activation: str | None = None, backend: str | None = None, cu_seqlens: Packed | None = None,
+    activation: str | None = None, backend: str | None = None, cu_seqlens: _Packed | None = None,
     chunk_indices: Tensor | None = None,
-) -> tuple[Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
+) -> tuple[_Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
     """Each channel convolved with what it was, then SiLU if `activation` is named, plus residual; the last W inputs."""
     if cu_seqlens is not None:
         parts = [
@@ -92,10 +92,10 @@ def causal_conv1d(
 
 
 def short_convolution(
-    module: nn.Conv1d, x: Sequences, residual: Sequences | None = None, mask: Tensor | None = None,
+    module: nn.Conv1d, x: _Sequences, residual: _Sequences | None = None, mask: Tensor | None = None,
     cache: Float[Tensor, "N D W"] | None = None, output_final_state: bool | None = False,
-    cu_seqlens: Packed | None = None, chunk_indices: Tensor | None = None,
-) -> tuple[Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
+    cu_seqlens: _Packed | None = None, chunk_indices: Tensor | None = None,
+) -> tuple[_Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
     """The forward of a `ShortConvolution`, for one token as for many; the cache that it is given stays as it is."""
     x = x if mask is None else x * mask[..., None]
     return causal_conv1d(
@@ -105,9 +105,9 @@ def short_convolution(
 
 
 def token_shift(
-    x: Sequences, cu_seqlens: Packed | None = None, cache: Float[Tensor, "N D"] | None = None,
+    x: _Sequences, cu_seqlens: _Packed | None = None, cache: Float[Tensor, "N D"] | None = None,
     output_cache: bool = False, chunk_indices: Tensor | None = None,
-) -> Sequences | tuple[Sequences, Float[Tensor, "N D"]]:  # fmt: skip
+) -> _Sequences | tuple[_Sequences, Float[Tensor, "N D"]]:  # fmt: skip
     """What the token before was, minus what this one is; before the first is `cache`, or zero. And the last token."""
     if cu_seqlens is None:
         first = torch.zeros_like(x[:, :1]) if cache is None else cache[:, None]
@@ -122,7 +122,7 @@ def token_shift(
 def rotary_embedding(
     x: Float[Tensor, "B T H D"], cos: Float[Tensor, "places half"], sin: Float[Tensor, "places half"],
     interleaved: bool = False, inplace: bool = False, seqlen_offsets: int | Int[Tensor, " N"] = 0,
-    cu_seqlens: Packed | None = None, chunk_indices: Tensor | None = None,
+    cu_seqlens: _Packed | None = None, chunk_indices: Tensor | None = None,
 ) -> Float[Tensor, "B T H D"]:  # fmt: skip
     """The first channels turned by the angle of their token's place, pair by pair; the others as they are."""
     places = _places(x, seqlen_offsets, cu_seqlens)
@@ -144,13 +144,13 @@ def elu_p1(x: Tensor) -> Tensor:
     return (F.elu(x.float()) + 1).to(x.dtype)
 
 
-def swiglu(x: Rows, y: Rows) -> Rows:
+def swiglu(x: _Rows, y: _Rows) -> _Rows:
     """SiLU(x)·y."""
     return F.silu(x) * y
 
 
 def swiglu_linear(
-    x: Rows, y: Rows, weight: Float[Tensor, "M D"], bias: Float[Tensor, " M"] | None
+    x: _Rows, y: _Rows, weight: Float[Tensor, "M D"], bias: Float[Tensor, " M"] | None
 ) -> Float[Tensor, "*batch M"]:
     """A projection of SiLU(x)·y."""
     return F.linear(swiglu(x, y), weight, bias)
@@ -169,13 +169,13 @@ class CrossEntropy(nn.CrossEntropyLoss):
         return super().forward(logits.flatten(0, -2).float(), target.flatten())
 
 
-def bounds(cu_seqlens: Packed) -> list[tuple[int, int]]:
+def bounds(cu_seqlens: _Packed) -> list[tuple[int, int]]:
     """Where each packed sequence starts and ends."""
     ends = cu_seqlens.tolist()
     return list(zip(ends[:-1], ends[1:], strict=True))
 
 
-def _places(x: Tensor, offsets: int | Tensor, cu_seqlens: Packed | None) -> Int[Tensor, "_ T"]:
+def _places(x: Tensor, offsets: int | Tensor, cu_seqlens: _Packed | None) -> Int[Tensor, "_ T"]:
     """The place of every token in its sequence."""
     if cu_seqlens is None:
         offsets = torch.as_tensor(offsets, device=x.device).reshape(-1, 1)

@@ -16,10 +16,10 @@ from srdyn.architectures.fla import ops
 from srdyn.kernels import recurrence, scan, transition
 from srdyn.kernels.recurrence import PerHead
 
-Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "N H K V"]]
+_Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "N H K V"]]
 
 
-def _called(rule: Callable[..., Read]) -> Callable:
+def _called(rule: Callable[..., _Read]) -> Callable:
     """A rule for float32 tensors and K × V states, called as flash-linear-attention's functions are.
 
     It adds packed sequences (`cu_seqlens`), V × K states (`state_v_first`), a last state only where it is wanted, and
@@ -45,7 +45,7 @@ def _called(rule: Callable[..., Read]) -> Callable:
     return call
 
 
-def _packed(rule: Callable[..., Read], timed: dict[str, Tensor], state: Tensor | None, cu_seqlens: Tensor) -> Read:
+def _packed(rule: Callable[..., _Read], timed: dict[str, Tensor], state: Tensor | None, cu_seqlens: Tensor) -> _Read:
     """Sequence after sequence; a tensor that holds several rows a token is cut accordingly."""
     outputs, states = [], []
     for n, (start, end) in enumerate(ops.bounds(cu_seqlens)):
@@ -76,7 +76,7 @@ def write_strength(beta: PerHead, *, is_logit: bool, allow_neg_eigval: bool = Fa
 def gated_delta_rule(
     q, k, v, beta, g=None, initial_state=None, use_qk_l2norm_in_kernel=False, use_gate_in_kernel=False, A_log=None,
     dt_bias=None, use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False,
-) -> Read:  # fmt: skip
+) -> _Read:  # fmt: skip
     """The compiled scan; without g nothing decays."""
     beta = write_strength(beta, is_logit=use_beta_sigmoid_in_kernel, allow_neg_eigval=allow_neg_eigval)
     g = torch.zeros_like(beta) if g is None else g
@@ -88,7 +88,7 @@ def gated_delta_rule(
 
 
 @_called
-def gated_delta_product(q, k, v, beta, num_householder, g=None, initial_state=None, **options) -> Read:
+def gated_delta_product(q, k, v, beta, num_householder, g=None, initial_state=None, **options) -> _Read:
     """`num_householder` writes for each token and one decay, which comes before them; read after the last."""
     B, T, H, K = q.shape
     queries, decays = q.new_zeros(B, T, num_householder, H, K), beta.new_zeros(B, T, num_householder, v.shape[2])
@@ -106,7 +106,7 @@ def gated_delta_product(q, k, v, beta, num_householder, g=None, initial_state=No
 def kda(
     q, k, v, g, beta, initial_state=None, use_qk_l2norm_in_kernel=False, use_gate_in_kernel=False, A_log=None,
     dt_bias=None, lower_bound=None, safe_gate=False, use_beta_sigmoid_in_kernel=False, allow_neg_eigval=False,
-) -> Read:  # fmt: skip
+) -> _Read:  # fmt: skip
     """A decay for each key channel, bounded from below where there is a `lower_bound`."""
     beta = write_strength(beta, is_logit=use_beta_sigmoid_in_kernel, allow_neg_eigval=allow_neg_eigval)
     g = log_decay(g, A_log, dt_bias, lower_bound) if use_gate_in_kernel else g
@@ -115,21 +115,21 @@ def kda(
 
 
 @_called
-def comba(q, k, v, p, g, beta, initial_state=None, use_qk_l2norm_in_kernel=False) -> Read:
+def comba(q, k, v, p, g, beta, initial_state=None, use_qk_l2norm_in_kernel=False) -> _Read:
     """Erases by p what it writes by k, and erases before it decays, as the kernels do."""
     q, k, p = (recurrence.l2norm(x) if use_qk_l2norm_in_kernel else x for x in (q, k, p))
     return _last(recurrence.comba(q, k, v, p, g, beta, initial_state=initial_state))
 
 
 @_called
-def gated_linear_attention(q, k, v, g=None, gk=None, initial_state=None) -> Read:
+def gated_linear_attention(q, k, v, g=None, gk=None, initial_state=None) -> _Read:
     """The decay is called g where a pass is chunked, gk where it is fused."""
     g = gk if g is None else g
     return transition.gated_linear_attention(q, k, v, g, initial_state=initial_state)
 
 
 @_called
-def simple_gla(q, k, v, g=None, g_gamma=None, initial_state=None) -> Read:
+def simple_gla(q, k, v, g=None, g_gamma=None, initial_state=None) -> _Read:
     """One decay a head: `g` for each token, or `g_gamma` for all."""
     g = g_gamma.float().expand(v.shape[:3]) if g is None else g
     per_channel = g[..., None].expand(*g.shape, k.shape[-1])
@@ -137,19 +137,19 @@ def simple_gla(q, k, v, g=None, g_gamma=None, initial_state=None) -> Read:
 
 
 @_called
-def rwkv6(r, k, v, w, u, scale, initial_state=None) -> Read:
+def rwkv6(r, k, v, w, u, scale, initial_state=None) -> _Read:
     """Reads before it writes; w is the log-decay, u the bonus."""
     return _last(recurrence.rwkv6(scale * r, k, v, w, u.float(), initial_state=initial_state))
 
 
 @_called
-def rwkv7(r, w, k, v, a, b, scale, initial_state=None, safe_gate=False, lower_bound=None, chunk_size=None) -> Read:
+def rwkv7(r, w, k, v, a, b, scale, initial_state=None, safe_gate=False, lower_bound=None, chunk_size=None) -> _Read:
     """A transition that is diagonal plus rank one; w is the log-decay."""
     return transition.rwkv7(scale * r, k, v, w, a, b, initial_state=initial_state)
 
 
 @_called
-def fused_rwkv7(r, w, k, v, kk, a, scale, initial_state=None) -> Read:
+def fused_rwkv7(r, w, k, v, kk, a, scale, initial_state=None) -> _Read:
     """As `rwkv7`, with −kk and kk·a for its a and b."""
     return transition.rwkv7(scale * r, k, v, w, -kk, kk * a, initial_state=initial_state)
 
@@ -159,7 +159,7 @@ def retention_decays(H: int) -> Float[Tensor, " H"]:
     return torch.log1p(-torch.exp2(-5.0 - torch.arange(H)))
 
 
-def _last(result: recurrence.Result) -> Read:
+def _last(result: recurrence.Result) -> _Read:
     outputs, states = result
     return outputs, states[:, -1]
 

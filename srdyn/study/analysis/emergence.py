@@ -132,8 +132,8 @@ def identity(history: pd.DataFrame, *, at: int, value: str = RANK) -> pd.DataFra
         agree = functools.partial(_agreements, d=data.D if value == RANK else None)
         for name, step in {"final": -1, "untrained": 0}.items():
             beside = np.concatenate([windows, np.broadcast_to(windows[..., [step]], windows.shape)], -1)
-            tables.append(observed(beside, agree, names, data).assign(reference=name))
-        found = observed(halves, agree, names, data)
+            tables.append(observed(beside, agree, names, data, observations.CORRELATION).assign(reference=name))
+        found = observed(halves, agree, names, data, observations.CORRELATION)
         tables.append(found.assign(reference=HALVES, over="pairs of windows"))
     return pd.concat(tables, ignore_index=True).assign(value=value, position=at)
 
@@ -148,7 +148,7 @@ def origin(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     tables = []
     for names, data in _of_each_model(history, at, RANK, DECAY):
         ends = [x[..., [0, -1]] for x in np.split(_windows(data), 2, axis=-1)]
-        found = observed(np.concatenate(ends, -1), _explained, names, data)
+        found = observed(np.concatenate(ends, -1), _explained, names, data, observations.SHARE)
         tables.append(found.drop(columns="step").assign(position=at))
     return pd.concat(tables, ignore_index=True)
 
@@ -176,7 +176,11 @@ def halves_of_each_model(history: pd.DataFrame, at: int) -> Iterator[tuple[dict,
 
 
 def observed(
-    windows: Windows, statistic: Callable[[Draws], dict], names: dict, data: observations.Cube
+    windows: Windows,
+    statistic: Callable[[Draws], dict],
+    names: dict,
+    data: observations.Cube,
+    limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> pd.DataFrame:
     """Every statistic [draws, steps] of the means over windows, with its centred 95 % interval over windows."""
     n = len(windows)
@@ -184,7 +188,8 @@ def observed(
     means = np.tensordot(np.vstack([np.ones(n), drawn]), windows, 1) / n  # whole numbers are summed: ties stay ties
     tables = []
     for measure, values in statistic(means).items():
-        estimate, low, high = _centred(values)
+        estimate, *ends = _centred(values)
+        low, high = np.clip(ends, *limits)
         ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
         tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
     return pd.concat(tables, ignore_index=True)
@@ -197,12 +202,11 @@ def sentences(measures: pd.DataFrame, origins: pd.DataFrame) -> list[str]:
     for model, of_model in origins.groupby("model", sort=False):
         explained = of_model.set_index("measure")["estimate"]
         low, high = of_model.loc[of_model["measure"] == "rank at the start", ["low", "high"]].iloc[0]
-        made = "made in training" if high < 0.5 else "there before the first step" if low > 0.5 else "undecided"
         found.append(
             f"{model}: ranks before the first step explain {explained['rank at the start']:z.0%} of the order of the "
             f"ranks after training [{low:z.0%}, {high:z.0%}], decays after training "
             f"{explained['decay at the end']:z.0%}, and the start {explained['start beyond decay']:z.0%} beyond those; "
-            f"halves of the text agree to ρ = {halves[model]:.2f}. Most of the order: {made}."
+            f"halves of the text agree to ρ = {halves[model]:.2f}."
         )
     return found
 

@@ -2,7 +2,8 @@
 
 A statistic takes mean values [contexts, layers, heads, positions], the mean being over samples. Its interval comes from
 drawing the documents of each context again with replacement, whole, since windows of one document are not independent;
-it is centred on the estimate and stays within the statistic's range.
+it is centred on the estimate and stays within the statistic's range. Strata hardly change from document to document, so
+that a share of the heads is as good as certain of these heads: where heads are drawn again too, it speaks of others.
 """
 
 from __future__ import annotations
@@ -103,32 +104,49 @@ def with_documents(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure(
-    heads: pd.DataFrame, name: str, statistic: Callable[..., Pooled], *, value: str = "rank", **options
+    heads: pd.DataFrame,
+    name: str,
+    statistic: Callable[..., Pooled],
+    *,
+    value: str = "rank",
+    over_heads: bool = False,
+    **options,
 ) -> pd.DataFrame:
     """`statistic(means, cube, **options)` for every model and source in `heads`, with its interval over documents.
+
+    With `over_heads` the heads of the model are drawn again as well, whatever their layer: of statistics of all heads.
 
     Columns: measure, model, kind, seed, source, estimate, low, high, n (samples of each context), over (what was drawn
     again), why (how much of it is undefined).
     """
-    rows = []
+    rows, times = [], {options[name] for name in ("at", "first", "second") if name in options}
+    if times and times <= set(heads["position"]):
+        heads = heads[heads["position"].isin(times)]  # what is not asked for need not be drawn again
     for (model, kind, seed, source), table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
         data = cube(table, value)
-        found, interval = observe(data, lambda means, data=data: statistic(means, data, **options))
+        found, interval = observe(
+            data, lambda means, data=data: statistic(means, data, **options), over_heads=over_heads
+        )
         names = {"measure": name, "model": model, "kind": kind, "seed": seed, "source": source}
-        remarks = {"n": len(data.values), "over": data.drawn, "why": found.remark}
+        remarks = {"n": len(data.values), "over": data.drawn + " and heads" * over_heads, "why": found.remark}
         rows.append({**names, **interval._asdict(), **remarks})
     return pd.DataFrame(rows)
 
 
-def observe(data: Cube, statistic: Callable[[Means], Pooled]) -> tuple[Pooled, intervals.Interval]:
+def observe(
+    data: Cube, statistic: Callable[[Means], Pooled], *, over_heads: bool = False
+) -> tuple[Pooled, intervals.Interval]:
     """A statistic of the means over samples, with its bootstrap interval over the documents of each context."""
-    found = observe_each(data, lambda means: {"": statistic(means)})
+    found = observe_each(data, lambda means: {"": statistic(means)}, over_heads=over_heads)
     return statistic(data.values.mean(0)), found[""]
 
 
-def observe_each(data: Cube, statistics: Callable[[Means], dict[Key, Pooled]]) -> dict[Key, intervals.Interval]:
+def observe_each(
+    data: Cube, statistics: Callable[[Means], dict[Key, Pooled]], *, over_heads: bool = False
+) -> dict[Key, intervals.Interval]:
     """The intervals of several statistics that are computed together, as in `observe`."""
-    found, resampled = statistics(data.values.mean(0)), [statistics(means) for means in resamples(data)]
+    found = statistics(data.values.mean(0))
+    resampled = [statistics(means) for means in resamples(data, over_heads=over_heads)]
     return {
         key: intervals.of_resamples(
             pooled.value, np.array([each[key].value for each in resampled]), centred=True, limits=pooled.limits
@@ -143,14 +161,22 @@ def columns(found: dict[str, intervals.Interval]) -> dict[str, float]:
     return {name + end: x for name, interval in found.items() for end, x in zip(ends, interval, strict=True)}
 
 
-def resamples(data: Cube) -> Iterator[Means]:
-    """The means over samples, the documents of each context drawn again: always the same draws."""
+def resamples(data: Cube, *, over_heads: bool = False) -> Iterator[Means]:
+    """The means over samples, the documents of each context drawn again: always the same draws.
+
+    `over_heads`: then as many heads out of all layers, as if of one.
+    """
+    rng = np.random.default_rng(0)
     times = intervals.times_drawn(data.documents, generator=torch.Generator().manual_seed(0))
     flat = np.moveaxis(data.values, 0, 1).reshape(len(data.contexts), len(data.values), -1)
     for drawn in times:
         # Divided last, since sums of integers are exact: equal ranks have equal means, on the same side of a threshold.
         means = (drawn[:, None] @ flat)[:, 0] / drawn.sum(1, keepdims=True)
-        yield means.reshape(data.values.shape[1:])
+        means = means.reshape(data.values.shape[1:])
+        if over_heads:
+            means = means.reshape(len(means), 1, -1, means.shape[-1])
+            means = means[:, :, rng.integers(0, means.shape[2], means.shape[2])]
+        yield means
 
 
 def bounded(heads: pd.DataFrame) -> pd.DataFrame:

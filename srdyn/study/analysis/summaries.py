@@ -10,8 +10,8 @@ import torch
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-from srdyn import architectures, bounds, models, spectra, states, strata
-from srdyn.study.analysis import intervals, observations
+from srdyn import architectures, contexts, models, spectra, states, strata
+from srdyn.study.analysis import bounds, intervals, observations
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables, samples
 
@@ -57,12 +57,31 @@ def final_ranks(text: pd.DataFrame, at: int) -> pd.DataFrame:
 
 
 def trajectories(text: pd.DataFrame, sources: list[str]) -> pd.DataFrame:
-    """Mean rank of every head of one layer at every position: the layer in the middle of each model, seed 0."""
-    layers = text.groupby("model")["layer"].unique().map(lambda found: np.sort(found)[len(found) // 2])
-    chosen = text[(text["layer"] == text["model"].map(layers)) & text["source"].isin(sources) & (text["seed"] == 0)]
-    table = _of_each_source(chosen, [*OF_A_HEAD, "position", "D"])
+    """Mean rank of every head of two layers at every position: the most and the least forked of each model, seed 0.
+
+    How forked a layer is, says the smaller of its low and high groups at the last position, then how few heads are
+    between, then its place; `fork` is `most` or `least`. A model of one layer has no `least`.
+    """
+    layers = _forked(text[(text["source"] == null_tables.MODEL) & (text["seed"] == 0)])
+    chosen = text[text["source"].isin(sources) & (text["seed"] == 0)].merge(layers, on=["model", "layer"])
+    table = _of_each_source(chosen, [*OF_A_HEAD, "fork", "position", "D"])
     ends = table[table["position"] == table["position"].max()]
-    return table.merge(strata.stratify(ends, by=OF_A_HEAD)[[*OF_A_HEAD, "stratum"]], on=OF_A_HEAD)
+    table = table.merge(strata.stratify(ends, by=OF_A_HEAD)[[*OF_A_HEAD, "stratum"]], on=OF_A_HEAD)
+    return table.sort_values("fork", ascending=False, kind="stable", ignore_index=True)
+
+
+def _forked(text: pd.DataFrame) -> pd.DataFrame:
+    """The most and the least forked layer of each model: model, layer, fork."""
+    ends = text[text["position"] == text["position"].max()]
+    ranks = ends.groupby(["model", "layer", "head"], as_index=False, sort=False)[["rank", "D"]].mean()
+    rows = []
+    for (model, layer), heads in ranks.groupby(["model", "layer"], sort=False):
+        low, middle, high = strata.shares(heads["rank"].to_numpy()[None], heads["D"].iloc[0])[0]
+        rows.append({"model": model, "layer": layer, "smaller": min(low, high), "middle": middle})
+    ordered = pd.DataFrame(rows).sort_values(["smaller", "middle", "layer"], ascending=[False, True, True])
+    most, least = (ordered.drop_duplicates("model", keep=which) for which in ("first", "last"))
+    both = pd.concat([most.assign(fork="most"), least.assign(fork="least")])
+    return both.drop_duplicates(["model", "layer"])[["model", "layer", "fork"]]
 
 
 def _of_each_source(table: pd.DataFrame, by: list[str]) -> pd.DataFrame:
@@ -155,7 +174,7 @@ def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
         return own.assign(bound=np.nan)
     limit = {}
     for attack in own["context"].unique():
-        longest = max(len(block) for block in samples.attack_blocks(attack, model.tokenizer))
+        longest = max(len(block) for block in contexts.blocks(attack, model.tokenizer))
         limit[attack] = bounds.periodic_rank_bound(longest, conv_width=width)
     return own.assign(bound=np.where(own["layer"] == first.index, own["context"].map(limit), np.nan))
 

@@ -11,21 +11,21 @@ from srdyn.loading import files, markdown
 from srdyn.study.claims import registration
 from srdyn.study.run import store
 
-MODEL = "model"
+_MODEL = "model"
 """The `source` of what was measured in the model itself; every other source is a null."""
 CONTROLS = ("uniform",)
 """Kinds of model that are trained as a control, with one seed."""
-VERDICTS = {
+_VERDICTS = {
     "passes": "reproduced",
     "fails": "not reproduced",
     "undecided": "inconclusive",
     "undefined": "not testable here",
 }
-MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
-TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
-COLUMNS = [*TEXTS[:5], "seed", "estimate", "low", "high", "n", "over", "why"]
-OVER = "over (contexts and positions: as fixed for the reference run)"
-SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
+_MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
+_TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
+_COLUMNS = [*_TEXTS[:5], "seed", "estimate", "low", "high", "n", "over", "why"]
+_OVER = "over (contexts and positions: as fixed for the reference run)"
+_SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
 
 log = logging.getLogger(__name__)
 
@@ -33,16 +33,13 @@ log = logging.getLogger(__name__)
 def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str = registration.FIRST) -> pd.DataFrame:
     """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
 
-    Which measures a claim has, the `first` or the `second` registration says (`registered`).
-
     `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled), why
-    (it is undefined, in whole or in part, or what else a reader must know) and source, which tells the rows of the
-    model from those of its nulls; without it all are the model's. Every source of a model has one row for every
-    measure, but for one that asks more heads a layer than the model has. The rows replace the claim's former ones in
-    the table `<run>_claims`, or `<run>_claims_second`. Columns added: unit, rule, paper, grade, outcome (pass, fail,
-    undecided, undefined). Raises ValueError for a claim of another notebook, measures that
-    are not the claim's, missing columns, or crossed ends. An estimate outside its interval is logged: the percentile
-    interval of a statistic that resampling shifts may exclude it, and the interval decides.
+    (what a reader must know) and source, which tells the rows of the model from those of its nulls. Every source of a
+    model has one row for every measure of the `first` or `second` registration (`registered`), but for one that asks
+    more heads a layer than the model has. The rows replace the claim's former ones in the table `<run>_claims`, or
+    `<run>_claims_second`. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises
+    ValueError for a claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An
+    estimate outside its interval is logged: resampling may shift a statistic, and the interval decides.
     """
     paper, stem = registration.load(registered), _stem(run, registered)
     claim = paper.claim(claim_id)
@@ -51,7 +48,7 @@ def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str =
     rows = _rows(claim, measured)
     outside = rows[(rows["estimate"] < rows["low"]) | (rows["estimate"] > rows["high"])]
     if len(outside):
-        log.warning("%s: resampling shifts these, their intervals exclude them:\n%s", claim_id, outside[SHOWN])
+        log.warning("%s: resampling shifts these, their intervals exclude them:\n%s", claim_id, outside[_SHOWN])
     parts = dict(list(_standing(run, registered).groupby("claim"))) | {claim_id: rows}
     table = pd.concat([parts.pop(c.id) for c in paper.claims if c.notebook == run and c.id in parts])
     if parts:
@@ -66,9 +63,8 @@ def judge(rows: pd.DataFrame, *, registered: str = registration.FIRST) -> pd.Dat
     """One verdict for every claim and kind of model in `rows`, which are rows that `record` saved or returned.
 
     Columns: claim, kind, verdict, why, measure (the one that decides), nulls (the sources that pass every measure in
-    every model that has them). A measure that fails in every seed decides before one that is undefined, a gate that
-    does not pass in every seed before all. Raises ValueError for rows that are not those of the claims as claims.yaml
-    has them now.
+    every model). A measure that fails in every seed decides before one that is undefined, a gate that does not pass in
+    every seed before all. Raises ValueError for rows that are not those of the claims as claims.yaml has them now.
     """
     judged = []
     for claim_id, of_claim in _plain(rows).groupby("claim", sort=False):
@@ -83,41 +79,36 @@ def judge(rows: pd.DataFrame, *, registered: str = registration.FIRST) -> pd.Dat
 def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
     """Every claim of the paper beside what the run at work found, one row for every claim and kind of model.
 
-    By the second registration: the claims whose rules it changes.
-
-    Columns: claim, statement, paper, kind, verdict, why, leading (the value that decides), ours (all values), nulls
-    (theirs), over, notebook, beside. A claim that was not measured has one row, with an empty kind, that says why.
-    The reference run leaves the verdict to the committed thorough run where that measured the claim; `beside` then
-    tells whether its own agrees.
+    By the second registration: the claims whose rules it changes. Columns: claim, statement, paper, kind, verdict, why,
+    leading (the value that decides), ours (all values), nulls (theirs), over, notebook, beside. A claim that was not
+    measured has one row, with an empty kind, that says why. The reference run leaves the verdict to the committed
+    thorough run where that measured the claim; `beside` then tells whether its own agrees.
     """
     columns = ["claim", "statement", "paper", "kind", "verdict", "why", "leading", "ours", "nulls", "over", "notebook"]
     blank = dict.fromkeys([*columns, "beside"], "")
-    claims = registration.load(registered).claims
-    entries = [blank | entry for claim in claims for entry in _entries(claim, registered)]
-    return pd.DataFrame(entries, columns=list(blank))
+    entries = [_entries(claim, registered) for claim in registration.load(registered).claims]
+    return pd.DataFrame([blank | entry for of_claim in entries for entry in of_claim], columns=list(blank))
 
 
 def scorecard() -> str:
-    """The ledger in Markdown: a table of verdicts, then every measure with its interval and its nulls.
-
-    Claims that were measured by the second registration as well have both verdicts side by side, and say why.
-    """
+    """The ledger in Markdown: verdicts by both registrations, then every measure with its interval and its nulls."""
     book, paper, second = ledger(), registration.load(), ledger(registered=registration.SECOND)
     second = second[second["kind"] != ""]
     kinds = [kind for kind in book["kind"].unique() if kind]
+    fixed = " · ".join(f"{name}: {when}" for name, when in (paper.registered or {}).items())
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
-    verdicts = [
-        _verdict_row(rows, kinds, second[second["claim"] == claim]) for claim, rows in book.groupby("claim", sort=False)
-    ]
+    apart = book.groupby("claim", sort=False)
+    verdicts = [_verdict_row(rows, kinds, second[second["claim"] == claim]) for claim, rows in apart]
     both = pd.concat([book, second.assign(claim=second["claim"] + ", second")]) if len(second) else book
     details = both[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
-    heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", OVER, "notebook"]
+    heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", _OVER, "notebook"]
     parts = [
         f"Claims of *{paper.title}* ({paper.reference}) beside what was found here. Grades: {grades}.",
+        *([f"Rules fixed: {fixed}."] if len(second) else []),
         markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),
-        " · ".join(f"{mark} {outcome}" for outcome, mark in MARKS.items()),
+        " · ".join(f"{mark} {outcome}" for outcome, mark in _MARKS.items()),
         *_reasons(list(dict.fromkeys(second["claim"]))),
         "</details>",
     ]
@@ -127,18 +118,18 @@ def scorecard() -> str:
 def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
     """`measured` as rows of the table of claims: by measure, the model's before those of its nulls."""
     given = measured.reindex(columns=measured.columns.union(["source", "over", "why"], sort=False))
-    rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(MODEL)))
+    rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(_MODEL)))
     _require_rows(claim, rows)
     order = [measure.name for measure in claim.measures]
-    rows = rows.assign(_null=rows["source"] != MODEL, _measure=rows["measure"].map(order.index))
-    return rows.sort_values(["_measure", "_null"], kind="stable", ignore_index=True)[COLUMNS]
+    rows = rows.assign(_null=rows["source"] != _MODEL, _measure=rows["measure"].map(order.index))
+    return rows.sort_values(["_measure", "_null"], kind="stable", ignore_index=True)[_COLUMNS]
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
-    if missing := [column for column in COLUMNS if column not in frame]:
+    if missing := [column for column in _COLUMNS if column not in frame]:
         raise ValueError(f"rows of a claim lack the columns {', '.join(missing)}")
-    texts = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in TEXTS}
-    return frame.assign(**texts)[COLUMNS]
+    texts = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in _TEXTS}
+    return frame.assign(**texts)[_COLUMNS]
 
 
 def _stem(run: str, registered: str) -> str:
@@ -150,7 +141,7 @@ def _standing(run: str, registered: str, *, of: str | None = None) -> pd.DataFra
     try:
         return _plain(store.load_table(_stem(run, registered), run=of))
     except FileNotFoundError:
-        return pd.DataFrame(columns=COLUMNS)
+        return pd.DataFrame(columns=_COLUMNS)
 
 
 def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
@@ -162,12 +153,10 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
     for (source, model), group in rows.groupby(["source", "model"], sort=False):
         given = set(group["measure"])
         if group["measure"].duplicated().any() or not needed <= given <= set(names):
-            raise ValueError(
-                f"{claim.id}: {source} of {model} has rows for {', '.join(sorted(group['measure']))}, "
-                f"but the claim wants one for each of {', '.join(names)}"
-            )
+            found = f"{source} of {model} has rows for {', '.join(sorted(group['measure']))}"
+            raise ValueError(f"{claim.id}: {found}, but the claim wants one for each of {', '.join(names)}")
     named = rows[["source", "model", "kind", "seed"]].drop_duplicates()
-    models = named[named["source"] == MODEL]
+    models = named[named["source"] == _MODEL]
     if models.empty:
         raise ValueError(f"{claim.id}: no model was measured: give a row for each measure and model")
     if models["model"].duplicated().any() or models.duplicated(["kind", "seed"]).any():
@@ -177,31 +166,29 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
         raise ValueError(f"{claim.id}: nulls of models that were not measured: {sorted(strange)}")
     crossed = rows[rows["low"] > rows["high"]]
     if len(crossed):
-        raise ValueError(f"{claim.id}: low ≤ high does not hold in\n{crossed[SHOWN]}")
+        raise ValueError(f"{claim.id}: low ≤ high does not hold in\n{crossed[_SHOWN]}")
 
 
 def _with_outcomes(rows: pd.DataFrame, registered: str) -> pd.DataFrame:
     claims = {claim.id: claim for claim in registration.load(registered).claims}
-    measures = {(claim.id, measure.name): measure for claim in claims.values() for measure in claim.measures}
-    own = [measures[key] for key in zip(rows["claim"], rows["measure"], strict=True)]
-    ends = rows[["estimate", "low", "high"]].astype(float).itertuples(index=False)
-    return rows.assign(
-        unit=[measure.unit for measure in own],
-        rule=[measure.wanted for measure in own],
-        paper=[claims[name].value for name in rows["claim"]],
-        grade=[claims[name].grade for name in rows["claim"]],
-        outcome=[measure.outcome(*interval) for measure, interval in zip(own, ends, strict=True)],
-    )
+    found = []
+    for row in rows.astype(dict.fromkeys(["estimate", "low", "high"], float)).itertuples():
+        claim = claims[row.claim]
+        measure = next(measure for measure in claim.measures if measure.name == row.measure)
+        outcome = measure.outcome(row.estimate, row.low, row.high)
+        found.append((measure.unit, measure.wanted, claim.value, claim.grade, outcome))
+    columns = ["unit", "rule", "paper", "grade", "outcome"]
+    return rows.assign(**pd.DataFrame(found, index=rows.index, columns=columns))
 
 
 def _verdict(kind: str, rows: pd.DataFrame, gates: Sequence[str]) -> dict[str, str]:
-    ours, others = rows[rows["source"] == MODEL], rows[rows["source"] != MODEL]
+    ours, others = rows[rows["source"] == _MODEL], rows[rows["source"] != _MODEL]
     outcomes = ours.pivot(index="measure", columns="seed", values="outcome").reindex(ours["measure"].unique())
     closed = [name for name in gates if not outcomes.loc[name].eq("pass").all()]
     state, measure = ("undefined", closed[0]) if closed else _decide(outcomes)
     all_passed = others["outcome"].eq("pass").groupby(others["source"], sort=False).all()
     nulls = ", ".join(all_passed.index[all_passed])
-    verdict, why = VERDICTS[state], ""
+    verdict, why = _VERDICTS[state], ""
     if outcomes.shape[1] == 1 and state != "undefined":
         verdict = f"{'control (one seed)' if kind in CONTROLS else 'one seed'}: {state}"
     if nulls:
@@ -235,7 +222,7 @@ def _entries(claim: registration.Claim, registered: str) -> Iterator[dict[str, s
         thorough = thorough[thorough["claim"] == claim.id]
         found = own if thorough.empty else thorough
     if not claim.measures or (claim.untested and found.empty):
-        yield line | {"verdict": VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
+        yield line | {"verdict": _VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
     elif found.empty:
         why = f"{claim.notebook} {'has not run' if table.empty else 'ran without it'}"
         yield line | {"verdict": "not measured yet", "why": why}
@@ -257,16 +244,16 @@ def _texts(claim: registration.Claim, rows: pd.DataFrame, deciding: str) -> dict
     measured = [measure for measure in claim.measures if measure.name in set(rows["measure"])]
     for measure in measured:
         of_measure = rows[rows["measure"] == measure.name].sort_values("seed", kind="stable")
-        mine = of_measure[of_measure["source"] == MODEL]
+        mine = of_measure[of_measure["source"] == _MODEL]
         values = ", ".join(_interval(measure, row) for row in mine.itertuples())
         ours.append(f"{measure.name} {measure.wanted}: {values}")
-        others = of_measure[of_measure["source"] != MODEL].groupby("source", sort=False)["estimate"]
+        others = of_measure[of_measure["source"] != _MODEL].groupby("source", sort=False)["estimate"]
         values = [f"{source} {_values(measure, estimates)}" for source, estimates in others]
         nulls += [f"{measure.name}: {', '.join(values)}"] if values else []
         if measure.name == deciding:
             leading = f"{measure.name} {_values(measure, mine['estimate'])} ({measure.wanted})"
     drawn = [f"{f'{row.over}, ' if row.over else ''}n = {row.n:g}" for row in rows.itertuples()]
-    own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == MODEL))
+    own = list(dict.fromkeys(text for text, source in zip(drawn, rows["source"], strict=True) if source == _MODEL))
     over = own + [f"nulls: {text}" for text in dict.fromkeys(drawn) if text not in own]
     over += [f"{measure.name}: {measure.taken}" for measure in measured if measure.taken]
     return {"leading": leading, "ours": "\n".join(ours), "nulls": "\n".join(nulls), "over": "\n".join(over)}
@@ -278,7 +265,7 @@ def _values(measure: registration.Measure, estimates: pd.Series) -> str:
 
 def _interval(measure: registration.Measure, row: tuple) -> str:
     estimate, low, high = (_number(measure, value) for value in (row.estimate, row.low, row.high))
-    return f"{estimate} [{low}, {high}] {MARKS[row.outcome]}{f' ({row.why})' if row.why else ''}"
+    return f"{estimate} [{low}, {high}] {_MARKS[row.outcome]}{f' ({row.why})' if row.why else ''}"
 
 
 def _number(measure: registration.Measure, value: float) -> str:
@@ -306,7 +293,6 @@ def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str], second: pd.DataFrame)
 def _reasons(claims: Sequence[str]) -> list[str]:
     """Why these claims have second rules, and what had been seen before these were written."""
     seconds = [(name, registration.load().claim(name).second) for name in claims]
-    lines = [
-        f"- **{name}**, second: {second.why.strip()}. Seen before: {second.seen.strip()}." for name, second in seconds
-    ]
+    told = "- **{}**, second: {}. Seen before: {}."
+    lines = [told.format(name, second.why.strip(), second.seen.strip()) for name, second in seconds]
     return ["\n".join(lines)] if lines else []

@@ -1,20 +1,21 @@
-"""What the README shows that code and runs write: the figures with their captions, the layers that srdyn knows."""
+"""What runs and code write into README and pages: the verdicts, a word each; the layers that srdyn knows."""
 
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import re
+from collections.abc import Callable
 
 import pandas as pd
 
 from srdyn import architectures
 from srdyn.loading import files, markdown
-from srdyn.study.claims import claims
+from srdyn.study.claims import claims, registration
 from srdyn.study.run import store
 
-SPEEDS = "07_cost_families"
+_SPEEDS = "07_cost_families"
 """The table that `make bench` writes of every family."""
-HEADS = {
+_HEADS = {
     "model_types": "models",
     "mixer": "layers",
     "gating": "decay",
@@ -24,30 +25,30 @@ HEADS = {
 }
 
 
-def gallery() -> str:
-    """The figures of the run at work in Markdown, two in a row, each above its notebook's heading and its caption.
+def verdicts() -> str:
+    """Every claim in Markdown: its place in the paper, then one word a kind of model but for the controls.
 
-    The caption says what the ledger has for the notebook's claims; it is empty where the notebook decides none.
+    The claim links to the notebook that decides it. `○` marks a verdict where a null model passes. Where the claim was
+    measured by the second registration too, what that says stands below.
     """
-    book, cells = claims.ledger(), []
-    for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
-        stem, title = path.stem, _title(path)
-        if (store.figure_dir() / f"{stem}.png").exists():
-            caption = _sentence(book[(book["notebook"] == stem) & ~book["kind"].isin(["", *claims.CONTROLS])])
-            cells.append(f"![{title}](figures/{stem}.png)<br>[{title}](notebooks/{stem}.ipynb) {caption}")
-    cells += [""] * (len(cells) % 2)
-    return markdown.table(["", ""], [*zip(cells[::2], cells[1::2], strict=True)]) + "\n"
+    book, second = claims.ledger(), claims.ledger(registered=registration.SECOND)
+    kinds = [kind for kind in book["kind"].unique() if kind and kind not in claims.CONTROLS]
+    rows = []
+    for claim in registration.load().claims:
+        ours, later = (table[table["claim"] == claim.id].set_index("kind") for table in (book, second))
+        name = f"[{claim.id}](notebooks/{claim.notebook}.ipynb) {claim.statement}"
+        rows.append([name, f"{claim.place} ({claim.grade})", *(_word(ours, later, kind) for kind in kinds or [""])])
+    grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
+    table = markdown.table(["claim", "paper", *(kinds or ["verdict"])], rows)
+    return f"{table}\n\n○ a null model passes. Grades of the paper's claims: {grades}.\n"
 
 
 def families() -> str:
-    """`architectures.supported()` in Markdown, a line for all classes that one recipe describes.
-
-    With their speeds once `make bench` has measured them.
-    """
+    """`architectures.supported()` in Markdown, a line a recipe, with speeds once `make bench` has measured them."""
     table, rows = architectures.supported(), []
     table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
     speeds, note = _speeds()
-    heads = [name for name in HEADS if note or name != "speed"]
+    heads = [name for name in _HEADS if note or name != "speed"]
     others = [name for name in table if name != "mixer"]
     for cells, part in table.groupby(others, sort=False):
         measured = speeds.reindex(part["mixer"]).dropna()
@@ -55,16 +56,16 @@ def families() -> str:
         row = dict(zip(others, cells, strict=True)) | {"mixer": ", ".join(part["mixer"])}
         row["speed"] = "–".join(ends) or "not measured"  # the least and the most, to two digits
         rows.append([row[name] for name in heads])
-    return markdown.table([HEADS[name] for name in heads], rows) + "\n" + note
+    return markdown.table([_HEADS[name] for name in heads], rows) + "\n" + note
 
 
 def _speeds() -> tuple[pd.Series, str]:
     """Tokens per second by class of layer, and how they were measured; nothing before `make bench` has run."""
     try:
-        table = store.load_table(SPEEDS, run=store.REFERENCE)
+        table = store.load_table(_SPEEDS, run=store.REFERENCE)
     except FileNotFoundError:
         return pd.Series(dtype=float), ""
-    side = (store.table_dir(store.REFERENCE) / f"{SPEEDS}.json").read_text(encoding="utf-8")
+    side = (store.table_dir(store.REFERENCE) / f"{_SPEEDS}.json").read_text(encoding="utf-8")
     machine, tokens = json.loads(side)["machine"], table["tokens"].iloc[0]
     note = (
         f"\ntokens/s: one sequence of {tokens} through one layer alone, of the size that its configuration has by "
@@ -73,37 +74,37 @@ def _speeds() -> tuple[pd.Series, str]:
     return table.groupby("layer")["per_second"].first(), note
 
 
-def page(text: str) -> str:
-    """`text`, the README, with the scorecard, `gallery` and `families` of the run at work between their markers.
+def pages() -> dict[str, dict[str, Callable[[], str]]]:
+    """The files with blocks that a run writes, from the root, and what writes each block."""
+    return {"README.md": {"scorecard": verdicts}, "notebooks/site/families.md": {"families": families}}
 
-    A marker looks like `<!-- gallery:begin -->`. Raises ValueError where one is missing.
+
+def page(name: str, text: str) -> str:
+    """`text` of one of `pages`, with its blocks for the run at work between their markers.
+
+    A marker looks like `<!-- scorecard:begin -->`. Raises ValueError where one is missing.
     """
-    for name, block in (("scorecard", claims.scorecard()), ("gallery", gallery()), ("families", families())):
-        text = markdown.replace_block(text, name, block)
+    for block, written in pages()[name].items():
+        text = markdown.replace_block(text, block, written())
     return text
 
 
+def scorecard() -> str:
+    """What `scorecard.md` holds: the verdicts with all that they rest on."""
+    return f"# Every measure behind the verdicts\n\n{claims.scorecard()}"
+
+
 def publish() -> None:
-    """Write `scorecard.md` beside the figures of the run at work; the reference run also fills in the README."""
-    files.write_bytes(store.figure_dir() / "scorecard.md", claims.scorecard().encode())
+    """Write `scorecard.md` beside the figures of the run at work; the reference run also fills in the `pages`."""
+    files.write_bytes(store.figure_dir() / "scorecard.md", scorecard().encode())
     if store.run_name() == store.REFERENCE:
-        path = files.root() / "README.md"
-        files.write_bytes(path, page(path.read_bytes().decode()).encode())
+        for name in pages():
+            path = files.root() / name
+            files.write_bytes(path, page(name, path.read_bytes().decode()).encode())
 
 
-def _title(notebook: Path) -> str:
-    """The heading of a notebook. Raises ValueError where the first cell begins with none."""
-    first = json.loads(notebook.read_text(encoding="utf-8"))["cells"][0]["source"][0].strip()
-    if not first.startswith("# "):
-        raise ValueError(f"{notebook} begins with {first!r}, not with a heading")
-    return first.removeprefix("# ")
-
-
-def _sentence(decided: pd.DataFrame) -> str:
-    """`C8: not reproduced in hybrid, inconclusive in pure; ….` for these lines of the ledger."""
-    found = []
-    for claim, rows in decided.groupby("claim", sort=False):
-        plain = rows["verdict"].str.split(" (null", regex=False).str[0]
-        kinds = rows["kind"].groupby(plain, sort=False).agg(" and ".join)
-        found.append(f"{claim}: " + ", ".join(f"{verdict} in {names}" for verdict, names in kinds.items()))
-    return "; ".join(found) + "." if found else ""
+def _word(ours: pd.DataFrame, later: pd.DataFrame, kind: str) -> str:
+    """The verdict for one kind of model, without numbers; `ours` and `later` are a claim's lines by kind."""
+    found = [ours.loc[kind if kind in ours.index else "", "verdict"]]
+    found += [f"second: {later.loc[kind, 'verdict']}"] if kind and kind in later.index else []
+    return "\n".join(re.sub(r" \(null pass.*", " ○", verdict) for verdict in found)

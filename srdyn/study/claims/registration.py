@@ -21,7 +21,7 @@ GRADES = {
     "D": "derived by us, not the paper's",
 }
 FIRST, SECOND = "first", "second"
-RULES = {"at_least": ("≥", operator.ge), "at_most": ("≤", operator.le), "below": ("<", operator.lt)}
+_RULES = {"at_least": ("≥", operator.ge), "at_most": ("≤", operator.le), "below": ("<", operator.lt)}
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class Measure:
     gate: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.rule, dict) or len(self.rule) != 1 or not self.rule.keys() <= RULES.keys():
-            raise ValueError(f"{self.name}: a rule is exactly one of {', '.join(RULES)}, not {self.rule!r}")
+        if not isinstance(self.rule, dict) or len(self.rule) != 1 or not self.rule.keys() <= _RULES.keys():
+            raise ValueError(f"{self.name}: a rule is exactly one of {', '.join(_RULES)}, not {self.rule!r}")
         [threshold] = self.rule.values()
         if type(threshold) not in (int, float):
             raise ValueError(f"{self.name}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
@@ -56,12 +56,12 @@ class Measure:
     def wanted(self) -> str:
         """The rule as text."""
         [bound] = self.rule
-        return f"{RULES[bound][0]} {self.threshold:g}"
+        return f"{_RULES[bound][0]} {self.threshold:g}"
 
     def satisfied(self, value: float) -> bool:
         """Whether one value satisfies the rule."""
         [bound] = self.rule
-        return bool(RULES[bound][1](value, self.threshold))
+        return bool(_RULES[bound][1](value, self.threshold))
 
     def outcome(self, estimate: float, low: float, high: float) -> str:
         """`pass` when the whole interval satisfies the rule, `fail` when none of it does; `undefined` is NaN."""
@@ -86,8 +86,8 @@ class Second:
 class Claim:
     """One claim of the paper, its value there with grade and place, and the notebook that decides it.
 
-    `untested` may say why nothing was measured: the claim has no measures, or needs what the reference run has not.
-    `second` is None where the second registration left the rules as they were.
+    `untested` says why nothing was measured; `second` is None where the second registration left the rules as they
+    were.
     """
 
     id: str
@@ -105,10 +105,7 @@ class Claim:
             raise ValueError(f"claim {self.id}: a grade is one of {', '.join(GRADES)}, not {self.grade!r}")
 
     def by(self, registered: str) -> "Claim":
-        """The claim with the measures that decide it by the `first` or the `second` registration.
-
-        Raises ValueError for another name, or where the second left the claim's rules as they were.
-        """
+        """The claim with the measures of the `first` or `second` registration; ValueError where it has none."""
         if registered == FIRST:
             return self
         if registered != SECOND or self.second is None:
@@ -123,13 +120,14 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """The paper's claims in order, and what is fixed beside them."""
+    """The paper's claims in order, and what is fixed beside them; `registered` says when each registration was made."""
 
     title: str
     reference: str
     thresholds: Mapping[str, float]
     primary: Mapping[str, str]
     claims: tuple[Claim, ...]
+    registered: Mapping[str, str] | None = None
 
     def claim(self, claim_id: str) -> Claim:
         """The claim called `claim_id`. Raises ValueError for one that the paper does not make."""
@@ -139,7 +137,7 @@ class Paper:
         raise ValueError(f"claims.yaml has no claim {claim_id!r}; there are {', '.join(c.id for c in self.claims)}")
 
 
-PARTS = {"claims": Claim, "measures": Measure, "second": Second}
+_PARTS = {"claims": Claim, "measures": Measure, "second": Second}
 """What stands under these keys, or in a list there."""
 
 
@@ -149,10 +147,7 @@ def path() -> Path:
 
 
 def load(registered: str = FIRST) -> Paper:
-    """What `data/paper/claims.yaml` says; of the `second` registration, the claims whose rules it changes.
-
-    Raises ValueError where the file departs from its form, saying where.
-    """
+    """What `data/paper/claims.yaml` says; of the `second` registration, the claims that it changes."""
     found = _made(Paper, yaml.safe_load(path().read_text(encoding="utf-8")), "claims.yaml")
     found.claim(found.primary["claim"])
     decided = [claim for claim in found.claims if registered == FIRST or claim.second is not None]
@@ -175,13 +170,13 @@ def _made(kind: type, entry: object, where: str) -> object:
     needed = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)}
     if not {name for name in needed if needed[name]} <= given.keys() <= needed.keys():
         raise ValueError(f"{where}: claims.yaml wants the keys {', '.join(needed)}, not {entry}")
-    return kind(**given | {name: _part(name, given[name], f"{where}: {name}") for name in PARTS.keys() & given.keys()})
+    return kind(**given | {name: _part(name, given[name], f"{where}: {name}") for name in _PARTS.keys() & given.keys()})
 
 
 def _part(name: str, content: object, where: str) -> object:
     if not isinstance(content, list):
-        return _made(PARTS[name], content, where)
-    made = tuple(_made(PARTS[name], entry, where) for entry in content)
+        return _made(_PARTS[name], content, where)
+    made = tuple(_made(_PARTS[name], entry, where) for entry in content)
     names = [part.id if name == "claims" else part.name for part in made]
     if repeated := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"{where}: a name stands for one thing, but these come twice: {', '.join(sorted(repeated))}")

@@ -13,22 +13,21 @@ from pathlib import Path
 PACKAGE = Path(__file__).parents[2]
 
 
-FILES = {
+_FILES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
 }
-SOURCES = {name: path.read_bytes() for name, path in FILES.items()}
-LOADED = frozenset(sys.modules)
+_SOURCES = {name: path.read_bytes() for name, path in _FILES.items()}
+_LOADED = frozenset(sys.modules)
 
 
 def hash_of(*modules: str) -> str:
     """SHA-256 over the code of these modules of srdyn and of all that they import of it; docstrings do not count.
 
-    Raises RuntimeError where one of them was edited after this process began and before it was imported: then what runs
-    is not what was read.
+    Raises RuntimeError where one was edited after this process began and before it was imported.
     """
     names = reached(*modules)
-    edited = [n for n in names if n in sys.modules and n not in LOADED and FILES[n].read_bytes() != SOURCES[n]]
+    edited = [n for n in names if n in sys.modules and n not in _LOADED and _FILES[n].read_bytes() != _SOURCES[n]]
     if edited:
         raise RuntimeError(f"{', '.join(edited)} changed after this process began: start it (the kernel) again")
     return _joint(names)
@@ -36,7 +35,7 @@ def hash_of(*modules: str) -> str:
 
 def hash_of_loaded() -> str:
     """SHA-256 over the code of all that this process has imported of srdyn by now; docstrings do not count."""
-    return _joint(sorted(sys.modules.keys() & SOURCES.keys()))
+    return _joint(sorted(sys.modules.keys() & _SOURCES.keys()))
 
 
 def reached(*modules: str) -> list[str]:
@@ -45,13 +44,13 @@ def reached(*modules: str) -> list[str]:
     while left:
         found |= left
         below = {name.rpartition(".")[0] for name in left} | {name for module in left for name in _parsed(module)[0]}
-        left = (below & SOURCES.keys()) - found
+        left = (below & _SOURCES.keys()) - found
     return sorted(found)
 
 
 def imported(source: str) -> set[str]:
     """The modules of srdyn that a source imports, wherever in it."""
-    return {name for node in ast.walk(ast.parse(source)) for name in _named(node)} & SOURCES.keys()
+    return {name for node in ast.walk(ast.parse(source)) for name in _named(node)} & _SOURCES.keys()
 
 
 def _named(node: ast.AST) -> Iterator[str]:
@@ -69,7 +68,7 @@ def _joint(names: Sequence[str]) -> str:
 @functools.cache
 def _parsed(name: str) -> tuple[set[str], str]:
     """What a module imports, and the hash of its syntax tree, from which texts that stand alone are taken."""
-    tree = ast.parse(SOURCES[name])
+    tree = ast.parse(_SOURCES[name])
     for node in ast.walk(tree):
         if isinstance(getattr(node, "body", None), list):
             node.body = [line for line in node.body if not _is_text(line)]

@@ -13,19 +13,19 @@ from srdyn.loading import files
 from srdyn.study.run import store
 
 DPI = 300
-TICKS = {f"{axis}tick.{name}": size for axis in "xy" for name, size in (("labelsize", 7), ("major.width", 0.6))}
-STYLE = TICKS | {"pdf.fonttype": 42}
+_TICKS = {f"{axis}tick.{name}": size for axis in "xy" for name, size in (("labelsize", 7), ("major.width", 0.6))}
+STYLE = _TICKS | {"pdf.fonttype": 42}
 """What a figure takes from matplotlib's settings when it is drawn, as ticks may be made then; the rest stands in it."""
-UNDATED = {"CreationDate": None, "Creator": None, "Producer": None}
+_UNDATED = {"CreationDate": None, "Creator": None, "Producer": None}
 """What a pdf would say about when and by which version it was written, left out."""
-FEW = 20
+_FEW = 20
 """Pixels that may differ between two drawings of one figure: a line moved by rounding. The thinnest digit has more."""
 
 
 def save(figure: Figure, stem: str) -> Path:
     """Write `<stem>.pdf` and `<stem>.png` (300 dpi) into `store.figure_dir()`; return the path of the png.
 
-    Both are left alone where the png that stands there looks the same, up to `FEW` pixels: tables within tolerance of
+    Both are left alone where the png that stands there looks the same, up to `_FEW` pixels: tables within tolerance of
     the committed ones draw lines that differ by rounding. Raises ValueError for a stem that is not a plain name.
     """
     if not re.fullmatch(r"\w[\w-]*", stem):
@@ -34,7 +34,7 @@ def save(figure: Figure, stem: str) -> Path:
     pdf = path.with_suffix(".pdf")
     whole = pdf.exists() and pdf.read_bytes().rstrip().endswith(b"%%EOF")
     if not (whole and _looks_like(path, drawn)):
-        files.write_bytes(pdf, _drawn(figure, format="pdf", metadata=UNDATED).getvalue())
+        files.write_bytes(pdf, _drawn(figure, format="pdf", metadata=_UNDATED).getvalue())
         files.write_bytes(path, drawn)
     return path
 
@@ -45,7 +45,7 @@ def _looks_like(path: Path, drawn: bytes) -> bool:
         return False
     there, here = (np.asarray(Image.open(x).convert("RGB"), dtype=int) for x in (path, io.BytesIO(drawn)))
     # Two palettes of 256 colours may hold a grey in shades a few levels apart.
-    return there.shape == here.shape and int((abs(there - here).max(-1) > 8).sum()) <= FEW
+    return there.shape == here.shape and int((abs(there - here).max(-1) > 8).sum()) <= _FEW
 
 
 def _png(figure: Figure) -> bytes:

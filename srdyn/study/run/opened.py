@@ -1,23 +1,23 @@
 """The models of a study: found by the names that notebooks give, opened once a process, asked on all cores."""
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 import transformers
 
-from srdyn import models
+from srdyn import architectures, models, scores
 from srdyn.architectures import cpu_speedups
 from srdyn.loading import files
 from srdyn.study.run import workers
 
+log = logging.getLogger(__name__)
+
 
 def found(name: str | Path) -> str | Path:
-    """The folder of that name, seen from here or from the repository, or the name as it is, one of the hub.
-
-    A path, by its first character, that is in neither place raises FileNotFoundError.
-    """
+    """The folder of that name, seen from here or the repository, else one of the hub; FileNotFoundError for a path."""
     place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
     for folder in (place, files.root() / place):
         if folder.exists():
@@ -62,9 +62,13 @@ def identity(model: models.Model, name: str | Path) -> str:
 def deal(make: Callable, work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
     """For every (opening, question, details) the answer of `make(*opening)`, on all cores, in this order.
 
-    `make` is a class or function of a module, `question` the name of a method of what it returns. That is kept until a
-    process is asked for another opening, so that a core mostly stays with its model.
+    `question` names a method of what `make`, a class or function of a module, returns; that is kept until a process is
+    asked for another opening. What was registered in this process others do not know: it then answers alone, and says
+    so.
     """
+    if alone := [*architectures.registered(), *scores.own_rules()]:
+        log.warning("one process alone knows %s, and answers all", ", ".join(alone))
+        return (_ask(make, *item) for item in work)
     return workers.deal(_ask, [(make, *item) for item in work])
 
 

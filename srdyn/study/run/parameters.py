@@ -22,15 +22,15 @@ class Loader(yaml.SafeLoader):
     """YAML in which 1e-3 is a number."""
 
 
-REAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", REAL, [*"-+.0123456789"])
+_REAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", _REAL, [*"-+.0123456789"])
 
 
 def of_run(stems: Sequence[str], preset: str, overrides: Mapping[str, object]) -> dict[str, dict[str, object]]:
-    """The parameters of every notebook of a run, by its stem.
+    """The parameters of every notebook of a run, by its stem; what a preset says of other notebooks is passed over.
 
-    What a preset or an override says of other notebooks is passed over. Raises ValueError for a notebook or preset that
-    is not there, for a parameter that no notebook has, and for an override that none of these notebooks has.
+    Raises ValueError for a notebook or preset that is not there, for a parameter that no notebook has, and for an
+    override that none of these notebooks has.
     """
     reference = _read(store.REFERENCE)
     if strange := [stem for stem in stems if stem not in reference]:

@@ -27,7 +27,7 @@ from srdyn.study.run import code, comparison
 REFERENCE = "reference"
 THOROUGH = "thorough"
 INTERACTIVE = "interactive"
-CSV_ROWS = 2_000
+_CSV_ROWS = 2_000
 """A table of more rows is parquet: nobody reads its diff."""
 SIGNIFICANT = "%.9g"
 """Digits of a real in a CSV: four more than the tolerance sees, few enough for a readable diff."""
@@ -62,16 +62,16 @@ def figure_dir(run: str | None = None) -> Path:
 
 
 def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | None = None) -> Path:
-    """Write `frame` as `<stem>.csv`, or `.parquet` beyond `CSV_ROWS`, with `<stem>.json` beside it saying what made it.
+    """Write `frame` as `<stem>.csv`, or `.parquet` when it is long, with `<stem>.json` beside it saying what made it.
 
-    `meta` (JSON: parameters, hashes of inputs, seeds; no times) goes into the side file beside the hashes of code and
-    table. Where a table stands that `comparison` finds within tolerance, made from the same `meta["parameters"]`,
-    both files keep their bytes. Otherwise both are replaced, and for a committed table a log line says how far off.
-    Raises `ValueError` for an index that would be lost or a stem that is not a plain name.
+    `meta` (JSON, no times) goes into the side file beside the hashes of code and table. Where a table stands that
+    `comparison` finds within tolerance, made from the same `meta["parameters"]`, both files keep their bytes. Otherwise
+    both are replaced; for a committed table a log line says how far off. Raises `ValueError` for an index that would
+    be lost or a stem that is not a plain name.
     """
     _require_plain(frame, stem)
     folder = table_dir()
-    path = folder / (stem + (".csv" if len(frame) <= CSV_ROWS else ".parquet"))
+    path = folder / (stem + (".csv" if len(frame) <= _CSV_ROWS else ".parquet"))
     content = _encode(frame, path.suffix)
     side = {"rows": len(frame), "columns": list(frame.columns), "code": code.hash_of_loaded()}
     side |= {"table": hashlib.sha256(content).hexdigest(), **(meta or {})}
@@ -94,10 +94,8 @@ def load_table(stem: str, *, run: str | None = None) -> pd.DataFrame:
         path = table_dir(run) / (stem + suffix)
         if path.exists():
             return _decode(path.read_bytes(), suffix)
-    raise FileNotFoundError(
-        f"the run {run or run_name()!r} has no table {stem!r} in {table_dir(run)}: run the notebook that writes it "
-        'first, or read the committed one with run="reference"'
-    )
+    wanted = 'run the notebook that writes it first, or read the committed one with run="reference"'
+    raise FileNotFoundError(f"the run {run or run_name()!r} has no table {stem!r} in {table_dir(run)}: {wanted}")
 
 
 def run_record(**extra: object) -> dict[str, object]:
@@ -105,16 +103,11 @@ def run_record(**extra: object) -> dict[str, object]:
     import torch  # heavy, and nothing else here needs it
 
     cpu = f"{platform.machine()}, {os.cpu_count()} cores"
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     versions = {package.name: package.version for package in importlib.metadata.distributions()}
-    return {
-        "run": run_name(),
-        "commit": _commit(),
-        "versions": versions | {"python": platform.python_version()},
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else cpu,
-        "platform": platform.platform(),
-        "time": datetime.now(UTC).isoformat(timespec="seconds"),
-        **extra,
-    }
+    machine = {"device": device, "platform": platform.platform()}
+    made = {"run": run_name(), "commit": _commit(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
+    return made | machine | {"versions": versions | {"python": platform.python_version()}} | extra
 
 
 def save_record(stem: str, record: Mapping[str, object]) -> None:
@@ -123,10 +116,7 @@ def save_record(stem: str, record: Mapping[str, object]) -> None:
 
 
 class RunStore:
-    """A long run's finished items, a file each, so that a killed run goes on where it stopped.
-
-    Items lie in `path/<hash of made_by>`: another model or other parameters never meet the items of this one.
-    """
+    """A long run's finished items, a file each, in a folder for what it was `made_by`: a killed run goes on."""
 
     def __init__(self, path: Path, *, made_by: Mapping[str, object]) -> None:
         digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()

@@ -18,10 +18,7 @@ import transformers
 
 
 def deal(function: Callable, work: Iterable[tuple]) -> Iterator:
-    """`function(*item)` for every item, dealt out in their order; the results come in that order as well.
-
-    `function` is one of a module, since processes find it by its name. An exception ends the rest.
-    """
+    """`function(*item)` for every item, in this order, by processes, which find it by its name; errors end it."""
     return _results([_pool().submit(function, *item) for item in work])
 
 
@@ -30,10 +27,8 @@ def _results(asked: list[Future]) -> Iterator:
         yield from (future.result() for future in asked)
     except BrokenProcessPool as error:
         _pool.cache_clear()
-        raise RuntimeError(
-            'a worker process died: memory ran out, or this is a script without `if __name__ == "__main__":`, whose '
-            "processes would start it anew. What was finished is kept"
-        ) from error
+        script = 'a script without `if __name__ == "__main__":`, whose processes would start it anew'
+        raise RuntimeError(f"a worker process died: memory ran out, or this is {script}") from error
     finally:
         for future in asked:
             future.cancel()

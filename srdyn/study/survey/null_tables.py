@@ -20,12 +20,12 @@ from srdyn.study.survey import samples
 log = logging.getLogger(__name__)
 
 MODEL = "model"
-UNTRAINED, MECHANISM, PERMUTED, COMMON = "untrained", "mechanism", "permuted decays", "common decay"
-NULLS = (UNTRAINED, MECHANISM, PERMUTED, COMMON)
+_UNTRAINED, _MECHANISM, COMMON = "untrained", "mechanism", "common decay"
+NULLS = (_UNTRAINED, _MECHANISM, COMMON)
 SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
 """Thresholds that the rank is also taken at."""
 
-Gates = tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]
+_Gates = tuple[Float[Tensor, "L B T H"], Float[Tensor, "L B T H"]]
 
 
 def rank_columns(eps: float) -> dict[float, str]:
@@ -38,9 +38,9 @@ def available(model: models.Model, sources: Sequence[str]) -> list[str]:
     if model.seed:
         return [MODEL]
     for can, why, lost in (
-        (_is_reference, "what it was started from is not known", [UNTRAINED]),
+        (_is_reference, "what it was started from is not known", [_UNTRAINED]),
         (follows_gated_delta, "its states do not follow the gated delta rule with one decay a head", NULLS[1:]),
-        (forgets, "its heads do not forget", [PERMUTED, COMMON]),
+        (forgets, "its heads do not forget", [COMMON]),
     ):
         if not can(model) and (out := [source for source in sources if source in lost]):
             which = f"{', '.join(out)} null{'s' if len(out) > 1 else ''}"
@@ -71,9 +71,8 @@ class Tables:
         """Make and keep those tables of a context that are not there yet."""
         of_source = {
             MODEL: lambda context: self._own(context)[0],
-            UNTRAINED: lambda context: self._read(untrained(self.model), context)[0],
-            MECHANISM: lambda context: self._null(self._own(context)[1], context),
-            PERMUTED: self._permuted,
+            _UNTRAINED: lambda context: self._read(untrained(self.model), context)[0],
+            _MECHANISM: lambda context: self._null(self._own(context)[1], context),
             COMMON: self._common,
         }
         for source in sources:
@@ -87,7 +86,7 @@ class Tables:
         """Whether one of the sources is not made yet in this context."""
         return not all(self.kept.has(f"{source}--{context}") for source in sources)
 
-    def _read(self, model: models.Model, context: str) -> tuple[pd.DataFrame, Gates]:
+    def _read(self, model: models.Model, context: str) -> tuple[pd.DataFrame, _Gates]:
         measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
         tokens, sigmas, gates = self._samples(context).tokens, [], []
         for part in tokens.split(models.batch_size(model, tokens.shape[1])):
@@ -111,21 +110,13 @@ class Tables:
         g, beta = torch.tensor(common).T.reshape(2, self.model.grid.L, self.model.grid.H)
         return g, beta
 
-    def _permuted(self, context: str) -> pd.DataFrame:
-        """Keys and values are alike for all heads: exchanging decays is exchanging the mechanism null's heads."""
-        table = self.table(MECHANISM, context)
-        grid, layers = self.model.grid, np.array(self.layers)
-        order = torch.randperm(grid.L * grid.H, generator=torch.Generator().manual_seed(self.reading.seed)).numpy()
-        place = order[np.searchsorted(layers, table["layer"]) * grid.H + table["head"]]
-        return table.assign(layer=layers[place // grid.H], head=place % grid.H)
-
-    def _null(self, gates: Gates, context: str) -> pd.DataFrame:
+    def _null(self, gates: _Gates, context: str) -> pd.DataFrame:
         (g, beta), (K, V) = gates, (self.model.grid.K, self.model.grid.V)
         generator = torch.Generator().manual_seed((self.reading.seed + zlib.crc32(context.encode())) % 2**32)
         sigma = nulls.decay_only(g, K, V, self.reading.positions, beta=beta, generator=generator)
         return self._tidy(sigma, context, gates)
 
-    def _tidy(self, sigma: Float64[Tensor, "L B C H D"], context: str, gates: Gates) -> pd.DataFrame:
+    def _tidy(self, sigma: Float64[Tensor, "L B C H D"], context: str, gates: _Gates) -> pd.DataFrame:
         positions, eps, seed = self.reading.positions, self.reading.eps, self.model.seed or 0
         names = {"layers": self.layers, "context": context, "model": self.model.name, "seed": seed}
         table = strata.head_table(sigma, positions=positions, eps=eps, **names)
@@ -150,10 +141,7 @@ def forgets(model: models.Model) -> bool:
 
 
 def untrained(model: models.Model) -> models.Model:
-    """A reference model as it was before its first step.
-
-    Raises ValueError for a model that is none: its initialisation is not known.
-    """
+    """A reference model as it was before its first step; ValueError for any other, whose start is not known."""
     config = model.hf.config
     if not _is_reference(model):
         raise ValueError(f"{model.name} does not say what it was started from; leave the null 'untrained' out")

@@ -17,16 +17,12 @@ from srdyn.text import documents
 
 log = logging.getLogger(__name__)
 
-RARE_CHARACTERS = "ßøþ¶§ðœæ¿¤"
-COMMON_NUMBERS = "1234567890"
-
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
     """What every model reads: `n` samples of each context, `length` tokens each, spectra taken at `positions`.
 
-    `domains` are those of `contexts.domain`, places of one's own text among them, `tasks` those of `evals.TASKS`,
-    `attacks` those of `contexts.ATTACKS`.
+    `domains` are those of `contexts.domain`, `tasks` those of `evals.TASKS`, `attacks` those of `contexts.ATTACKS`.
     """
 
     domains: tuple[str, ...]
@@ -40,19 +36,17 @@ class Reading:
 
     @functools.cached_property
     def texts(self) -> tuple[str, ...]:
-        """What tables call the domains, in their order: a place by its short name, numbered where that is taken.
-
-        Raises ValueError for a domain that comes twice.
-        """
+        """What tables call the domains, each named once: a place by its short name, numbered where that is taken."""
         if len(set(self.domains)) < len(self.domains):
             raise ValueError(f"every domain is read once, but these are {', '.join(self.domains)}")
-        taken = {*contexts.domains(), *evals.TASKS, *contexts.ATTACKS}
-        found = []
+        found, taken = [], {*contexts.domains(), *evals.TASKS, *contexts.ATTACKS}
         for name in self.domains:
-            short = documents.short_name(name) if documents.is_place(name) else name
-            numbered = itertools.chain([short], (f"{short} {i}" for i in itertools.count(2)))
-            found.append(next(x for x in numbered if x not in taken) if documents.is_place(name) else name)
-            taken.add(found[-1])
+            if documents.is_place(name):
+                short = documents.short_name(name)
+                numbered = itertools.chain([short], (f"{short} {i}" for i in itertools.count(2)))
+                name = next(x for x in numbered if x not in taken)
+                taken.add(name)
+            found.append(name)
         return tuple(found)
 
     def names(self) -> list[str]:
@@ -66,8 +60,8 @@ class Reading:
     def samples(self, name: str, tokenizer: PreTrainedTokenizerBase) -> contexts.Windows:
         """The samples of one context, those of a domain from as many documents as there are, with their documents.
 
-        Samples of a task or an attack count as documents of their own; so do, and this is logged, the windows of a
-        domain that is a single document. Raises ValueError for a name that is not in this reading.
+        Samples of a task or an attack count as documents; so do, and this is logged, the windows of a domain that is a
+        single document. Raises ValueError for a name that is not in this reading.
         """
         if name in self.texts:
             return self._windows(self.domains[self.texts.index(name)], tokenizer)
@@ -77,11 +71,11 @@ class Reading:
             write = functools.partial(evals.task_rows, name, tokenizer=tokenizer, text=text, n=1, length=self.length)
             return _apart(torch.stack([write(rng=rng)[0][0] for _ in range(self.n)]))
         if name in self.attacks:
-            repeat = functools.partial(contexts.repeated, tokenizer=tokenizer, length=self.length)
-            blocks = attack_blocks(name, tokenizer)
+            blocks = contexts.blocks(name, tokenizer)
             if self.n > len(blocks):
                 raise ValueError(f"{name} has {len(blocks)} variants, fewer than n = {self.n}; ask for fewer samples")
-            return _apart(torch.cat([repeat(block.tolist()) for block in blocks[: self.n]]))
+            rows = [contexts.repeated(block, tokenizer, length=self.length) for block in blocks[: self.n]]
+            return _apart(torch.cat(rows))
         raise ValueError(f"{name!r} is not in this reading, which has {', '.join(self.names())}")
 
     def _windows(self, name: str, tokenizer: PreTrainedTokenizerBase) -> contexts.Windows:
@@ -95,15 +89,3 @@ class Reading:
 
 def _apart(tokens: Int[Tensor, "B T"]) -> contexts.Windows:
     return contexts.Windows(tokens, torch.arange(len(tokens)))
-
-
-def attack_blocks(name: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Tensor, " P"]]:
-    """The token blocks that variants of an attack repeat: rare characters, or one-digit numbers.
-
-    Raises ValueError for an unknown attack.
-    """
-    variants = {"rare character": RARE_CHARACTERS, "common number": COMMON_NUMBERS}
-    if name not in variants:
-        raise ValueError(f"no attack is called {name!r}; there are {', '.join(variants)}")
-    encode = functools.partial(tokenizer.encode, add_special_tokens=False, return_tensors="pt")
-    return [encode(character)[0] for character in variants[name]]

@@ -19,11 +19,11 @@ from srdyn.text import documents, tasks
 
 log = logging.getLogger(__name__)
 
-SETTLING = 120
+_SETTLING = 120
 """Seconds after which what another machine has written must be seen here: network file systems show it late."""
-HELD_BY_EACH = 2**28
+_HELD_BY_EACH = 2**28
 """Bytes of weights up to which every process of this machine holds the model itself."""
-WORTH_WORKERS = 2**17
+_WORTH_WORKERS = 2**17
 """Tokens, times sources, that one process reads sooner than others have started."""
 CODE = code.hash_of(__name__)
 """What is kept depends on the code that runs, not on what an editor has saved since."""
@@ -36,11 +36,9 @@ def heads(
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
-    model's own decays and write strengths (`mechanism`); the same with heads exchanged at random over the model, alike
-    in every context (`permuted decays`); the same with one decay and one write strength for all heads, tokens and
-    contexts, those of the median head (`common decay`). A null has as many samples as its model, since agreement grows
-    with their number. Nulls are made for models of seed 0 alone. What a model cannot have is left out, which is logged:
-    one that is no reference model has no `untrained` null, one whose states follow another rule none of the others.
+    model's own decays and write strengths (`mechanism`); the same with the decay and the write strength of the median
+    head for all (`common decay`). Nulls are made for models of seed 0 alone; what a model cannot have is left out, and
+    logged.
     Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
     several processes (`loading.processes`) share the work if they all make this call. Much work with a small model on a
     CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
@@ -68,22 +66,17 @@ def heads(
 
 
 def _readable(reading: Reading, model: models.Model) -> Reading:
-    """The reading without the tasks, which is logged, where the model's tokenizer has no words to write them with.
-
-    Raises ValueError for a model without a tokenizer.
-    """
+    """The reading without tasks, which is logged, where the tokenizer cannot write them; ValueError without one."""
     if model.tokenizer is None:
-        raise ValueError(
-            f"{model.name} has no tokenizer beside its weights, and what it reads is text: put its tokenizer files "
-            "(tokenizer.json, tokenizer_config.json) into the folder"
-        )
+        needed = "put its tokenizer files (tokenizer.json, tokenizer_config.json) into the folder"
+        raise ValueError(f"{model.name} has no tokenizer beside its weights, and what it reads is text: {needed}")
     reason = tasks.unwritable(model.tokenizer)
     if reason and reading.tasks:
         log.warning("%s reads no tasks (%s): %s", model.name, ", ".join(reading.tasks), reason)
     return dataclasses.replace(reading, tasks=()) if reason else reading
 
 
-def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int = WORTH_WORKERS) -> None:
+def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int = _WORTH_WORKERS) -> None:
     """Finish these sources in all contexts, together with the other processes."""
     left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
     share = processes.share(left)
@@ -93,13 +86,11 @@ def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int 
         done = (tables.make(context, sources) for context in share)
     list(tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first()))
     processes.barrier()
-    deadline = time.monotonic() + SETTLING
+    deadline = time.monotonic() + _SETTLING
     while lost := [context for context in left if tables.lacks(context, sources)]:
         if time.monotonic() > deadline:
-            raise FileNotFoundError(
-                f"{', '.join(lost)} were finished by other processes, but {tables.kept.folder} does not hold them: "
-                "build/ must lie in a folder that all machines share"
-            )
+            told = f"finished by other processes, but {tables.kept.folder} does not hold them"
+            raise FileNotFoundError(f"{', '.join(lost)}: {told}; build/ must lie in a folder that all machines share")
         time.sleep(1)
 
 
@@ -107,7 +98,7 @@ def _is_small(model: models.Model) -> bool:
     """Whether several processes of this machine can hold the model, and are not there already."""
     weights = sum(parameter.nbytes for parameter in model.hf.parameters())
     here = processes.count() == 1 and model.device.type == "cpu" and not streaming.is_attached(model.hf)
-    return here and weights <= HELD_BY_EACH
+    return here and weights <= _HELD_BY_EACH
 
 
 def _opened_again(name: str | Path, reading: Reading, kept: Path, made_by: str) -> Tables:

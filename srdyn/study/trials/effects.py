@@ -130,15 +130,6 @@ def with_state(table: pd.DataFrame, profiles: pd.DataFrame) -> pd.DataFrame:
     return table.assign(state=1 - table["removed"] / table["model"].map(heads))
 
 
-def truncated(estimates: pd.DataFrame) -> pd.DataFrame:
-    """Estimates of the arms whose states are cut: `heads` in words, `rank` (0: removed), `intact` without any cut."""
-    key = ["model", "probe"]
-    intact = estimates[estimates["arm"] == trials.INTACT].set_index(key)["estimate"].rename("intact")
-    cut = estimates[estimates["arm"] != trials.INTACT].drop(columns="intact").merge(intact, on=key)
-    some = cut["share"].map("{:.0%} of heads, ".format) + cut["arm"] + "est rank"
-    return cut.assign(heads=some.where(cut["share"] < 1, "all heads"), rank=cut["truncated"])
-
-
 def kept(differences: pd.DataFrame) -> pd.DataFrame:
     """Differences of `KEPT` to the intact model, whose own value is 1, as the share that is kept."""
     table = differences[differences["probe"] == KEPT]

@@ -25,8 +25,7 @@ def frobenius_bound(
     """
     _require_gates(g, beta)
     write = beta * value_norm.square()
-    squared = torch.zeros_like(g[..., 0, :]) if initial is None else initial.square()
-    bounds = []
+    squared, bounds = torch.zeros_like(g[..., 0, :]) if initial is None else initial.square(), []
     for t in range(g.shape[-2]):
         squared = (2 * g[..., t, :]).exp() * squared + write[..., t, :]
         bounds.append(squared.sqrt())
@@ -62,39 +61,30 @@ def step_bound(
 
 
 def cosine_lower_bound(q: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """(1 − q)/(1 + q), below which cos(n(t), n(t−1)) cannot fall for q = B/‖n(t−1)‖₂ (Eq. 13); −1 for infinite q.
-
-    Raises ValueError for negative q.
-    """
+    """(1 − q)/(1 + q), the least cos(n(t), n(t−1)) for q = B/‖n(t−1)‖₂ ≥ 0 (Eq. 13); −1 for infinite q."""
     if (q < 0).any():
         raise ValueError(f"q is a ratio of lengths and cannot be negative, got {q.min().item()}")
     return 2 / (1 + q) - 1
 
 
-def periodic_rank_bound(period: int, prefix: int = 0, conv_width: int = 4) -> int:
-    """Bound on the exact rank of a first-layer state when a block of `period` tokens repeats after `prefix` tokens.
+def periodic_rank_bound(period: int, conv_width: int = 4) -> int:
+    """Bound on the exact rank of a first-layer state when a block of `period` tokens repeats.
 
-    Keys there depend on the last `conv_width` tokens only. Distinct windows: one for every prefix token, one for each
-    of the conv_width − 1 block tokens that still see the prefix (or the padding), `period` afterwards. The state's
-    columns lie in the span of its keys, whatever the decay. Raises ValueError for a period or width below 1 or a
-    prefix below 0.
+    Keys there depend on the last `conv_width` tokens only. Distinct windows: one for each of the conv_width − 1 tokens
+    that still see the padding, `period` afterwards. The state's columns lie in the span of its keys, whatever the
+    decay. Raises ValueError for a period or width below 1.
     """
-    if period < 1 or prefix < 0 or conv_width < 1:
-        raise ValueError(
-            f"need period ≥ 1, prefix ≥ 0 and conv_width ≥ 1, got {period}, {prefix} and {conv_width} in that order"
-        )
-    return period + prefix + conv_width - 1
+    if period < 1 or conv_width < 1:
+        raise ValueError(f"need period ≥ 1 and conv_width ≥ 1, got {period} and {conv_width}")
+    return period + conv_width - 1
 
 
 def _require_gates(g: Tensor, beta: Tensor) -> None:
     if g.shape != beta.shape:
-        raise ValueError(
-            f"the bound holds for one decay per head, got g {list(g.shape)} beside beta {list(beta.shape)}: where key "
-            "channels decay apart, as in Kimi Delta Attention, there is none"
-        )
+        got = f"got g {list(g.shape)} beside beta {list(beta.shape)}"
+        raise ValueError(f"the bound holds for one decay per head, {got}: where key channels decay apart there is none")
     if not (g <= 0).all():
         raise ValueError(f"g is a log-decay and must be at most 0 everywhere, got a largest value of {g.max().item()}")
     if not ((beta >= 0) & (beta <= 1)).all():
-        raise ValueError(
-            f"the bound holds for write strengths between 0 and 1, got {beta.min().item()} to {beta.max().item()}"
-        )
+        ends = f"{beta.min().item()} to {beta.max().item()}"
+        raise ValueError(f"the bound holds for write strengths between 0 and 1, got {ends}")

@@ -1,0 +1,52 @@
+"""Sphinx's settings of the site; build.py beside it gathers what it reads."""
+
+import importlib.util
+import re
+
+from docutils import nodes
+from docutils.utils.math import latex2mathml
+
+project, author, copyright = "srdyn", "the srdyn authors", "the srdyn authors, Apache-2.0"
+extensions = ["myst_nb", "sphinx.ext.autodoc"]
+html_theme, html_title = "sphinx_book_theme", "srdyn"
+html_sidebars = {"**": ["navbar-logo.html", "sbt-sidebar-nav.html"]}  # the header has the search
+html_theme_options = {"use_download_button": True, "show_toc_level": 2, "navigation_with_keys": False}
+html_copy_source = html_show_sourcelink = False
+html_math_renderer = "mathml"  # browsers draw it themselves: nothing is fetched, nothing runs
+exclude_patterns = ["notebooks/site/contents.md"]  # index.md has it
+nb_execution_mode = "off"  # notebooks are shown as they ran
+nb_merge_streams = True
+myst_enable_extensions = ["dollarmath"]
+myst_heading_anchors = 3
+autodoc_mock_imports = [name for name in ("datasets", "lm_eval") if not importlib.util.find_spec(name)]
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True}
+autodoc_typehints = "none"  # shapes are in the prose; the signatures would fill the screen
+suppress_warnings = ["myst.header"]  # a notebook's first cell may hold its heading alone
+
+
+def as_rst(app, what, name, thing, options, lines: list[str]) -> None:
+    """Docstrings are plain text with `names`: no other character means anything."""
+    parts = [re.split(r"`([^`]+)`", line) for line in lines]  # what was between backticks has an odd place
+    plain = [
+        [re.sub(r"([*|_\\])", r"\\\1", p) if i % 2 == 0 else f"``{p}``" for i, p in enumerate(line)] for line in parts
+    ]
+    lines[:] = ["".join(line) for line in plain]
+
+
+def inline(translator, node) -> None:
+    """A formula within a line, in MathML."""
+    translator.body.append(latex2mathml.tex2mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def display(translator, node) -> None:
+    """A formula on a line of its own."""
+    translator.body.append(f'<div class="math">{latex2mathml.tex2mathml(node.astext(), as_block=True)}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app) -> None:
+    """Formulas and docstrings as above."""
+    app.connect("autodoc-process-docstring", as_rst)
+    app.add_html_math_renderer("mathml", (inline, None), (display, None))

@@ -1,0 +1,285 @@
+"""Pruned models as ordinary checkpoints of their family, which transformers, vLLM, SGLang and llama.cpp read as such.
+
+All of these read one number of heads for the whole model, so that a cut must be the same in every layer
+(`pruning.select(..., uniform=True)`). Where value heads share keys, whole key groups go, or equally many of each, or
+else every value head that stays gets a copy of its key. Nothing is trained or tuned.
+"""
+
+import copy
+import math
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+import torch
+from torch import Tensor
+from transformers import PreTrainedConfig, PreTrainedModel
+
+from srdyn import architectures, models
+from srdyn.loading import checkpoints, engines, folders, markdown, memory, report
+
+MARK = "srdyn_"
+"""What keys of ours in a configuration begin with, which an ordinary checkpoint does not have."""
+
+
+NORMS = (
+    "A norm over a group of heads has fewer of them here: its weights make up for that, its ε, which the configuration "
+    "shares with other norms, does not, so that the logits are those of the pruned model up to ε."
+)
+
+
+class Counts(NamedTuple):
+    """What a family's configuration calls the numbers that a cut changes.
+
+    Value heads, the keys or groups that they share, their width together, the whole multiple of the hidden size that
+    this width must be. Only where `repeats` may keys be repeated: where nothing but heads reads them.
+    """
+
+    heads: str
+    keys: str | None = None
+    width: str | None = None
+    expand: str | None = None
+    repeats: bool = False
+
+
+DELTA = Counts("linear_num_value_heads", "linear_num_key_heads", repeats=True)
+FLA = Counts("num_v_heads", "num_heads", repeats=True)
+COUNTS: dict[str, Counts] = {
+    **dict.fromkeys(("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"), DELTA),
+    **dict.fromkeys(("Qwen4ExpTextGatedDeltaNet", "OlmoHybridGatedDeltaNet"), DELTA),
+    **dict.fromkeys(("KimiLinearDeltaAttention", "Glm5NextTextLinearAttention"), Counts("linear_num_heads")),
+    "NemotronHMamba2Mixer": Counts("mamba_num_heads", "n_groups"),
+    "FalconH1Mixer": Counts("mamba_n_heads", "mamba_n_groups", width="mamba_d_ssm"),
+    "Mamba2Mixer": Counts("num_heads", "n_groups", expand="expand"),
+    "BambaMixer": Counts("mamba_n_heads", "mamba_n_groups", expand="mamba_expand"),
+    "GraniteMoeHybridMambaLayer": Counts("mamba_n_heads", "mamba_n_groups", expand="mamba_expand"),
+    "Zamba2MambaMixer": Counts("n_mamba_heads", "mamba_ngroups", expand="mamba_expand"),
+    **dict.fromkeys(("GatedDeltaNet", "KimiDeltaAttention", "GatedDeltaProduct", "Comba"), FLA),
+}
+"""By the class of the recurrent layers."""
+WIDTH = "its configuration gives the width of all heads together, as a share of the hidden size"
+REASONS = {
+    "BailingHybridDeltaAttention": "its configuration has one number for the heads of linear layers and of attention",
+    **dict.fromkeys(("DeltaNet", "GatedLinearAttention", "HGRN2Attention", "RWKV6Attention", "RWKV7Attention"), WIDTH),
+    "MultiScaleRetention": "its heads decay by their place among the others, which a cut changes",
+}
+"""Why a family's configuration cannot state a cut."""
+
+
+class Shape(NamedTuple):
+    """How many value heads every layer keeps, how many keys or groups they share, whether keys were repeated for it."""
+
+    heads: int
+    keys: int
+    repeated: bool = False
+
+
+def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None = None) -> Path:
+    """Write a model as an ordinary checkpoint of its family: `AutoModelForCausalLM.from_pretrained` reads it.
+
+    Weights (safetensors, in the model's precision), a configuration without a key of ours, generation settings,
+    tokenizer, and README.md with what was removed, what engines make of it (`realised`) and, where it was measured, the
+    `cost` of it. The logits are those of the pruned model; for a norm over a group of Mamba-2 heads that lost some but
+    not all of them, up to its ε, which an ordinary configuration shares with other norms. Of a model that also sees
+    the part that reads is written. Raises ValueError as `shape` does, FileExistsError as `pruning.save` does.
+    """
+    config, target = configuration(model), Path(folder).expanduser()
+    with torch.device("meta"):
+        stock = type(model.hf)._from_config(config, dtype=model.hf.dtype)
+    stock.generation_config = model.hf.generation_config
+    with folders.replacing(target) as new:
+        stock.save_pretrained(new, state_dict=_convolutions_apart(model, weights(model, stock)))
+        if model.tokenizer is not None:
+            model.tokenizer.save_pretrained(new)
+        (new / "README.md").write_text(card(model, cost), "utf-8")
+    return target
+
+
+def shape(model: models.Model) -> Shape:
+    """What an ordinary configuration would say of the model's heads.
+
+    Raises ValueError for a family whose configuration cannot say it, and for layers that keep unequal numbers of heads
+    or of groups: then with the nearest cut that can be said.
+    """
+    counts, sites = _counts(model), architectures.sites(model.hf)
+    held = sorted({len(layer.heads) for layer in model.layers})
+    sharing = {tuple(site.recipe.sharing(site.mixer)) for site in sites}
+    if len(held) > 1 or not held[0]:
+        raise ValueError(f"{model.name} keeps {held[0]} to {held[-1]} heads in a layer{_nearest(model, counts)}")
+    keys = len(set(next(iter(sharing))))
+    if sharing == {tuple(head * keys // held[0] for head in range(held[0]))} and held[0] % keys == 0:
+        found = Shape(held[0], keys)
+    elif counts.repeats:
+        found = Shape(held[0], held[0], True)
+    else:
+        raise ValueError(f"{model.name} keeps heads of unequal numbers of groups{_nearest(model, counts)}")
+    if found.heads not in _allowed(model, counts, step=1):
+        raise ValueError(
+            f"{model.name} keeps {found.heads} heads of {model.grid.V} channels, which is no whole multiple "
+            f"({counts.expand}) of its hidden size{_nearest(model, counts)}"
+        )
+    return found
+
+
+def choices(model: models.Model) -> dict[str, int]:
+    """What `pruning.select(..., uniform=True)` has to know of a model: value heads go by whole key, or by group alike.
+
+    Without it, single value heads go, and `save` repeats keys where the family lets it.
+    """
+    counts, site = _counts(model), architectures.sites(model.hf)[0]
+    H, keys, _, _ = site.recipe.unpruned(site.mixer)
+    if counts.repeats:
+        return {"whole": H // keys}
+    return {} if counts.keys is None else {"groups": keys}
+
+
+def configuration(model: models.Model) -> PreTrainedConfig:
+    """The family's own configuration with the numbers of `shape`, as which it raises."""
+    found, counts, config = shape(model), _counts(model), model.hf.config
+    text = config.get_text_config(decoder=True)
+    stated = {name: value for name, value in config.to_dict().items() if not name.startswith(MARK)}
+    inner = stated if text is config else next(stated[x] for x in config.sub_configs if getattr(config, x) is text)
+    width = found.heads * model.grid.V
+    numbers = {"heads": found.heads, "keys": found.keys, "width": width, "expand": width // text.hidden_size}
+    inner.update({getattr(counts, x): number for x, number in numbers.items() if getattr(counts, x) is not None})
+    if "linear_attn_config" in inner:  # Kimi Linear's own, which goes before the others
+        inner["linear_attn_config"] = inner["linear_attn_config"] | {"num_heads": found.heads}
+    return type(config).from_dict(stated)
+
+
+def weights(model: models.Model, stock: PreTrainedModel) -> dict[str, Tensor]:
+    """The model's tensors as its stock twin names and shapes them; all but those of cut layers are not copied."""
+    found, state = shape(model), model.hf.state_dict()
+    names = {id(module): name for name, module in model.hf.named_modules()}
+    for site in architectures.sites(model.hf):
+        if site.recipe.is_pruned(site.mixer):
+            mixer = copy.deepcopy(site.mixer)
+            site.recipe.as_stock(mixer, repeat_keys=found.repeated)
+            prefix = names[id(site.mixer)] + "."
+            state = {name: x for name, x in state.items() if not name.startswith(prefix)}
+            state |= {prefix + name: x for name, x in mixer.state_dict().items()}
+    wanted = {name: x.shape for name, x in stock.state_dict().items()}
+    assert {name: x.shape for name, x in state.items()} == wanted, "a stock layer has other tensors"
+    return state
+
+
+def sizes(model: models.Model) -> engines.Sizes:
+    """The model's recurrent layers before any pruning, as engines count their bytes; raises as `memory.attention`."""
+    site, config, (L, _, K, V) = architectures.sites(model.hf)[0], model.hf.config, model.grid
+    H, keys, _, _ = site.recipe.unpruned(site.mixer)
+    text, attention = config.get_text_config(decoder=True), memory.attention(config)
+    latent = hasattr(text, "kv_lora_rank") or not attention.layers
+    kv = 0 if latent else getattr(text, "num_key_value_heads", None) or 1
+    kernel, of_token = site.recipe.convolution_width(site.mixer) or 1, attention.per_token if attention.layers else 0
+    return engines.Sizes(type(site.mixer).__name__, L, H, keys, K, V, kernel, of_token, kv, model.hf.dtype.itemsize)
+
+
+def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd.DataFrame:
+    """What a cut saves of each engine's memory for a sequence: a row an engine, bytes on one of `tp` devices.
+
+    `before` and `after` as `loading.engines.state_bytes` counts them; `after` is NaN where the engine cannot load the
+    model, and `lacks` says what it asks for in vain.
+    """
+    whole, options = sizes(model), {"tp": tp, "state_itemsize": state_itemsize}
+    before = engines.state_bytes(whole, **options)
+    try:
+        found = shape(model)
+    except ValueError as error:
+        rows = [(engine, size, math.nan, str(error)) for engine, size in before.items()]
+    else:
+        cut = whole._replace(heads=found.heads, keys=found.keys)
+        after, asked = engines.state_bytes(cut, **options), list(engines.demands(cut, tp=tp))
+        lacks = {engine: [x for x in asked if x.engine == engine and not x.ok] for engine in before}
+        rows = [
+            (engine, size, math.nan if any(x.needed for x in lacks[engine]) else after[engine], _listed(lacks[engine]))
+            for engine, size in before.items()
+        ]
+    return pd.DataFrame(rows, columns=["engine", "before", "after", "lacks"])
+
+
+def demands(model: models.Model, *, tp: int = 1) -> pd.DataFrame:
+    """What each engine asks of the exported model's heads, our value, whether it is met; raises as `shape` does."""
+    found = shape(model)
+    cut = sizes(model)._replace(heads=found.heads, keys=found.keys)
+    return pd.DataFrame(engines.demands(cut, tp=tp), columns=engines.Demand._fields)
+
+
+def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:
+    """The README.md of an exported model: what was removed, what it saves where, what it cost as far as is known."""
+    found, L, H = shape(model), model.grid.L, model.grid.H
+    how = ", a copy of its key for each" if found.repeated else f" on {found.keys} keys or groups"
+    kept = [(str(layer.index), ", ".join(map(str, layer.heads))) for layer in model.layers]
+    before, after = (report.weight_bytes(hf)[0] for hf in (_whole(model), model.hf))
+    saved = [
+        (row.engine, *("–" if math.isnan(x) else report.in_mib(int(x)) for x in (row.before, row.after)), row.lacks)
+        for row in realised(model).itertuples()
+    ]
+    parts = [
+        f"# {model.name}: {found.heads} of {H} recurrent heads in each of {L} layers",
+        f"Of {H} heads a layer {found.heads} were kept{how}; the others' weights, states and convolutions are gone. "
+        f"Weights: {report.in_mib(before)} before, {report.in_mib(after)} after. It is an ordinary "
+        f"{type(model.hf).__name__}: `AutoModelForCausalLM.from_pretrained` reads it, nothing else is needed.",
+        *([NORMS] if sizes(model).keys * found.heads != H * found.keys and not _counts(model).repeats else []),
+        "## What it cost",
+        "Not measured." if cost is None else markdown.table(list(cost.columns), cost.astype(str).to_numpy().tolist()),
+        "## What it saves",
+        "Recurrent memory of one sequence, one device, float32 states, by each engine's own formula; the engines were "
+        "not run.",
+        markdown.table(["engine", "before", "after", "asks for in vain"], saved),
+        "## Heads that were kept, by their old numbers",
+        markdown.table(["layer", "heads"], kept),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _counts(model: models.Model) -> Counts:
+    name = type(architectures.sites(model.hf)[0].mixer).__name__
+    if name not in COUNTS:
+        reason = REASONS.get(name, f"no configuration is known for {name}")
+        raise ValueError(f"{model.name} cannot be written as an ordinary checkpoint with fewer heads: {reason}")
+    return COUNTS[name]
+
+
+def _allowed(model: models.Model, counts: Counts, *, step: int) -> list[int]:
+    """The numbers of heads in every layer that the family's configuration can state."""
+    hidden, _, H, _, V = model.hf.config.get_text_config(decoder=True).hidden_size, *model.grid
+    return [n for n in range(step, H + 1, step) if counts.expand is None or n * V % hidden == 0]
+
+
+def _nearest(model: models.Model, counts: Counts) -> str:
+    """The cut closest to the model's that can be said, as the end of a sentence."""
+    chosen, H = choices(model), model.grid.H
+    mean = sum(len(layer.heads) for layer in model.layers) / model.grid.L
+    fewer = [n for n in _allowed(model, counts, step=max(chosen.values(), default=1)) if n < H]
+    if not fewer:
+        return ", and an ordinary checkpoint has one number for all; there is no smaller one than its own"
+    n = min(fewer, key=lambda x: abs(x - mean))
+    options = ", ".join(f"{name}={value}" for name, value in chosen.items() if value > 1)
+    call = f"pruning.select(score, {1 - n / H:.4g}, uniform=True{', ' if options else ''}{options})"
+    return f", and an ordinary checkpoint has one number for all: the nearest keeps {n} in each, {call}"
+
+
+def _whole(model: models.Model) -> PreTrainedModel:
+    """The model before any pruning, without weights."""
+    config = copy.deepcopy(model.hf.config)
+    vars(config).pop("srdyn_kept", None)
+    return checkpoints.outline(config, dtype=model.hf.dtype)
+
+
+def _convolutions_apart(model: models.Model, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of OLMo Hybrid with queries', keys' and values' convolutions each under the name that engines read.
+
+    Left to itself, transformers 5.23 writes them in thirds of equal length, which only it puts together again.
+    """
+    if "OlmoHybridGatedDeltaNet" not in {type(site.mixer).__name__ for site in architectures.sites(model.hf)}:
+        return state
+    (heads, keys, _), (_, _, K, V), apart = shape(model), model.grid, {}
+    for name, x in state.items():
+        parts = x.split([keys * K, keys * K, heads * V]) if name.endswith(".conv1d.weight") else [x]
+        names = [name.replace(".conv1d.", f".{part}_conv1d.") for part in "qkv"] if len(parts) == 3 else [name]
+        apart |= {one: part.contiguous() for one, part in zip(names, parts, strict=True)}
+    return apart
+
+
+def _listed(lacks: list[engines.Demand]) -> str:
+    return "; ".join(f"{x.asks} ({x.ours})" for x in lacks)

@@ -1,0 +1,108 @@
+"""What inference engines make of a model's recurrent layers: bytes of a sequence, and what they ask of the heads.
+
+From their sources as read in 2026 (main branches; nothing was served), by file where a formula stands:
+- transformers 5.23, cache_utils.py: float32 states, convolutions of the whole kernel in the model's precision.
+- vLLM, model_executor/layers/mamba/mamba_utils.py (shapes, precisions), platforms/interface.py and
+  v1/core/kv_cache_utils.py (one page size for all layers: the attention block grows until it holds a layer's state, in
+  steps of 16 tokens, of 128 with multi-head latent attention, and the state is padded to the block).
+- SGLang, srt/configs/mamba_utils.py: float32 states, bfloat16 convolutions, slots without padding.
+- llama.cpp, src/llama-memory-recurrent.cpp and llama-hparams.cpp: float32 throughout, allocated at the start.
+Issues: vLLM #41112 and #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843,
+#31091.
+"""
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+_DELTA = ("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet")
+_NARROW = (*_DELTA, "FalconH1Mixer", "NemotronHMamba2Mixer", "GraniteMoeHybridMambaLayer")
+KNOWN = {
+    "vLLM": (*_NARROW, "OlmoHybridGatedDeltaNet", "KimiLinearDeltaAttention", "BambaMixer", "Mamba2Mixer",
+             "Zamba2MambaMixer"),
+    "SGLang": (*_NARROW, "KimiLinearDeltaAttention"),
+    "llama.cpp": (*_NARROW, "BambaMixer", "Mamba2Mixer"),
+}  # fmt: skip
+"""Layers whose heads each engine counts by the configuration; llama.cpp has one number for Kimi's and attention's."""
+
+
+class Sizes(NamedTuple):
+    """The recurrent layers of a model, all alike, and the attention beside them.
+
+    `mixer` is the class of the layers. `attention` is what an attention layer keeps of a token, in numbers, over `kv`
+    key heads (0: latent, not divided among devices); 0 numbers without attention.
+    """
+
+    mixer: str
+    layers: int
+    heads: int
+    keys: int
+    K: int
+    V: int
+    kernel: int
+    attention: int
+    kv: int
+    itemsize: int
+
+    @property
+    def channels(self) -> int:
+        """Channels of a layer's short convolution: queries, keys, values."""
+        return 2 * self.keys * self.K + self.heads * self.V
+
+    @property
+    def state(self) -> int:
+        """Numbers of a layer's states."""
+        return self.heads * self.K * self.V
+
+
+class Demand(NamedTuple):
+    """One thing that an engine asks of a model, with the model's own value; what is not `needed` is for speed or so."""
+
+    engine: str
+    asks: str
+    ours: str
+    ok: bool
+    needed: bool = True
+
+
+def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[str, int]:
+    """Bytes that one sequence takes in each engine beside keys and values, on one of `tp` devices (vLLM and SGLang).
+
+    `state_itemsize` is that of vLLM's states: 4 with `--mamba-ssm-cache-dtype float32`, and as Qwen3.5, Kimi Linear and
+    Nemotron-H have it by themselves; Qwen3-Next takes the model's own without it. No draft tokens, no prefix cache.
+    """
+    shift = sizes.channels * (sizes.kernel - 1)
+    page = (shift * sizes.itemsize + sizes.state * state_itemsize) // tp
+    if sizes.attention:
+        token = sizes.attention * sizes.itemsize // max(1, min(tp, sizes.kv))
+        step = (16 if sizes.kv else 128) * token
+        page = math.ceil(page / step) * step
+    by_layer = {
+        "transformers": sizes.channels * sizes.kernel * sizes.itemsize + sizes.state * 4,
+        "vLLM": page,
+        "SGLang": (shift * 2 + sizes.state * 4) // tp,
+        "llama.cpp": (shift + sizes.state) * 4,
+    }
+    return {engine: sizes.layers * size for engine, size in by_layer.items()}
+
+
+def demands(sizes: Sizes, *, tp: int = 1) -> Iterator[Demand]:
+    """What each engine asks, and whether the model has it."""
+    mixer, heads, keys, ratio = sizes.mixer, sizes.heads, sizes.keys, sizes.heads // sizes.keys
+    delta, shown = mixer in _DELTA, f"{heads} heads, {keys} keys"
+    yield Demand("transformers", "keys divide heads", shown, heads % keys == 0)
+    for engine, known in KNOWN.items():
+        yield Demand(engine, "takes the number of heads from the configuration", mixer, mixer in known)
+        yield Demand(engine, "keys divide heads", shown, heads % keys == 0)
+    for engine in ("vLLM", "SGLang"):
+        divided = heads % tp == 0 and (keys % tp == 0 or (keys == 1 and not delta))
+        yield Demand(engine, f"{tp} devices divide heads and keys", shown, divided)
+    if delta:
+        square = sizes.K == sizes.V and sizes.K in (16, 32, 64, 128)
+        yield Demand("llama.cpp", "square states of 16, 32, 64 or 128", f"{sizes.K} × {sizes.V}", square)
+        drafts, fused = ratio in (1, 2, 3, 4, 8), ratio in (1, 2, 4)
+        yield Demand("vLLM", "1, 2, 3, 4 or 8 heads a key, to draft tokens (#52539)", str(ratio), drafts, False)
+        yield Demand("SGLang", "1, 2 or 4 heads a key, for the fused split (#31091)", str(ratio), fused, False)
+    if mixer == "Qwen3NextGatedDeltaNet":
+        yield Demand("vLLM", "more than 1 head a key, where #41142 is not in", str(ratio), ratio > 1, False)
+        yield Demand("SGLang", "more than 1 head a key, off the fused path (#21843)", str(ratio), ratio > 1, False)

@@ -1,0 +1,236 @@
+"""What every head of a model is, on one page: `python -m srdyn.passport MODEL`.
+
+Writes NAME.json, whose form passport.schema.json states, and NAME.html, which any browser shows without a network.
+`diff` compares two of them head by head; `capacity` says in a line what a cut gives.
+"""
+
+import argparse
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from importlib import metadata, resources
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64, Int
+from torch import Tensor
+from tqdm.auto import tqdm
+
+import srdyn
+from srdyn import ablation, architectures, contexts, export, models, nulls, prune, spectra, states, strata
+from srdyn.loading import checkpoints, engines, files, memory
+
+SCHEMA = "srdyn.passport/1"
+LENGTHS = (2048, 8192, 32768, 131072, 1048576)
+"""Tokens after which the ledger counts the cache."""
+PLACES = 32
+"""How many singular values of a head are kept at most, evenly spaced from the largest to the smallest."""
+COMPARED = ("half_life", "write", "norm", "int8", "fp8", "stratum")
+GIB = 2**30
+
+
+def measure(
+    model: models.Model,
+    tokens: Int[Tensor, "B T"],
+    *,
+    positions: Sequence[int] | None = None,
+    removal: Int[Tensor, "N U"] | None = None,
+    weights: str | None = None,
+    eps: float = spectra.EPS,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The passport of a model from what it holds while it reads these tokens; ranks and norms are means over them.
+
+    `positions` are by default powers of 2 up to the end. `removal` are windows that each head is taken out for in turn,
+    a pass over them a head. `weights` is the hash of the model's files. The null band, where the rule of update has one
+    (`nulls`), spans the same sequences' ranks with random keys and values under the head's own decays and write
+    strengths.
+    """
+    T = tokens.shape[1]
+    positions = sorted({2**i for i in range(T.bit_length()) if 2**i < T} | {T}) if positions is None else positions
+    with states.gates_of(model, *tokens.shape) as (g, beta):
+        read = states.trace(model, tokens, positions, measure=_spectra_and_errors)
+    sigma, errors = read[..., :-2], read[..., -1, :, -2:].mean(1)
+    rank = spectra.effective_rank(sigma, eps)
+    found = {
+        "rank": rank.mean(1).transpose(1, 2),  # [L, H, C]
+        "spectrum": _thinned(sigma[:, :, -1]).mean(1),
+        "norm": spectra.nuclear_norm(sigma)[:, :, -1].mean(1),
+        "half_life": math.log(2) / -g.double().mean((1, 2)),
+        "write": beta.double().mean((1, 2)),
+        "int8": errors[..., 0],
+        "fp8": errors[..., 1],
+    }
+    band = _null_ranks(model, g, beta, positions, eps, seed)
+    versions = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")} | {
+        "srdyn": srdyn.__version__
+    }
+    heads = _heads(model, found, band, None if removal is None else _removals(model, removal))
+    how = {"positions": list(positions), "eps": eps, "seed": seed, "sequences": len(tokens), "length": T}
+    how |= {
+        "tokens": hashlib.sha256(tokens.cpu().long().numpy().tobytes()).hexdigest(),
+        "removal": None if removal is None else list(removal.shape),
+    }
+    return {"schema": SCHEMA, "model": _about(model, weights), "measured": how | {"versions": versions}, "heads": heads}
+
+
+def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
+    """Write the JSON and the page into a folder, named after the model; returns the page's place."""
+    place, name = Path(folder), passport["model"]["name"]
+    text = json.dumps(passport, separators=(",", ":"), ensure_ascii=False)
+    files.write_bytes(place / f"{name}.json", text.encode())
+    page = resources.files("srdyn").joinpath("passport.html").read_text("utf-8")
+    # Inside a script element nothing but a closing tag, or the start of a comment, needs care.
+    files.write_bytes(place / f"{name}.html", page.replace("{{passport}}", text.replace("<", "\\u003c")).encode())
+    return place / f"{name}.html"
+
+
+def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+    """Every number of a head that differs: layer, head, measure, a, b; ranks at the end. Empty where none does.
+
+    Raises ValueError for passports of another form or of models with other layers or heads.
+    """
+    if a["schema"] != b["schema"]:
+        raise ValueError(f"the passports have the forms {a['schema']} and {b['schema']}: measure one again")
+    rows, theirs = [], {(head["layer"], head["head"]): head for head in b["heads"]}
+    if theirs.keys() != {(head["layer"], head["head"]) for head in a["heads"]}:
+        raise ValueError(f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads")
+    for ours in a["heads"]:
+        other = theirs[ours["layer"], ours["head"]]
+        pairs = [(name, ours[name], other[name]) for name in COMPARED]
+        pairs.append(("rank", ours["rank"][-1], other["rank"][-1]))
+        rows += [(ours["layer"], ours["head"], *pair) for pair in pairs if pair[1] != pair[2]]
+    return pd.DataFrame(rows, columns=["layer", "head", "measure", "a", "b"])
+
+
+def capacity(
+    passport: Mapping[str, Any], keep: int, *, tokens: int = 8192, gib: float = 40, cost: pd.DataFrame | None = None
+) -> str:
+    """What a model with `keep` heads in every layer gives, in a line; `cost` is `prune.cost` of such a one.
+
+    Sequences are those of `tokens` tokens whose caches fit beside nothing else. Keys go with their heads.
+    """
+    about = passport["model"]
+    whole = engines.Sizes(**about["sizes"])
+    cut = whole._replace(heads=keep, keys=max(1, math.ceil(whole.keys * keep / whole.heads)))
+    before, after = (engines.state_bytes(sizes)["transformers"] for sizes in (whole, cut))
+    kept = about["kv_bytes_per_token"] * tokens
+    more = int(gib * GIB // (after + kept)) - int(gib * GIB // (before + kept))
+    lost = "loss not measured"
+    if cost is not None:
+        last = cost.iloc[-1]
+        lost = f"loss {last['more']:+.3f} bits a token [{last['low']:.3f}, {last['high']:.3f}]"
+    return (
+        f"keep {keep} of {whole.heads} heads: state {keep / whole.heads - 1:+.0%}, prefix checkpoint "
+        f"{(after - before) / 2**20:+.2f} MiB, {more} more sequences of {tokens} tokens in {gib:g} GiB, {lost}"
+    )
+
+
+def _spectra_and_errors(state: Float[Tensor, "B H K V"]) -> Float64[Tensor, "B H measured"]:
+    """Singular values, then the relative error of the state rounded to int8 and to float8 (e4m3), a scale a head."""
+    largest = state.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(state.dtype).tiny)
+    int8 = (state / largest * 127).round() * largest / 127
+    fp8 = (state / largest * 448).to(torch.float8_e4m3fn).to(state.dtype) * largest / 448
+    size = state.flatten(2).norm(dim=-1).clamp(min=torch.finfo(state.dtype).tiny)
+    errors = [(rounded - state).flatten(2).norm(dim=-1) / size for rounded in (int8, fp8)]
+    return torch.cat([spectra.singular_values(state), torch.stack(errors, -1).double().cpu()], -1)
+
+
+def _thinned(sigma: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch places"]:
+    """Some singular values in descending order, each over the largest."""
+    places = torch.linspace(0, sigma.shape[-1] - 1, min(PLACES, sigma.shape[-1])).round().long()
+    return (sigma / sigma.amax(-1, keepdim=True).clamp(min=1e-300))[..., places]
+
+
+def _null_ranks(
+    model: models.Model, g: Tensor, beta: Tensor, positions: Sequence[int], eps: float, seed: int
+) -> Float64[Tensor, "L B C H"] | None:
+    if not all(site.recipe.gated_delta for site in architectures.sites(model.hf)):
+        return None
+    generator, drawn = torch.Generator().manual_seed(seed), []
+    beta = beta.where(~g.isnan(), 0.0)
+    for layer in tqdm(range(model.grid.L), desc="null", delay=10, leave=False):
+        sigma = nulls.decay_only(g[layer], model.grid.K, model.grid.V, positions, beta=beta[layer], generator=generator)
+        drawn.append(spectra.effective_rank(sigma, eps))
+    return torch.stack(drawn)
+
+
+def _removals(model: models.Model, tokens: Int[Tensor, "N T"]) -> dict[tuple[int, int], dict[str, float]]:
+    """What the model needs more for a token without each head that it holds, in bits, with its interval."""
+    whole, found = prune.loss(model, tokens), {}
+    held = [(layer, head) for layer, row in enumerate(model.layers) for head in row.heads]
+    for layer, head in tqdm(held, desc="removals", leave=False):
+        heads = torch.zeros(model.grid[:2], dtype=torch.bool)
+        heads[layer, head] = True
+        with ablation.ablate_heads(model, heads):
+            cost = prune.cost({"whole": whole, "without": prune.loss(model, tokens)}).iloc[1]
+        found[layer, head] = {"bits": cost["more"], "low": cost["low"], "high": cost["high"]}
+    return found
+
+
+def _heads(model: models.Model, found: dict[str, Tensor], band: Tensor | None, removals: dict | None) -> list[dict]:
+    """A record a head that the model holds; layers by their place in the decoder."""
+    D, rows = min(model.grid.K, model.grid.V), []
+    for layer, held in enumerate(model.layers):
+        for head in held.heads:
+            row = {name: _rounded(x[layer, head].tolist()) for name, x in found.items()}
+            null = None if band is None else band[layer, :, :, head]
+            limits = None if null is None else {"low": null.amin(0).tolist(), "high": null.amax(0).tolist()}
+            share = row["rank"][-1] / D
+            stratum = "low" if share <= strata.LOW else "high" if share >= strata.HIGH else "middle"
+            removal = None if removals is None else removals[layer, head]
+            place = {"layer": held.index, "head": head, "stratum": stratum}
+            rows.append(place | row | {"null": limits, "removal": removal})
+    return rows
+
+
+def _rounded(x: float | list) -> float | list | None:
+    """Four digits are more than any of these numbers is known to; None for what does not exist (no decay, say)."""
+    if isinstance(x, list):
+        return [_rounded(each) for each in x]
+    return float(f"{x:.4g}") if math.isfinite(x) else None
+
+
+def _about(model: models.Model, weights: str | None) -> dict[str, Any]:
+    """What the model is and what its caches cost."""
+    found, config = export.sizes(model), model.hf.config
+    per_token = memory.attention(config).values(1) * model.hf.dtype.itemsize
+    bytes_ = [{"tokens": n, "state": models.state_bytes(model), "cache": models.cache_bytes(model, n)} for n in LENGTHS]
+    return {
+        "name": model.name, "class": type(model.hf).__name__, "seed": model.seed,
+        "parameters": model.hf.num_parameters(), "grid": {**model.grid._asdict(), "D": min(model.grid.K, model.grid.V)},
+        "layers": [layer.index for layer in model.layers], "sizes": found._asdict(),
+        "kv_bytes_per_token": per_token, "bytes": bytes_, "weights": weights,
+    }  # fmt: skip
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Measure a model, write its passport, print where."""
+    parser = argparse.ArgumentParser(prog="python -m srdyn.passport", description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a folder, or a name on the Hugging Face hub")
+    parser.add_argument("--out", default="build/passports", help="folder for the JSON and the page")
+    parser.add_argument("--text", nargs="+", default=contexts.domains(), help="domains, or files of your own")
+    parser.add_argument("--n", type=int, default=1, help="windows of each text")
+    parser.add_argument("--length", type=int, default=1024, help="tokens of a window")
+    parser.add_argument("--removal", type=int, default=0, help="windows of each text to remove every head for")
+    parser.add_argument("--against", type=Path, help="the JSON of another passport, to print what differs")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--offload", choices=["auto", "cpu", "disk"])
+    arguments = parser.parse_args(words)
+    model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
+    tokens = prune.read(model, arguments.text, part="trace", n=arguments.n, length=arguments.length)
+    removal = None
+    if arguments.removal:
+        removal = prune.read(model, arguments.text, part="evaluation", n=arguments.removal)
+    stored = checkpoints.weight_files(Path(arguments.model).expanduser())
+    found = measure(model, tokens, removal=removal, weights=files.content_hash(*stored) if stored else None)
+    print(save(found, arguments.out))
+    if arguments.against:
+        print(diff(json.loads(arguments.against.read_bytes()), found).to_string(index=False))
+
+
+if __name__ == "__main__":
+    main()

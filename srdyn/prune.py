@@ -1,0 +1,187 @@
+"""From a model to a smaller one that anyone can serve: `python -m srdyn.prune MODEL --share 0.25 --out FOLDER`.
+
+Heads are scored on one part of the text, what remains is trained on another if wanted (`--heal`), and the loss is read
+on a third. The same in Python:
+
+    from srdyn import export, models, prune, pruning, scores
+
+    model = models.load("data/models/hybrid")
+    profile = scores.profile(model, prune.read(model, ["code", "prose"], part="calibration", n=4))
+    score = scores.RULES["joint, α = 0.5"](profile, torch.Generator().manual_seed(0))
+    keep = pruning.select(score, 0.25, uniform=True, **export.choices(model))
+    smaller = pruning.prune_heads(model, keep)
+    text = prune.read(model, ["code", "prose"], part="evaluation", n=8)
+    losses = {"whole": prune.loss(model, text), "pruned": prune.loss(smaller, text)}
+    prune.heal(smaller, prune.read(model, ["code", "prose"], part="trace", n=32), steps=50, folder="build/heal")
+    losses["healed"] = prune.loss(smaller, text)
+    export.save(smaller, "build/smaller", cost=prune.cost(losses))
+"""
+
+import argparse
+import io
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float64, Int
+from scipy import stats
+from torch import Tensor, nn
+from tqdm.auto import tqdm
+
+from srdyn import contexts, evals, export, models, pruning, scores
+from srdyn.loading import files, streaming
+
+log = logging.getLogger(__name__)
+
+SAVE_EVERY = 50
+CLIP = 1.0
+
+
+def read(
+    model: models.Model, places: Sequence[str], *, part: str, n: int, length: int = 512, seed: int = 0
+) -> Int[Tensor, "N T"]:
+    """`n` windows of `length` tokens from a part of each of these domains or texts of one's own (`contexts.domain`)."""
+    draw = {"n": n, "length": length, "part": part}
+    drawn = [
+        contexts.domain(place, model.tokenizer, **draw, generator=torch.Generator().manual_seed(seed))
+        for place in places
+    ]
+    return torch.cat(drawn)
+
+
+def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray, " N"]:
+    """Bits that the model needs for a token, in the mean over each window."""
+    return evals.window_bits(model, tokens) / (tokens.shape[1] - 1)
+
+
+def cost(losses: Mapping[str, Float64[np.ndarray, " N"]], *, seed: int = 0) -> pd.DataFrame:
+    """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows."""
+    (_, first), *_ = losses.items()
+    rows = []
+    for name, found in losses.items():
+        more, low, high = found - first, 0.0, 0.0
+        if more.any():
+            drawn = {"random_state": np.random.default_rng(seed), "method": "percentile", "n_resamples": 2000}
+            low, high = stats.bootstrap((more,), np.mean, **drawn).confidence_interval
+        numbers = {"bits a token": found.mean(), "more": more.mean(), "low": low, "high": high}
+        rows.append({"model": name, **{key: round(float(x), 4) for key, x in numbers.items()}, "windows": len(found)})
+    return pd.DataFrame(rows)
+
+
+def heal(
+    model: models.Model,
+    tokens: Int[Tensor, "N T"],
+    *,
+    steps: int,
+    rate: float = 3e-4,
+    batch: int = 8,
+    folder: str | Path | None = None,
+) -> list[float]:
+    """Train all weights, in place, to foretell these windows; the loss in nats of every step.
+
+    AdamW at a rate that falls linearly to 0; step i reads `batch` windows from the i·batch-th on, over and over. With a
+    folder it goes on where a call with the same numbers stopped, with the same result. Raises ValueError for a folder
+    of another call, and for a model whose weights are elsewhere.
+    """
+    if streaming.is_attached(model.hf):
+        raise ValueError(f"{model.name} holds no weights to train, they come from elsewhere: load it without offload")
+    optimizer = torch.optim.AdamW(model.hf.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
+    call = {"steps": steps, "rate": rate, "batch": batch, "windows": list(tokens.shape), "sum": int(tokens.sum())}
+    path = None if folder is None else Path(folder) / "heal.pt"
+    losses = _resumed(model, optimizer, path, call)
+    model.hf.train()
+    for step in tqdm(range(len(losses), steps), initial=len(losses), total=steps, desc="heal", leave=False):
+        rows = (torch.arange(batch) + step * batch) % len(tokens)
+        optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
+        losses.append(_step(model, tokens[rows].to(model.device), optimizer))
+        if path is not None and ((step + 1) % SAVE_EVERY == 0 or step + 1 == steps):
+            _keep(model, optimizer, path, call, losses)
+    model.hf.eval()
+    return losses
+
+
+def _step(model: models.Model, tokens: Int[Tensor, "B T"], optimizer: torch.optim.Optimizer) -> float:
+    logits = model.hf(tokens, use_cache=False).logits[:, :-1]
+    nats = F.cross_entropy(logits.flatten(0, 1).float(), tokens[:, 1:].flatten())
+    nats.backward()
+    norm = nn.utils.clip_grad_norm_(model.hf.parameters(), CLIP)
+    if not torch.isfinite(norm):
+        raise FloatingPointError(f"{model.name}: gradient norm {norm} while healing; lower the rate")
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
+    return nats.item()
+
+
+def _keep(model: models.Model, optimizer: torch.optim.Optimizer, path: Path, call: dict, losses: list[float]) -> None:
+    buffer = io.BytesIO()
+    state = {"model": model.hf.state_dict(), "optimizer": optimizer.state_dict()}
+    torch.save(state | {"call": call, "losses": losses}, buffer)
+    files.write_bytes(path, buffer.getvalue())
+
+
+def _resumed(model: models.Model, optimizer: torch.optim.Optimizer, path: Path | None, call: dict) -> list[float]:
+    """The losses so far, with model and optimizer as they were then."""
+    if path is None or not path.exists():
+        return []
+    saved = torch.load(path, weights_only=True, map_location=model.device)
+    shapes = {name: x.shape for name, x in model.hf.state_dict().items()}
+    if saved["call"] != call or {name: x.shape for name, x in saved["model"].items()} != shapes:
+        raise ValueError(f"{path} belongs to another healing ({saved['call']}): give another folder, or remove it")
+    model.hf.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return saved["losses"]
+
+
+def run(arguments: argparse.Namespace) -> pd.DataFrame:
+    """Everything that the command does; the cost, as it stands in the exported model's card."""
+    options = {"length": arguments.length, "n": arguments.n, "seed": arguments.seed}
+    model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
+    chosen = {} if arguments.keys == "repeated" else export.choices(model)
+    profile = scores.profile(model, read(model, arguments.text, part="calibration", **options))
+    score = scores.RULES[arguments.rule](profile, torch.Generator().manual_seed(arguments.seed))
+    keep = pruning.select(score, arguments.share, uniform=True, tp=arguments.tp, **chosen)
+    text = read(model, arguments.text, part="evaluation", **options)
+    losses = {"whole": loss(model, text)}
+    if streaming.is_attached(model.hf):  # only weights that are held can be cut
+        model = models.load(arguments.model, device="cpu", dtype=model.hf.dtype)
+    model = pruning.prune_heads(model, keep)
+    export.configuration(model)  # what cannot be exported is known before the long part
+    losses["pruned"] = loss(model, text)
+    if arguments.heal:
+        n = min(arguments.heal, 64) * 8 // len(arguments.text)
+        windows = read(model, arguments.text, part="trace", **options | {"n": max(n, 1)})
+        heal(model, windows, steps=arguments.heal, rate=arguments.rate, folder=f"{arguments.out}.heal")
+        losses["healed"] = loss(model, text)
+    found = cost(losses)
+    export.save(model, arguments.out, cost=found)
+    print(found.to_string(index=False), export.realised(model, tp=arguments.tp).to_string(index=False), sep="\n\n")
+    return found
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Prune, heal, compare, write; prints what it cost and what each engine saves."""
+    parser = argparse.ArgumentParser(prog="python -m srdyn.prune", description=__doc__.splitlines()[0])
+    parser.add_argument("model", help="a folder, or a name on the Hugging Face hub")
+    parser.add_argument("--out", required=True, help="where the smaller model goes")
+    parser.add_argument("--share", type=float, default=0.25, help="of the heads, that go")
+    parser.add_argument("--rule", default="joint, α = 0.5", choices=list(scores.RULES))
+    parser.add_argument("--keys", default="whole", choices=["whole", "repeated"], help="where value heads share keys")
+    parser.add_argument("--tp", type=int, default=1, help="devices that are to share the heads")
+    parser.add_argument("--text", nargs="+", default=contexts.domains(), help="domains, or files of your own")
+    parser.add_argument("--n", type=int, default=4, help="windows of each text to score and to compare with")
+    parser.add_argument("--length", type=int, default=512, help="tokens of a window")
+    parser.add_argument("--heal", type=int, default=0, help="steps of 8 windows that train what is left")
+    parser.add_argument("--rate", type=float, default=3e-4, help="of learning")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--offload", choices=["auto", "cpu", "disk"])
+    parser.add_argument("--seed", type=int, default=0)
+    logging.basicConfig(level=logging.INFO)
+    run(parser.parse_args(words))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,87 @@
+"""What foretells a head's damage in a model that nothing was fitted on."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Float64
+from scipy import stats
+
+from srdyn import strata
+from srdyn.study.analysis import intervals
+from srdyn.study.analysis.observations import OF_A_MODEL
+
+LEFT = "retained at distance"
+PREDICTORS = {
+    "effective rank": ["rank"],
+    "half-life": ["half_life"],
+    LEFT: ["left"],
+    "write strength": ["write"],
+    "distance": ["distance"],
+    "all of them": ["rank", "half_life", "left", "write", "distance"],
+}
+RHO, CAUGHT = "Spearman ρ", "share of the damage in the worst tenth"
+TENTH = 0.1
+
+
+def predicted(damages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.DataFrame:
+    """Each predictor fitted on all models but one, against the damage of every head and distance in that one.
+
+    `damages` are the rows of `retention.single`. Damage and predictors are taken as places within their model, 0 to 1,
+    and regressed linearly. `left` is the share of a write that decay alone leaves after the distance, 2^(−distance /
+    half-life). Columns: model (left out), kind, seed, changed, predictor, quantity, estimate, low, high (heads drawn
+    again), n (heads). Quantities: Spearman ρ of prediction and damage, and the share of all damage (where positive) in
+    the tenth that is predicted to be worst: a tenth where nothing is foretold.
+    """
+    rows = []
+    for changed, table in damages.groupby("changed", sort=False):
+        table = _placed(table)
+        for names, part in table.groupby(OF_A_MODEL, sort=False):
+            others = table[table["model"] != names[0]]
+            for predictor, columns in PREDICTORS.items():
+                weights = _fitted(others, columns)
+                found = _scored(part.assign(foretold=_design(part, columns) @ weights), n)
+                about = dict(zip(OF_A_MODEL, names, strict=True)) | {"changed": changed, "predictor": predictor}
+                rows += [about | row for row in found]
+    return pd.DataFrame(rows)
+
+
+def _placed(table: pd.DataFrame) -> pd.DataFrame:
+    """Places within the model; the damage itself stays beside."""
+    table = table.assign(left=2.0 ** (-table["distance"] / table["half_life"]), place=table["damage"])
+    names = [*PREDICTORS["all of them"], "place"]
+    return table.assign(**{name: table.groupby("model")[name].rank(pct=True) for name in names})
+
+
+def _design(table: pd.DataFrame, columns: list[str]) -> Float64[np.ndarray, "n p"]:
+    return np.column_stack([np.ones(len(table)), table[columns]])
+
+
+def _fitted(table: pd.DataFrame, columns: list[str]) -> Float64[np.ndarray, " p"]:
+    return np.linalg.lstsq(_design(table, columns), table["place"].to_numpy(), rcond=None)[0]
+
+
+def _scored(table: pd.DataFrame, n: int) -> list[dict]:
+    """Both quantities with their intervals: heads, each with all its distances, are drawn again."""
+    by = ["layer", "head", "distance"]
+    shape = -1, table["distance"].nunique()
+    foretold, damage = (table.sort_values(by)[name].to_numpy().reshape(shape) for name in ("foretold", "damage"))
+    heads = len(damage)
+    draw = torch.randint(heads, (n, heads), generator=torch.Generator().manual_seed(0)).numpy()
+    flat = lambda x: x[draw].reshape(n, -1)  # noqa: E731
+    rows = []
+    for name, quantity in ((RHO, strata.spearman), (CAUGHT, caught)):
+        estimate = float(quantity(foretold.reshape(1, -1), damage.reshape(1, -1))[0])
+        interval = intervals.of_resamples(estimate, quantity(flat(foretold), flat(damage)))
+        rows.append({"quantity": name, **interval._asdict(), "n": heads})
+    return rows
+
+
+def caught(foretold: Float[np.ndarray, "rows m"], damage: Float[np.ndarray, "rows m"]) -> Float64[np.ndarray, " rows"]:
+    """The share of all positive damage in the tenth that is foretold to be worst, ties in proportion."""
+    size, harm = TENTH * damage.shape[1], np.maximum(damage, 0)
+    above = damage.shape[1] - stats.rankdata(foretold, "max", axis=1)  # how many are foretold to be worse
+    alike = stats.rankdata(foretold, "max", axis=1) - stats.rankdata(foretold, "min", axis=1) + 1
+    inside = np.clip((size - above) / alike, 0, 1)
+    return strata.ratio((harm * inside).sum(1), harm.sum(1))

@@ -1,0 +1,207 @@
+"""How long heads keep what they hold, set by hand: what it does to needles and to ranks.
+
+Effective rank is a censored proxy of retention: a head of D dimensions saturates at a half-life of ln 2 · D / ln(1/ε)
+tokens, whatever it holds beyond. So the saturated heads are split into those that forget slowly and those that forget
+fast, the half-life of either half is set (`ablation.set_half_life`), and facts are asked for at fixed distances.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Int64
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from srdyn import ablation, contexts, evals, spectra, states, strata
+from srdyn.kernels import denormals
+from srdyn.loading import files
+from srdyn.study.analysis import intervals
+from srdyn.study.run import code, opened, store
+from srdyn.study.trials import partial_pass
+from srdyn.text import tasks
+
+CODE = code.hash_of(__name__)
+INTACT, SLOW, FAST, OTHERS = "intact", "saturated, slow", "saturated, fast", "others"
+GROUPS = (SLOW, FAST, OTHERS)
+REMOVED, SHORTER = "removed", "half-life ÷ 16"
+HEAD = ["layer", "axis", "head"]
+PREFIX = 32
+"""Tokens of text before the two facts."""
+LENGTH = 512
+"""Tokens of text after which ranks are taken."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Questions:
+    """`rows` rows of two facts at each of the `distances`, tokens from a value to where it is asked for.
+
+    Single heads are left out on `few` rows of each distance. Ranks and half-lives are those in a window of text of
+    each of the `domains`.
+    """
+
+    distances: tuple[int, ...]
+    domains: tuple[str, ...]
+    rows: int = 4
+    few: int = 2
+    eps: float = spectra.EPS
+    seed: int = 0
+
+
+def heads(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
+    """Every head of every model: rank, half_life (tokens), write (strength), D and its group, one of `GROUPS`."""
+    return _everywhere(names, asked, [("heads",)])
+
+
+def set_to(names: Sequence[str | Path], asked: Questions, half_lives: Sequence[float]) -> pd.DataFrame:
+    """What is answered, by distance, while all heads of a group have one half-life; `intact` beside.
+
+    Columns: group, half_life (NaN where nothing is set), heads, distance, estimate (share right), low, high (Wilson),
+    bits (an answer), n, rank (mean over the group while it is set; NaN for intact), D, model, kind, seed.
+    """
+    work = [("answered", INTACT, math.nan)] + [("answered", group, tokens) for group in GROUPS for tokens in half_lives]
+    return _everywhere(names, asked, work)
+
+
+def single(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
+    """Bits that an answer costs more, by distance, without one head and with its half-life sixteen times shorter.
+
+    Columns: layer, axis, head, changed (`removed`, `half-life ÷ 16`), distance, damage, those of `heads`.
+    """
+    return _everywhere(names, asked, [("single",)])
+
+
+class Subject:
+    """One model; what it answered is kept in the folder `kept`."""
+
+    def __init__(self, name: str | Path, asked: Questions, kept: Path) -> None:
+        self.model, self.asked = opened.model(name), asked
+        made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(asked), "code": CODE}
+        self.kept = store.RunStore(kept, made_by=made_by)
+
+    def ask(self, question: str, *details: object) -> pd.DataFrame:
+        """A table of one of the methods below with the model's names."""
+        key = "--".join(map(str, [question, *details]))
+        if not self.kept.has(key):
+            with denormals.flushed():
+                self.kept.put(key, getattr(self, question)(*details))
+        return self.kept.get(key).assign(**opened.about(self.model))
+
+    def heads(self) -> pd.DataFrame:
+        """One row for every head."""
+        tokens, model = self._text(), self.model
+        rank, d = self._ranks(tokens)
+        log_decay, write = (gate.double().mean((1, 2)) for gate in states.gates(model, tokens))
+        places = [(at.index, axis, head) for axis, at in enumerate(model.layers) for head in range(model.grid.H)]
+        columns = {"rank": rank, "half_life": -math.log(2) / log_decay, "write": write}
+        table = pd.DataFrame(places, columns=HEAD).assign(D=d, **{k: x.flatten().numpy() for k, x in columns.items()})
+        return grouped(table.dropna(subset="rank").reset_index(drop=True))
+
+    def answered(self, group: str, tokens: float) -> pd.DataFrame:
+        """One row for every distance."""
+        table, rank = self.ask("heads"), math.nan
+        mask = self._mask(table[table["group"] == group])
+        with contextlib.ExitStack() as stack:
+            if group != INTACT:
+                stack.enter_context(ablation.set_half_life(self.model, mask, tokens=tokens))
+                rank = float(self._ranks(self._text())[0][mask].mean())
+            found = self._by_distance(self.asked.rows)
+        about = {"group": group, "half_life": tokens, "heads": int(mask.sum()), "rank": rank, "D": table["D"].iloc[0]}
+        return found.assign(**about)
+
+    def single(self) -> pd.DataFrame:
+        """One row for every head, change and distance."""
+        table, model = self.ask("heads"), self.model
+        bits = lambda: self._by_distance(self.asked.few).set_index("distance")["bits"]  # noqa: E731
+        asked, rows = partial_pass.Resumable(model, bits), []
+        changes: dict[str, Callable] = {
+            REMOVED: lambda mask: ablation.ablate_heads(model, mask),
+            SHORTER: lambda mask: ablation.set_half_life(model, mask, factor=1 / 16),
+        }
+        for _, head in tqdm(table.iterrows(), total=len(table), desc=f"{model.name}: single heads", leave=False):
+            for changed, change in changes.items():
+                with change(self._mask(head.to_frame().T)):
+                    damage = asked.from_layer(head["layer"]) - asked.first
+                found = damage.rename("damage").reset_index().assign(changed=changed)
+                rows.append(
+                    found.assign(**{name: head[name] for name in table if name not in ("model", "kind", "seed")})
+                )
+        return pd.concat(rows, ignore_index=True)
+
+    def _by_distance(self, n: int) -> pd.DataFrame:
+        rows = []
+        for distance, (tokens, items) in self._needles().items():
+            found = evals.outcomes(self.model, tokens[:n], items[:n])
+            share = intervals.wilson(int(found["right"].sum()), len(found))
+            rows.append({"distance": distance, **share._asdict(), "bits": found["bits"].mean(), "n": len(found)})
+        return pd.DataFrame(rows)
+
+    def _needles(self) -> dict[int, tuple[Tensor, Tensor]]:
+        if not hasattr(self, "_rows"):
+            text, asked = evals.held_out_text(self.model.tokenizer, "evaluation"), self.asked
+            rng = evals.draws("needles at a distance", part="evaluation", seed=asked.seed)
+            writer = tasks.Writer(tasks.Alphabet.of(self.model.tokenizer), text, rng)
+            self._rows = {
+                distance: needles(writer, distance, max(asked.rows, asked.few)) for distance in asked.distances
+            }
+        return self._rows
+
+    def _text(self) -> Int64[Tensor, "B T"]:
+        draw = torch.Generator().manual_seed(self.asked.seed)
+        each = [
+            contexts.domain(name, self.model.tokenizer, n=1, length=LENGTH, generator=draw)
+            for name in self.asked.domains
+        ]
+        return torch.cat(each)
+
+    def _ranks(self, tokens: Int64[Tensor, "B T"]) -> tuple[Tensor, int]:
+        """The mean rank of every head after the text, and D."""
+        sigma = states.trace(self.model, tokens, [LENGTH])[:, :, 0]
+        rank = spectra.effective_rank(sigma, self.asked.eps).double().mean(1)
+        return rank.masked_fill(sigma.isnan().all(-1).any(1), math.nan), sigma.shape[-1]
+
+    def _mask(self, table: pd.DataFrame) -> Bool[Tensor, "L H"]:
+        mask = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
+        mask[table["axis"].astype(int).tolist(), table["head"].astype(int).tolist()] = True
+        return mask
+
+
+def grouped(table: pd.DataFrame) -> pd.DataFrame:
+    """The heads of a model with their `group`: saturated from 0.9 D on, slow above the median half-life of those."""
+    saturated = table["rank"] >= strata.HIGH * table["D"]
+    slow = table["half_life"] > table.loc[saturated, "half_life"].median()
+    return table.assign(group=np.select([saturated & slow, saturated], [SLOW, FAST], OTHERS))
+
+
+def needles(writer: tasks.Writer, distance: int, n: int) -> tuple[Int64[Tensor, "n T"], Int64[Tensor, "n T"]]:
+    """Rows with two facts side by side and, `distance` tokens later, both asked for: tokens, and their items.
+
+    Raises ValueError where the facts themselves are longer than the distance.
+    """
+    gap, rows = distance - 2 * writer.sentence_length(), []
+    if gap < 0:
+        raise ValueError(f"a distance of {distance} tokens is shorter than two facts, {distance - gap}")
+    for _ in range(n):
+        passage, facts = tasks.Passage(), writer.facts(2)
+        writer.snippet(passage, PREFIX)
+        for fact in facts:
+            writer.sentence(passage, *fact, weight=0.0)
+        writer.snippet(passage, gap)
+        for item, fact in enumerate(facts, 1):
+            writer.sentence(passage, *fact, weight=tasks.ANSWER_WEIGHT, item=item)
+        rows.append(passage)
+    return torch.tensor([row.tokens for row in rows]), torch.tensor([row.items for row in rows])
+
+
+def _everywhere(names: Sequence[str | Path], asked: Questions, work: Sequence[tuple]) -> pd.DataFrame:
+    openings = [(opened.found(name), asked, files.root() / "build" / "retention") for name in names]
+    dealt = [(opening, "ask", item) for opening in openings for item in work]
+    tables = tqdm(opened.deal(Subject, dealt), desc=f"retention: {work[-1][0]}", total=len(dealt))
+    return pd.concat(tables, ignore_index=True)

@@ -1,0 +1,44 @@
+import pytest
+
+from srdyn.loading import engines
+
+QWEN = engines.Sizes("Qwen3NextGatedDeltaNet", 36, 32, 16, 128, 128, 4, 1024, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("heads", "keys", "tp", "float32", "bfloat16"),
+    [
+        (32, 16, 1, 74.2, 38.2), (24, 12, 1, 56.2, 29.2), (16, 8, 1, 37.1, 19.1), (16, 16, 1, 38.2, 20.2),
+        (8, 4, 1, 19.1, 10.1), (32, 16, 8, 9.6, 5.1), (16, 16, 8, 5.1, 2.8), (8, 8, 8, 2.8, 1.7),
+    ],
+)  # fmt: skip
+def test_vllm_pads_states_to_its_pages(heads, keys, tp, float32, bfloat16):
+    """Qwen3-Next-80B, as worked out by hand from vLLM's source, in MiB of a sequence on a device."""
+    sizes = QWEN._replace(heads=heads, keys=keys)
+    for itemsize, expected in ((4, float32), (2, bfloat16)):
+        found = engines.state_bytes(sizes, tp=tp, state_itemsize=itemsize)["vLLM"] / 2**20
+        assert found == pytest.approx(expected, abs=0.06)
+
+
+def test_a_state_of_its_own_is_counted_as_transformers_has_it():
+    assert engines.state_bytes(QWEN)["transformers"] == 36 * (8192 * 4 * 2 + 32 * 128 * 128 * 4)
+    assert engines.state_bytes(QWEN)["llama.cpp"] == 36 * 4 * (32 * 128 * 128 + 3 * 8192)
+    assert engines.state_bytes(QWEN)["SGLang"] == 36 * (3 * 8192 * 2 + 32 * 128 * 128 * 4)
+
+
+@pytest.mark.parametrize(
+    ("change", "tp", "engine", "asks"),
+    [
+        ({"keys": 32}, 1, "vLLM", "more than 1 head a key"),
+        ({"keys": 32}, 1, "SGLang", "more than 1 head a key"),
+        ({"heads": 24, "keys": 16}, 1, "transformers", "keys divide heads"),
+        ({"heads": 24, "keys": 8}, 1, "SGLang", "1, 2 or 4 heads a key"),
+        ({"heads": 12, "keys": 6}, 4, "vLLM", "4 devices divide heads and keys"),
+        ({"V": 64}, 1, "llama.cpp", "square states"),
+        ({"mixer": "KimiLinearDeltaAttention"}, 1, "llama.cpp", "takes the number of heads"),
+    ],
+)
+def test_what_an_engine_asks_for_in_vain_is_named(change, tp, engine, asks):
+    vain = [x for x in engines.demands(QWEN._replace(**change), tp=tp) if not x.ok and x.engine == engine]
+    assert any(x.asks.startswith(asks) for x in vain)
+    assert [x for x in engines.demands(QWEN) if not x.ok] == []

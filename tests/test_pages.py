@@ -1,0 +1,165 @@
+"""README and pages: short, linked to what is there, every command and every line of Python in them works."""
+
+import ast
+import importlib.util
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+import srdyn
+from srdyn import architectures, plan, scores
+from srdyn.loading import files
+from srdyn.study import reproduce
+from srdyn.study.run import parameters
+
+ROOT = files.root()
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("notebooks/site/*.md")), ROOT / ".github/CONTRIBUTING.md"]
+TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
+ELSEWHERE = {"harness"}
+"""Modules of srdyn whose examples need an optional extra or the hub; their own tests run them."""
+
+
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def commands(text: str) -> list[str]:
+    """Every command of a page: lines of plain blocks, and what stands in `backticks` and begins like one."""
+    lines = [line for block in blocks(text, "") for line in block.splitlines()]
+    inline = re.findall(r"`((?:make|python -m|pip install|conda env) [^`]+)`", re.sub(r"\n", " ", text))
+    return [line for line in lines + inline if line.split(" ")[0] in KNOWN]
+
+
+def check_make(words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words[1:] if "=" in word)
+    named = [word for word in words[1:] if "=" not in word]
+    assert set(named) <= set(TARGETS)
+    assert given.keys() <= {"P", "PRESET", "ONLY", "ARGS", "PY", "PYTHON"}
+    stems = given.get("ONLY", "").split() or reproduce._every()
+    parameters.of_run(stems, given.get("PRESET", "reference"), parameters.parsed(given.get("P", "")))
+    tests = [word for word in given.get("ARGS", "").split() if word.startswith("tests/")]
+    assert [path for path in tests if not (ROOT / path).exists()] == []
+
+
+def check_module(words: list[str]) -> None:
+    module, rest = words[words.index("-m") + 1], words[words.index("-m") + 2 :]
+    assert importlib.util.find_spec(module)
+    if module == "srdyn.study.survey":
+        preset = [word for word in rest if "=" not in word] or ["reference"]
+        given = parameters.parsed(" ".join(word for word in rest if "=" in word))
+        parameters.of_run(["01_stratification"], preset[0], given)
+    elif module == "srdyn.plan" and rest != ["NAME"]:
+        name = rest[0]
+        assert plan.of_preset(name) if (ROOT / f"notebooks/presets/{name}.yaml").exists() else plan.report_of(name)
+
+
+def check_pip(words: list[str]) -> None:
+    extras = re.findall(r"\.\[(\w+)\]", " ".join(words))
+    assert all(f"\n{extra} = [" in (ROOT / "pyproject.toml").read_text() for extra in extras)
+
+
+def check_place(words: list[str]) -> None:
+    assert (ROOT / words[-1]).exists()
+
+
+KNOWN = {"make": check_make, "python": check_module, "torchrun": check_module, "pip": check_pip}
+KNOWN |= {"accelerate": check_module, "conda": check_place, "ls": check_place}
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone of data and presets, from whose root pages are run; what they register is forgotten."""
+    for path in [*(ROOT / "data").iterdir(), ROOT / "notebooks"]:
+        (tmp_path / path.relative_to(ROOT)).parent.mkdir(exist_ok=True)
+        if path.name != "paper":
+            (tmp_path / path.relative_to(ROOT)).symlink_to(path)
+    shutil.copytree(ROOT / "data/paper", tmp_path / "data/paper")
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(architectures, "_RECIPES", dict(architectures._RECIPES))
+    monkeypatch.setattr(scores, "RULES", dict(scores.RULES))
+    return tmp_path
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 150
+    assert len(text) <= 12_000
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_command_is_one(path, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    for line in commands(path.read_text()):
+        words = shlex.split(line, comments=True)
+        KNOWN[words[0]](words)
+
+
+def test_a_wrong_command_is_seen(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    wrong = [
+        "make reprodce",
+        'make reproduce P="epss=1"',
+        "python -m srdyn.plans x",
+        "pip install -e '.[x]'",
+        "ls there",
+    ]
+    wrong += ['make reproduce ONLY="01_first"', "torchrun -m srdyn.study.survey smok"]
+    assert commands("```\n" + "\n".join(wrong) + "\n```\nand `make it`\n") == [*wrong, "make it"]
+    for line in [*wrong, "make it"]:
+        with pytest.raises((AssertionError, ValueError)):
+            KNOWN[line.split()[0]](shlex.split(line))
+
+
+@pytest.mark.parametrize("path", [p for p in PAGES if blocks(p.read_text(), "python")], ids=lambda path: path.stem)
+def test_every_line_of_python_runs(path, clone):
+    text = path.read_text()
+    for claim in blocks(text, "yaml"):
+        with (clone / "data/paper/claims.yaml").open("a") as file:
+            file.write(claim)
+    space = {"__name__": "page"}
+    for source in blocks(text, "python"):
+        imported = {name.name for node in ast.walk(ast.parse(source)) for name in getattr(node, "names", ())}
+        if not imported & ELSEWHERE:
+            exec(compile(source, path.name, "exec"), space)
+    if path.stem == "extend":
+        assert space["ranks"].shape == (2, 1, 2, 8)
+        assert space["verdict"] == "reproduced"
+        assert (clone / "build/interactive/tables/09_name_heads.csv").is_file()
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_link_leads_somewhere(path):
+    links = re.findall(r"\]\(([^)\s#]+)", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL))
+    inside = [link for link in links if "://" not in link]
+    assert [link for link in inside if not (path.parent / link).exists()] == []
+
+
+def test_the_citation_is_of_this_version():
+    assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == srdyn.__version__
+
+
+@pytest.mark.site
+def test_the_site_builds_offline_without_a_warning(clone):
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", ".github", "figures"):
+        (clone / name).symlink_to(ROOT / name)
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    built = subprocess.run(
+        [sys.executable, "notebooks/site/build.py"], env=environment, cwd=clone, capture_output=True, text=True
+    )
+    assert built.returncode == 0, built.stderr
+    site = clone / "build/site"
+    pages = {path.relative_to(site).as_posix(): path.read_text() for path in site.rglob("*.html")}
+    assert {"index.html", "search.html", "notebooks/01_stratification.html", "notebooks/site/api/states.html"} <= set(
+        pages
+    )
+    fetched = r'<(?:script|img|iframe)[^>]*src="https?:|<link[^>]*rel="stylesheet"[^>]*href="https?:'
+    assert [name for name, text in pages.items() if re.search(fetched, text)] == []
+    assert "<math" in pages["notebooks/01_stratification.html"]
+    assert "effective" in (site / "searchindex.js").read_text()

@@ -1,0 +1,167 @@
+import copy
+import json
+import shutil
+import subprocess
+
+import families
+import jsonschema
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+from srdyn import models, passport, prune, pruning, spectra, states
+from srdyn.loading import files
+
+SCHEMA = json.loads((files.root() / "srdyn" / "passport.schema.json").read_text())
+CHROMIUM = shutil.which("chromium")
+
+
+@pytest.fixture(scope="module")
+def model(place):
+    return models.load(place, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def tokens(model):
+    return prune.read(model, ["prose"], part="trace", n=2, length=64)
+
+
+@pytest.fixture(scope="module")
+def found(model, tokens):
+    text = prune.read(model, ["prose"], part="evaluation", n=2, length=32)
+    return passport.measure(model, tokens, removal=text, weights="0" * 64)
+
+
+def test_it_has_its_form_and_the_numbers_of_the_instrument(model, tokens, found):
+    jsonschema.validate(found, SCHEMA)
+    sigma = states.trace(model, tokens, found["measured"]["positions"])
+    rank, norm = spectra.effective_rank(sigma).mean(1), spectra.nuclear_norm(sigma).mean(1)
+    g, beta = states.gates(model, tokens)
+    assert found["measured"]["positions"] == [1, 2, 4, 8, 16, 32, 64]
+    assert len(found["heads"]) == 24
+    for head in found["heads"]:
+        layer = found["model"]["layers"].index(head["layer"])
+        assert head["rank"] == pytest.approx(rank[layer, :, head["head"]].tolist(), rel=1e-3)
+        assert head["norm"] == pytest.approx(float(norm[layer, -1, head["head"]]), rel=1e-3)
+        assert head["half_life"] == pytest.approx(float(-np.log(2) / g[layer, ..., head["head"]].mean()), rel=1e-3)
+        assert head["write"] == pytest.approx(float(beta[layer, ..., head["head"]].mean()), rel=1e-3)
+        assert head["spectrum"][0] == 1
+        assert head["spectrum"] == sorted(head["spectrum"], reverse=True)
+        assert 0 < head["int8"] < head["fp8"] < 0.1  # 7 bits against 4 of a significand
+        assert all(low <= high for low, high in zip(head["null"]["low"], head["null"]["high"], strict=True))
+        assert head["removal"]["low"] <= head["removal"]["bits"] <= head["removal"]["high"]
+    assert found["model"]["bytes"][0]["state"] == models.state_bytes(model)
+
+
+def test_a_removal_is_what_the_ablation_costs(model, found):
+    text = prune.read(model, ["prose"], part="evaluation", n=2, length=32)
+    [head] = [head for head in found["heads"] if (head["layer"], head["head"]) == (1, 3)]
+    keep = torch.ones(model.grid[:2], dtype=torch.bool)
+    keep[1, 3] = False
+    expected = prune.loss(pruning.prune_heads(model, keep), text) - prune.loss(model, text)
+    assert head["removal"]["bits"] == pytest.approx(expected.mean(), abs=2e-4)
+
+
+def test_of_itself_nothing_differs_of_another_each_number_is_named(found):
+    assert passport.diff(found, found).empty
+    other = copy.deepcopy(found)
+    other["heads"][5]["norm"] += 1
+    other["heads"][5]["rank"][-1] += 2
+    frame = passport.diff(found, other)
+    assert frame["measure"].tolist() == ["norm", "rank"]
+    assert (frame["b"] - frame["a"]).tolist() == pytest.approx([1, 2])
+    del other["heads"][0]
+    with pytest.raises(ValueError, match="do not have the same layers and heads"):
+        passport.diff(found, other)
+    with pytest.raises(ValueError, match="measure one again"):
+        passport.diff(found, found | {"schema": "srdyn.passport/0"})
+
+
+@pytest.mark.parametrize("name", ["kimi_linear", "mamba2"])
+def test_other_rules_of_update_have_no_null(name):
+    [family] = [family for family in families.FAMILIES if family.id == name]
+    tokens = torch.randint(0, 64, (1, 24), generator=torch.Generator().manual_seed(0))
+    found = passport.measure(families.model(family), tokens)
+    jsonschema.validate(json.loads(json.dumps(found)), SCHEMA)
+    assert {head["null"] for head in found["heads"]} == {None}
+
+
+def test_a_pruned_model_has_the_heads_it_kept(model, tokens):
+    keep = torch.zeros(model.grid[:2], dtype=torch.bool)
+    keep[0, [1, 4]] = keep[2, 7] = True
+    heads = passport.measure(pruning.prune_heads(model, keep), tokens)["heads"]
+    places = [layer.index for layer in model.layers]
+    assert [(head["layer"], head["head"]) for head in heads] == [(places[0], 1), (places[0], 4), (places[2], 7)]
+
+
+def test_capacity_in_one_line(found):
+    cost = pd.DataFrame({"model": ["whole", "cut"], "more": [0, 0.1], "low": [0, 0.05], "high": [0, 0.15]})
+    line = passport.capacity(found, 6, tokens=64, gib=1, cost=cost)
+    assert line.startswith("keep 6 of 8 heads: state -25%, prefix checkpoint -")
+    assert line.endswith("64 tokens in 1 GiB, loss +0.100 bits a token [0.050, 0.150]")
+    sizes = found["model"]["sizes"]
+    whole = sizes["layers"] * (4 * 8 * 8 * 8 + (2 * 4 * 8 + 8 * 8) * 4 * 4)
+    kept = found["model"]["kv_bytes_per_token"] * 64
+    more = 2**30 // (whole * 3 // 4 + kept) - 2**30 // (whole + kept)
+    assert f" {more} more sequences" in line
+    assert passport.capacity(found, 6).endswith("loss not measured")
+
+
+def test_the_command_writes_both_and_compares(place, found, tmp_path, capsys):
+    (tmp_path / "a.json").write_text(json.dumps(found))
+    options = ["--text=prose", "--length=64", f"--out={tmp_path}", f"--against={tmp_path / 'a.json'}", "--device=cpu"]
+    passport.main([str(place), *options])
+    written = json.loads((tmp_path / f"{place.name}.json").read_text())
+    jsonschema.validate(written, SCHEMA)
+    assert len(written["model"]["weights"]) == 64
+    assert "half_life" in capsys.readouterr().out
+
+
+def large(found):
+    """A passport of Qwen3-Next's 36 × 32 heads, with the numbers of a small one."""
+    grown = copy.deepcopy(found)
+    grown["model"] |= {"name": "large </script><b>", "layers": list(range(36))}
+    grown["model"]["grid"] |= {"L": 36, "H": 32, "D": 128}
+    head = found["heads"][0] | {"spectrum": np.geomspace(1, 1e-7, 32).round(9).tolist()}
+    grown["heads"] = [head | {"layer": layer, "head": i} for layer in range(36) for i in range(32)]
+    return grown
+
+
+def test_the_page_needs_nothing_else_and_stays_small(found, tmp_path):
+    page = passport.save(large(found) | {"model": large(found)["model"] | {"name": "large"}}, tmp_path)
+    text = page.read_text()
+    assert page.stat().st_size < 5_000_000
+    assert text.count("</script>") == 2
+    assert [
+        word
+        for word in ("http:", "https:", "src=", "@import", "url(")
+        if word in text.replace("http://www.w3.org/2000/svg", "")
+    ] == []
+    assert json.loads(page.with_suffix(".json").read_text())["schema"] == passport.SCHEMA
+
+
+CLICK = """<script>
+window.onload = () => {
+  const buttons = [...document.querySelectorAll("#grid button")];
+  buttons[40].click();
+  document.activeElement.dispatchEvent(new KeyboardEvent("keydown", {key: "ArrowDown", bubbles: true}));
+  document.body.setAttribute("data-buttons", buttons.length);
+};
+window.onerror = message => document.body.setAttribute("data-error", message);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no browser here")
+def test_a_browser_shows_the_head_that_is_chosen(found, tmp_path):
+    passport.save(large(found) | {"model": large(found)["model"] | {"name": "large"}}, tmp_path)
+    page = tmp_path / "clicked.html"
+    page.write_text(
+        (tmp_path / "large.html").read_text().replace('<meta charset="utf-8">', f'<meta charset="utf-8">{CLICK}')
+    )
+    options = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'profile'}", "--dump-dom"]
+    done = subprocess.run([CHROMIUM, *options, page.as_uri()], capture_output=True, text=True, timeout=300)
+    assert "data-error" not in done.stdout
+    assert 'data-buttons="1152"' in done.stdout
+    assert "Layer 2, head 8: " in done.stdout
+    assert done.stdout.count("<polyline") == 2
