@@ -3,8 +3,6 @@
 Inputs and results are rounded; sums, weights and everything between the products stay float32.
 """
 
-from __future__ import annotations
-
 import functools
 
 import torch

@@ -1,7 +1,5 @@
 """The reference models before training: their configuration and their initialisation from a seed."""
 
-from __future__ import annotations
-
 import math
 import zlib
 

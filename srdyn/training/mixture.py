@@ -1,7 +1,5 @@
 """The training stream of the reference models: what batch i holds, given only the seed and i."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

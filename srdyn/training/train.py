@@ -1,7 +1,5 @@
 """Trains the reference models: `python -m srdyn.training.train`, resumable at any moment with the same result."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import logging
