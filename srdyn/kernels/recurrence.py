@@ -42,7 +42,7 @@ def rule(step: Callable[..., Read]) -> Callable[..., Result]:
     def read(*inputs: Tensor, initial_state: Initial = None, positions: Asked = None) -> Result:
         given = dict(zip(names, inputs, strict=True))
         v = given["v"]
-        given |= {name: _per_value_head(given[name], v) for name in ("q", "k", "p") if name in given}
+        given |= {name: per_value_head(given[name], v) for name in ("q", "k", "p") if name in given}
         state, captured = initial_state, set(checked_positions(positions, v.shape[1]))
         if state is None:
             state = v.new_zeros(len(v), v.shape[-2], given["k"].shape[-1], v.shape[-1])
@@ -155,6 +155,14 @@ def checked_positions(positions: Asked, tokens: int) -> list[int]:
     return listed
 
 
+def per_value_head(x: Tensor, v: Tensor) -> Tensor:
+    """Key heads repeated for the value heads that share them; ValueError where these share unevenly."""
+    value_heads, key_heads = v.shape[-2], x.shape[-2]
+    if value_heads % key_heads:
+        raise ValueError(f"value heads must be a multiple of the key heads they share, {value_heads} on {key_heads}")
+    return x.repeat_interleave(value_heads // key_heads, dim=-2)
+
+
 def _replaced(state: Tensor, q: Tensor, k: Tensor, v: Tensor, beta: Tensor) -> Read:
     """Replace a share β of what the key reads by the value, then read."""
     state = state + _outer(k, beta[..., None] * (v - _read(state, k)))
@@ -171,10 +179,3 @@ def _read(state: Tensor, query: Tensor) -> Tensor:
 
 def _scaled(query: Tensor) -> Tensor:
     return query * query.shape[-1] ** -0.5
-
-
-def _per_value_head(x: Tensor, v: Tensor) -> Tensor:
-    value_heads, key_heads = v.shape[-2], x.shape[-2]
-    if value_heads % key_heads:
-        raise ValueError(f"value heads must be a multiple of the key heads they share, {value_heads} on {key_heads}")
-    return x.repeat_interleave(value_heads // key_heads, dim=-2)

@@ -10,7 +10,7 @@ https://arxiv.org/abs/2406.06484. Peng et al., RWKV-7 "Goose", 2025, https://arx
 import numpy as np
 import torch
 
-from srdyn.kernels import fused, scan, simd, transition_loops
+from srdyn.kernels import fused, recurrence, scan, simd, transition_loops
 from srdyn.kernels.recurrence import Initial, Keys, PerChannel, PerHead, State, Values
 from srdyn.kernels.scan_loops import BLOCK, PANEL
 
@@ -31,7 +31,7 @@ def kimi_delta_rule(
     q: Keys, k: Keys, v: Values, g: PerChannel, beta: PerHead, *, initial_state: Initial = None
 ) -> tuple[Values, State]:
     """S ← diag(exp(g))·S; S ← S + k (β (v − Sᵀk))ᵀ: what it erases is asked for before the decay."""
-    q, k = (_shared(x, v) for x in (q, k))
+    q, k = (recurrence.per_value_head(x, v) for x in (q, k))
     written = beta[..., None] * k
     return rwkv7(q * q.shape[3] ** -0.5, written, v, g, g.exp() * k, -written, initial_state=initial_state)
 
@@ -40,15 +40,9 @@ def gated_linear_attention(
     q: Keys, k: Keys, v: Values, g: PerChannel, *, initial_state: Initial = None
 ) -> tuple[Values, State]:
     """S ← diag(exp(g))·S + k vᵀ."""
-    q, k, g = (_shared(x, v) for x in (q, k, g))
+    q, k = (recurrence.per_value_head(x, v) for x in (q, k))
     nothing = torch.zeros_like(k)
     return rwkv7(q * q.shape[3] ** -0.5, k, v, g, nothing, nothing, initial_state=initial_state)
-
-
-def _shared(x, v):
-    """Key heads repeated for the value heads that share them."""
-    scan.check(x, v, {})
-    return x.repeat_interleave(v.shape[2] // x.shape[2], 2)
 
 
 class _Transition(torch.autograd.Function):
