@@ -26,7 +26,7 @@ def root(tmp_path, monkeypatch):
         files.write_json(tmp_path / name / "training.json", {"settings": {"kind": kind, "seed": seed}, "step": 400})
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "README.md").write_text(SHELL)
-    monkeypatch.setattr(modelcard, "TEXT_LENGTH", 128)
+    monkeypatch.setattr(modelcard, "_TEXT_LENGTH", 128)
     monkeypatch.setattr(workers, "deal", lambda function, work: (function(*item) for item in work))
     return tmp_path
 
