@@ -1,14 +1,13 @@
 """What differs between families of linear-attention models: for each a recipe, chosen by the class of its layers.
 
 To add a family: subclass `recipe.Recipe`, or the nearest of its subclasses, in a file named after the family. At least
-say its `mixers` (full class names of the recurrent layers), `model_types`, `gating`, `sizes`, `rows`, `chunk_tap` and
+say its `mixers` (full class names of the recurrent layers), `model_types`, `sizes`, `rows`, `chunk_tap` and
 `step_tap` (names of the functions that their forward calls); comments in `recipe.Recipe` say what each means and what
-else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the
-class in `KNOWN` below (from outside, `register` an instance), take its layers out of `unsupported.REASONS` if they
-stand there, and add a row with a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
+else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the class in `KNOWN` below
+(from outside, `register` an instance: the study then works in that process alone), take its layers out of
+`unsupported.REASONS`, and add a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
 tests/architectures/test_families.py -k <its id>` asks all that has to hold; lists there by id say which families have
-softmax windows. `make scorecard` then puts it into the README. Where something is `register`ed from outside, the study
-works in that process alone.
+softmax windows. `make scorecard` then puts it into the README.
 """
 
 from collections.abc import Mapping, Sequence
@@ -43,28 +42,21 @@ class Site(NamedTuple):
 
 def supported() -> pd.DataFrame:
     """One row per layer class that srdyn can study: its models, which heads can be cut out, what decays, the state."""
-    rows = [
-        (name, ", ".join(known.model_types), known.slicing, known.gating, f"[B, H, {', '.join(known.state_axes)}]")
-        for name, known in _RECIPES.items()
-    ]
-    return pd.DataFrame(rows, columns=["mixer", "model_types", "slicing", "gating", "state"])
+    known = _RECIPES.values()
+    columns = {"mixer": list(_RECIPES), "model_types": [", ".join(x.model_types) for x in known]}
+    columns |= {name: [getattr(x, name) for x in known] for name in ("slicing", "gating")}
+    return pd.DataFrame(columns | {"state": [f"[B, H, {', '.join(x.state_axes)}]" for x in known]})
 
 
 def refusal(hf: nn.Module) -> str | None:
-    """Why the model cannot be studied, where it has recurrent layers of a refused class; else None.
-
-    A class with a recipe is not refused, whoever registered it.
-    """
+    """Why the model cannot be studied, where it has recurrent layers of a refused class without a recipe; else None."""
     unknown = (module for module in hf.modules() if recipe_for(module) is None)
     reasons = (_by_class(module, unsupported.REASONS) for module in unknown)
     return next((reason for reason in reasons if reason is not None), None)
 
 
 def recipe_for(module: nn.Module) -> recipe.Recipe | None:
-    """The recipe of a module's class or of its nearest known base class; None for a module that holds no known state.
-
-    The class decides, never `config.model_type`: importing flash-linear-attention re-registers some model types.
-    """
+    """The recipe of a module's class or of its nearest known base class; None where the module holds no known state."""
     return _by_class(module, _RECIPES)
 
 
@@ -78,9 +70,8 @@ def sites(hf: nn.Module) -> list[Site]:
 def keep_heads(hf: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:
     """Cut the recurrent layers down, in place, to the heads that `kept` lists under their places in the decoder.
 
-    Heads have the numbers they had before any pruning; layers that are not listed stay whole. `config.srdyn_kept` says
-    what was kept. Nothing runs before `Recipe.make_runnable`. Raises ValueError for a place without such a layer, and
-    as `Recipe.keep` does.
+    Heads have the numbers they had before any pruning; layers that are not listed stay whole. Nothing runs before
+    `Recipe.make_runnable`. Raises ValueError for a place without such a layer, and as `Recipe.keep` does.
     """
     by_place = {str(site.index): site for site in sites(hf)}
     unknown = sorted(kept.keys() - by_place.keys())

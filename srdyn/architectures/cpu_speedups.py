@@ -13,10 +13,12 @@ from srdyn.kernels.bfloat16 import use_bfloat16
 
 
 def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
-    """Let this one Qwen3-Next model run the compiled forms of `fused`; with `bfloat16` those of `bfloat16` too.
+    """Let this one model run the compiled forms of `fused`, with `bfloat16` those of `bfloat16` too, if it is `fit`.
 
-    The recurrence itself is compiled for every loaded model (`architectures.gated_deltanet`).
+    Any other runs as transformers made it. The recurrence itself is compiled for every loaded model.
     """
+    if not fit(hf):
+        return
     for site in architectures.sites(hf):
         rebinding.bind(site.mixer, {"causal_conv1d_fn": fused.causal_conv1d_fn})
     for module in hf.modules():
@@ -25,12 +27,6 @@ def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
             module.forward = functools.partial(forward, module)
     if bfloat16:
         use_bfloat16(hf)
-
-
-def use_if_fit(hf: nn.Module) -> None:
-    """`use`, for a model that it knows; any other runs as transformers made it."""
-    if fit(hf):
-        use(hf)
 
 
 def fit(hf: nn.Module) -> bool:

@@ -17,14 +17,11 @@ from srdyn.kernels import decode, scan
 class GatedDeltaNet(recipe.Recipe):
     """Scalar decay per value head, `g = −exp(A_log)·softplus(a + dt_bias)`, write strength `beta = sigmoid(b)`.
 
-    Value head h reads with key head h // (H / key_heads). In a pruned layer key heads may serve unequal numbers of
-    value heads: there each value head gets its key's channels right behind the convolution, before anything that reads
-    the recurrence's inputs, while weights and cache hold a key once.
+    In a pruned layer key heads may serve unequal numbers of value heads: there each value head gets its key's channels
+    right behind the convolution, while weights and cache hold a key once.
     """
 
-    gating = "per head"
-    chunk_tap = "torch_chunk_gated_delta_rule"
-    step_tap = "torch_recurrent_gated_delta_rule"
+    chunk_tap, step_tap = "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"
     conv_step = "causal_conv1d_update"
     sizes = ("num_v_heads", "num_k_heads", "head_k_dim", "head_v_dim")
     rows: ClassVar = {"conv1d": "qkv", "A_log": "head", "dt_bias": "head"}

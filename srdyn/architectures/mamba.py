@@ -25,10 +25,9 @@ _STEP_PLACES = ("state", "hidden_states", "dt", "A", "B", "C", "D")
 class StateSpaceDual(recipe.Recipe):
     """Scalar decay per head, `g = −exp(A_log)·dt`, `dt = softplus(dt + dt_bias)` within `time_step_limit`; no erasure.
 
-    In the words of linear attention the key is B, the query C, the value x, the write strength dt; the heads of a group
-    share B and C. An ablated head has x = 0, and with it no skip D·x either. The output is normed over the heads of a
-    group, those that are ablated counted: a pruned layer's norm has weights and ε that make up for its fewer channels,
-    which they can where every group keeps equally many heads or none.
+    The key is B, the query C, the value x, the write strength dt; the heads of a group share B and C. An ablated head
+    has x = 0, and with it no skip D·x. The output is normed over the heads of a group, ablated ones counted: a pruned
+    layer's norm makes up for its fewer channels, which it can where every group keeps equally many heads or none.
 
     A single token is read by a function that updates the cache's state in place and knows no `time_step_limit`: where
     the limit binds, transformers generates from another state than it reads a prompt to, and so do these layers.
@@ -42,10 +41,8 @@ class StateSpaceDual(recipe.Recipe):
     )
     model_types = ("bamba", "granitemoehybrid", "nemotron_h", "zamba2")
     slicing = "equally many heads of each group"
-    gating = "per head"
     state_axes = ("V", "K")
-    chunk_tap = "mamba2_chunk_scan"
-    step_tap = "mamba2_selective_state_update"
+    chunk_tap, step_tap = "mamba2_chunk_scan", "mamba2_selective_state_update"
     places = ("hidden_states", "dt", "A", "B", "C")
     timed = ("hidden_states", "dt", "B", "C")
     written = "hidden_states"
@@ -110,9 +107,10 @@ class StateSpaceDual(recipe.Recipe):
 
     def _write_strength(self, call: recipe.Call) -> Float[Tensor, "B T held *P"]:
         """dt, as the call's function takes it from what it reads: a step knows no limit."""
-        if call.options["dt_bias"] is None:
-            return call.timed["dt"].float()
-        return _step_size(call.timed["dt"], call.options["dt_bias"], call.options.get("dt_limit", (0.0, float("inf"))))
+        dt, bias = call.timed["dt"], call.options["dt_bias"]
+        if bias is None:
+            return dt.float()
+        return F.softplus(dt + bias.to(dt.dtype)).clamp(*call.options.get("dt_limit", (0.0, float("inf")))).float()
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """The plain torch functions, but chunk after chunk, so that a cut between chunks changes no bit."""
@@ -120,7 +118,7 @@ class StateSpaceDual(recipe.Recipe):
         return functions | {self.chunk_tap: _chunk_by_chunk(functions[self.chunk_tap])}
 
     def make_runnable(self, mixer: nn.Module) -> None:
-        """As for any layer; besides, training without a cache takes no fused short cut around the recurrence.
+        """As for any layer, but training takes no fused short cut around the recurrence.
 
         A module that lost all its heads returns what it would add to their zeros, its last bias.
         """
@@ -166,8 +164,7 @@ class StateSpaceDual(recipe.Recipe):
     def cut_norm(self, mixer: nn.Module, channels: recipe.Rows, groups: int, narrower: float) -> None:
         """Leave the norm these channels in this many groups, each narrower by this factor.
 
-        What is gone was 0, so a group's mean square is that much larger than before, and ε is made so as well; the
-        weights take the root of the factor back.
+        What is gone was 0: a group's mean square is that much larger, ε is made so, and the weights take the root back.
         """
         mixer.norm.weight = slicing.taken(mixer.norm.weight, channels)
         mixer.norm.weight.data *= narrower**0.5
@@ -184,10 +181,7 @@ class Mamba2(StateSpaceDual):
 
 
 class FalconH1(StateSpaceDual):
-    """Each layer attends as well, side by side; inputs and projections are multiplied by constants.
-
-    The norm is optional. Without it the heads do not meet, and a pruned layer has nothing to make up for.
-    """
+    """Each layer attends as well; inputs are multiplied by constants. Where the norm is left out, heads do not meet."""
 
     mixers = ("transformers.models.falcon_h1.modeling_falcon_h1.FalconH1Mixer",)
     model_types = ("falcon_h1",)
@@ -207,13 +201,6 @@ class FalconH1(StateSpaceDual):
         if mixer.mamba_rms_norm:
             super().cut_norm(mixer, channels, groups, narrower)
             mixer.norm.n_groups = groups
-
-
-def _step_size(
-    raw: Float[Tensor, "B T H *P"], bias: Float[Tensor, "H *P"], limit: Sequence[float]
-) -> Float[Tensor, "B T H *P"]:
-    """dt as the chunked form takes it, in float32."""
-    return F.softplus(raw + bias.to(raw.dtype)).clamp(*limit).float()
 
 
 def _chunk_by_chunk(function: Callable) -> Callable:

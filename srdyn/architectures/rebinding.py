@@ -8,12 +8,11 @@ from torch import nn
 
 
 def bind(module: nn.Module, functions: Mapping[str, Callable]) -> None:
-    """Give the module a forward of its own in which each name in `functions` means that function.
+    """Give the module a forward of its own, which `copy.deepcopy` carries over: each name means its function there.
 
-    The forward is a copy of the present one with a globals dictionary of its own: the modelling file, the class and
-    every other instance stay as they are, and two threads with two models do not meet. `copy.deepcopy` carries it over.
-    What accelerate does before and after the forward, it goes on doing.
-    Raises RuntimeError where the forward does not use a name, as a changed modelling file would make it.
+    It is a copy of the present one with a globals dictionary of its own: the modelling file, the class, every other
+    instance and what accelerate does around the forward stay as they are. Raises RuntimeError where the forward does
+    not use a name, as a changed modelling file would make it.
     """
     innermost = _chain(module)[-1]
     unused = [name for name in functions if name not in innermost.__code__.co_names]

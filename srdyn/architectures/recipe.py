@@ -33,10 +33,9 @@ _Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 class Inputs(tuple):
     """What the recurrence of one layer read, in float32: the arguments of the recipe's `rule`, in its order.
 
-    By name it has q, k `[B, T, Hk, K]`, v `[B, T, H, V]`, g `[B, T, H]`, or `[B, T, H, K]` where every key channel
-    decays at a rate of its own, and beta `[B, T, H]`: 1 where the rule knows no write strength, the mean where a token
-    writes several times. Queries and keys are normalised where the family does so; value head h reads with key head
-    h // (H / Hk).
+    By name it has q, k `[B, T, Hk, K]`, normalised where the family does so, v `[B, T, H, V]`, g `[B, T, H]`, or
+    `[B, T, H, K]` where key channels decay apart, and beta `[B, T, H]`: 1 where the rule knows no write strength, the
+    mean where a token writes several times. Value head h reads with key head h // (H / Hk).
     """
 
     def __new__(cls, **read: Tensor) -> "Inputs":
@@ -58,10 +57,7 @@ class Inputs(tuple):
 
 @dataclasses.dataclass(frozen=True)
 class Call:
-    """One call of a layer's recurrence, taken apart.
-
-    `timed` holds by name the tensors whose axis 1 is time, `state` what reading starts from, `options` all the rest.
-    """
+    """One call of a recurrence: by name the tensors whose axis 1 is time, the state it starts from, all the rest."""
 
     timed: dict[str, Tensor]
     state: Tensor | None
@@ -111,7 +107,7 @@ class Recipe:
     mixers: ClassVar[tuple[str, ...]]  # full class names of the layers
     model_types: ClassVar[tuple[str, ...]]
     slicing: ClassVar[str] = "any heads"  # which heads can be cut out
-    gating: ClassVar[str]  # what decays at a rate of its own
+    gating: ClassVar[str] = "per head"  # what decays at a rate of its own
     has_decay: ClassVar[bool] = True  # whether heads forget: whether g is not 0 throughout
     sizes: ClassVar[tuple[str, ...]]  # the module's attributes that `Heads` is made of
     rows: ClassVar[dict[str, str]]  # whose the rows of each part with weights of single heads are, by `units`
@@ -152,9 +148,8 @@ class Recipe:
         part of "key head", K in one of "key", V in one of "shared value". "qkv" has key, key and value, one by one.
         """
         _, all_keys, K, V = self.heads(mixer)
-        sizes = {"head": 1, "channel": K, "value": V}, {"key head": 1, "key": K, "shared value": V}
-        units = {unit: slicing.blocks(value_heads, size) for unit, size in sizes[0].items()}
-        units |= {unit: slicing.blocks(key_heads, size) for unit, size in sizes[1].items()}
+        units = {unit: slicing.blocks(value_heads, n) for unit, n in (("head", 1), ("channel", K), ("value", V))}
+        units |= {x: slicing.blocks(key_heads, n) for x, n in (("key head", 1), ("key", K), ("shared value", V))}
         keys, values = units["key"], units["value"]
         return units | {"qkv": torch.cat([keys, all_keys * K + keys, 2 * all_keys * K + values])}
 
@@ -261,8 +256,7 @@ class Recipe:
     def keep(self, mixer: nn.Module, heads: Sequence[int]) -> None:
         """Cut the module down, in place, to these value heads, by the numbers they had before any pruning.
 
-        Keys that none of them reads with go too; without heads no parameter stays. Nor does what was bound to the
-        forward: `make_runnable` comes after this.
+        Keys that none of them reads with go too, and what was bound to the forward: `make_runnable` comes after this.
         Raises ValueError unless the numbers increase and the module holds them all.
         """
         held, heads, unpruned = self.kept(mixer), tuple(heads), self.unpruned(mixer)
@@ -279,7 +273,10 @@ class Recipe:
         self.cut(mixer, [held.index(head) for head in heads], [keys_held.index(key) for key in keys])
         mixer.srdyn_kept, mixer.srdyn_unpruned = heads, unpruned
         if not heads:
-            _strip(mixer)
+            for name, _ in [*mixer.named_children(), *mixer.named_parameters(recurse=False)]:
+                delattr(mixer, name)
+            # transformers would otherwise give weights that are not there their first values.
+            mixer._is_hf_initialized = True
 
     def as_stock(self, mixer: nn.Module, *, repeat_keys: bool) -> None:
         """Put a pruned module's weights, in place, as its family reads them, if need be with a key for each value head.
@@ -305,7 +302,7 @@ class Recipe:
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """What the layer calls on a CPU, by global name: the plain torch functions.
 
-        transformers binds flash-linear-attention's functions at import whatever the device; they need a GPU.
+        transformers binds flash-linear-attention's at import whatever the device; they need a GPU.
         """
         names = (self.chunk_tap, self.step_tap, *self.convolutions)
         return {name: inspect.unwrap(rebinding.meaning(mixer, name)) for name in names}
@@ -339,14 +336,6 @@ def by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:
         return (on_cpu if x.device.type == "cpu" else elsewhere)(*arguments, **options)
 
     return call
-
-
-def _strip(mixer: nn.Module) -> None:
-    """Take all parameters away."""
-    for name, _ in [*mixer.named_children(), *mixer.named_parameters(recurse=False)]:
-        delattr(mixer, name)
-    # transformers would otherwise give weights that are not there their first values.
-    mixer._is_hf_initialized = True
 
 
 def _zeros(_mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:

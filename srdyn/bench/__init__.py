@@ -9,10 +9,7 @@ PARTS = ("spectra", "tracing", "growth", "pruned", "memory", "training", "famili
 
 
 def load(part: str, *, run: str = store.REFERENCE) -> pd.DataFrame:
-    """The table of one of `PARTS` as the benchmark of this run wrote it.
-
-    Raises FileNotFoundError before `make bench` has run.
-    """
+    """The table of one of `PARTS` as a run's benchmark wrote it; FileNotFoundError before `make bench` has run."""
     try:
         return store.load_table(f"{STEM}_{part}", run=run)
     except FileNotFoundError as error:

@@ -12,10 +12,9 @@ _Row = dict[str, object]
 
 
 def verdicts(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """A row for each criterion: what, measured with its interval, the bounds wanted, verdict.
+    """A row for each criterion: what, measured with its interval, the bounds wanted, verdict; `tables` by part.
 
-    `tables` are the parts of the benchmark by name. `met` and `missed` are said where the whole interval lies on one
-    side, `undecided` where a bound falls into it; a quantity that nothing is wanted of has no verdict.
+    `met` and `missed` are said where the whole interval lies on one side, `undecided` where a bound falls into it.
     """
     rows = [*_spectra(tables["spectra"]), *_tracing(tables["tracing"]), *_growth(tables["growth"])]
     rows += [*_pruned(tables["pruned"]), *_memory(tables["memory"]), *_training(tables["training"])]

@@ -37,13 +37,12 @@ def table(*, lengths: tuple[int, ...], layers: int, removed: float, B: int, T: i
 
 
 def _held(model: models.Model, name: str, removed: float, B: int) -> list[tuple]:
-    rows, both = [], {pruned.ORIGINAL: model, pruned.PRUNED: subjects.smaller(model, removed)}
-    heads = {case: sum(len(layer.heads) for layer in one.layers) for case, one in both.items()}
-    for case, one in both.items():
+    rows, whole = [], None
+    for case, one in ((pruned.ORIGINAL, model), (pruned.PRUNED, subjects.smaller(model, removed))):
         states, cache = linear_cache.held_bytes(subjects.read(one, subjects.tokens(one, B, pruned.READ), cached=True))
-        whole = states if case == pruned.ORIGINAL else whole
-        predicted = whole * heads[case] // heads[pruned.ORIGINAL]
-        rows.append(("states", name, case, pruned.READ, states, predicted))
+        heads = sum(len(layer.heads) for layer in one.layers)
+        whole = whole or (states, heads)
+        rows.append(("states", name, case, pruned.READ, states, whole[0] * heads // whole[1]))
         rows.append(("cache", name, case, pruned.READ, cache, None))
     return rows
 

@@ -1,13 +1,12 @@
 """A model without a share of its heads beside the original: steps, prefill, whole models."""
 
 import functools
-from collections.abc import Callable, Mapping
 
 import pandas as pd
 import torch
 from torch import Tensor
 
-from srdyn import architectures, models
+from srdyn import models
 from srdyn.architectures import linear_cache
 from srdyn.bench import subjects, timing
 
@@ -17,19 +16,16 @@ READ = 16
 """Tokens that a cache has read before the steps that are timed; a step's cost does not depend on them."""
 
 
-def table(
-    shipped: Mapping[str, models.Model], *, layers: int, removed: float, batches: tuple[int, ...], T: int, rounds: int
-) -> pd.DataFrame:
-    """`timing.medians` of original and pruned models: model, what, B, tokens (per call), ratio to the original.
+def table(*, layers: int, removed: float, batches: tuple[int, ...], T: int, rounds: int) -> pd.DataFrame:
+    """`timing.compared` original and pruned models, by model, what, B.
 
     `layer step` is one token through the linear layers alone of a random model with Qwen3-Next's layer geometry, also
     with transformers' functions instead of ours; `layer prefill` is T tokens through them. `model step` is one token
-    through the whole of that model, and of the `shipped` ones after T tokens.
+    through the whole of that model, and of the shipped ones after T tokens.
     """
-    compared = functools.partial(timing.compared, rounds=rounds, base=ORIGINAL)
+    compared, tables = functools.partial(timing.compared, rounds=rounds, base=ORIGINAL), []
     wide = subjects.drawn(layers, hidden=256, **subjects.QWEN3_NEXT)
     both = {ORIGINAL: wide, PRUNED: subjects.smaller(wide, removed)}
-    tables = []
     for B in batches:
         steps = {case: layer_step(model, B) for case, model in both.items()}
         tables.append(compared(steps, model=WIDE, what="layer step", B=B, tokens=B))
@@ -42,34 +38,28 @@ def table(
     prefill = {case: layer_prefill(model, T) for case, model in both.items()}
     tables.append(compared(prefill, model=WIDE, what="layer prefill", B=1, tokens=T))
     B = batches[0]
-    for name, model in shipped.items():
-        both = {ORIGINAL: model, PRUNED: subjects.smaller(model, removed)}
-        whole = {case: model_step(one, B, T) for case, one in both.items()}
+    for name in ("hybrid", "pure"):
+        model = subjects.shipped(name)
+        whole = {ORIGINAL: model_step(model, B, T), PRUNED: model_step(subjects.smaller(model, removed), B, T)}
         tables.append(compared(whole, model=name, what="model step", B=B, tokens=B))
-    found = pd.concat(tables, ignore_index=True)
-    return found.assign(per_second=found["tokens"] / found["median"])
+    return pd.concat(tables, ignore_index=True)
 
 
 def layer_step(model: models.Model, B: int) -> timing.Case:
     """One more token of B sequences through the linear layers alone."""
-    mixers, cache = _mixers(model), linear_cache.empty(model.hf)
-    first, coming = (_hidden(model, B, T) for T in (READ, 1))
-    run = functools.partial(_through, mixers, cache=cache)
-    run(first)
-    return functools.partial(run, coming)
+    cache, coming = linear_cache.empty(model.hf), _hidden(model, B, 1)
+    _through(model, _hidden(model, B, READ), cache)
+    return lambda: _through(model, coming, cache)
 
 
 def layer_prefill(model: models.Model, T: int) -> timing.Case:
     """T tokens of one sequence through the linear layers alone, into an empty cache."""
-    mixers, hidden = _mixers(model), _hidden(model, 1, T)
-    return lambda: _through(mixers, hidden, cache=linear_cache.empty(model.hf))
+    hidden = _hidden(model, 1, T)
+    return lambda: _through(model, hidden, linear_cache.empty(model.hf))
 
 
 def model_step(model: models.Model, B: int, T: int) -> timing.Case:
-    """One more token of B sequences, after T of them, through the whole model.
-
-    The cache goes on: where layers attend, every call sees one token more.
-    """
+    """One more token of B sequences, after T of them and then one more a call, through the whole model."""
     ids, cache = subjects.tokens(model, B, T), linear_cache.empty(model.hf)
 
     @torch.no_grad()
@@ -81,13 +71,9 @@ def model_step(model: models.Model, B: int, T: int) -> timing.Case:
 
 
 @torch.no_grad()
-def _through(mixers: list[Callable], hidden: Tensor, *, cache: object) -> None:
-    for mixer in mixers:
-        mixer(hidden, cache_params=cache)
-
-
-def _mixers(model: models.Model) -> list[Callable]:
-    return [site.mixer for site in architectures.sites(model.hf)]
+def _through(model: models.Model, hidden: Tensor, cache: object) -> None:
+    for layer in model.layers:
+        model.hf.model.layers[layer.index].linear_attn(hidden, cache_params=cache)
 
 
 def _hidden(model: models.Model, B: int, T: int) -> Tensor:

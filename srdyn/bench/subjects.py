@@ -58,10 +58,7 @@ def tokens(model: models.Model, B: int, T: int) -> Int[Tensor, "B T"]:
 
 @torch.no_grad()
 def read(model: models.Model, ids: Int[Tensor, "B T"], *, cached: bool = False) -> object:
-    """One pass of the decoder, as `states.trace` makes it; with `cached` what it leaves for the next token, else None.
-
-    A cache of its own, whatever the model's configuration says.
-    """
+    """One pass of the decoder, as `states.trace` makes it; with `cached` what it leaves for the next token."""
     cache = linear_cache.empty(model.hf) if cached else None
     model.hf.get_decoder()(input_ids=ids, use_cache=cached, past_key_values=cache)
     return cache

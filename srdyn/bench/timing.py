@@ -75,18 +75,12 @@ def wide(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def quotient(rounds: pd.DataFrame, above: str, below: str) -> intervals.Interval:
-    """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone.
-
-    Rounds are resampled whole, so that what slows a round slows both.
-    """
+    """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone."""
     return _over_rounds(rounds[[above, below]], lambda pair: float(np.divide(*np.median(pair, axis=0))))
 
 
 def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int]) -> intervals.Interval:
-    """The power of size by which time grows: the slope of log median time over log size, its interval over rounds.
-
-    `sizes` names columns of `rounds`.
-    """
+    """The power of size (by column of `rounds`) by which time grows: the slope of log median time over log size."""
     logs = np.log(list(sizes.values()))
     return _over_rounds(rounds[list(sizes)], lambda x: float(np.polyfit(logs, np.log(np.median(x, axis=0)), 1)[0]))
 
@@ -115,10 +109,9 @@ def machine() -> dict[str, object]:
 
 
 def peak_bytes(prepare: Callable[..., Case], *arguments: object) -> int:
-    """How far memory rises while the case runs that `prepare(*arguments)` returns, in a process of its own.
+    """How far memory rises while the case runs that `prepare(*arguments)` returns, in a fresh process that imports it.
 
-    That is its highest resident memory less what is resident when it starts (where a system cannot tell, less the
-    highest before it). `prepare` is a function that a fresh process can import.
+    That is its highest resident memory less what is resident when it starts (or the highest before it).
     """
     with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
         return pool.submit(_rise, prepare, arguments).result()

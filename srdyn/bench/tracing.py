@@ -28,18 +28,16 @@ def ranks(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H"]:
     return spectra.effective_rank(spectra.singular_values(state))
 
 
-def table(
-    model: models.Model, *, B: int, T: int, counts: tuple[int, ...], every_token: int, rounds: int
-) -> pd.DataFrame:
-    """`timing.medians` of tracing T tokens of B sequences at evenly spaced positions, a block of rows for each count.
+def table(*, B: int, T: int, counts: tuple[int, ...], every_token: int, rounds: int) -> pd.DataFrame:
+    """`timing.medians` of tracing the shipped hybrid, T tokens of B sequences, evenly spaced positions, by count.
 
     Columns besides: what, T, B, positions, per_state (seconds that a state costs beyond the plain pass). `prefixes`
     times reading every prefix anew in fewer rounds, once with the same functions as the trace and without spectra, once
     as published scripts do: with transformers' own functions and an SVD by numpy for each state, against a trace with
-    our spectra. `every token` reads the first `every_token` tokens of one sequence and takes ranks. Ratios: how many
-    times the case's `base` a case takes.
+    our spectra. `every token` reads the first `every_token` tokens of one sequence and takes ranks.
     """
-    ids, most = subjects.tokens(model, B, T), max(counts)
+    model, most = subjects.shipped("hybrid"), max(counts)
+    ids = subjects.tokens(model, B, T)
     tables = [_timed("overhead", model, ids, _spaced(T, most), (_PLAIN, TRACED, SPECTRA), rounds)]
     for count in counts:
         cases = (TRACED, SPECTRA, AGAIN, PUBLISHED) if count < most else (TRACED, AGAIN)
@@ -102,20 +100,14 @@ def _spaced(T: int, count: int) -> list[int]:
 
 
 def growth(
-    pure: models.Model,
-    *,
-    lengths: tuple[int, ...],
-    layers: tuple[int, ...],
-    heads: tuple[int, ...],
-    T: int,
-    rounds: int,
+    *, lengths: tuple[int, ...], layers: tuple[int, ...], heads: tuple[int, ...], T: int, rounds: int
 ) -> pd.DataFrame:
     """A row for each size of each axis: axis (T, L, H), size, n, median, spread, unit, exponent, low, high.
 
-    T grows on the model `pure`, L and H on random models of its kind at `T` tokens; one sequence, states with
-    spectra every few tokens. `exponent` is the slope of log time over log size, one for all rows of an axis, with its
-    interval over rounds.
+    T grows on the shipped pure model, L and H on random models of its kind at `T` tokens; one sequence, a state with
+    spectra every few tokens. `exponent` is the slope of log time over log size, with its interval over rounds.
     """
+    pure = subjects.shipped("pure")
     subject = {
         "T": {size: (pure, size) for size in lengths},
         "L": {size: (subjects.drawn(size), T) for size in layers},
@@ -125,12 +117,10 @@ def growth(
 
 
 def _grown(axis: str, by_size: dict[int, tuple[models.Model, int]], rounds: int) -> pd.DataFrame:
-    cases = {
-        f"{size}": functools.partial(
-            states.trace, model, subjects.tokens(model, 1, T), list(range(min(_EVERY, T), T + 1, _EVERY))
-        )
-        for size, (model, T) in by_size.items()
-    }
+    cases = {}
+    for size, (model, T) in by_size.items():
+        positions = list(range(min(_EVERY, T), T + 1, _EVERY))
+        cases[f"{size}"] = functools.partial(states.trace, model, subjects.tokens(model, 1, T), positions)
     times = timing.interleaved(cases, rounds=rounds)
     fit = timing.exponent(timing.wide(times), {f"{size}": size for size in by_size})
     rows = timing.medians(times, base=next(iter(cases))).assign(axis=axis, size=list(by_size))

@@ -16,19 +16,16 @@ STOCK, _SCAN, _SWEEPS, _BFLOAT16 = "transformers", "compiled scan", "and fused s
 
 
 def table(*, B: int, T: int, rounds: int) -> pd.DataFrame:
-    """`timing.medians` of training steps of the shipped hybrid: what, case, tokens, per_second, ratio.
+    """`timing.compared` training steps of the shipped hybrid, by what.
 
     `step` is a whole step, each case with the change of the one before as well; ratio 2 means twice as fast as
     transformers. `recurrence` is the gated delta rule of all linear layers alone, forwards and backwards, as
     transformers' function and as the compiled scan; beside `step` it says what share of a step that is.
     """
     steps = {name: step(hf, B, T) for name, hf in _variants().items()}
-    tables = []
-    for what, cases in (("step", steps), ("recurrence", _recurrences(B, T))):
-        times = timing.interleaved(cases, rounds=rounds)
-        tables.append(timing.medians(times, base=STOCK, faster=True).assign(what=what, tokens=B * T))
-    found = pd.concat(tables, ignore_index=True)
-    return found.assign(per_second=found["tokens"] / found["median"])
+    parts, options = {"step": steps, "recurrence": _recurrences(B, T)}, {"base": STOCK, "faster": True}
+    tables = [timing.compared(x, rounds=rounds, tokens=B * T, what=what, **options) for what, x in parts.items()]
+    return pd.concat(tables, ignore_index=True)
 
 
 def step(hf: nn.Module, B: int, T: int) -> timing.Case:
@@ -66,13 +63,8 @@ def _recurrences(B: int, T: int) -> dict[str, timing.Case]:
 def _inputs(site: architectures.Site, B: int, T: int) -> dict[str, Tensor]:
     heads, generator = site.recipe.heads(site.mixer), torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(B, T, *shape, generator=generator)  # noqa: E731
-    drawn = {
-        "query": draw(heads.key_heads, heads.K),
-        "key": draw(heads.key_heads, heads.K),
-        "value": draw(heads.H, heads.V),
-        "g": -0.1 * draw(heads.H).abs(),
-        "beta": draw(heads.H).sigmoid(),
-    }
+    drawn = {name: draw(heads.key_heads, heads.K) for name in ("query", "key")} | {"value": draw(heads.H, heads.V)}
+    drawn |= {"g": -0.1 * draw(heads.H).abs(), "beta": draw(heads.H).sigmoid()}
     return {name: x.requires_grad_() for name, x in drawn.items()}
 
 

@@ -1,10 +1,7 @@
 """Matrix products in bfloat16 for training on a CPU that multiplies them faster than float32.
 
-Inputs and results are rounded, sums are float32; weights and everything between the products stay float32. On a core
-with AVX512-BF16 the products of a reference model take half the time.
+Inputs and results are rounded; sums, weights and everything between the products stay float32.
 """
-
-from __future__ import annotations
 
 import functools
 
@@ -18,10 +15,7 @@ def supported() -> bool:
 
 
 def use_bfloat16(model: nn.Module, *, smallest: int = 64) -> None:
-    """Let the linear layers of `model` with at least `smallest` outputs and inputs multiply in bfloat16.
-
-    Layers without bias only; narrow ones, which make gates, keep float32.
-    """
+    """Let linear layers without bias, of at least `smallest` outputs and inputs, multiply in bfloat16."""
     for module in model.modules():
         if isinstance(module, nn.Linear) and module.bias is None and min(module.weight.shape) >= smallest:
             module.forward = functools.partial(_forward, module)

@@ -6,7 +6,6 @@ functions stand in for transformers', which go over the state a dozen times, and
 
 import functools
 from collections.abc import Callable
-from typing import no_type_check
 
 import numpy as np
 import torch
@@ -26,8 +25,8 @@ def gated_delta_rule(
 ) -> tuple[Values, State | None]:  # fmt: skip
     """`scan.gated_delta_rule` to the bit, but for one token without gradients `initial_state` becomes the last state.
 
-    So the cache, which copies the state that it is given into its own, has nothing left to copy. Only a contiguous
-    float32 state, K and V multiples of 32, is changed so; any other is left alone, as in `scan`. Raises as there.
+    So the cache, which copies the state that it is given into its own, has nothing left to copy. A state that is not
+    contiguous float32, or whose K and V are no multiples of 32, is left alone, as in `scan`. Raises as there.
     """
     inputs = (query, key, value, g, beta)
     if value.shape[1] != 1 or not _fits(initial_state) or _differentiated(*inputs, initial_state):
@@ -44,9 +43,9 @@ def gated_delta_rule(
 
 
 def convolution(stock: Callable) -> Callable:
-    """transformers' `causal_conv1d_update`, compiled for one token in float32 with SiLU, no bias, no gradients.
+    """transformers' `causal_conv1d_update`, compiled for a token in float32: four taps, SiLU, no bias, no gradients.
 
-    Four taps and channels a multiple of 16, as the models have; anything else is left to `stock`.
+    Channels are a multiple of 16, as the models have; anything else is left to `stock`.
     """
 
     @functools.wraps(stock)
@@ -77,7 +76,6 @@ def _differentiated(*tensors: Tensor | None) -> bool:
 
 
 @compiled
-@no_type_check
 def _step(q, k, v, decay, beta, state, out, normalise, first, last):
     """The heads `first` to `last` of the B·H heads; the second walk over a panel finds it in the second-level cache."""
     Hk, K = q.shape[1:]
@@ -115,7 +113,6 @@ def _step(q, k, v, decay, beta, state, out, normalise, first, last):
 
 
 @compiled
-@no_type_check
 def _shift(window, new, weight, out):
     """The window [B, D, 4] of each channel moves on by one token; out = SiLU of its product with the taps [D, 4]."""
     B, D, _ = window.shape

@@ -27,10 +27,7 @@ def causal_conv1d_fn(
     hidden_states: Float[Tensor, "B D T"], weight: Float[Tensor, "D W"], bias: None = None,
     activation: str | None = None, **others: object,
 ) -> Float[Tensor, "B D T"]:  # fmt: skip
-    """SiLU of the depthwise causal convolution; both sides are transposed views of `[B, T, D]` memory.
-
-    Raises ValueError on anything but four taps, SiLU, no bias, unpacked sequences.
-    """
+    """SiLU of the depthwise causal convolution; both sides are transposed views of `[B, T, D]` memory."""
     if weight.shape[1] != TAPS or bias is not None or activation != "silu" or others.get("seq_idx") is not None:
         raise ValueError(
             f"the fused convolution has {TAPS} taps, SiLU, no bias, no packed sequences; got {weight.shape[1]} taps, "
@@ -78,8 +75,8 @@ def _swept(loops, rows, weights, options=()):
 class _Sweep(torch.autograd.Function):
     """A loop forwards and one backwards as a differentiable function of rows, the first inputs, and of weights.
 
-    Forwards the loop takes inputs, result and options; backwards inputs, the gradient of the result, those of the
-    inputs to fill in (those of weights are added to) and options.
+    Forwards the loop takes inputs, result, options; backwards inputs, the gradient of the result, those of the inputs
+    to fill in (those of weights are added to), options.
     """
 
     @staticmethod

@@ -1,7 +1,5 @@
 """The compiled sweeps behind `fused`, forwards and backwards: flat float32 arrays, last axis a multiple of sixteen."""
 
-from typing import no_type_check
-
 import numpy as np
 
 from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, sigmoid, splat, store, sub, total
@@ -10,7 +8,6 @@ TAPS = 4
 
 
 @compiled
-@no_type_check
 def convolve(x, weight, y) -> None:
     """y [B, T, D] = SiLU of the causal convolution of x with the taps [4, D]."""
     B, T, D = x.shape
@@ -25,7 +22,6 @@ def convolve(x, weight, y) -> None:
 
 
 @compiled
-@no_type_check
 def convolve_back(x, weight, dy, dx, dweight) -> None:
     """Gradients of `convolve`: dx, and dweight added to."""
     B, T, D = x.shape
@@ -55,7 +51,6 @@ def convolve_back(x, weight, dy, dx, dweight) -> None:
 
 
 @compiled
-@no_type_check
 def _inverse_length(x, at, D, eps):
     squares = splat(np.float32(0))
     for d in range(0, D, WIDTH):
@@ -64,13 +59,11 @@ def _inverse_length(x, at, D, eps):
 
 
 @compiled
-@no_type_check
 def _inverse_rms(x, at, D, eps):
     return np.sqrt(np.float32(D)) * _inverse_length(x, at, D, np.float32(D) * np.float32(eps))
 
 
 @compiled
-@no_type_check
 def shorten(x, y, scale, eps) -> None:
     """y [N, D] = `fused.l2norm` of x [N, D], for compiled code; y may be x."""
     N, D = x.shape
@@ -82,7 +75,6 @@ def shorten(x, y, scale, eps) -> None:
 
 
 @compiled
-@no_type_check
 def shorten_back(x, dy, dx, scale, eps) -> None:
     """The gradient of `shorten`."""
     N, D = x.shape
@@ -99,7 +91,6 @@ def shorten_back(x, dy, dx, scale, eps) -> None:
 
 
 @compiled
-@no_type_check
 def gate_norm(x, gate, weight, y, eps) -> None:
     """y = `fused.gated_norm` of the rows of x."""
     N, D = x.shape
@@ -113,7 +104,6 @@ def gate_norm(x, gate, weight, y, eps) -> None:
 
 
 @compiled
-@no_type_check
 def gate_norm_back(x, gate, weight, dy, dx, dgate, dweight, eps) -> None:
     """Gradients of `gate_norm`: dx, dgate, and dweight added to."""
     N, D = x.shape
@@ -139,7 +129,6 @@ def gate_norm_back(x, gate, weight, dy, dx, dgate, dweight, eps) -> None:
 
 
 @compiled
-@no_type_check
 def normalise(x, weight, y, eps) -> None:
     """y = `fused.norm` of the rows of x."""
     N, D = x.shape
@@ -152,7 +141,6 @@ def normalise(x, weight, y, eps) -> None:
 
 
 @compiled
-@no_type_check
 def normalise_back(x, weight, dy, dx, dweight, eps) -> None:
     """Gradients of `normalise`: dx, and dweight added to."""
     N, D = x.shape
@@ -173,7 +161,6 @@ def normalise_back(x, weight, dy, dx, dweight, eps) -> None:
 
 
 @compiled
-@no_type_check
 def swiglu(gate, up, y) -> None:
     """y = `fused.swiglu` of gate and up."""
     for n in range(0, gate.size, WIDTH):
@@ -182,7 +169,6 @@ def swiglu(gate, up, y) -> None:
 
 
 @compiled
-@no_type_check
 def swiglu_back(gate, up, dy, dgate, dup) -> None:
     """Gradients of `swiglu`."""
     one = splat(np.float32(1))

@@ -1,11 +1,6 @@
-"""The gated delta rule on a CPU, token by token, compiled.
+"""The gated delta rule on a CPU, token by token, compiled, for where `recurrence` is too slow; names as there."""
 
-It stands in for transformers' functions where `recurrence` is too slow. Names and layout as there.
-
-Yang, Kautz & Hatamizadeh, Gated Delta Networks, ICLR 2025, https://arxiv.org/abs/2412.06464.
-"""
-
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +10,7 @@ from torch import Tensor
 
 from srdyn.kernels import denormals, fused, recurrence, scan_loops, simd, threads
 from srdyn.kernels.recurrence import Asked, Initial, Keys, PerHead, State, Values
+from srdyn.kernels.scan_loops import PANEL
 
 
 def gated_delta_rule(
@@ -23,12 +19,12 @@ def gated_delta_rule(
 ) -> tuple[Values, State | None]:  # fmt: skip
     """Outputs and last state, with gradients; stands in for transformers' chunked and recurrent functions alike.
 
-    Arithmetic and state are float32, the outputs have the dtype of `query`. Other options of the model reach it too, as
-    in transformers, and mean nothing here, `chunk_size` among them. Raises ValueError as `check` does.
+    Arithmetic and state are float32, the outputs have the dtype of `query`. Other options mean nothing here. Raises
+    ValueError as `check` does.
     """
     check(key, value, others)
     inputs = _ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
-    outputs, state = _Scan.apply(*inputs, _padded_state(initial_state, inputs))
+    outputs, state = _Scan.apply(*inputs, first_state(initial_state, *inputs[1:3]))
     state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
     return outputs[..., : value.shape[-1]].to(query.dtype), state
 
@@ -37,17 +33,15 @@ def with_states(
     query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, *, positions: Asked,
     initial_state: Initial = None, use_qk_l2norm_in_kernel: bool = False, **others: object,
 ) -> tuple[Values, State, Float[Tensor, "B C H K V"]]:  # fmt: skip
-    """What `gated_delta_rule` returns, to the bit, and the states after the tokens named by `positions` (1 to T;
-    the last alone for None).
+    """What `gated_delta_rule` returns, to the bit, and the states after the tokens named by `positions`; no gradients.
 
-    No gradients. All has the same bits wherever the pass is cut. Raises ValueError as `check` does, and for positions
-    out of order.
+    All has the same bits wherever the pass is cut. Raises ValueError as `check` and `recurrence.checked_positions` do.
     """
     check(key, value, others)
     listed = np.array(recurrence.checked_positions(positions, value.shape[1]))
     with torch.no_grad():
         inputs = _ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
-        state = _padded_state(initial_state, inputs).clone()
+        state = first_state(initial_state, *inputs[1:3]).clone()
         outputs, _, states = _run_forward(inputs, state, listed)
     K, V = key.shape[-1], value.shape[-1]
     return outputs[..., :V].to(query.dtype), state[..., :K, :V], states[..., :K, :V]
@@ -58,11 +52,7 @@ gated_delta_rule.with_states = with_states
 
 
 def check(key: Keys, value: Values, options: Mapping[str, object]) -> None:
-    """Raises ValueError for what the compiled rules cannot do.
-
-    That is several sequences packed into one, as the options of the call say; tensors off the CPU; value heads that do
-    not share the key heads evenly.
-    """
+    """Raises ValueError for packed sequences, tensors off the CPU, value heads that share key heads unevenly."""
     packed = [name for name in ("cu_seqlens", "seq_idx") if options.get(name) is not None]
     if packed:
         raise ValueError(f"the compiled scan cannot keep packed sequences apart, leave out {', '.join(packed)}")
@@ -75,7 +65,7 @@ def check(key: Keys, value: Values, options: Mapping[str, object]) -> None:
 def _ready(query, key, value, g, beta, normalise):
     """The inputs as the kernels take them: float32, contiguous, q scaled, K and V filled up to whole panels."""
     scale = key.shape[-1] ** -0.5
-    q, k, v = (_filled(x.float(), 1) for x in (query, key, value))
+    q, k, v = (filled(x, 1) for x in (query, key, value))
     q, k = (fused.l2norm(q, scale=scale), fused.l2norm(k)) if normalise else (q * scale, k)
     return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
 
@@ -96,42 +86,39 @@ class _Scan(torch.autograd.Function):
         d_outputs, d_state = d_outputs.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
         gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.empty_like(d_outputs))
         gradients += (torch.zeros_like(g), torch.zeros_like(beta), d_state)
-        known = fused.arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs)
-        run = _with_scratch(scan_loops.backward, (known, fused.arrays(*gradients)), q.shape[-1])
-        with denormals.flushed():
-            threads.split(run, q.shape[0] * q.shape[2])
+        known, (B, _, Hk, K) = fused.arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs), q.shape
+        scratch = (scan_loops.BLOCK + 1, PANEL, K), (PANEL, K), (3, PANEL), (PANEL, simd.WIDTH)
+        sweep(scan_loops.backward, (known, fused.arrays(*gradients)), B * Hk, scratch)
         return gradients
 
 
 def _run_forward(inputs, state, positions):
     q, k, v, g, beta = inputs
-    B, H, K, V = state.shape
     outputs, error = torch.empty_like(v), torch.empty_like(v)
-    captured = v.new_empty(B, len(positions), H, K, V)
+    captured = v.new_empty(len(state), len(positions), *state.shape[1:])
     arrays = fused.arrays(q, k, v, g.exp(), beta), fused.arrays(state, outputs, error, captured), positions
-    with denormals.flushed():
-        threads.split(_with_scratch(scan_loops.forward, arrays, K), B * H)
+    sweep(scan_loops.forward, arrays, len(state) * v.shape[2])
     return outputs, error, captured
 
 
-def _with_scratch(kernel, arguments, K):
-    panel = scan_loops.PANEL
-    shapes = (scan_loops.BLOCK + 1, panel, K), (panel, K), (3, panel), (panel, simd.WIDTH)
+def sweep(kernel: Callable, arguments: tuple, heads: int, scratch: Sequence[tuple[int, ...]] = ()) -> None:
+    """A compiled sweep over so many heads, which torch's threads share, each with arrays of the shapes in `scratch`."""
 
-    def run(first, stop):
-        scratch = fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in shapes))
-        kernel(*arguments, scratch, first, stop)
+    def run(first: int, stop: int) -> None:
+        kernel(*arguments, fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in scratch)), first, stop)
 
-    return run
-
-
-def _filled(x, axes):
-    missing = [-size % scan_loops.PANEL for size in x.shape[: -axes - 1 : -1]]
-    return F.pad(x, [n for size in missing for n in (0, size)]) if any(missing) else x
+    with denormals.flushed():
+        threads.split(run, heads)
 
 
-def _padded_state(initial_state, inputs):
-    k, v = inputs[1], inputs[2]
+def filled(x: Tensor, axes: int) -> Tensor:
+    """In float32, the last axes filled up with zeros to whole panels."""
+    missing = [-size % PANEL for size in x.shape[: -axes - 1 : -1]]
+    return F.pad(x.float(), [n for size in missing for n in (0, size)]) if any(missing) else x.float()
+
+
+def first_state(initial_state: Tensor | None, k: Tensor, v: Tensor) -> Tensor:
+    """The state from which a sweep over filled-up keys and values starts."""
     if initial_state is None:
         return v.new_zeros(v.shape[0], v.shape[2], k.shape[-1], v.shape[-1])
-    return _filled(initial_state.float(), 2).contiguous()
+    return filled(initial_state, 2).contiguous()

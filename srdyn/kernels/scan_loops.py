@@ -16,8 +16,6 @@ that sums over the values run down the rows:
 Arrays are C-contiguous float32, K and V multiples of `PANEL`. The first index of `place` is b, then h, hk.
 """
 
-from typing import no_type_check
-
 import numpy as np
 
 from srdyn.kernels import simd
@@ -30,7 +28,6 @@ AHEAD = 3
 
 
 @compiled
-@no_type_check
 def forward(inputs, results, positions, scratch, first, last) -> None:
     """Runs the heads `first` to `last` of the B·H heads over all tokens.
 
@@ -42,7 +39,6 @@ def forward(inputs, results, positions, scratch, first, last) -> None:
 
 
 @compiled
-@no_type_check
 def backward(known, gradients, scratch, first, last) -> None:
     """Fills the gradients of the key heads `first` to `last` of B·Hk and of the value heads that share them.
 
@@ -57,8 +53,8 @@ def backward(known, gradients, scratch, first, last) -> None:
 
 
 @compiled
-@no_type_check
-def _fetch(a, b, c, first, size) -> None:
+def fetch(a, b, c, first, size) -> None:
+    """Asks for the memory of `size` numbers of three arrays, from place `first` on."""
     for n in range(0, size, WIDTH):
         prefetch(a, first + n)
         prefetch(b, first + n)
@@ -66,7 +62,6 @@ def _fetch(a, b, c, first, size) -> None:
 
 
 @compiled
-@no_type_check
 def _forward(inputs, results, positions, pair):
     q, k, v, decay, beta = inputs
     state, out, error, captured = results
@@ -91,8 +86,8 @@ def _forward(inputs, results, positions, pair):
                 store(error, at + 16, e1)
                 u0, u1 = mul(strength, e0), mul(strength, e1)
             far = min(t + AHEAD, T - 1)
-            _fetch(v, error, out, ((b * T + far) * H + h) * V + column, PANEL)
-            _fetch(k, q, q, ((b * T + far) * Hk + hk) * K, K)
+            fetch(v, error, out, ((b * T + far) * H + h) * V + column, PANEL)
+            fetch(k, q, q, ((b * T + far) * Hk + hk) * K, K)
             o0 = o1 = r0 = r1 = zero
             for i in range(K):
                 place = top + i * V
@@ -115,7 +110,6 @@ def _forward(inputs, results, positions, pair):
 
 
 @compiled
-@no_type_check
 def _backward(known, gradients, scratch, b, h):
     k, decay, beta, error, checkpoints = known[1:6]
     slab, G = scratch[:2]
@@ -123,30 +117,23 @@ def _backward(known, gradients, scratch, b, h):
     hk = h // (beta.shape[2] // Hk)
     dstate = gradients[5]
     for column in range(0, dstate.shape[3], PANEL):
-        for j in range(PANEL):
-            for i in range(K):
-                G[j, i] = dstate[b, h, i, column + j]
+        G[:] = dstate[b, h, :, column : column + PANEL].T
         scratch[2][:] = 0
         for block in range((T - 1) // BLOCK, -1, -1):
             first = block * BLOCK
             _rebuild(slab, checkpoints[b, block, h], (k, decay, beta, error), (b, h, hk, column, first))
             _tokens_back(known, gradients, scratch, (b, h, hk, column, first), min(first + BLOCK, T))
         _tokens_back(known, gradients, scratch, (b, h, hk, column, -1), 0)
-        for j in range(PANEL):
-            for i in range(K):
-                dstate[b, h, i, column + j] = G[j, i]
+        dstate[b, h, :, column : column + PANEL] = G.T
 
 
 @compiled
-@no_type_check
 def _rebuild(slab, checkpoint, inputs, place):
     """slab[n] = PANEL rows of Sᵀ, from `column` on, after token `first` + n − 1."""
     k, decay, beta, error = inputs
     b, h, hk, column, first = place
     T, Hk, K = k.shape[1:]
-    for j in range(PANEL):
-        for i in range(K):
-            slab[0, j, i] = checkpoint[i, column + j]
+    slab[0] = checkpoint[:, column : column + PANEL].T
     for n in range(min(BLOCK, T - first)):
         t = first + n
         a = splat(decay[b, t, h])
@@ -159,7 +146,6 @@ def _rebuild(slab, checkpoint, inputs, place):
 
 
 @compiled
-@no_type_check
 def _tokens_back(known, gradients, scratch, place, stop):
     """Takes G past the tokens `stop` − 1 down to `first`, whose states the slab holds; token −1 is the state given."""
     q, k, decay, beta, error, _, do = known
@@ -178,9 +164,9 @@ def _tokens_back(known, gradients, scratch, place, stop):
             u = mul(splat(beta[b, now, h]), load(error, at + n))
             store(columns, 2 * PANEL + n, u if t >= 0 else zero)
         far = max(t - AHEAD, 0)
-        _fetch(do, error, dv, ((b * T + far) * H + h) * V + column, PANEL)
-        _fetch(q, k, dq, ((b * T + far) * Hk + hk) * K, K)
-        _fetch(dk, dk, dk, ((b * T + far) * Hk + hk) * K, K)
+        fetch(do, error, dv, ((b * T + far) * H + h) * V + column, PANEL)
+        fetch(q, k, dq, ((b * T + far) * Hk + hk) * K, K)
+        fetch(dk, dk, dk, ((b * T + far) * Hk + hk) * K, K)
         a = decay[b, coming, h] if t < T - 1 else np.float32(1)
         rows = ((b * T + now) * Hk + hk) * K, ((b * T + coming) * Hk + hk) * K
         top = (t - max(first, 0) + 1) * PANEL * K
@@ -198,7 +184,6 @@ def _tokens_back(known, gradients, scratch, place, stop):
 
 
 @compiled
-@no_type_check
 def _step(states, G, decay, tokens, gradients, columns, lanes_of_du):
     """G ← decay·(G + k′dr′ᵀ) + q doᵀ for the token at `now`, where a prime marks the token after it, at `coming`.
 

@@ -9,6 +9,7 @@ float32 has `mul`, `add`, `sub`, whose sums may be reordered. float64 has the op
 if for one, and a lane's result has the same bits whatever the others hold.
 """
 
+import inspect
 import math
 import operator
 import struct
@@ -51,10 +52,10 @@ _OF = {types.float32: _F32, types.float64: _F64}
 def compiled(function: Callable, *, flags: Collection[str] = _REORDERED) -> Callable:
     """`numba.njit` as the loops here need it: sums may be reordered, NaN and infinity keep their meaning.
 
-    The machine code is kept beside the module, or in the user's cache where that cannot be written; where neither can,
-    it warns and compiles in every process. Numba notices changes in the function's own file only: after a change here,
-    delete __pycache__.
+    The machine code is kept beside the module, or in the user's cache; where neither can be written, it warns. Numba
+    notices changes in the function's own file only: after a change here, delete __pycache__.
     """
+    function = inspect.unwrap(function)  # of the shape checks that the tests put around everything
     options = {"fastmath": set(flags), "nogil": True}
     try:
         return njit(**options, cache=True)(function)

@@ -10,7 +10,6 @@ Golub & Van Loan, Matrix Computations, 4th ed. 2013, Alg. 5.4.2 and 8.6.1.
 
 import functools
 import math
-from typing import no_type_check
 
 import numpy as np
 import torch
@@ -37,9 +36,8 @@ _compiled = functools.partial(simd.compiled, flags=("contract", "nsz"))
 def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
     """Singular values of finite float32 or float64 matrices on the CPU, largest first, without gradients.
 
-    Off by less than 1e-13·σ₁ up to 128 × 128. `torch.get_num_threads()` threads share the batch; each matrix has a
-    lane of its own, so its values have the same bits whatever their number and whatever else the batch holds.
-    Raises ArithmeticError for a matrix whose values are not found within `SWEEPS` sweeps each.
+    Off by less than 1e-13·σ₁ up to 128 × 128. Threads share the batch; each matrix has a lane of its own, so its values
+    have the same bits whatever else the batch holds. Raises ArithmeticError where `SWEEPS` sweeps a value are too few.
     """
     *batch, K, V = matrices.shape
     tall = matrices.detach().flatten(0, -3) if batch else matrices.detach()[None]
@@ -52,13 +50,11 @@ def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*
 
 
 @_compiled
-@no_type_check
 def _filled(count):
     return -(-count // BLOCK) * BLOCK
 
 
 @_compiled
-@no_type_check
 def _run(matrices, sigma, first, last):
     """Fills sigma for the groups `first` to `last` of eight matrices; False where the iteration did not end."""
     M, N = _filled(matrices.shape[1]), sigma.shape[1]
@@ -79,7 +75,6 @@ def _run(matrices, sigma, first, last):
 
 
 @_compiled
-@no_type_check
 def _powers(exponent):
     """Two powers of two with 2^exponent as their product, which itself may lie outside float64."""
     half = exponent // 2
@@ -87,7 +82,6 @@ def _powers(exponent):
 
 
 @_compiled
-@no_type_check
 def _pack(matrices, first, N, a, exponents):
     """Eight matrices into the lanes of a [M, N], filled up with zeros, the largest entry of each between 1/2 and 1."""
     count, rows, columns = matrices.shape
@@ -106,7 +100,6 @@ def _pack(matrices, first, N, a, exponents):
 
 
 @_compiled
-@no_type_check
 def _reflect(a, M, N, k, d, e, v, w, u):
     """Reflections from the left and the right that clear column k below, row k right of the bidiagonal.
 
@@ -147,7 +140,6 @@ def _reflect(a, M, N, k, d, e, v, w, u):
 
 
 @_compiled
-@no_type_check
 def _reflection(head, rest):
     """β, τ, 1/(x₀ − β) of the reflection that takes x to (β, 0 …); head = x₀, rest = x₁² + …; identity if rest = 0."""
     zero, one = splat(0.0), splat(1.0)
@@ -159,7 +151,6 @@ def _reflection(head, rest):
 
 
 @_compiled
-@no_type_check
 def _times_rows(a, M, N, k, tau, v, w, u):
     """w = τ (row k + Σ vᵢ row i), and u = row k − w, what the reflection leaves of row k."""
     for j in range((k + 1) // BLOCK * BLOCK, N, BLOCK):
@@ -185,7 +176,6 @@ def _times_rows(a, M, N, k, tau, v, w, u):
 
 
 @_compiled
-@no_type_check
 def _update(a, M, N, start, tau, along, v, w, u):
     """A ← A − v wᵀ − z uᵀ with z = τ (A u − v (w·u)), four rows at a time, which stay in the first-level cache."""
     zero, row = splat(0.0), N * WIDTH
@@ -211,7 +201,6 @@ def _update(a, M, N, start, tau, along, v, w, u):
 
 
 @_compiled
-@no_type_check
 def _diagonalise(d, e, N):
     """Sweeps until every e is zero, which leaves the singular values in d; False if that takes too many."""
     zero, top = splat(0.0), splat(0.0)
@@ -234,14 +223,12 @@ def _diagonalise(d, e, N):
 
 
 @_compiled
-@no_type_check
 def _store_above(floor, d, k, x):
     x = size(x)
     store(d, k * WIDTH, where_less(x, floor, floor, x))
 
 
 @_compiled
-@no_type_check
 def _block(d, e, high, tolerance):
     """Where the last block without a negligible e begins and ends in each lane, and what its sweep starts from.
 
@@ -276,7 +263,6 @@ def _block(d, e, high, tolerance):
 
 
 @_compiled
-@no_type_check
 def _sweep(d, e, first, last, f, g, low, high, floor):
     """One QR step on rows `first` to `last` of each lane; lanes that are not at it pass through unchanged."""
     zero, one = splat(0.0), splat(1.0)
@@ -302,7 +288,6 @@ def _sweep(d, e, first, last, f, g, low, high, floor):
 
 
 @_compiled
-@no_type_check
 def _rotation(f, g):
     """c, s, r with c·f + s·g = r ≥ 0 and c·g − s·f = 0; the identity if both are zero."""
     zero, one = splat(0.0), splat(1.0)

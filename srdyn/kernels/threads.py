@@ -16,8 +16,7 @@ Result = TypeVar("Result")
 def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None) -> list[Result]:
     """`run(first, stop)` over contiguous parts of 0 … n, one a thread, at most `most`; the results in their order.
 
-    The first part is the caller's, the others go to threads that stay for later calls. `run` must not call `split`:
-    the threads would wait for themselves.
+    The first part is the caller's. `run` must not call `split`: the threads would wait for themselves.
     """
     threads = max(1, min(torch.get_num_threads(), n, n if most is None else most))
     cuts = [n * part // threads for part in range(threads + 1)]
@@ -36,6 +35,6 @@ def split(run: Callable[[int, int], Result], n: int, *, most: int | None = None)
 def _pool(process: int, flushing: bool) -> ThreadPoolExecutor:
     """Threads of this process (those of its parent are not there after a fork) that treat denormals as the caller does.
 
-    A thread keeps the mode of the one that starts it, which is the first caller that finds none idle.
+    A thread keeps the mode of the one that starts it, the first caller that finds none idle.
     """
     return ThreadPoolExecutor(os.cpu_count() or 1)

@@ -11,17 +11,14 @@ Both lie transposed, `PANEL` rows of K, and the states of a block are rebuilt fr
     da = P dr     G ← diag(w) G + a drᵀ
 """
 
-from typing import no_type_check
-
 import numpy as np
 
-from srdyn.kernels.scan_loops import AHEAD, BLOCK, PANEL
-from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, prefetch, splat, store, total
+from srdyn.kernels.scan_loops import AHEAD, BLOCK, PANEL, fetch
+from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, splat, store, total
 
 
 @compiled
-@no_type_check
-def forward(inputs, results, positions, first, last) -> None:
+def forward(inputs, results, positions, scratch, first, last) -> None:
     """Runs the heads `first` to `last` of the B·H heads over all tokens.
 
     inputs: q, k [B, T, H, K], v [B, T, H, V], w, a, b [B, T, H, K]. results: state [B, H, K, V], the first in and the
@@ -33,7 +30,6 @@ def forward(inputs, results, positions, first, last) -> None:
 
 
 @compiled
-@no_type_check
 def backward(known, gradients, scratch, first, last) -> None:
     """Fills the gradients of the heads `first` to `last` of the B·H heads.
 
@@ -47,7 +43,6 @@ def backward(known, gradients, scratch, first, last) -> None:
 
 
 @compiled
-@no_type_check
 def _forward(inputs, results, positions, pair, column):
     q, k, v, w, a, b = inputs
     state, out, read, captured = results
@@ -61,7 +56,10 @@ def _forward(inputs, results, positions, pair, column):
     for t in range(-1, T):
         now, coming, far = max(t, 0), min(t + 1, T - 1), min(t + AHEAD, T - 1)
         at = ((n * T + now) * H + h) * V + column
-        _fetch(inputs, results, ((n * T + far) * H + h) * V + column, ((n * T + far) * H + h) * K)
+        values, keys = ((n * T + far) * H + h) * V + column, ((n * T + far) * H + h) * K
+        fetch(v, out, read, values, PANEL)
+        fetch(q, k, w, keys, K)
+        fetch(a, b, b, keys, K)
         v0, v1 = load(v, at), load(v, at + WIDTH)
         o0 = o1 = p0 = p1 = zero
         for i in range(K):
@@ -84,55 +82,27 @@ def _forward(inputs, results, positions, pair, column):
             store(read, at + WIDTH, r1)
         r0, r1 = p0, p1
         if mark < positions.size and positions[mark] == t + 1:
-            _copy(state, top, captured, ((n * positions.size + mark) * H + h) * K * V + column, K, V)
+            captured[n, mark, h, :, column : column + PANEL] = state[n, h, :, column : column + PANEL]
             mark += 1
 
 
 @compiled
-@no_type_check
-def _fetch(inputs, results, values, keys):
-    for i in range(0, PANEL, WIDTH):
-        prefetch(inputs[2], values + i)
-        prefetch(results[1], values + i)
-        prefetch(results[2], values + i)
-    for i in range(0, inputs[0].shape[3], WIDTH):
-        for x in (inputs[0], inputs[1], inputs[3], inputs[4], inputs[5]):
-            prefetch(x, keys + i)
-
-
-@compiled
-@no_type_check
-def _copy(state, top, captured, into, K, V):
-    for i in range(K):
-        for j in range(0, PANEL, WIDTH):
-            store(captured, into + i * V + j, load(state, top + i * V + j))
-
-
-@compiled
-@no_type_check
 def _backward(known, gradients, scratch, n, h, column):
-    T, _, K = known[0].shape[1:]
+    T = known[0].shape[1]
     slab, G = scratch[:2]
     checkpoints, dstate = known[7], gradients[6]
-    for j in range(PANEL):
-        for i in range(K):
-            G[j, i] = dstate[n, h, i, column + j]
+    G[:] = dstate[n, h, :, column : column + PANEL].T
     for block in range((T - 1) // BLOCK, -1, -1):
         first, stop = block * BLOCK, min(block * BLOCK + BLOCK, T)
-        for j in range(PANEL):
-            for i in range(K):
-                slab[0, j, i] = checkpoints[n, block, h, i, column + j]
+        slab[0] = checkpoints[n, block, h, :, column : column + PANEL].T
         for t in range(first, stop):
             _rebuild(known, slab, n, t, h, column, t - first)
         for t in range(stop - 1, first - 1, -1):
             _token_back(known, gradients, scratch, n, t, h, column, t - first)
-    for j in range(PANEL):
-        for i in range(K):
-            dstate[n, h, i, column + j] = G[j, i]
+    dstate[n, h, :, column : column + PANEL] = G.T
 
 
 @compiled
-@no_type_check
 def _rebuild(known, slab, n, t, h, column, m):
     """slab[m + 1] = PANEL rows of Sᵀ after token t, from those before it."""
     _, k, v, w, _, b, read = known[:7]
@@ -147,7 +117,6 @@ def _rebuild(known, slab, n, t, h, column, m):
 
 
 @compiled
-@no_type_check
 def _token_back(known, gradients, scratch, n, t, h, column, m):
     """Takes G from after token t to before it; slab[m] and slab[m + 1] are the states there."""
     q, k, v, _, _, b, read, _, do = known
@@ -178,7 +147,6 @@ def _token_back(known, gradients, scratch, n, t, h, column, m):
 
 
 @compiled
-@no_type_check
 def _before_token(known, gradients, scratch, keys, before):
     """da = P dr and G ← diag(w) G + a drᵀ, with dr in the first column of the sums."""
     w, a, da = known[3], known[4], gradients[4]

@@ -4,11 +4,11 @@ import importlib.util
 import json
 import re
 import shutil
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 
 import huggingface_hub
+import safetensors
 import torch
 import transformers
 from huggingface_hub import errors
@@ -21,6 +21,7 @@ PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.
 """The `model_type` of a pruned model's folder, for transformers, vLLM and others to show when they stop at it."""
 OWN_TYPE = "srdyn_model_type"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_READS, _SEES = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 def source(name_or_path: str | Path) -> str:
@@ -40,9 +41,8 @@ def source(name_or_path: str | Path) -> str:
 def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
     """The configuration in a folder, in the local cache, or on the hub; its code runs only where it is trusted.
 
-    It is of transformers' own class where there is one for the model type: importing flash-linear-attention registers
-    classes of its own for some of them, mamba2 for one. Raises OSError where it is out of reach, ValueError for a type
-    of model that is not known, needs code of its own, or is written by such a class.
+    It is of transformers' own class where there is one for the model type: flash-linear-attention registers others for
+    some. Raises OSError where it is out of reach, ValueError where it is not known or needs code of its own.
     """
     try:
         stated, _ = PreTrainedConfig.get_config_dict(where)
@@ -145,10 +145,7 @@ def weight_files(place: Path) -> list[Path]:
 
 
 def require_whole(place: Path) -> int:
-    """How many bytes of weights a folder holds, after a look at the head of every file.
-
-    Raises OSError where there is none in safetensors format, one is missing, or one is shorter than its head says.
-    """
+    """How many bytes of weights a folder holds. Raises OSError where they are not safetensors, missing, or cut off."""
     files = weight_files(place)
     if not files:
         pickled = sorted(path.name for pattern in _PICKLED for path in place.glob(pattern))
@@ -164,14 +161,11 @@ def _whole(path: Path) -> int:
     if not path.is_file():
         raise OSError(f"{path} is missing, although the checkpoint's index names it: download the checkpoint again")
     size = path.stat().st_size
-    with path.open("rb") as file:
-        start = file.read(8)
-        length = struct.unpack("<Q", start)[0] if len(start) == 8 else size
-        head = json.loads(file.read(length)) if 8 + length <= size else None
-    wanted = 8 + length + max((x["data_offsets"][1] for k, x in (head or {}).items() if k != "__metadata__"), default=0)
-    if head is None or size < wanted:
-        raise OSError(f"{path} is cut off: it holds {size} of at least {wanted} bytes; download or copy it again")
-    return size
+    try:
+        with safetensors.safe_open(path, framework="pt"):
+            return size
+    except safetensors.SafetensorError as error:
+        raise OSError(f"{path} is cut off: it holds {size} bytes ({error}); download or copy it again") from error
 
 
 def require_space(where: str, weights: int) -> None:
@@ -191,10 +185,9 @@ def builder(config: PreTrainedConfig) -> type:
 
     That is a causal language model, of a family that also sees (Qwen3.5) its text part; GLM-5 has none without eyes.
     """
-    reads, sees = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    known, automatic = reads, transformers.AutoModelForCausalLM
-    if type(config) not in reads and type(config) in sees:
-        known, automatic = sees, transformers.AutoModelForImageTextToText
+    known, automatic = _READS, transformers.AutoModelForCausalLM
+    if type(config) not in _READS and type(config) in _SEES:
+        known, automatic = _SEES, transformers.AutoModelForImageTextToText
     kept = getattr(config, "srdyn_kept", None)
     if kept is None:
         return automatic
@@ -211,13 +204,9 @@ def builder(config: PreTrainedConfig) -> type:
 
 
 def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
-    """The model that a configuration describes, without weights, on the meta device.
-
-    Raises ValueError for a configuration that no causal language model belongs to.
-    """
+    """The model that a configuration describes, without weights; ValueError where it is no causal language model."""
     build, remote = builder(config), getattr(config, "auto_map", None) or {}
-    reads, sees = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
-    known = type(config) in reads or type(config) in sees
+    known = any(type(config) in mapping for mapping in (_READS, _SEES))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
     with torch.device("meta"):

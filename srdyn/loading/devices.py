@@ -15,11 +15,7 @@ STREAMED = 2
 
 
 class Placement(NamedTuple):
-    """What computes, what keeps the weights, and why.
-
-    `offload` is None where the computing device keeps them. `shards` numbers the GPUs that share the model, if it is
-    more than one.
-    """
+    """What computes, what keeps the weights (None: the same device), the GPUs that share them if several, and why."""
 
     device: torch.device
     offload: Literal["cpu", "disk"] | None
@@ -27,11 +23,9 @@ class Placement(NamedTuple):
     why: str
 
     def __str__(self) -> str:
-        if self.shards:
-            where = f"shared by the GPUs {', '.join(map(str, self.shards))}"
-        else:
-            kept = {None: "", "cpu": ", weights kept in CPU memory", "disk": ", weights read from disk layer by layer"}
-            where = f"on {self.device}{kept[self.offload]}"
+        kept = {None: "", "cpu": ", weights kept in CPU memory", "disk": ", weights read from disk layer by layer"}
+        where = f"on {self.device}{kept[self.offload]}"
+        where = f"shared by the GPUs {', '.join(map(str, self.shards))}" if self.shards else where
         return f"{where} ({self.why})"
 
 
@@ -51,8 +45,7 @@ def precision(stored: torch.dtype | None, device: str | torch.device) -> torch.d
 def rooms(max_memory: Mapping[int | str, int | str] | None = None) -> dict[int | str, int]:
     """Bytes that may be used on each GPU (by its number) and on the CPU: what is free, or what `max_memory` grants.
 
-    A device that `max_memory` leaves out may use what is free. `"20GiB"` is a size as well. Raises ValueError for a GPU
-    that is not there.
+    A device that `max_memory` leaves out may use what is free. Raises ValueError for a GPU that is not there.
     """
     free = accelerate.utils.get_max_memory()
     absent = sorted(key for key in max_memory or {} if isinstance(key, int) and key not in free)
@@ -68,9 +61,9 @@ def decide(
 ) -> Placement:
     """Where `weights` bytes go whose largest part, which is brought in at once, has `layer` bytes.
 
-    A device that keeps weights also needs room for one such part, to work in. Without `offload` the weights stay where
-    they are computed with; "auto" takes the first that fits of: one device, several GPUs, the CPU, the disk. Raises
-    MemoryError where nothing that is allowed fits, ValueError for an unknown `offload`, or "cpu" without a GPU.
+    Without `offload` the weights stay where they are computed with, beside room for one such part; "auto" takes the
+    first that fits of: one device, several GPUs, the CPU, the disk. Raises MemoryError where nothing that is allowed
+    fits, ValueError for an unknown `offload`, or "cpu" without a GPU.
     """
     if offload not in (None, "cpu", "disk", "auto"):
         raise ValueError(f'offload must be None, "cpu", "disk" or "auto", got {offload!r}')
@@ -90,9 +83,8 @@ def decide(
     allowed = {None: (None, "shards"), "auto": (None, "shards", "cpu", "disk")}.get(offload, (offload,))
     chosen = next((kept for kept in allowed if fits[kept]), "nowhere")
     if chosen == "nowhere":
-        advice = "Pass a smaller dtype or a larger max_memory, or take a machine with more memory"
-        if offload is None:
-            advice = 'Pass offload="auto" to bring them in layer by layer, a smaller dtype, or a larger max_memory'
+        how = ' offload="auto" to bring them in layer by layer,' if offload is None else ""
+        advice = f"Pass{how} a smaller dtype or a larger max_memory, or take a machine with more memory"
         raise MemoryError(f"{size} (largest layer {in_words(layer)}) do not fit: {main} has {granted}. {advice}")
     if chosen == "shards":
         return Placement(main, None, tuple(gpus), f"{size}, more than the {granted} of {main}")

@@ -25,10 +25,7 @@ def data_dir() -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, whatever happens meanwhile; folders are made.
-
-    A file that holds it already is left alone.
-    """
+    """Put `content` at `path` whole or not at all, folders too; a file that holds it already is left alone."""
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -20,8 +20,7 @@ def replacing(folder: str | Path, *, mark: str | None = None) -> Iterator[Path]:
 
     `folder` may be absent or empty, or hold what its `LIST` says and nothing else. With `mark`, for folders without a
     list, it must have a file of this name and no file of a name that the new one lacks. Raises FileExistsError
-    otherwise. A call that was killed leaves the old folder whole, at worst hidden beside its place; the next one
-    brings it back and clears up.
+    otherwise. A call that was killed leaves the old folder whole, at worst hidden until the next one brings it back.
     """
     target = Path(folder).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -16,7 +16,7 @@ def table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 def replace_block(text: str, name: str, block: str) -> str:
     """`text` with `block` between the lines `<!-- name:begin -->` and `<!-- name:end -->`, in place of what was there.
 
-    Raises ValueError unless each of the two markers occurs once, in this order.
+    Raises ValueError unless both occur once, in this order.
     """
     begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):

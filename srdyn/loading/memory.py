@@ -19,8 +19,8 @@ _WITHOUT_CACHE = {"moe", "mlp"}
 _FAMILIES = ("Qwen3Next", "Qwen3_5Text", "Qwen3_5MoeText", "Qwen4ExpText", "OlmoHybrid", "KimiLinear", "BailingHybrid")
 _FAMILIES += ("Glm5Next", "Bamba", "GraniteMoeHybrid", "FalconH1", "Mamba2", "NemotronH", "Zamba2")
 """Classes of configurations whose defaults the ledger lists, in its order."""
-_INDEX = {"indexer_n_heads": 1, "indexer_kv_heads": 1, "indexer_head_dim": 256}
-_INDEX |= {"indexer_budget": 1, "indexer_compress_ratio": 1}
+_INDEX = dict.fromkeys(("indexer_n_heads", "indexer_kv_heads", "indexer_budget", "indexer_compress_ratio"), 1)
+_INDEX |= {"indexer_head_dim": 256}
 """What the defaults of Qwen4-Exp leave open: the index of its attention, which is not counted."""
 
 
@@ -39,17 +39,14 @@ class Attention(NamedTuple):
 def ledger(
     tokens: Sequence[int], *, removed: float = 0.389, configs: Mapping[str, PreTrainedConfig] | None = None
 ) -> pd.DataFrame:
-    """Bytes of the whole cache of one sequence, a row for each configuration and context length.
+    """Bytes of the whole cache of one sequence, a row for each configuration and context length, by default `families`.
 
     States count as float32; short convolutions, keys and values as bfloat16. `removed_heads` is k = round(removed ×
     heads) over all layers, as the paper cuts; `removed_bytes` are their states alone, and `freed` is the share of the
     whole cache that these make up. `break_even` is the context length in tokens at which keys and values cost as much
-    as the states, NaN without attention. The index of a sparse attention is not counted. By default all of
-    `families`.
-    Raises ValueError for a negative length, a share outside 0 … 1, a model without a state, and as `attention` does.
+    as the states, NaN without attention. The index of a sparse attention is not counted.
+    Raises ValueError for a share outside 0 … 1, a model without a state, and as `attention` does.
     """
-    if any(length < 0 for length in tokens):
-        raise ValueError(f"a context holds 0 tokens or more, got {list(tokens)}")
     if not 0 <= removed <= 1:
         raise ValueError(f"removed is a share of the heads, between 0 and 1, got {removed}")
     rows = []
@@ -62,10 +59,7 @@ def ledger(
 
 
 def families() -> dict[str, PreTrainedConfig]:
-    """The reference models that differ in their caches, then the default configuration of every class by model type.
-
-    A checkpoint's own may differ much from it.
-    """
+    """The reference models that differ in their caches, then every class's default, which checkpoints differ from."""
     folder = files.data_dir() / "models"
     ours = {name: transformers.Qwen3NextConfig.from_pretrained(folder / name) for name in ("hybrid", "pure")}
     # By class, never by `model_type`: importing flash-linear-attention re-registers some of those.
@@ -83,18 +77,13 @@ def state_bytes(hf: nn.Module) -> int:
 def cache_bytes(hf: nn.Module, tokens: int) -> int:
     """Bytes of the whole cache of one sequence: states as float32; convolutions, keys, values as the model's dtype.
 
-    Recurrent layers are counted as they stand in the model, pruned or not; none of its weights is looked at. Raises
-    ValueError as `attention` does.
+    Layers are counted as they stand, pruned or not; no weight is looked at. Raises ValueError as `attention` does.
     """
     return state_bytes(hf) + _conv_bytes(hf) + attention(hf.config).values(tokens) * hf.dtype.itemsize
 
 
 def attention(config: PreTrainedConfig) -> Attention:
-    """The layers that keep keys and values.
-
-    Raises ValueError for a configuration that does not say which these are, or has layers whose cache does not grow by
-    equal steps.
-    """
+    """The layers that keep keys and values. Raises ValueError where these, or what they keep, are not known."""
     decoder = config.get_text_config(decoder=True)
     origin = type(decoder).__module__.split(".")[0]
     if origin == "fla" and hasattr(decoder, "attn"):
@@ -138,8 +127,10 @@ def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
     kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
     total, k = state + conv + kept, round(removed * heads)
     removed_bytes = k * K * V * _FLOAT32_BYTES
-    of_model = {"recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": tokens}
-    held = {"state_bytes": state, "conv_bytes": conv, "kv_bytes": kept, "total_bytes": total}
-    cut = {"removed_heads": k, "removed_bytes": removed_bytes, "freed": removed_bytes / total}
-    even = {"break_even": state / per_token if per_token else float("nan")}
-    return {"model_type": hf.config.get_text_config(decoder=True).model_type, **of_model, **held, **cut, **even}
+    return {
+        "model_type": hf.config.get_text_config(decoder=True).model_type,
+        "recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": tokens,
+        "state_bytes": state, "conv_bytes": conv, "kv_bytes": kept, "total_bytes": total,
+        "removed_heads": k, "removed_bytes": removed_bytes, "freed": removed_bytes / total,
+        "break_even": state / per_token if per_token else float("nan"),
+    }  # fmt: skip

@@ -1,7 +1,4 @@
-"""One run's work shared by the processes that torchrun or accelerate launch started.
-
-A run of one process needs none of this and notices nothing of it.
-"""
+"""One run's work shared by the processes that torchrun or accelerate launch started, if it is more than one."""
 
 import datetime
 import functools
@@ -33,10 +30,9 @@ def is_first() -> bool:
 
 
 def device() -> str:
-    """Where this process puts its models, as `models.load` takes it: a GPU of its own where several share a machine.
+    """Where this process puts its models: on a GPU of its own where several share a machine with GPUs, else "auto".
 
-    A process that has a machine to itself takes all of it ("auto"), as does any without GPUs. Raises ValueError for
-    more processes on a machine than it has GPUs.
+    Raises ValueError for more processes on a machine than it has GPUs.
     """
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if here == 1 or gpus == 0:
@@ -47,10 +43,7 @@ def device() -> str:
 
 
 def share(work: Sequence[str]) -> list[str]:
-    """This process's part of the work: of the list that the first process gives, every `count()`-th item.
-
-    Every process must call this, with a list of its own: what is still to do may look different a moment later.
-    """
+    """This process's part of the work: of the first process's list, every `count()`-th item. All must call this."""
     listed = [list(work)]
     if count() > 1:
         dist.broadcast_object_list(listed, src=0, group=_group())

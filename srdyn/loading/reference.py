@@ -1,7 +1,5 @@
 """The reference models before training: their configuration and their initialisation from a seed."""
 
-from __future__ import annotations
-
 import math
 import zlib
 
@@ -22,46 +20,27 @@ def name_of(kind: str, seed: int) -> str:
 
 
 def config(
-    kind: str,
-    *,
-    vocab_size: int = 1024,
-    layers: int = _LAYERS,
-    hidden: int = 128,
-    head: int = 64,
-    heads: int = 8,
+    kind: str, *, vocab_size: int = 1024, layers: int = _LAYERS, hidden: int = 128, head: int = 64, heads: int = 8,
     softmax_head: int = 32,
-) -> Qwen3NextConfig:
+) -> Qwen3NextConfig:  # fmt: skip
     """The configuration of a reference model; ValueError for an unknown kind.
 
-    `hybrid` has softmax attention in every fourth layer, `pure` and `uniform` in none; nothing else differs. Value
-    heads share key heads two to one, as in Qwen3-Next; feed-forward layers are dense, since 128 dimensions feed no
-    experts.
+    `hybrid` has softmax attention in every fourth layer, `pure` and `uniform` in none. Value heads share key heads two
+    to one, as in Qwen3-Next; feed-forward layers are dense, since 128 dimensions feed no experts.
     """
     if kind not in KINDS:
         raise ValueError(f"{kind!r} is no reference model; the kinds are {', '.join(KINDS)}")
     every = _FULL_ATTENTION_EVERY if kind == "hybrid" else layers + 1
     return Qwen3NextConfig(
-        vocab_size=vocab_size,
-        hidden_size=hidden,
-        intermediate_size=3 * hidden,
-        num_hidden_layers=layers,
+        vocab_size=vocab_size, hidden_size=hidden, intermediate_size=3 * hidden, num_hidden_layers=layers,
         layer_types=["full_attention" if (i + 1) % every == 0 else "linear_attention" for i in range(layers)],
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=softmax_head,
-        linear_num_key_heads=heads // 2,
-        linear_num_value_heads=heads,
-        linear_key_head_dim=head,
-        linear_value_head_dim=head,
-        linear_conv_kernel_dim=4,
-        mlp_only_layers=list(range(layers)),
-        num_experts=0,
-        tie_word_embeddings=True,
-        max_position_embeddings=32768,
+        num_attention_heads=4, num_key_value_heads=2, head_dim=softmax_head,
+        linear_num_key_heads=heads // 2, linear_num_value_heads=heads,
+        linear_key_head_dim=head, linear_value_head_dim=head, linear_conv_kernel_dim=4,
+        mlp_only_layers=list(range(layers)), num_experts=0, tie_word_embeddings=True, max_position_embeddings=32768,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0, "partial_rotary_factor": 0.25},
-        eos_token_id=0,
-        bos_token_id=0,
-    )
+        eos_token_id=0, bos_token_id=0,
+    )  # fmt: skip
 
 
 def initialise(kind: str, *, seed: int, **options) -> Qwen3NextForCausalLM:

@@ -33,10 +33,9 @@ class Linear(NamedTuple):
 class Report:
     """What a checkpoint is, costs, and lacks.
 
-    `parameters` are all, `active` those that read one token. `weight_bytes` is what they take in `dtype`; the largest
-    layer takes `layer_bytes`. `state_bytes` and `cache_bytes`, by context length, are those of one sequence; None
-    where they are not known. `devices` is what `models.load(..., offload="auto")` would do. `unsupported` and `notes`
-    are sentences; a model with any of the first is not loaded.
+    `active` parameters are those that read one token. Bytes of weights are in `dtype`, those of state and cache, by
+    context length, of one sequence; None where they are not known. `placement` is what `models.load(...,
+    offload="auto")` would do. `unsupported` and `notes` are sentences; a model with any of the first is not loaded.
     """
 
     name: str
@@ -100,8 +99,7 @@ def check(
 ) -> Report:  # fmt: skip
     """What `models.load` would make of a local folder or a hub name, from its configuration alone.
 
-    `lengths` are context lengths in tokens. Raises as `checkpoints.configuration` does; what else is in the way of
-    loading the model stands in the report.
+    Raises as `checkpoints.configuration` does; what else is in the way of loading stands in the report.
     """
     where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
     name = Path(where).name
@@ -123,17 +121,17 @@ def about(
 ) -> Report:  # fmt: skip
     """The report about a model, whose weights need not be there; `rooms` are as `devices.decide` takes them."""
     weights, layer = weight_bytes(hf)
-    unsupported, notes = unsupported_in(hf, name), ()
-    known = not unsupported
+    unsupported = unstudied = unsupported_in(hf, name)
+    notes: tuple[str, ...] = ()
     try:
         place = devices.decide(weights, layer, rooms, device=device, offload="auto")
     except MemoryError as error:
-        place, unsupported = None, (*unsupported, str(error))
+        place, unsupported = None, (*unstudied, str(error))
     try:
         cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in lengths}
     except ValueError as error:
         cache = dict.fromkeys(lengths)
-        notes = (f"The size of its cache is not known: {error}.",) if known else ()
+        notes = () if unstudied else (f"The size of its cache is not known: {error}.",)
     sizes = *_parameters(hf), weights, layer, _linear(hf), memory.state_bytes(hf), cache
     return Report(name, hf.config.model_type, hf.dtype, *sizes, place, unsupported, notes)
 

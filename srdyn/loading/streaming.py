@@ -1,8 +1,7 @@
 """Weights that come to the computing device a decoder layer at a time, each once in a pass, and leave again.
 
-accelerate's hooks place and remove them. Its own offload to disk is not used: it writes a second copy of every weight
-that transformers puts together from several of the checkpoint's, such as all experts, and it maps the files, whose
-pages count as resident memory. Here whole layers are brought in, put together from the checkpoint's files as they are.
+accelerate's hooks place and remove them. Its own offload to disk is not used: it writes a second copy of what
+transformers puts together from several weights, such as all experts, and maps files, whose pages count as memory.
 """
 
 import copy
@@ -23,8 +22,7 @@ class Shards(Mapping[str, Tensor]):
     """The parameters of a model by name, read from safetensors files and converted when they are asked for.
 
     `conversions` are those of transformers, from the names and shapes in the files to those of the model. Nothing is
-    kept, except where one conversion makes several parameters: the others wait until they are asked for. Files are
-    read, not mapped.
+    kept, except where one conversion makes several parameters. Files are read, not mapped.
     """
 
     def __init__(self, hf: PreTrainedModel, files: Mapping[str, Path], conversions: list) -> None:
@@ -126,10 +124,9 @@ def _names(file: str) -> list[str]:
 
 
 def attach(hf: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
-    """Let every part of a model take its parameters from `weights` when it starts and drop them when it is done.
+    """Let every part of a model, a layer or what lies beside them, take its parameters from `weights` when it starts.
 
-    Parts are the decoder's layers, and what lies beside them. `weights` stand in for the model's own parameters, which
-    go to the meta device. A bar shows the layers of a pass that takes long.
+    It drops them when it is done; the model's own go to the meta device. A bar shows the layers of a pass.
     """
     layers = {id(layer): layer for layer in _layers(hf)}
     for name, part in _parts(hf, "", layers):

@@ -1,7 +1,5 @@
 """The training stream of the reference models: what batch i holds, given only the seed and i."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np
@@ -95,10 +93,7 @@ hundreds of random symbols are copied, so that a model with softmax layers has r
 def batch(
     i: int, *, seed: int, alphabet: Alphabet, text: Text, curriculum: Curriculum = SMALL
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Batch `i` of the stream: tokens int64 [B T], loss weights float32 [B T], item numbers int64 [B T].
-
-    Every batch holds the curriculum's `tokens_per_batch` tokens. It depends on nothing but these arguments.
-    """
+    """Batch `i` of the stream: tokens int64 [B T], loss weights float32 [B T], item numbers int64 [B T]."""
     rng = np.random.default_rng([seed, i])
     now = curriculum.level(i * curriculum.tokens_per_batch)
     length = now.lengths[i % len(now.lengths)]

@@ -13,8 +13,7 @@ from srdyn.loading import files, folders
 def publish(run: Path, target: Path) -> None:
     """Copy a finished training run to `target`: weights, kept checkpoints, log, spectra as one table, run record.
 
-    A model that was published there before is replaced. Raises FileNotFoundError for a run that has not finished,
-    FileExistsError for a `target` that holds anything else.
+    One published there before is replaced; FileExistsError for anything else, FileNotFoundError for an unfinished run.
     """
     if not (run / "final").is_dir():
         raise FileNotFoundError(

@@ -17,8 +17,8 @@ from srdyn.training import mixture, rules
 class Tier(NamedTuple):
     """What all models of one tier read: texts, in tokens of one tokenizer, and tasks that grow by one curriculum.
 
-    `weights` says how often a domain is read, against 1 for the others; the domains of `corpus`, a folder below the
-    repository, are those of data/corpus where it is empty.
+    `corpus` is a folder below the repository, data/corpus where it is empty; of its domains those in `weights` are read
+    so many times as often as others.
     """
 
     tokenizer: str

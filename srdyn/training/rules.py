@@ -35,10 +35,7 @@ CLASSES = {
 
 
 def initialise(kind: str, *, seed: int, **options) -> PreTrainedModel:
-    """A model of this kind as its class starts it from a seed; other random numbers stay as they are.
-
-    Raises ModuleNotFoundError where flash-linear-attention is needed and missing.
-    """
+    """A model of this kind from a seed, as its class starts it; the last four need flash-linear-attention."""
     module, stem, sizes = CLASSES[kind]
     found = transformers if module == "transformers" else importlib.import_module(module)
     config = getattr(found, f"{stem}Config")(**{"vocab_size": 1024} | sizes | options)

@@ -1,7 +1,5 @@
 """Trains the reference models: `python -m srdyn.training.train`, resumable at any moment with the same result."""
 
-from __future__ import annotations
-
 import argparse
 import io
 import logging
@@ -61,8 +59,7 @@ class Run:
         hf = hf.to(devices.resolve_device(device))
         self.model = models.from_hf(hf, self.tokenizer, name=settings.name, seed=settings.seed)
         self.bfloat16 = bfloat16 and hf.device.type == "cpu"
-        if cpu_speedups.fit(hf):
-            cpu_speedups.use(hf, bfloat16=bfloat16)
+        cpu_speedups.use(hf, bfloat16=bfloat16)
         self.optimizers = optimizers(hf)
         self.step = 0
         self.rows: list[dict] = []
@@ -157,10 +154,7 @@ class Run:
             self._write_model(f"checkpoints/step-{self.step:06d}")
 
     def spectra(self) -> pd.DataFrame:
-        """Rank, norms and mean log-decay of every head in the fixed contexts, at this step, as the training reads them.
-
-        That is, through the products of `srdyn.kernels.bfloat16` where the training uses them.
-        """
+        """Rank, norms and mean log-decay of every head in the fixed contexts, at this step, read as in the training."""
         tokens = spectra_contexts(self.tokenizer)
         self.model.hf.eval()
         with states.gates_of(self.model, *tokens.shape) as (g, _):

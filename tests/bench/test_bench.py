@@ -18,6 +18,15 @@ from srdyn.study import reproduce
 from srdyn.study.run import store
 
 TIMED = {"n", "median", "spread", "unit"}
+PLANS = {
+    "spectra": {"sizes": (8, 12), "batches": (1, 9), "rounds": 3},
+    "tracing": {"B": 2, "T": 24, "counts": (2, 3), "every_token": 4, "rounds": 3},
+    "growth": {"lengths": (32, 64), "layers": (1, 2), "heads": (2, 4), "T": 16, "rounds": 2},
+    "pruned": {"layers": 1, "removed": command._SHARE, "batches": (1,), "T": 16, "rounds": 3},
+    "memory": {"lengths": (4, 8), "layers": 1, "removed": command._SHARE, "B": 1, "T": 4},
+    "training": {"B": 1, "T": 32, "rounds": 2},
+    "families": {"T": 4, "rounds": 2, "kinds": ("olmo_hybrid", "hgrn2")},
+}
 
 
 def tiny(name):
@@ -38,14 +47,12 @@ def tables():
         patch.setattr(subjects, "shipped", tiny)
         patch.setattr(timing, "peak_bytes", rise)
         patch.setattr(timing, "SHORTEST", 1e-4)
-        return {part: command.measured(part, command.QUICK[part]) for part in bench.PARTS}
+        return {part: command.measured(part, PLANS[part]) for part in bench.PARTS}
 
 
-def test_every_part_has_a_plan_at_full_size_too():
-    assert list(command.FULL) == list(command.QUICK) == list(bench.PARTS)
-    assert {part: set(plan) for part, plan in command.FULL.items()} == {
-        part: set(plan) for part, plan in command.QUICK.items()
-    }
+def test_every_part_has_a_plan():
+    assert {part: set(plan) for part, plan in command.PLANS.items()} == {part: set(x) for part, x in PLANS.items()}
+    assert list(command.PLANS) == list(bench.PARTS)
 
 
 @pytest.mark.parametrize("part", [part for part in bench.PARTS if part != "memory"])
@@ -189,25 +196,18 @@ def test_the_notebook_draws_what_the_benchmark_wrote(tables, tmp_path, monkeypat
     assert any(isinstance(thing, pd.DataFrame) for thing in shown)
 
 
-def test_a_quick_run_never_writes_to_the_committed_tables(monkeypatch, capsys):
-    monkeypatch.setenv("SRDYN_RUN", "reference")
-    monkeypatch.setattr(sys, "argv", ["srdyn.bench", "--quick"])
-    with pytest.raises(SystemExit):
-        command.main()
-    assert "may not write to data/tables" in capsys.readouterr().err
-
-
 def test_tables_go_to_the_run_with_the_machine_beside_them(tmp_path, monkeypatch):
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     (tmp_path / "data").mkdir()
-    monkeypatch.setattr(sys, "argv", ["srdyn.bench", "--quick", "spectra"])
+    monkeypatch.setattr(sys, "argv", ["srdyn.bench", "spectra"])
+    monkeypatch.setattr(command, "PLANS", PLANS)
     before = torch.get_num_threads()
     command.main()
     torch.set_flush_denormal(False)
     assert torch.get_num_threads() == before
     side = json.loads((tmp_path / "build/interactive/tables/07_cost_spectra.json").read_text())
     assert side["machine"]["cores"] >= 1
-    assert side["parameters"] == json.loads(json.dumps(command.QUICK["spectra"]))
+    assert side["parameters"] == json.loads(json.dumps(PLANS["spectra"]))
     assert len(bench.load("spectra", run="interactive")) == side["rows"]
 
 

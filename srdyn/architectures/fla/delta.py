@@ -19,17 +19,12 @@ _QKV = {
 
 
 class GatedDeltaNet(layers.Layer):
-    """`g = −exp(A_log)·softplus(a + dt_bias)` and `beta = sigmoid(b)`, doubled where negative eigenvalues are allowed.
-
-    Both are taken by the recurrence before softplus and sigmoid.
-    """
+    """`g = −exp(A_log)·softplus(a + dt_bias)`, `beta = sigmoid(b)` or twice that, both made by the recurrence."""
 
     mixers = ("fla.layers.gated_deltanet.GatedDeltaNet",)
     model_types = ("gated_deltanet",)
-    gating = "per head"
     state_axes = ("V", "K")
-    chunk_tap = "chunk_gated_delta_rule"
-    step_tap = "fused_recurrent_gated_delta_rule"
+    chunk_tap, step_tap = "chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule"
     rows: ClassVar = _QKV | {
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
@@ -55,8 +50,7 @@ class KimiDeltaAttention(GatedDeltaNet):
     mixers = ("fla.layers.kda.KimiDeltaAttention",)
     model_types = ("kda",)
     gating = "per channel"
-    chunk_tap = "chunk_kda"
-    step_tap = "fused_recurrent_kda"
+    chunk_tap, step_tap = "chunk_kda", "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
     rows: ClassVar = _QKV | {
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
@@ -74,8 +68,7 @@ class DeltaNet(layers.Layer):
     model_types = ("delta_net",)
     gating = "none"
     has_decay = False
-    chunk_tap = "chunk_delta_rule"
-    step_tap = "fused_recurrent_delta_rule"
+    chunk_tap, step_tap = "chunk_delta_rule", "fused_recurrent_delta_rule"
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
     rows: ClassVar = _QKV | {"b_proj": "head", "g_proj": "value"}
@@ -93,8 +86,7 @@ class GatedDeltaProduct(layers.Layer):
     mixers = ("fla.layers.gated_deltaproduct.GatedDeltaProduct",)
     model_types = ("gated_deltaproduct",)
     gating = "per head, or none"
-    chunk_tap = "chunk_gated_delta_product"
-    step_tap = "fused_recurrent_gated_delta_rule"
+    chunk_tap, step_tap = "chunk_gated_delta_product", "fused_recurrent_gated_delta_rule"
     rule = staticmethod(recurrence.gated_delta_product)
     rows: ClassVar = GatedDeltaNet.rows | {
         "k_proj": "keys", "k_conv1d": "keys", "v_proj": "values", "v_conv1d": "values", "b_proj": "writes",
@@ -159,9 +151,7 @@ class Comba(layers.Layer):
 
     mixers = ("fla.layers.comba.Comba",)
     model_types = ("comba",)
-    gating = "per head"
-    chunk_tap = "chunk_comba"
-    step_tap = "fused_recurrent_comba"
+    chunk_tap, step_tap = "chunk_comba", "fused_recurrent_comba"
     timed = ("q", "k", "v", "p", "g", "beta")
     shared = ("q", "k", "p")
     rule = staticmethod(recurrence.comba)

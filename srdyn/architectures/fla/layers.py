@@ -1,8 +1,7 @@
 """Layers of flash-linear-attention's models, on a GPU with its kernels and on a CPU without them.
 
 https://github.com/fla-org/flash-linear-attention 0.6. It is imported by those who have such a model, not from here.
-Its registry of backends could bring the plain torch functions in as well, but for every model in the process, and for
-the functions alone that it dispatches; here they come by `rebinding`, module by module, into models that srdyn loads.
+Its registry of backends would change every model in the process; twins come by `rebinding`, module by module.
 """
 
 import copy
@@ -25,9 +24,8 @@ FUNCTIONS = ops.FUNCTIONS | rules.FUNCTIONS
 class Layer(recipe.Recipe):
     """What all of these layers have in common; they name every argument of their recurrence.
 
-    `shared` are the arguments whose heads are key heads: in a pruned layer, where key heads may serve unequal numbers
-    of value heads, each value head gets its own copy just before the recurrence, while weights and cache hold a key
-    once. An ablated head has values of zero: from no state, that writes nothing in any of the rules.
+    `shared` are the arguments whose heads are key heads: in a pruned layer each value head gets its own copy before the
+    recurrence, while weights and cache hold a key once. An ablated head has values of zero, which write nothing.
     """
 
     places = ()

@@ -39,8 +39,7 @@ class GatedLinearAttention(Writer):
     model_types = ("gla",)
     gating = "per channel"
     state_axes = ("V", "K")
-    chunk_tap = "chunk_gla"
-    step_tap = "fused_recurrent_gla"
+    chunk_tap, step_tap = "chunk_gla", "fused_recurrent_gla"
     timed = ("q", "k", "v", "g", "gk")
     shared = ("k", "v", "g", "gk")
     log_decay = ("g", "gk")
@@ -56,10 +55,8 @@ class SimpleGatedLinearAttention(Writer):
 
     mixers = ("fla.layers.simple_gla.SimpleGatedLinearAttention",)
     model_types = ()
-    gating = "per head"
     state_axes = ("V", "K")
-    chunk_tap = "chunk_simple_gla"
-    step_tap = "fused_recurrent_simple_gla"
+    chunk_tap, step_tap = "chunk_simple_gla", "fused_recurrent_simple_gla"
     timed = ("q", "k", "v", "g")
     rows: ClassVar = Writer.rows | {"gk_proj": "head"}
 
@@ -108,8 +105,7 @@ class Retention(Writer):
     mixers = ("fla.layers.multiscale_retention.MultiScaleRetention",)
     model_types = ("retnet",)
     gating = "per head, fixed"
-    chunk_tap = "chunk_retention"
-    step_tap = "fused_recurrent_retention"
+    chunk_tap, step_tap = "chunk_retention", "fused_recurrent_retention"
     timed = ("q", "k", "v")
     decay: Float[Tensor, " H"] | None = None
 

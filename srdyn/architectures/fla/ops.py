@@ -1,11 +1,11 @@
-"""Plain torch twins of what flash-linear-attention's decoder modules call beside the recurrence.
+"""Plain torch twins of what flash-linear-attention's decoder modules call beside the recurrence, for a CPU.
 
-Its own are Triton kernels, which need a GPU. Names, arguments and results are those of
-https://github.com/fla-org/flash-linear-attention 0.6; arithmetic is float32, results have the dtype that theirs have.
+Names, arguments and results are those of https://github.com/fla-org/flash-linear-attention 0.6; arithmetic is float32.
 Arguments that only steer a kernel are taken and not used.
 """
 
-from collections.abc import Sequence
+import pkgutil
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -156,35 +156,9 @@ def swiglu_linear(
     return F.linear(swiglu(x, y), weight, bias)
 
 
-def fused_addcmul_rwkv7(hidden_states: Float[Tensor, "B T M"], delta: Float[Tensor, "B T M"], *shares: Tensor) -> tuple:
-    """hidden + delta·share for each of the shares."""
-    return tuple(torch.addcmul(hidden_states, delta, share) for share in shares)
-
-
-def fused_k_rwkv7(k: _Sequences, a: _Sequences, ka: _Vector) -> _Sequences:
-    """k·(1 + (a − 1)·ka)."""
-    return k.addcmul(k * (a - 1), ka)
-
-
-def gate_output_correction(
-    o: Float[Tensor, "B T HV"], r: Float[Tensor, "B T H K"], k: Float[Tensor, "B T H K"], r_k: Float[Tensor, "H K"],
-    v: Float[Tensor, "B T H V"], g: Float[Tensor, "B T HV"],
-) -> Float[Tensor, "B T HV"]:  # fmt: skip
-    """(o + (Σ r·k·r_k)·v)·g."""
-    return (o + ((r * k * r_k).sum(-1, keepdim=True) * v).flatten(-2)) * g
-
-
-def fused_attnres(
-    query: Float[Tensor, "one D"], residuals: Sequence[_Rows], rms_weight: _Vector,
-    output_rms_weight: _Vector | None = None, rms_eps: float = 1e-6,
-) -> _Rows:  # fmt: skip
-    """The residuals mixed by a softmax over how well each, once normed, fits the query; normed if there is a weight."""
-    width, stacked = rms_weight.shape, torch.stack(list(residuals)).float()
-    fits = F.rms_norm(stacked, width, rms_weight.float(), rms_eps) @ query.flatten().float()
-    mixed = (fits.softmax(0)[..., None] * stacked).sum(0)
-    if output_rms_weight is not None:
-        mixed = F.rms_norm(mixed, width, output_rms_weight.float(), rms_eps)
-    return mixed.to(residuals[0].dtype)
+def theirs(path: str) -> Callable:
+    """A plain torch reference that flash-linear-attention has itself, looked up when it is called."""
+    return lambda *arguments, **options: pkgutil.resolve_name(path)(*arguments, **options)
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
@@ -212,10 +186,16 @@ def _places(x: Tensor, offsets: int | Tensor, cu_seqlens: _Packed | None) -> Int
 
 
 _TWINS = (
-    causal_conv1d, elu_p1, fused_attnres, fused_addcmul_rwkv7, fused_k_rwkv7, gate_output_correction, l2norm,
-    layer_norm, rms_norm, rms_norm_gated, rms_norm_linear, rotary_embedding, swiglu, swiglu_linear, token_shift,
+    causal_conv1d, elu_p1, l2norm, layer_norm, rms_norm, rms_norm_gated, rms_norm_linear, rotary_embedding, swiglu,
+    swiglu_linear, token_shift,
 )  # fmt: skip
 FUNCTIONS = {twin.__name__: twin for twin in _TWINS} | {"l2_norm": l2norm, "swish": F.silu, "group_norm": layer_norm}
+FUNCTIONS |= {
+    "fused_attnres": theirs("fla.ops.attnres.naive:naive_attnres"),
+    "fused_addcmul_rwkv7": theirs("fla.ops.rwkv7.fused_addcmul:torch_addcmul_rwkv7"),
+    "fused_k_rwkv7": theirs("fla.ops.rwkv7.fused_k_update:k_update_ref"),
+    "gate_output_correction": theirs("fla.ops.rwkv7.gate_output_correction:gate_output_correction_ref"),
+}
 """The twins by the names that flash-linear-attention's modules call them by."""
 
 ACTIVATIONS = dict(elu_p1=elu_p1, logsigmoid=F.logsigmoid, sigmoid=torch.sigmoid, sqrelu=sqrelu, swish=F.silu)

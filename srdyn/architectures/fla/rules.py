@@ -1,8 +1,7 @@
 """Twins of flash-linear-attention's recurrences, for layers that run on a CPU.
 
-Names, arguments and results are those of https://github.com/fla-org/flash-linear-attention 0.6, arguments by name only,
-as its layers give them. State and arithmetic are float32. Chunked or fused makes no difference here: each reads token
-by token, so that its results are the same wherever a pass is cut.
+Names, arguments and results are those of its version 0.6, arguments by name only, as its layers give them. State and
+arithmetic are float32. Each reads token by token, so that its results are the same wherever a pass is cut.
 """
 
 import functools
@@ -23,7 +22,7 @@ _Read = tuple[Float[Tensor, "B T H V"], Float[Tensor, "N H K V"]]
 def _called(rule: Callable[..., _Read]) -> Callable:
     """A rule for float32 tensors and K × V states, called as flash-linear-attention's functions are.
 
-    What it adds: packed sequences (`cu_seqlens`), V × K states (`state_v_first`), a last state only where it is wanted,
+    It adds packed sequences (`cu_seqlens`), V × K states (`state_v_first`), a last state only where it is wanted, and
     outputs in the dtype of v. Tensors with fewer than three axes hold for all tokens.
     """
 

@@ -1,7 +1,6 @@
 """RWKV layers of flash-linear-attention's models.
 
-Beside the recurrence a head adds the bias of the norm of its own channels, in RWKV-7 the token's own value as well. An
-ablated head adds neither, as little as one that was cut out.
+Beside the recurrence a head adds the bias of its norm, in RWKV-7 the token's own value as well; an ablated one neither.
 """
 
 import contextlib
@@ -54,8 +53,7 @@ class Rwkv6(Rwkv):
 
     mixers = ("fla.layers.rwkv6.RWKV6Attention",)
     model_types = ("rwkv6",)
-    chunk_tap = "chunk_rwkv6"
-    step_tap = "fused_recurrent_rwkv6"
+    chunk_tap, step_tap = "chunk_rwkv6", "fused_recurrent_rwkv6"
     timed = ("r", "k", "v", "w")
     rule = staticmethod(recurrence.rwkv6)
     rows: ClassVar = {
@@ -76,8 +74,7 @@ class Rwkv7(Rwkv):
 
     mixers = ("fla.layers.rwkv7.RWKV7Attention",)
     model_types = ("rwkv7",)
-    chunk_tap = "chunk_rwkv7"
-    step_tap = "fused_mul_recurrent_rwkv7"
+    chunk_tap, step_tap = "chunk_rwkv7", "fused_mul_recurrent_rwkv7"
     sizes = ("num_heads", "num_heads", "head_dim", "head_v_dim")
     timed = ("r", "w", "k", "v", "kk", "a", "b")
     rule = staticmethod(recurrence.rwkv7)

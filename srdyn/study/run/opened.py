@@ -30,7 +30,7 @@ def found(name: str | Path) -> str | Path:
 def model(name: str | Path, **placement: object) -> models.Model:
     """The model, where `models.load` puts it, with the compiled steps of a CPU if they fit."""
     opened = models.load(name, **placement)
-    cpu_speedups.use_if_fit(opened.hf)
+    cpu_speedups.use(opened.hf)
     return opened
 
 

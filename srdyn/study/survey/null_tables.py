@@ -148,5 +148,5 @@ def untrained(model: models.Model) -> models.Model:
     sizes = {"layers": config.num_hidden_layers, "hidden": config.hidden_size, "head": config.linear_key_head_dim}
     start = reference.initialise(config.srdyn_kind, seed=model.seed, vocab_size=config.vocab_size, **sizes)
     started = models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
-    cpu_speedups.use_if_fit(started.hf)
+    cpu_speedups.use(started.hf)
     return started
