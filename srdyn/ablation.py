@@ -146,7 +146,10 @@ def decay_matched(heads: _Heads, decay: Float[Tensor, "L H"], *, generator: torc
 
 
 def balance(heads: _Heads, others: _Heads, decay: Float[Tensor, "L H"]) -> float:
-    """Difference of mean decay between `heads` and `others`, two each at least, over their s.d. (Austin 2009)."""
+    """Difference of mean decay between `heads` and `others` over their pooled standard deviation (Austin 2009).
+
+    NaN where all decays are equal. Raises ValueError for a set of fewer than two heads.
+    """
     if (fewest := min(int(heads.sum()), int(others.sum()))) < 2:
         raise ValueError(f"a spread needs at least two heads in either set, got {fewest}")
     a, b = decay[heads].double(), decay[others].double()
@@ -174,8 +177,11 @@ def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractC
 @contextlib.contextmanager
 def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]:
     """While this is open, the layer has these decays, upon those that are set already: one tap reads what stands."""
+
+    def decayed(call: recipe.Call) -> recipe.Call:
+        return site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))
+
     before = site.recipe.decay_set(site.mixer)
-    decayed = lambda call: site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))  # noqa: E731
     tap = _changed(site, decayed) if before is None else contextlib.nullcontext()
     site.mixer.srdyn_decay = decay if before is None else before.then(decay)
     try:

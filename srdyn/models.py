@@ -159,7 +159,10 @@ def batch_size(model: Model, length: int) -> int:
 def from_hf(
     hf: PreTrainedModel, tokenizer: PreTrainedTokenizerBase | None = None, *, name: str, seed: int | None = None
 ) -> Model:
-    """Wrap a model that is built; its linear-attention layers, nobody else's, become runnable on a CPU."""
+    """Wrap a model that is built; its linear-attention layers, nobody else's, become runnable on a CPU.
+
+    Raises ValueError for a model without such layers, or with layers that are not supported.
+    """
     if unsupported := report.unsupported_in(hf, name):
         raise ValueError(" ".join(unsupported))
     sites = architectures.sites(hf)

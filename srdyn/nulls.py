@@ -56,7 +56,10 @@ def decay_only(
 
 
 def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spectra.EPS) -> Float64[Tensor, "*batch"]:
-    """min(d, ln(1/ε)/(−g)), where rank settles under constant decay and unrelated keys: our heuristic."""
+    """min(d, ln(1/ε)/(−g)), where rank settles under constant decay and unrelated keys: our heuristic.
+
+    Raises ValueError for g > 0.
+    """
     if (log_decay > 0).any():
         raise ValueError(f"g is a log-decay and must be at most 0, got {log_decay.max().item()}")
     return (math.log(1 / eps) / log_decay.double().abs()).clamp(max=d)

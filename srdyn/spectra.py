@@ -70,7 +70,10 @@ def from_kernel(
 
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
-    """How many singular values exceed ε·σ₁ (Eq. 6, 0 < ε < 1), as float64: 0 for a zero state, NaN for no head."""
+    """How many singular values exceed ε·σ₁ (Eq. 6), as float64: 0 for a zero state, NaN for no head.
+
+    Raises ValueError unless 0 < ε < 1.
+    """
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     count = (sigma > eps * largest).sum(-1).double()
@@ -106,6 +109,7 @@ def uncertain(
 
     An error E of the state, ‖E‖₂ ≤ rtol·σ₁, moves each σ by at most ‖E‖₂ (Weyl) and the threshold by ε‖E‖₂, so the
     band is |σ − ε·σ₁| ≤ (1 + ε)·rtol·σ₁: 1 % of the threshold at the defaults. Never true for zero or NaN spectra.
+    Raises ValueError unless 0 < ε < 1.
     """
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)

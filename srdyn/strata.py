@@ -73,6 +73,7 @@ def agreement(
     """How far two measurements of the same heads agree: `spearman`, `kappa`, `cosine`, `n`.
 
     Heads that are NaN in either are left out; `kappa` compares the strata of ranks out of `d` and is NaN without it.
+    Raises ValueError for unequal numbers of heads.
     """
     a, b = np.asarray(a, dtype=np.float64), np.asarray(b, dtype=np.float64)
     if a.shape != b.shape:

@@ -77,7 +77,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
 
 @style.draws("model probe predictor", "coefficient low high")
 def coefficients(table: pd.DataFrame) -> Figure:
-    """Standardised regression coefficients of single-head damage of four probes at most: predictors down."""
+    """Standardised regression coefficients of single-head damage: predictors down. ValueError beyond four probes."""
     probes = list(table["probe"].unique())
     looks = dict(zip(probes, [*ARMS.values()][1:5], strict=False))
     if len(looks) < len(probes):

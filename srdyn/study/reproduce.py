@@ -86,16 +86,18 @@ def note(**of_run: str) -> None:
 def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> None:
     """Run these notebooks with these parameters, the scorecard last, unless they are up to date."""
     data = _data()
-    print(_outlook({stem: _stamp(stem) for stem in chosen if _stamp(stem)[0] != _key(stem, chosen[stem], data)}))
+    keys = {stem: _key(stem, given, data) for stem, given in chosen.items()}
+    print(_outlook({stem: _stamp(stem) for stem in chosen if _stamp(stem)[0] != keys[stem]}))
     with futures.ThreadPoolExecutor(jobs) as pool:
         try:
-            asked = [pool.submit(_refresh, stem, chosen[stem], data) for stem in chosen if stem != _SCORECARD]
+            asked = [pool.submit(_refresh, stem, chosen[stem], keys[stem]) for stem in chosen if stem != _SCORECARD]
             for done in futures.as_completed(asked):
                 done.result()
         finally:
             pool.shutdown(cancel_futures=True)
     if _SCORECARD in chosen:
-        _refresh(_SCORECARD, chosen[_SCORECARD], data)
+        given = chosen[_SCORECARD]
+        _refresh(_SCORECARD, given, _key(_SCORECARD, given, data))  # it reads what the others have just written
 
 
 def _outlook(stale: Mapping[str, tuple[str, str]]) -> str:
@@ -115,12 +117,12 @@ def _stamp(stem: str) -> tuple[str, str]:
     return key, seconds
 
 
-def _refresh(stem: str, given: Mapping[str, object], data: str) -> None:
-    """Run one notebook unless its stamp says that nothing has changed."""
-    stamp, key, began = store.build_dir() / "stamps" / stem, _key(stem, given, data), time.monotonic()
-    if _stamp(stem)[0] == key:
+def _refresh(stem: str, given: Mapping[str, object], key: str) -> None:
+    """Run one notebook unless its stamp has this key, which says that nothing has changed."""
+    stamp, (last, lasted), began = store.build_dir() / "stamps" / stem, _stamp(stem), time.monotonic()
+    if last == key:
         return
-    files.write_bytes(stamp, f" {_stamp(stem)[1]}".encode())  # the outputs are no longer what it said
+    files.write_bytes(stamp, f" {lasted}".encode())  # the outputs are no longer what it said
     _run(stem, given)
     written = [pattern.format(stem) for pattern in _WRITES.get(store.run_name(), ())]
     if written:

@@ -61,7 +61,10 @@ def step_bound(
 
 
 def cosine_lower_bound(q: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-    """(1 − q)/(1 + q), the least cos(n(t), n(t−1)) for q = B/‖n(t−1)‖₂ ≥ 0 (Eq. 13); −1 for infinite q."""
+    """(1 − q)/(1 + q), the least cos(n(t), n(t−1)) for q = B/‖n(t−1)‖₂ (Eq. 13); −1 for infinite q.
+
+    Raises ValueError for q < 0.
+    """
     if (q < 0).any():
         raise ValueError(f"q is a ratio of lengths and cannot be negative, got {q.min().item()}")
     return 2 / (1 + q) - 1

@@ -99,12 +99,17 @@ def ratio(counts: Shaped[np.ndarray, "contexts 2"], *, generator: torch.Generato
     return bootstrap(counts, lambda drawn: float(np.divide(*drawn.sum(0))), generator=generator, n=n)
 
 
-def wilson(successes: int, n: int) -> Interval:
-    """Wilson's score interval of a proportion. Raises ValueError unless 0 ≤ successes ≤ n and n ≥ 1."""
+def wilson(successes: float | int, n: int) -> Interval:
+    """Wilson's score interval of a proportion; ties may count half a success.
+
+    Raises ValueError unless 0 ≤ successes ≤ n and n ≥ 1.
+    """
     if n < 1 or not 0 <= successes <= n:
         raise ValueError(f"a proportion needs 0 ≤ successes ≤ n and n ≥ 1, got {successes} of {n}")
-    ends = stats.binomtest(int(successes), int(n)).proportion_ci(LEVEL, method="wilson")
-    return Interval(successes / n, float(ends.low), float(ends.high))
+    z = float(stats.norm.ppf((1 + LEVEL) / 2))
+    middle, half = successes + z**2 / 2, z * np.sqrt(successes * (n - successes) / n + z**2 / 4)
+    low, high = np.clip([middle - half, middle + half], 0, n + z**2) / (n + z**2)
+    return Interval(float(successes / n), float(low), float(high))
 
 
 def _drawn(size: int, n: int, generator: torch.Generator) -> Int[np.ndarray, "n size"]:

@@ -147,7 +147,10 @@ def path() -> Path:
 
 
 def load(registered: str = FIRST) -> Paper:
-    """What `data/paper/claims.yaml` says; of the `second` registration, the claims that it changes."""
+    """What `data/paper/claims.yaml` says; of the `second` registration, the claims that it changes.
+
+    Raises ValueError where the file departs from its form, saying where.
+    """
     found = _made(Paper, yaml.safe_load(path().read_text(encoding="utf-8")), "claims.yaml")
     found.claim(found.primary["claim"])
     decided = [claim for claim in found.claims if registered == FIRST or claim.second is not None]

@@ -36,7 +36,10 @@ class Reading:
 
     @functools.cached_property
     def texts(self) -> tuple[str, ...]:
-        """What tables call the domains, each named once: a place by its short name, numbered where that is taken."""
+        """What tables call the domains: a place by its short name, numbered where that is taken.
+
+        Raises ValueError for a domain that comes twice.
+        """
         if len(set(self.domains)) < len(self.domains):
             raise ValueError(f"every domain is read once, but these are {', '.join(self.domains)}")
         found, taken = [], {*contexts.domains(), *evals.TASKS, *contexts.ATTACKS}

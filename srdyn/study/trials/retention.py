@@ -119,8 +119,7 @@ class Subject:
     def single(self) -> pd.DataFrame:
         """One row for every head, change and distance."""
         table, model = self.ask("heads"), self.model
-        bits = lambda: self._by_distance(self.asked.few).set_index("distance")["bits"]  # noqa: E731
-        asked, rows = partial_pass.Resumable(model, bits), []
+        asked, rows = partial_pass.Resumable(model, self._bits), []
         changes: dict[str, Callable] = {
             REMOVED: lambda mask: ablation.ablate_heads(model, mask),
             SHORTER: lambda mask: ablation.set_half_life(model, mask, factor=1 / 16),
@@ -134,6 +133,10 @@ class Subject:
                     found.assign(**{name: head[name] for name in table if name not in ("model", "kind", "seed")})
                 )
         return pd.concat(rows, ignore_index=True)
+
+    def _bits(self) -> pd.Series:
+        """Bits of an answer by distance, on the few rows."""
+        return self._by_distance(self.asked.few).set_index("distance")["bits"]
 
     def _by_distance(self, n: int) -> pd.DataFrame:
         rows = []

@@ -30,7 +30,6 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float
-from scipy import stats
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -103,11 +102,10 @@ def place(chosen: float | Float[np.ndarray, " draws"], random: Float[np.ndarray,
     if not len(random) or not len(chosen) or np.isnan(random).any() or np.isnan(chosen).any():
         raise ValueError(f"a place wants the values of a set and of at least one random set, got {chosen}, {random}")
     n, ordered = len(random), np.sort(random)
-    among = lambda x: (np.searchsorted(ordered, x, "left") + np.searchsorted(ordered, x, "right")) / 2 / n  # noqa: E731
-    found = float(among(chosen).mean())
-    farther = (np.abs(among(random) - 0.5) - abs(found - 0.5)).round(9)
+    found = float(_among(ordered, chosen).mean())
+    farther = (np.abs(_among(ordered, random) - 0.5) - abs(found - 0.5)).round(9)
     p = ((farther > 0).sum() + ((farther == 0).sum() + 1) / 2) / (n + 1)
-    return Place(found, *_wilson(found * n, n), float(p), n)
+    return Place(*intervals.wilson(found * n, n), float(p), n)
 
 
 def questions(tasks: Sequence[str] = ("needle",), *, rows: int = ROWS, seed: int = 0) -> battery.Battery:
@@ -310,9 +308,6 @@ class Subject(trials.Subject):
         return self._sheet(self._asked)
 
 
-def _wilson(successes: float, n: int) -> tuple[float, float]:
-    """Wilson's interval of a share, of half successes too."""
-    z = float(stats.norm.ppf((1 + intervals.LEVEL) / 2))
-    middle, half = successes + z**2 / 2, z * np.sqrt(successes * (n - successes) / n + z**2 / 4)
-    ends = np.array([middle - half, middle + half]) / (n + z**2)
-    return tuple(np.clip(ends, 0, 1).tolist())
+def _among(ordered: Float[np.ndarray, " n"], values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
+    """The share of the ordered values that lie below each of these, equal ones counted half."""
+    return (np.searchsorted(ordered, values, "left") + np.searchsorted(ordered, values, "right")) / 2 / len(ordered)
