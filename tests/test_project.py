@@ -128,3 +128,34 @@ def test_no_verdict_is_typed_by_hand():
     assert {name: found for name, text in texts.items() if (found := typed_verdicts(text))} == {}
     assert typed_verdicts("So C1 is not reproduced in the hybrid.") == ["C1 is not reproduced"]
     assert typed_verdicts("<!-- scorecard:begin -->\nC1 fails\n<!-- scorecard:end -->") == []
+
+
+def code(source: str, **metadata: object) -> dict:
+    return {"cell_type": "code", "metadata": metadata, "outputs": [], "execution_count": None, "source": [source]}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"source": ["def f():\n", "    return 1"]}, "a definition"),
+        ({"source": ["f = lambda: 1"]}, "a definition"),
+        ({"outputs": [{}]}, "outputs"),
+        ({"execution_count": 4}, "outputs"),
+        ({"metadata": {"tags": ["parameters"]}}, "2 parameters cells"),
+        ({"cell_type": "raw"}, "code without a sentence before it"),
+        ({"cell_type": "code"}, None),
+    ],
+)
+def test_a_fault_in_a_notebook_is_seen(change, fault):
+    text = {"cell_type": "markdown", "metadata": {}, "source": ["Why."]}
+    parameters = code('model = "data/models/hybrid"\nlengths = [64, -1]', tags=["parameters"])
+    cells = [text, parameters, text, code("x = 1"), text, code("x"), text, code("x")]
+    if fault == "code without a sentence before it":
+        cells[4] = text | change
+    else:
+        cells[3] = cells[3] | change
+    assert notebook_faults({"cells": cells}) == ([fault] if fault else [])
+
+
+def test_parameters_derived_from_parameters_are_seen():
+    assert code_faults("n = 4\nm = 2 * n", literal=True) == ["a parameter that is no literal"]

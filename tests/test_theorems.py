@@ -30,3 +30,25 @@ def test_a_repeated_block_bounds_the_first_layer(model, period):
     rank = spectra.effective_rank(states.trace(model, tokens, EVERY))
     limit = bounds.periodic_rank_bound(period, model.hf.config.linear_conv_kernel_dim)
     assert rank[0].max() <= limit
+
+
+def test_states_of_a_shipped_model_are_those_of_a_float64_loop(model):
+    tokens = contexts.domain("code", model.tokenizer, n=1, length=70, generator=torch.Generator().manual_seed(0))
+    positions = [1, 13, 64, 69]
+    traced = states.trace(model, tokens, positions, measure=lambda state: state.flatten(2))
+    for place in range(model.grid.L):
+        q, k, v, g, beta = (x[0].double().numpy() for x in states.inputs(model, tokens, place))
+        group = v.shape[1] // k.shape[1]
+        for head in range(v.shape[1]):
+            state = torch.zeros(model.grid.K, model.grid.V, dtype=torch.float64).numpy()
+            for t in range(len(v)):
+                key = k[t, head // group]
+                state = state * _exp(g[t, head])
+                state += key[:, None] * (beta[t, head] * (v[t, head] - key @ state))[None]
+                if t + 1 in positions:
+                    found = traced[place, 0, positions.index(t + 1), head].reshape(state.shape).numpy()
+                    assert abs(found - state).max() <= 1e-5 * abs(state).max()
+
+
+def _exp(x):
+    return float(torch.tensor(x, dtype=torch.float64).exp())

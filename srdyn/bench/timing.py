@@ -42,8 +42,11 @@ def interleaved(
 
     A round calls each case once, every second round in reverse order; a case too short for the clock is called several
     times (`calls`). One call of each goes before, which compiles and fills caches; it counts as the first round where
-    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent.
+    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent. Raises ValueError without
+    cases or rounds.
     """
+    if not cases or rounds < 1:
+        raise ValueError(f"timing needs at least one case and one round, got {len(cases)} and {rounds}")
     start, first = time.perf_counter(), {name: _read(case, 1) for name, case in cases.items()}
     calls = {name: max(1, int(np.ceil(SHORTEST / taken))) if warm_up else 1 for name, taken in first.items()}
     rows = [] if warm_up else [(name, 0, taken, 1) for name, taken in first.items()]
@@ -75,12 +78,22 @@ def wide(times: pd.DataFrame) -> pd.DataFrame:
 
 
 def quotient(rounds: pd.DataFrame, above: str, below: str) -> intervals.Interval:
-    """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone."""
+    """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone.
+
+    Raises ValueError for a column that is not there.
+    """
+    if missing := {above, below} - set(rounds):
+        raise ValueError(f"no case is called {', '.join(sorted(missing))}; there are {', '.join(rounds)}")
     return _over_rounds(rounds[[above, below]], lambda pair: float(np.divide(*np.median(pair, axis=0))))
 
 
 def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int]) -> intervals.Interval:
-    """The power of size (by column of `rounds`) by which time grows: the slope of log median time over log size."""
+    """The power of size (by column of `rounds`) by which time grows: the slope of log median time over log size.
+
+    Raises ValueError for fewer than two sizes.
+    """
+    if len(set(sizes.values())) < 2:
+        raise ValueError(f"growth needs at least two sizes, got {dict(sizes)}")
     logs = np.log(list(sizes.values()))
     return _over_rounds(rounds[list(sizes)], lambda x: float(np.polyfit(logs, np.log(np.median(x, axis=0)), 1)[0]))
 

@@ -45,8 +45,10 @@ def ledger(
     heads) over all layers, as the paper cuts; `removed_bytes` are their states alone, and `freed` is the share of the
     whole cache that these make up. `break_even` is the context length in tokens at which keys and values cost as much
     as the states, NaN without attention. The index of a sparse attention is not counted.
-    Raises ValueError for a share outside 0 … 1, a model without a state, and as `attention` does.
+    Raises ValueError for a negative length, a share outside 0 … 1, a model without a state, and as `attention` does.
     """
+    if any(length < 0 for length in tokens):
+        raise ValueError(f"a context holds 0 tokens or more, got {list(tokens)}")
     if not 0 <= removed <= 1:
         raise ValueError(f"removed is a share of the heads, between 0 and 1, got {removed}")
     rows = []

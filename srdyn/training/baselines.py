@@ -38,9 +38,13 @@ class KneserNey:
     """
 
     def __init__(self, documents: Iterable[bytes], *, order: int = ORDER) -> None:
-        """Count the documents; up to 7 bytes pack into 63 bits. Raises ValueError for a zero byte in them."""
+        """Count the documents. Raises ValueError for an order outside 1 … 7, for no text, or a zero byte in it."""
+        if not 1 <= order <= 7:
+            raise ValueError(f"n-grams of {order} bytes do not pack into 63 bits; the order must be 1 … 7")
         self.order = order
         packed = [_pack(document, order) for document in documents]
+        if not sum(map(len, packed)):
+            raise ValueError("an n-gram model needs text to count")
         grams, counts = np.unique(np.concatenate(packed), return_counts=True)
         self.orders = [_counted(grams, counts)]
         for k in range(order - 1, 0, -1):

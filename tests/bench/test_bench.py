@@ -79,8 +79,8 @@ def test_methods_agree_on_the_spectra(tables):
 def test_what_would_take_long_is_left_out_and_said(monkeypatch):
     slow = functools.partial(_after, 0.02)
     monkeypatch.setattr(throughput, "METHODS", throughput.METHODS | {"numpy, one by one": slow})
-    monkeypatch.setattr(throughput, "LONGEST", 0.03)
-    monkeypatch.setattr(throughput, "LARGEST", 100 * 8 * 8 * 8)
+    monkeypatch.setattr(throughput, "_LONGEST", 0.03)
+    monkeypatch.setattr(throughput, "_LARGEST", 100 * 8 * 8 * 8)
     table = throughput.table(sizes=(8,), batches=(1, 10, 1000), rounds=2).set_index(["batch", "method"])
     assert table.loc[(10, "numpy, one by one"), "note"].startswith("left out: a call would take")
     assert table.loc[(10, "srdyn"), ["note", "n"]].tolist() == ["", 2]

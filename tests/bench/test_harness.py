@@ -243,3 +243,12 @@ def test_a_task_without_values_of_single_items_is_refused(hybrid, tmp_path):
     task = own_task(tmp_path, ROWS, output_type="loglikelihood_rolling", metric_list=perplexity)
     with pytest.raises(ValueError, match="own has no metric that single items have"):
         harness.evaluate(hybrid, task)
+
+
+def test_gsm8k_runs_on_every_family(reader):
+    frame = harness.evaluate(reader, gsm8k())
+    assert list(frame.columns) == ["task", "item", "metric", "value"]
+    assert set(frame["task"]) == {"gsm8k"}
+    assert list(frame["item"]) == [0, 1, 2, 0, 1, 2]
+    assert list(frame["metric"].unique()) == ["exact_match,strict-match", "exact_match,flexible-extract"]
+    assert set(frame["value"]) <= {0.0, 1.0}

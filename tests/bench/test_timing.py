@@ -107,3 +107,12 @@ def test_peak_memory_is_that_of_the_case():
 def filled(megabytes):
     np.ones(250 * 125_000).sum()  # given back before the case begins, hides nothing of it
     return lambda: np.ones(megabytes * 125_000).sum()
+
+
+def test_what_cannot_be_told_is_refused():
+    with pytest.raises(ValueError, match="no case is called c; there are a, b"):
+        timing.quotient(wide(a=[1.0], b=[1.0]), "a", "c")
+    with pytest.raises(ValueError, match="at least two sizes"):
+        timing.exponent(wide(a=[1.0]), {"a": 4})
+    with pytest.raises(ValueError, match="got 0 and 3"):
+        timing.interleaved({}, rounds=3)

@@ -179,3 +179,12 @@ def test_a_configuration_of_unknown_origin_is_refused():
 
     with pytest.raises(ValueError, match="the cache of OwnConfig is not known"):
         memory.attention(OwnConfig())
+
+
+@pytest.mark.parametrize(
+    ("tokens", "removed", "message"),
+    [([5, -1], 0.3, r"0 tokens or more, got \[5, -1\]"), ([1], 1.5, "between 0 and 1, got 1.5")],
+)
+def test_impossible_lengths_and_shares_are_refused(tokens, removed, message):
+    with pytest.raises(ValueError, match=message):
+        memory.ledger(tokens, removed=removed)

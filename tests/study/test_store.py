@@ -199,3 +199,9 @@ def test_a_run_record_says_what_ran(clone):
     assert record["seed"] == 5
     store.save_record("02_consistency", record)
     assert json.loads((clone / "build/reference/records/02_consistency.json").read_bytes()) == record
+
+
+def test_a_rank_outside_its_band_is_a_change(clone, frame):
+    store.save_table(frame, STEM)
+    store.save_table(frame.assign(rank=[3, 40, 64, 63]), STEM)
+    assert store.load_table(STEM)["rank"].tolist() == [3, 40, 64, 63]

@@ -237,7 +237,7 @@ def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkey
 def test_summaries_have_a_row_for_every_head(heads, place):
     text = heads[heads["context"].isin(["code", "prose"])]
     final = summaries.final_ranks(text, 64)
-    assert len(final) == 5 * 3 * 8
+    assert len(final) == 4 * 3 * 8
     assert (final["low"] <= final["rank"] + 1e-9).all()
     assert (final["rank"] <= final["high"] + 1e-9).all()
     own = text[(text["source"] == "model") & (text["position"] == 64)].groupby(["layer", "head"])["rank"].mean()

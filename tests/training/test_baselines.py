@@ -76,3 +76,12 @@ def test_xz_squeezes_what_repeats_and_nothing_else(monkeypatch):
     for document, low, high in ((letters, 4, 5), ("abc" * 10_000, 0, 0.1), ("ß" * 10_000, 0, 0.1)):
         monkeypatch.setattr(contexts, "held_out_documents", lambda name, *, part, d=document: [d, d[:10]])
         assert low < baselines.xz_bits_per_byte("any") < high
+
+
+def test_bad_text_and_orders_are_refused():
+    with pytest.raises(ValueError, match="needs text"):
+        baselines.KneserNey([b""])
+    with pytest.raises(ValueError, match="zero byte"):
+        baselines.KneserNey([b"a\0b"])
+    with pytest.raises(ValueError, match="must be 1 … 7"):
+        baselines.KneserNey([b"ab"], order=8)

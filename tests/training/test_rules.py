@@ -30,7 +30,7 @@ def test_a_seed_decides_the_start_and_leaves_other_random_numbers(kind):
 
 def test_it_is_trained_and_its_spectra_are_followed(kind, tmp_path, monkeypatch):
     monkeypatch.setattr(recipes, "text", lambda tier: tasks.Text({"a": np.arange(1, 5000) % 1000}))
-    monkeypatch.setattr(train, "SPECTRA_WINDOWS", 1)
+    monkeypatch.setattr(train, "_SPECTRA_WINDOWS", 1)
     monkeypatch.setattr(train, "SPECTRA_POSITIONS", (8, 16))
     small = dataclasses.replace(mixture.SMALL, tokens_per_batch=128, lengths=((0.0, (64,)),))
     monkeypatch.setitem(recipes.TIERS, "small", recipes.TIERS["small"]._replace(curriculum=small))

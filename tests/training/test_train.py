@@ -24,9 +24,9 @@ def small(monkeypatch):
     """Little text, few windows, saves and log lines at odd steps."""
     training = contexts.training_documents
     monkeypatch.setattr(contexts, "training_documents", lambda name: [d[:9000] for d in training(name)[:2]])
-    monkeypatch.setattr(train, "SPECTRA_WINDOWS", 1)
-    monkeypatch.setattr(train, "SAVE_EVERY", 3)
-    monkeypatch.setattr(train, "LOG_EVERY", 2)
+    monkeypatch.setattr(train, "_SPECTRA_WINDOWS", 1)
+    monkeypatch.setattr(train, "_SAVE_EVERY", 3)
+    monkeypatch.setattr(train, "_LOG_EVERY", 2)
 
 
 def settings(kind="hybrid", *, steps=7, **changes):
