@@ -9,7 +9,7 @@ from srdyn.figures.heatmaps import context_matrix, head_map, residual_map
 from srdyn.figures.interventions import coefficients, contrasts, doses, loads, single_heads, windows
 from srdyn.figures.mechanism import explained_variance, head_splits, rank_against_decay, rounded_ranks, threshold_sweep
 from srdyn.figures.pruning import alphas, calibrations, rules
-from srdyn.figures.retention import damage_predictors, half_lives
+from srdyn.figures.retention import crossover, damage_predictors, half_lives
 from srdyn.figures.scorecard import measures, verdicts
 from srdyn.figures.sets import places
 from srdyn.figures.stratification import rank_distribution, shares, trajectories

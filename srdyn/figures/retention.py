@@ -57,6 +57,24 @@ def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: 
     panel.set_ylim(-0.06, 1.08)
 
 
+@style.draws("model group quantity distance", "estimate low high n")
+def crossover(table: pd.DataFrame) -> Figure:
+    """What recall loses more than local prediction without each group of heads, by how far back it must reach."""
+    figure, parts = style.panels(table[table["group"] != "intact"], "model", height=1.5, sharey=False)
+    for panel, part in parts:
+        for place, (group, look) in enumerate(_GROUPS.items()):
+            line = part[(part["group"] == group) & (part["quantity"] == "recall minus local prediction")]
+            line = line.sort_values("distance")
+            x = line["distance"] * 1.06 ** (place - 1)
+            style.points(panel, x, line, look, linestyle="-", linewidth=0.8, width=0.6)
+        panel.set_xscale("log", base=2)
+        panel.axhline(0, zorder=0, **style.BOUND)
+    style.outer_labels([panel for panel, _ in parts], x="distance (tokens)", y="recall − local (bits a token)")
+    style.legend(figure, [style.handle(group, look) for group, look in _GROUPS.items()])
+    note = "lost without the group; above 0 it is worth more to recall; bars: 95 % interval over passages"
+    return style.finish(figure, note, f"n = {style.span(table['n'])} passages a symbol")
+
+
 @style.draws("model changed predictor quantity", "estimate low high n")
 def damage_predictors(table: pd.DataFrame) -> Figure:
     """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""

@@ -16,6 +16,7 @@ def planted(model, rng, heads=40):
     for distance in DISTANCES:
         harm = 2.0 ** (-distance / half_life) + 1e-3 * rng.normal(size=heads)
         columns = {"half_life": half_life, "rank": rank, "write": write, "damage": harm, "distance": distance}
+        columns |= {"D": 64, "norm": rng.uniform(size=heads)}
         rows.append(pd.DataFrame(columns | {"layer": np.arange(heads) // 8, "head": np.arange(heads) % 8}))
     return pd.concat(rows).assign(model=model, kind=model, seed=0, changed="removed")
 

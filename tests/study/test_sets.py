@@ -76,6 +76,32 @@ def test_a_random_set_is_called_undecided_in_95_of_100_cases(critical):
     assert np.mean(undecided) == pytest.approx(0.95, abs=0.03)
 
 
+@pytest.mark.parametrize("draws", [2, 10])
+def test_a_mean_of_draws_is_called_undecided_in_95_of_100_cases_too(draws):
+    """Places of a mean lie nearer to the middle than those of one set, and are held against such."""
+    rng, undecided = np.random.default_rng(draws), []
+    for trial in range(10):
+        damage = torch.from_numpy(rng.gamma(0.3, 0.3, (L, H)))
+        masks = sets.drawn(quarter(), HELD, n=sets.SETS + 400, generator=generator(trial))
+        bits = (masks.double() * damage).flatten(1).sum(1).numpy()
+        several = np.split(-bits[sets.SETS :], 400 // draws)[:40]
+        undecided += [sets.place(chosen, -bits[: sets.SETS]).verdict == "undecided" for chosen in several]
+    assert np.mean(undecided) == pytest.approx(0.95, abs=0.03)
+    lower = np.sort(-bits[: sets.SETS])[: sets.SETS * 2 // 5]
+    assert sets.place(lower[:: len(lower) // 10][:10], -bits[: sets.SETS]).verdict == "worse"
+    assert sets.place(lower[len(lower) // 2], -bits[: sets.SETS]).verdict == "undecided"
+    with pytest.raises(ValueError, match="as many random sets"):
+        sets.place(np.ones(3), np.ones(2))
+
+
+def test_the_interval_of_a_place_is_over_draws_too():
+    random = np.linspace(0, 1, 201)
+    narrow, wide = (sets.place(np.array([0.5 - by, 0.5 + by]), random) for by in (0.001, 0.4))
+    assert narrow.place == pytest.approx(wide.place, abs=0.01)
+    assert narrow.low > 0.4 > 0.15 > wide.low
+    assert sets.place(0.5, random).low == pytest.approx(narrow.low)  # Wilson's, for so many random sets
+
+
 @pytest.mark.parametrize(("heads", "n", "verdict"), [(64, 1, "worse"), (8, 2, "undecided")])
 def test_a_planted_critical_head_is_found_where_few_random_sets_lack_it(heads, n, verdict):
     """One of 64 heads is missing in 1.6 % of random sets; two of 8 in a quarter, which nothing can make rare."""
@@ -99,8 +125,9 @@ def table():
             rows += [{"arm": "low", "share": 0.25, "which": which, "value": x, "seed": seed} for x in shares]
         rows.append({"arm": "intact", "share": 0.0, "which": "chosen", "value": 0.95, "seed": seed})
         rows.append({"arm": "all off", "share": 0.0, "which": "chosen", "value": 0.0, "seed": seed})
-    frame = pd.DataFrame(rows).assign(cut="per layer", probe="needle", probe_kind="task", bits=1.0, n=24, removed=12)
+    frame = pd.DataFrame(rows).assign(cut="per layer", probe="needle", probe_kind="task", n=24, removed=12)
     names = {"model": frame["seed"].map("m{}".format), "kind": "m", "draw": frame.groupby("which").cumcount()}
+    names["bits"] = 1 - frame["value"]
     return frame.assign(set=frame.index.astype(str), **names)
 
 
@@ -113,8 +140,14 @@ def test_places_by_seed_and_over_seeds():
     assert (rows["low"] < rows["estimate"]).all()
     kept = sets.places(sets.with_kept(table()))
     assert kept.loc[kept["probe"] == "accuracy kept", "chosen"].tolist() == pytest.approx([0.5 / 0.95] * 2)
-    bits = sets.places(table().assign(probe_kind="text")).set_index("seed")
-    assert bits["place"].to_dict() == {0: 0.95, 1: 0.75}  # fewer bits are better
+    more = sets.places(table().assign(bits=lambda frame: frame["value"])).set_index("seed")
+    assert more["place"].to_dict() == {0: 0.95, 1: 0.75}  # fewer bits are better, however many answers are right
+
+
+def test_draws_that_chose_the_same_heads_are_one():
+    twice = table().assign(set=lambda frame: frame["set"].where(frame["which"] == "random", "the same"))
+    assert sets.places(twice)["draws"].tolist() == [1, 1]
+    assert sets.places(table())["draws"].tolist() == [2, 2]
 
 
 def test_the_gate_is_what_is_right_with_every_state_off():

@@ -1,4 +1,4 @@
-"""What foretells a head's damage in a model that nothing was fitted on."""
+"""What foretells a head's damage in a model that nothing was fitted on; how far back a group of heads is of use."""
 
 from __future__ import annotations
 
@@ -15,14 +15,43 @@ from srdyn.study.analysis.observations import OF_A_MODEL
 LEFT = "retained at distance"
 PREDICTORS = {
     "effective rank": ["rank"],
+    "rank, ties within strata": ["stratum"],
+    "nuclear norm": ["norm"],
     "half-life": ["half_life"],
     LEFT: ["left"],
     "write strength": ["write"],
+    "layer": ["layer"],
     "distance": ["distance"],
-    "all of them": ["rank", "half_life", "left", "write", "distance"],
+    "all of them": ["rank", "stratum", "norm", "half_life", "left", "write", "layer", "distance"],
 }
 RHO, CAUGHT = "Spearman ρ", "share of the damage in the worst tenth"
 TENTH = 0.1
+
+
+LOCAL, RECALL, BALANCE = "local prediction", "recall", "recall minus local prediction"
+
+
+def worth(passages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.DataFrame:
+    """What each group of heads is worth by distance, bits a token: how much is lost without it.
+
+    `passages` are the rows of `retention.repeated`. Of `local prediction` is lost what the passage costs more when it
+    is new; `recall` is what a passage costs less when it comes again, and what of that is lost. Columns: model, kind,
+    seed, group, heads, distance, quantity, estimate, low, high (passages drawn again), n (passages). For the intact
+    model, the quantities themselves: bits a token of new text, bits saved by recall.
+    """
+    rows, key = [], [*OF_A_MODEL, "distance", "row"]
+    whole = passages[passages["group"] == "intact"].set_index(key)[["new", "again"]]
+    for (*names, group, distance), part in passages.groupby([*OF_A_MODEL, "group", "distance"], sort=False):
+        mine, theirs = part.set_index(key), whole.loc[part.set_index(key).index]
+        local, recall = mine["new"], mine["new"] - mine["again"]
+        if group != "intact":
+            local, recall = local - theirs["new"], theirs["new"] - theirs["again"] - recall
+        about = dict(zip(OF_A_MODEL, names, strict=True)) | {"group": group, "heads": part["heads"].iloc[0]}
+        for quantity, values in ((LOCAL, local), (RECALL, recall), (BALANCE, recall - local)):
+            draw = torch.Generator().manual_seed(0)
+            found = intervals.bootstrap(values.to_numpy(), np.mean, generator=draw, n=n)._asdict()
+            rows.append(about | {"distance": distance, "quantity": quantity, **found, "n": len(values)})
+    return pd.DataFrame(rows)
 
 
 def predicted(damages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.DataFrame:
@@ -49,7 +78,9 @@ def predicted(damages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.Data
 
 def _placed(table: pd.DataFrame) -> pd.DataFrame:
     """Places within the model; the damage itself stays beside."""
-    table = table.assign(left=2.0 ** (-table["distance"] / table["half_life"]), place=table["damage"])
+    share = table["rank"] / table["D"]
+    stratum = (share > strata.LOW).astype(int) + (share >= strata.HIGH)
+    table = table.assign(left=2.0 ** (-table["distance"] / table["half_life"]), stratum=stratum, place=table["damage"])
     names = [*PREDICTORS["all of them"], "place"]
     return table.assign(**{name: table.groupby("model")[name].rank(pct=True) for name in names})
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float
 
-from srdyn import strata
+from srdyn import nulls, strata
 from srdyn.study.analysis import emergence, observations
 from srdyn.study.analysis.observations import CORRELATION, MAGNITUDE, OF_A_MODEL, SHARE, Cube, Means, Pooled
 
@@ -40,6 +41,31 @@ def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
         about = dict(zip([*OF_A_MODEL, "source"], names, strict=True)) | {"measure": name, "n": len(data.values)}
         rows.append(about | {"estimate": p, "low": p, "high": p, "over": "heads, by the test", "why": why})
     return pd.DataFrame(rows)
+
+
+def modes(heads: pd.DataFrame, *, at: int, eps: float, n: int = 200) -> pd.DataFrame:
+    """Is it half-lives that form two groups, or ranks alone, since these end at D?
+
+    Columns: model, kind, seed, quantity, estimate, n (heads). Quantities: p of the dip test of the models' own ranks,
+    and of the logarithms of their half-lives; the share of `n` draws of log-normal half-lives, one mode with the heads'
+    own mean and deviation, whose predicted ranks (`nulls.predicted_rank`) the test takes for two groups (p < 0.01).
+    """
+    rows = []
+    for names, table in heads[heads["source"] == "model"].groupby(OF_A_MODEL, sort=False):
+        data, draw = observations.cube(table), np.random.default_rng(0)
+        decay = np.log(-table.groupby(["layer", "head"])["log_decay"].mean().dropna().to_numpy())
+        if len(decay) == 0:
+            continue
+        drawn = torch.from_numpy(-np.exp(draw.normal(decay.mean(), decay.std(), (n, len(decay)))))
+        drawn = nulls.predicted_rank(drawn, data.D, eps).numpy()
+        found = {
+            "ranks": strata.bimodality(data.values.mean((0, 1))[..., data.at(at)].ravel())["p"],
+            "log half-lives": strata.bimodality(decay)["p"],
+            "two groups from one mode of half-lives": np.mean([strata.bimodality(one)["p"] < 0.01 for one in drawn]),
+        }
+        about = dict(zip(OF_A_MODEL, names, strict=True)) | {"n": len(decay)}
+        rows += [about | {"quantity": name, "estimate": float(value)} for name, value in found.items()]
+    return pd.DataFrame(rows, columns=[*OF_A_MODEL, "quantity", "estimate", "n"])
 
 
 def hold(means: Means, cube: Cube) -> Pooled:

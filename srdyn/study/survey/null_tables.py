@@ -35,8 +35,6 @@ def rank_columns(eps: float) -> dict[float, str]:
 
 def available(model: models.Model, sources: Sequence[str]) -> list[str]:
     """The model and those of its nulls that it can have; a log line says which it cannot, and why."""
-    if model.seed:
-        return [MODEL]
     for can, why, lost in (
         (_is_reference, "what it was started from is not known", [_UNTRAINED]),
         (follows_gated_delta, "its states do not follow the gated delta rule with one decay a head", NULLS[1:]),

@@ -37,8 +37,7 @@ def heads(
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
     model's own decays and write strengths (`mechanism`); the same with the decay and the write strength of the median
-    head for all (`common decay`). Nulls are made for models of seed 0 alone; what a model cannot have is left out, and
-    logged.
+    head for all (`common decay`). What a model cannot have is left out, and logged.
     Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
     several processes (`loading.processes`) share the work if they all make this call. Much work with a small model on a
     CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.

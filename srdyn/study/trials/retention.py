@@ -31,12 +31,16 @@ from srdyn.text import tasks
 CODE = code.hash_of(__name__)
 INTACT, SLOW, FAST, OTHERS = "intact", "saturated, slow", "saturated, fast", "others"
 GROUPS = (SLOW, FAST, OTHERS)
-REMOVED, SHORTER = "removed", "half-life ÷ 16"
+REMOVED, SHORTER, FACTOR = "removed", "half-life ÷ 16", 1 / 16
 HEAD = ["layer", "axis", "head"]
 PREFIX = 32
 """Tokens of text before the two facts."""
 LENGTH = 512
 """Tokens of text after which ranks are taken."""
+PASSAGE = 16
+"""Tokens of text that come twice."""
+PASSAGES = 4
+"""Of them, for each row of facts that would be asked for."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,18 +60,29 @@ class Questions:
 
 
 def heads(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
-    """Every head of every model: rank, half_life (tokens), write (strength), D and its group, one of `GROUPS`."""
+    """Every head of every model: rank, norm (nuclear), half_life (tokens), write (strength), D, group (of `GROUPS`)."""
     return _everywhere(names, asked, [("heads",)])
 
 
 def set_to(names: Sequence[str | Path], asked: Questions, half_lives: Sequence[float]) -> pd.DataFrame:
     """What is answered, by distance, while all heads of a group have one half-life; `intact` beside.
 
-    Columns: group, half_life (NaN where nothing is set), heads, distance, estimate (share right), low, high (Wilson),
-    bits (an answer), n, rank (mean over the group while it is set; NaN for intact), D, model, kind, seed.
+    In another row every head of the group forgets sixteen times as fast. Columns: group, half_life (NaN where none is
+    set), factor (of half-lives, NaN where they are set), heads, distance, estimate (share right), low, high (Wilson),
+    bits (an answer), n, rank (mean over the group meanwhile; NaN for intact), D, model, kind, seed.
     """
-    work = [("answered", INTACT, math.nan)] + [("answered", group, tokens) for group in GROUPS for tokens in half_lives]
+    work = [("answered", INTACT, math.nan, math.nan)]
+    work += [("answered", group, tokens, math.nan) for group in GROUPS for tokens in half_lives]
+    work += [("answered", group, math.nan, FACTOR) for group in GROUPS]
     return _everywhere(names, asked, work)
+
+
+def repeated(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
+    """Text that comes twice, whole and without each group of heads: bits a token when it is new, and when it is not.
+
+    Columns: group (left out; `intact` beside), heads, distance, row, new, again. The same passages for every group.
+    """
+    return _everywhere(names, asked, [("repeated", group) for group in (INTACT, *GROUPS)])
 
 
 def single(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
@@ -97,24 +112,25 @@ class Subject:
     def heads(self) -> pd.DataFrame:
         """One row for every head."""
         tokens, model = self._text(), self.model
-        rank, d = self._ranks(tokens)
+        rank, norm, d = self._ranks(tokens)
         log_decay, write = (gate.double().mean((1, 2)) for gate in states.gates(model, tokens))
         places = [(at.index, axis, head) for axis, at in enumerate(model.layers) for head in range(model.grid.H)]
-        columns = {"rank": rank, "half_life": -math.log(2) / log_decay, "write": write}
+        columns = {"rank": rank, "norm": norm, "half_life": -math.log(2) / log_decay, "write": write}
         table = pd.DataFrame(places, columns=HEAD).assign(D=d, **{k: x.flatten().numpy() for k, x in columns.items()})
         return grouped(table.dropna(subset="rank").reset_index(drop=True))
 
-    def answered(self, group: str, tokens: float) -> pd.DataFrame:
+    def answered(self, group: str, tokens: float, factor: float) -> pd.DataFrame:
         """One row for every distance."""
         table, rank = self.ask("heads"), math.nan
         mask = self._mask(table[table["group"] == group])
         with contextlib.ExitStack() as stack:
             if group != INTACT:
-                stack.enter_context(ablation.set_half_life(self.model, mask, tokens=tokens))
+                change = {"factor": factor} if math.isnan(tokens) else {"tokens": tokens}
+                stack.enter_context(ablation.set_half_life(self.model, mask, **change))
                 rank = float(self._ranks(self._text())[0][mask].mean())
             found = self._by_distance(self.asked.rows)
-        about = {"group": group, "half_life": tokens, "heads": int(mask.sum()), "rank": rank, "D": table["D"].iloc[0]}
-        return found.assign(**about)
+        about = {"group": group, "half_life": tokens, "factor": factor, "heads": int(mask.sum()), "rank": rank}
+        return found.assign(**about, D=table["D"].iloc[0])
 
     def single(self) -> pd.DataFrame:
         """One row for every head, change and distance."""
@@ -122,7 +138,7 @@ class Subject:
         asked, rows = partial_pass.Resumable(model, self._bits), []
         changes: dict[str, Callable] = {
             REMOVED: lambda mask: ablation.ablate_heads(model, mask),
-            SHORTER: lambda mask: ablation.set_half_life(model, mask, factor=1 / 16),
+            SHORTER: lambda mask: ablation.set_half_life(model, mask, factor=FACTOR),
         }
         for _, head in tqdm(table.iterrows(), total=len(table), desc=f"{model.name}: single heads", leave=False):
             for changed, change in changes.items():
@@ -133,6 +149,17 @@ class Subject:
                     found.assign(**{name: head[name] for name in table if name not in ("model", "kind", "seed")})
                 )
         return pd.concat(rows, ignore_index=True)
+
+    def repeated(self, group: str) -> pd.DataFrame:
+        """One row for every distance and passage."""
+        table, found = self.ask("heads"), []
+        mask = self._mask(table[table["group"] == group])
+        with ablation.ablate_heads(self.model, mask):
+            for distance, (tokens, items) in self._passages().items():
+                bits = evals.outcomes(self.model, tokens, items).pivot(index="row", columns="item", values="bits")
+                twice = bits.set_axis(["new", "again"], axis=1) / PASSAGE
+                found.append(twice.reset_index().assign(distance=distance))
+        return pd.concat(found, ignore_index=True).assign(group=group, heads=int(mask.sum()))
 
     def _bits(self) -> pd.Series:
         """Bits of an answer by distance, on the few rows."""
@@ -148,13 +175,20 @@ class Subject:
 
     def _needles(self) -> dict[int, tuple[Tensor, Tensor]]:
         if not hasattr(self, "_rows"):
-            text, asked = evals.held_out_text(self.model.tokenizer, "evaluation"), self.asked
-            rng = evals.draws("needles at a distance", part="evaluation", seed=asked.seed)
-            writer = tasks.Writer(tasks.Alphabet.of(self.model.tokenizer), text, rng)
+            writer, asked = self._writer("needles at a distance"), self.asked
             self._rows = {
                 distance: needles(writer, distance, max(asked.rows, asked.few)) for distance in asked.distances
             }
         return self._rows
+
+    def _passages(self) -> dict[int, tuple[Tensor, Tensor]]:
+        writer, n = self._writer("text that comes twice"), PASSAGES * self.asked.rows
+        return {distance: passages(writer, distance, n) for distance in self.asked.distances}
+
+    def _writer(self, name: str) -> tasks.Writer:
+        rng = evals.draws(name, part="evaluation", seed=self.asked.seed)
+        text = evals.held_out_text(self.model.tokenizer, "evaluation")
+        return tasks.Writer(tasks.Alphabet.of(self.model.tokenizer), text, rng)
 
     def _text(self) -> Int64[Tensor, "B T"]:
         draw = torch.Generator().manual_seed(self.asked.seed)
@@ -164,11 +198,12 @@ class Subject:
         ]
         return torch.cat(each)
 
-    def _ranks(self, tokens: Int64[Tensor, "B T"]) -> tuple[Tensor, int]:
-        """The mean rank of every head after the text, and D."""
+    def _ranks(self, tokens: Int64[Tensor, "B T"]) -> tuple[Tensor, Tensor, int]:
+        """The mean rank and nuclear norm of every head after the text, and D."""
         sigma = states.trace(self.model, tokens, [LENGTH])[:, :, 0]
         rank = spectra.effective_rank(sigma, self.asked.eps).double().mean(1)
-        return rank.masked_fill(sigma.isnan().all(-1).any(1), math.nan), sigma.shape[-1]
+        rank = rank.masked_fill(sigma.isnan().all(-1).any(1), math.nan)
+        return rank, spectra.nuclear_norm(sigma).mean(1), sigma.shape[-1]
 
     def _mask(self, table: pd.DataFrame) -> Bool[Tensor, "L H"]:
         mask = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
@@ -199,6 +234,24 @@ def needles(writer: tasks.Writer, distance: int, n: int) -> tuple[Int64[Tensor, 
         writer.snippet(passage, gap)
         for item, fact in enumerate(facts, 1):
             writer.sentence(passage, *fact, weight=tasks.ANSWER_WEIGHT, item=item)
+        rows.append(passage)
+    return torch.tensor([row.tokens for row in rows]), torch.tensor([row.items for row in rows])
+
+
+def passages(writer: tasks.Writer, distance: int, n: int) -> tuple[Int64[Tensor, "n T"], Int64[Tensor, "n T"]]:
+    """Rows with a passage of text that comes again after `distance` tokens: tokens, and items 1 (new) and 2 (again).
+
+    Raises ValueError where the passage is longer than the distance.
+    """
+    if distance < PASSAGE:
+        raise ValueError(f"a distance of {distance} tokens is shorter than the passage that comes again, {PASSAGE}")
+    rows = []
+    for _ in range(n):
+        passage, again = tasks.Passage(), writer.text.snippet(PASSAGE, rng=writer.rng)
+        writer.snippet(passage, PREFIX)
+        passage.add(again, 1.0, 1)
+        writer.snippet(passage, distance - PASSAGE)
+        passage.add(again, 1.0, 2)
         rows.append(passage)
     return torch.tensor([row.tokens for row in rows]), torch.tensor([row.items for row in rows])
 

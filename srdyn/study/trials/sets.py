@@ -43,6 +43,8 @@ SETS, ROWS = 200, 8
 LEVEL = 0.05
 """Of the two-sided test whether a set is like any other."""
 CHOSEN, RANDOM, ALL_OFF = "chosen", "random", "all off"
+MEANS = 2000
+"""Means of as many random sets as a choice has draws, among which its own mean is placed."""
 BLOCK = 20
 """Random sets that a process answers in one go."""
 SHARES = (0.389, 0.35, 0.30, 0.25, 0.20, 0.15, 0.10, 0.05)
@@ -54,8 +56,9 @@ KEPT = 0.95
 class Place(NamedTuple):
     """Where a chosen set stands among n random ones.
 
-    `place` is the share of these that do worse, ties counted half, with the ends of its 95 % interval for so many draws
-    (Wilson). `p` is the two-sided p-value of "a set like any other".
+    `place` is the share of these that do worse, ties counted half, with the ends of its 95 % interval for so many
+    random sets (Wilson) or, where that is wider, for so many draws of the choice (bootstrap). `p` is the two-sided
+    p-value of "a set like any other".
     """
 
     place: float
@@ -96,16 +99,23 @@ def place(chosen: float | Float[np.ndarray, " draws"], random: Float[np.ndarray,
 
     p is the share of random sets whose own place among them is as far from the middle or farther, equally far ones and
     the set itself counted half: where half of all sets answer nothing, what stands out can only be better, and 5 % of
-    sets still do. Raises ValueError without random sets, and for NaN.
+    sets still do. A mean of several places is nearer to the middle than one: it is held against means of as many random
+    sets, drawn `MEANS` times. Raises ValueError without random sets, for fewer than there are draws, and for NaN.
     """
     chosen, random = np.atleast_1d(np.asarray(chosen, dtype=np.float64)), np.asarray(random, dtype=np.float64)
     if not len(random) or not len(chosen) or np.isnan(random).any() or np.isnan(chosen).any():
         raise ValueError(f"a place wants the values of a set and of at least one random set, got {chosen}, {random}")
-    n, ordered = len(random), np.sort(random)
-    found = float(_among(ordered, chosen).mean())
-    farther = (np.abs(_among(ordered, random) - 0.5) - abs(found - 0.5)).round(9)
-    p = ((farther > 0).sum() + ((farther == 0).sum() + 1) / 2) / (n + 1)
-    return Place(*intervals.wilson(found * n, n), float(p), n)
+    n, k, ordered = len(random), len(chosen), np.sort(random)
+    if n < k:
+        raise ValueError(f"the mean of {k} draws is placed among means of as many random sets, but there are {n}")
+    own, alike, draw = _among(ordered, chosen), _among(ordered, random), np.random.default_rng(0)
+    found = own.mean()
+    alike = alike if k == 1 else alike[draw.random((MEANS, n)).argpartition(k - 1)[:, :k]].mean(1)
+    farther = (np.abs(alike - 0.5) - abs(found - 0.5)).round(9)
+    p = ((farther > 0).sum() + ((farther == 0).sum() + 1) / 2) / (len(alike) + 1)
+    by_sets = intervals.wilson(found * n, n)
+    by_draws = intervals.of_resamples(found, own[draw.integers(k, size=(MEANS, k))].mean(1))
+    return Place(float(found), min(by_sets.low, by_draws.low), max(by_sets.high, by_draws.high), float(p), n)
 
 
 def questions(tasks: Sequence[str] = ("needle",), *, rows: int = ROWS, seed: int = 0) -> battery.Battery:
@@ -140,19 +150,22 @@ def answers(
 
 
 def places(table: pd.DataFrame) -> pd.DataFrame:
-    """The place of every arm of `answers` among its random sets, by model and probe: by share right, or fewer bits.
+    """The place of every arm of `answers` among its random sets, by model and probe: by fewer bits, or accuracy kept.
 
-    Columns: model, kind, seed, arm, share, cut, probe, place, low, high, p, verdict, n (random sets), draws, chosen
-    (mean value of the arm's draws), random (median), least and greatest place over the seeds of its kind: what is worse
-    in every seed has its greatest place there.
+    Bits, since of few answers many sets get equally many right, or none. Draws that chose the same heads are one.
+    Columns: model, kind, seed, arm, share, cut, probe, place, low, high, p, verdict, n (random sets), draws (different
+    sets), chosen (their mean value), random (median), least and greatest place over the seeds of its kind: what is
+    worse in every seed has its greatest place there.
     """
     by, rows = ["model", "kind", "seed", "arm", "share", "cut", "probe"], []
     for names, part in table[~table["arm"].isin((trials.INTACT, ALL_OFF))].groupby(by, sort=False):
-        sign = 1 if part["probe_kind"].iloc[0] in ("task", effects.KEPT) else -1
-        mine, random = (part.loc[part["which"] == which, "value"].to_numpy() for which in (CHOSEN, RANDOM))
-        found = place(sign * mine, sign * random)
+        kept = part["probe_kind"].iloc[0] == effects.KEPT
+        goodness, mine = part["value"] if kept else -part["bits"], part["which"] == CHOSEN
+        mine, random = part[mine & ~part.duplicated(["set", "which"])].index, part[part["which"] == RANDOM].index
+        found = place(goodness[mine].to_numpy(), goodness[random].to_numpy())
+        mine, random = part.loc[mine, "value"], part.loc[random, "value"]
         about = dict(zip(by, names, strict=True)) | found._asdict() | {"verdict": found.verdict, "draws": len(mine)}
-        rows.append(about | {"chosen": float(mine.mean()), "random": float(np.median(random))})
+        rows.append(about | {"chosen": float(mine.mean()), "random": float(random.median())})
     found = pd.DataFrame(rows, columns=[*by, *Place._fields, "verdict", "draws", "chosen", "random"])
     seeds = found.groupby(["kind", "arm", "share", "cut", "probe"], sort=False)["place"]
     return found.assign(least=seeds.transform("min"), greatest=seeds.transform("max"))
@@ -242,7 +255,7 @@ def _at_doses(
 
 def measured(found: pd.DataFrame, name: str) -> pd.DataFrame:
     """Rows of `places`, of one arm and probe, as `claims.record` takes them."""
-    over = [f"{row.n} random sets, {row.draws} draws of ties" for row in found.itertuples()]
+    over = [f"{row.n} random sets, {row.draws} of the choice; rows as they are" for row in found.itertuples()]
     why = [f"p = {row.p:.3f}: {row.verdict}" for row in found.itertuples()]
     rows = found[["model", "kind", "seed", "low", "high", "n"]]
     return rows.assign(measure=name, estimate=found["place"], over=over, why=why).reset_index(drop=True)

@@ -31,13 +31,16 @@ def damage(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.DataFrame
 
 
 def oracle(damages: pd.DataFrame, model: models.Model) -> scores.Scores:
-    """Minus the mean over probes of the head's place by damage, as scores: the least needed head first.
+    """Minus the largest share of a probe's damage that a head bears, as scores: the least needed head first.
 
-    Places, since the damage to a task that is solved exceeds that to text by orders, in whatever unit.
+    Shares of all heads' damage (where positive) to the same probe, since the damage to a task that is solved exceeds
+    that to text by orders; the largest, since a head on which one task hangs alone is needed.
     """
-    relative = damages.assign(score=-damages.groupby("probe")["damage"].rank())
+    harm = damages["damage"].clip(lower=0)
+    total = harm.groupby(damages["probe"]).transform("sum")
+    borne = damages.assign(score=-(harm / total.where(total > 0, 1.0)))
     score_of = torch.full((model.grid.L, model.grid.H), torch.nan, dtype=torch.float64)
-    for (layer, head), score in relative.groupby(["axis", "head"])["score"].mean().items():
+    for (layer, head), score in borne.groupby(["axis", "head"])["score"].min().items():
         score_of[layer, head] = score
     return score_of
 

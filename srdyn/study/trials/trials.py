@@ -110,13 +110,13 @@ def plan(
 ) -> Plan:
     """A plan with at least `items` of each task, `windows` of each domain; `options` are the other fields of `Plan`.
 
-    Single heads are left out on fewer questions, of the calibration part: two retrieval tasks, a third of the windows.
+    Single heads are left out on fewer questions, of the calibration part: all tasks, a third of the windows.
     """
     ask = functools.partial(battery.Battery, domains=tuple(domains), seed=options.get("seed", 0), text_alone=text_alone)
     few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
-    asked, read = min(items, 200) // 20, min(windows, 10) // 3  # one pass a head: a larger run does not ask more
+    asked, read = min(items, 200) // 40, min(windows, 10) // 3  # one pass a head: a larger run does not ask more
     fewer = {"items": max(1, asked), "rows": max(2, asked), "windows": max(1, read), "copies": 0}
-    calibrates = ask(("needle", "recall8"), **fewer, part="calibration")
+    calibrates = ask(tuple(tasks), **fewer, part="calibration")
     return Plan(ask(tuple(tasks), items=items, windows=windows, **few), calibrates, tuple(domains), **options)
 
 
@@ -163,7 +163,7 @@ def compositions(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -
 
     Columns: heads (removed), rank, decay (their means), high and low (shares in these strata), distance (standardised
     difference of their decays to those of `high` at the same share, `ablation.balance`: below 0.1 counts as matched),
-    arm, share, cut, chosen (the first draw's heads, as a short hash), model, kind, seed.
+    arm, share, cut, places (the first draw's heads, layer.head), chosen (a short hash of them), model, kind, seed.
     """
     return _everywhere("composition", names, plan, [(arm,) for arm in arms])
 
@@ -230,8 +230,10 @@ class Subject:
             row |= {"low": float((rank <= strata.LOW * found.D).double().mean())}
             rows.append(row | {"distance": ablation.balance(chosen, self.heads(high_arm, draw), found.decay)})
         means = pd.DataFrame(rows).mean().to_frame().T
-        chosen = hashlib.sha256(self.heads(arm, 0).numpy().tobytes()).hexdigest()[:8]
-        return means.assign(arm=arm.label, share=arm.share, cut=arm.cut, chosen=chosen)
+        first = self.heads(arm, 0)
+        chosen = hashlib.sha256(first.numpy().tobytes()).hexdigest()[:8]
+        places = " ".join(f"{self.model.layers[axis].index}.{head}" for axis, head in first.nonzero().tolist())
+        return means.assign(arm=arm.label, share=arm.share, cut=arm.cut, places=places, chosen=chosen)
 
     def audit(self, arm: Arm, tokens: int) -> pd.DataFrame:
         """One row of `audits`."""
