@@ -16,6 +16,7 @@ from torch import Tensor
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from srdyn import architectures, models
+from srdyn.architectures.counts import COUNTS, REASONS, Counts
 from srdyn.loading import checkpoints, engines, folders, markdown, memory, report
 
 MARK = "srdyn_"
@@ -26,44 +27,6 @@ NORMS = (
     "A norm over a group of heads has fewer of them here: its weights make up for that, its ε, which the configuration "
     "shares with other norms, does not, so that the logits are those of the pruned model up to ε."
 )
-
-
-class Counts(NamedTuple):
-    """What a family's configuration calls the numbers that a cut changes.
-
-    Value heads, the keys or groups that they share, their width together, the whole multiple of the hidden size that
-    this width must be. Only where `repeats` may keys be repeated: where nothing but heads reads them.
-    """
-
-    heads: str
-    keys: str | None = None
-    width: str | None = None
-    expand: str | None = None
-    repeats: bool = False
-
-
-DELTA = Counts("linear_num_value_heads", "linear_num_key_heads", repeats=True)
-FLA = Counts("num_v_heads", "num_heads", repeats=True)
-COUNTS: dict[str, Counts] = {
-    **dict.fromkeys(("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet"), DELTA),
-    **dict.fromkeys(("Qwen4ExpTextGatedDeltaNet", "OlmoHybridGatedDeltaNet"), DELTA),
-    **dict.fromkeys(("KimiLinearDeltaAttention", "Glm5NextTextLinearAttention"), Counts("linear_num_heads")),
-    "NemotronHMamba2Mixer": Counts("mamba_num_heads", "n_groups"),
-    "FalconH1Mixer": Counts("mamba_n_heads", "mamba_n_groups", width="mamba_d_ssm"),
-    "Mamba2Mixer": Counts("num_heads", "n_groups", expand="expand"),
-    "BambaMixer": Counts("mamba_n_heads", "mamba_n_groups", expand="mamba_expand"),
-    "GraniteMoeHybridMambaLayer": Counts("mamba_n_heads", "mamba_n_groups", expand="mamba_expand"),
-    "Zamba2MambaMixer": Counts("n_mamba_heads", "mamba_ngroups", expand="mamba_expand"),
-    **dict.fromkeys(("GatedDeltaNet", "KimiDeltaAttention", "GatedDeltaProduct", "Comba"), FLA),
-}
-"""By the class of the recurrent layers."""
-WIDTH = "its configuration gives the width of all heads together, as a share of the hidden size"
-REASONS = {
-    "BailingHybridDeltaAttention": "its configuration has one number for the heads of linear layers and of attention",
-    **dict.fromkeys(("DeltaNet", "GatedLinearAttention", "HGRN2Attention", "RWKV6Attention", "RWKV7Attention"), WIDTH),
-    "MultiScaleRetention": "its heads decay by their place among the others, which a cut changes",
-}
-"""Why a family's configuration cannot state a cut."""
 
 
 class Shape(NamedTuple):

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 
 from srdyn import contexts, evals, models
 from srdyn.loading import reference
-from srdyn.text import tasks
+from srdyn.text import episodes, tasks
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,14 @@ def test_recall_counts_each_name_once_an_episode_and_answers_with_its_value(name
             assert [row[i] for i in asked] == [value[name] for name in names]
 
 
-@pytest.mark.parametrize("steps", evals.CHAIN_STEPS)
+@pytest.mark.parametrize("steps", episodes.CHAIN_STEPS)
 def test_chains_by_number_of_steps(steps, tokenizer, text):
     _, items = rows_of(f"chain{steps}", tokenizer, text, n=12)
     assert {int((row == item).sum()) for row in items for item in row.unique() if item > 0} == {steps}
 
 
 @pytest.mark.parametrize("length", [64, 300])
-@pytest.mark.parametrize(("name", "depth"), evals.NEEDLES_AT.items())
+@pytest.mark.parametrize(("name", "depth"), episodes.NEEDLES_AT.items())
 def test_one_needle_lies_at_its_depth_and_is_asked_at_the_end(name, depth, length, tokenizer, text):
     tokens, items = rows_of(name, tokenizer, text, n=4, length=length)
     assert (items.sum(1) == 1).all()
@@ -98,7 +98,7 @@ def test_arithmetic_lies_in_text(tokenizer, text):
     _, items = rows_of("sum", tokenizer, text, n=12)
     gaps = np.diff((items[0] > 0).nonzero()[:, 0].numpy())
     assert sorted(set(gaps))[0] == 1
-    assert max(gaps) > evals.TEXT_BETWEEN[0]
+    assert max(gaps) > episodes.TEXT_BETWEEN[0]
 
 
 def test_parts_meet_neither_the_same_text_nor_the_same_draws(tokenizer, text):
@@ -224,7 +224,7 @@ def test_chains_and_sums_are_answered_by_their_results(tokenizer, text):
             at = (numbers == item).nonzero()[:, 0]
             chain = tokenizer.decode(row[at[0] - 4 : at[-1] + 1])
             value, steps = int(chain[0]), re.findall(r"([+-])(\d)=(\d)", chain)
-            assert len(steps) in evals.CHAIN_STEPS
+            assert len(steps) in episodes.CHAIN_STEPS
             for sign, operand, result in steps:
                 value = (value + int(sign + operand)) % 10
                 assert value == int(result)

@@ -20,6 +20,7 @@ from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
+from srdyn.text import episodes
 from srdyn.training import baselines, card_tables, recipes
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,7 @@ class Plan(NamedTuple):
 
 
 _PLAN = Plan(
-    items={(task, _TEXT_LENGTH): 400 for task in evals.TASKS if task not in evals.NEEDLES_AT}
+    items={(task, _TEXT_LENGTH): 400 for task in evals.TASKS if task not in episodes.NEEDLES_AT}
     | {("needle4", 2048): 200, ("recall8", 2048): 400},
     windows=48,
 )
