@@ -1,5 +1,6 @@
 """The repository's place, files written whole or not at all, hashes of what files hold."""
 
+import errno
 import hashlib
 import json
 import os
@@ -25,16 +26,26 @@ def data_dir() -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, folders too; a file that holds it already is left alone."""
+    """Put `content` at `path` whole or not at all, folders too; a file that holds it already is left alone.
+
+    Raises OSError with the file and the space that it wants where the disk is full.
+    """
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")  # machines may share folder and process id
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
+    try:
+        with partial.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    except OSError as error:
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise OSError(error.errno, f"no space left for {path}, which wants {len(content):,} bytes") from error
+        raise
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: Mapping[str, object]) -> None:

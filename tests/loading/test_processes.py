@@ -78,14 +78,14 @@ def test_two_processes_one_killed_make_the_table_of_one(clone, monkeypatch):
     killed = python(str(clone / "killed.py"), *overrides)
     assert killed.stdout.split() == ["1", "-9"], killed.stderr  # the first one sees that the second is gone
     [folder] = (clone / "build" / "survey").iterdir()
-    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.parquet")}
+    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.unit")}
     assert len(finished) == 8 * 3 + 14
 
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
     resumed = python(*launch, "-m", "srdyn.study.survey", *overrides)
     assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout == "tiny: 16 contexts of 4 sources, 9216 rows\n"
-    assert len(list(folder.glob("*.parquet"))) == ITEMS
+    assert len(list(folder.glob("*.unit"))) == ITEMS
     assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
 
     reading = survey.Reading(texts, (), attacks, positions, length=33, n=2)

@@ -1,5 +1,6 @@
 """What is committed changes only by a reference run, only whole, only beyond tolerance."""
 
+import errno
 import json
 import os
 import signal
@@ -189,6 +190,39 @@ def test_a_run_store_keeps_other_parameters_apart(clone, frame):
     store.RunStore(clone / "runs", made_by={"model": "hybrid"}).put("0", frame)
     other = store.RunStore(clone / "runs", made_by={"model": "pure"})
     assert not other.has("0")
+
+
+@pytest.mark.parametrize("at", [0, 31, 32, 500, -1])
+def test_a_broken_item_is_said_and_counts_as_not_finished(clone, frame, caplog, at):
+    kept = store.RunStore(clone / "runs", made_by={})
+    kept.put("hybrid/low/0", frame)
+    [path] = kept.folder.glob("*.unit")
+    content = bytearray(path.read_bytes())
+    content[at] ^= 4
+    for broken in (bytes(content), content[:at], b""):
+        path.write_bytes(broken)
+        assert not kept.has("hybrid/low/0")
+        assert f"{path} is broken" in caplog.text
+        with pytest.raises(FileNotFoundError, match="no longer what was written"):
+            kept.get("hybrid/low/0")
+    kept.put("hybrid/low/0", frame)
+    pd.testing.assert_frame_equal(kept.get("hybrid/low/0"), frame)
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EIO])
+def test_a_write_that_fails_leaves_nothing_and_says_what_it_wants(tmp_path, monkeypatch, code):
+    path = tmp_path / "folder/table.csv"
+    files.write_bytes(path, b"before")
+
+    def full(descriptor):
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, "fsync", full)
+    told = r"no space left for .*table\.csv, which wants 1,000 bytes" if code == errno.ENOSPC else os.strerror(code)
+    with pytest.raises(OSError, match=told):
+        files.write_bytes(path, b"x" * 1000)
+    assert [p.name for p in path.parent.iterdir()] == ["table.csv"]
+    assert path.read_bytes() == b"before"
 
 
 def test_a_run_record_says_what_ran(clone):

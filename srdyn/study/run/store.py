@@ -116,7 +116,10 @@ def save_record(stem: str, record: Mapping[str, object]) -> None:
 
 
 class RunStore:
-    """A long run's finished items, a file each, in a folder for what it was `made_by`: a killed run goes on."""
+    """A long run's finished items, a file each, in a folder for what it was `made_by`: a killed run goes on.
+
+    Each file begins with the hash of the rest; one that is broken is said in a line, and counts as not finished.
+    """
 
     def __init__(self, path: Path, *, made_by: Mapping[str, object]) -> None:
         digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
@@ -124,23 +127,38 @@ class RunStore:
         files.write_json(self.folder / "made_by.json", made_by)
 
     def has(self, key: str) -> bool:
-        """Whether the item `key` is finished."""
-        return self._path(key).exists()
+        """Whether the item `key` is finished, and whole."""
+        return self._content(key) is not None
 
     def put(self, key: str, frame: pd.DataFrame) -> None:
         """Keep `frame` as the finished item `key`."""
         _require_plain(frame, "item")
-        files.write_bytes(self._path(key), _encode(frame, ".parquet"))
+        content = _encode(frame, ".parquet")
+        files.write_bytes(self._path(key), hashlib.sha256(content).digest() + content)
 
     def get(self, key: str) -> pd.DataFrame:
         """The finished item `key`. Raises `FileNotFoundError` if it is not finished."""
-        return pd.read_parquet(self._path(key))
+        content = self._content(key)
+        if content is None:
+            raise FileNotFoundError(f"{self._path(key)} is not finished, or no longer what was written")
+        return _decode(content, ".parquet")
+
+    def _content(self, key: str) -> bytes | None:
+        try:
+            kept = self._path(key).read_bytes()
+        except FileNotFoundError:
+            return None
+        size = hashlib.sha256().digest_size
+        if hashlib.sha256(kept[size:]).digest() == kept[:size]:
+            return kept[size:]
+        log.warning("%s is broken and made again", self._path(key))
+        return None
 
     def _path(self, key: str) -> Path:
         name = urllib.parse.quote(key, safe="")
         if not key or len(name) > 200:
             raise ValueError(f"an item's key names a file: 1 to 200 characters once quoted, not {key!r}")
-        return self.folder / f"{name}.parquet"
+        return self.folder / f"{name}.unit"
 
 
 def _require_plain(frame: pd.DataFrame, stem: str) -> None:
