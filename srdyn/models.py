@@ -106,7 +106,7 @@ def load(
     of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint runs only with `trust_remote_code`.
     Raises, before weights are read, FileNotFoundError for a missing folder, OSError where the hub or a file is out of
     reach, broken or pickled or the disk too small, MemoryError where the weights do not fit, ValueError for a model
-    without linear-attention layers or with weights missing.
+    without linear-attention layers, with weights missing or not finite.
     """
     options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
     outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
@@ -119,6 +119,8 @@ def load(
         raise checkpoints.unreachable(where, error) from error
     if told["missing_keys"]:
         raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
+    if broken := [name for name, x in hf.named_parameters() if not (x.is_meta or x.isfinite().all())]:
+        raise ValueError(f"{where} holds weights that are no finite numbers, in {len(broken)} tensors: {broken[0]} …")
     if checkpoints.may_have_tokenizer(where):
         options = {"config": outline.config, "trust_remote_code": trust_remote_code}
         tokenizer = AutoTokenizer.from_pretrained(where, **options)

@@ -50,7 +50,10 @@ def calibration(
 
 
 def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spectra.EPS) -> Profile:
-    """The heads' means over the sequences: spectra at the end, and at a quarter, half and three quarters of it."""
+    """The heads' means over the sequences: spectra at the end, and at a quarter, half and three quarters of it.
+
+    Raises ValueError where a head that the model holds has no finite mean: NaN would count it as pruned away.
+    """
     T = tokens.shape[1]
     positions = sorted({max(1, T * quarter // 4) for quarter in (1, 2, 3, 4)})
     sums, rows = None, 0
@@ -61,6 +64,9 @@ def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spe
         last, means = (rank[:, -1], norm[:, -1]), (rank.mean(1), norm.mean(1))
         found = torch.stack([*last, *means, g.double().mean(2).sum(1), output])
         sums, rows = found if sums is None else sums + found, rows + len(part)
+    for layer, broken in zip(model.layers, ~sums.isfinite().all(0), strict=True):
+        if heads := [head for head in layer.heads if broken[head]]:
+            raise ValueError(f"{model.name}: layer {layer.index} has no finite scores for the heads {heads}")
     return Profile(*(sums / rows), D=min(model.grid.K, model.grid.V))
 
 

@@ -1,5 +1,6 @@
 import copy
 import json
+import math
 import subprocess
 import sys
 import textwrap
@@ -89,6 +90,15 @@ def test_missing_weights_are_an_error_not_a_random_start(folder):
     del weights["model.layers.0.linear_attn.A_log"]
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks weights.*layers\.0\.linear_attn\.A_log"):
+        models.load(folder)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_weights_that_are_no_finite_numbers_are_named(folder, value):
+    weights = load_file(folder / "model.safetensors")
+    weights["model.layers.0.linear_attn.norm.weight"][1] = value
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(ValueError, match=r"no finite numbers, in 1 tensors: model\.layers\.0\.linear_attn\.norm"):
         models.load(folder)
 
 

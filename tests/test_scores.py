@@ -1,5 +1,7 @@
 """What heads score: means over sequences against loops over single ones, the oracle against a planted head."""
 
+import math
+
 import pytest
 import torch
 
@@ -91,6 +93,16 @@ def test_the_oracle_spares_the_head_that_does_the_work(trained):
     assert (largest["axis"], largest["head"]) == (1, 2)
     score = single_heads.oracle(damages.assign(damage=damages["damage"].abs()), trained)
     assert score.argmin() == 1 * trained.grid.H + 2
+
+
+def test_a_head_without_a_finite_score_is_named(trained, monkeypatch):
+    layer = trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj
+    weight = layer.weight.detach().clone()
+    weight[:, 2 * trained.grid.V] = math.nan  # what reads head 2
+    monkeypatch.setattr(layer, "weight", torch.nn.Parameter(weight))
+    tokens = torch.randint(0, 64, (1, 32), generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=rf"layer {trained.layers[1].index} has no finite scores for the heads \[2\]"):
+        scores.profile(trained, tokens)
 
 
 def test_calibration_text_is_of_every_domain_and_not_that_of_the_evaluation(trained):
