@@ -41,15 +41,15 @@ const STYLE = `.atlas {
   & [role=gridcell][data-pick] { outline: 2px solid; outline-offset: 1px; z-index: 1; border-radius: 2px } & [role=gridcell][data-pick=B] { outline-style: dashed }
   & :focus-visible { outline: 3px solid #1a86ff; outline-offset: 2px; z-index: 2 }
   & input[type=range] { flex: 1; min-width: 9rem; accent-color: #1a86ff } & .at { font-variant-numeric: tabular-nums; min-width: 17rem }
-  & table { border-collapse: collapse; font-variant-numeric: tabular-nums } & td, & th { padding: .05rem 1rem .05rem 0; text-align: left; font-weight: normal; background: none; border: 0 } & td + td { text-align: right }
-  & dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr)); gap: 0 1.6rem; margin: .3rem 0 } & dl div { display: flex; justify-content: space-between; border-bottom: 1px solid var(--faint) } & dd { margin: 0; font-variant-numeric: tabular-nums }
+  & table { border-collapse: collapse; font-variant-numeric: tabular-nums } & table td { padding: .05rem 1rem .05rem 0; text-align: left; border: 0 } & table td + td { text-align: right } & table tr { background: none }
+  & dl { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 16rem), 1fr)); gap: 0 1.6rem; margin: .3rem 0 } & dl div { display: flex; justify-content: space-between; border-bottom: 1px solid var(--faint) } & dl div > * { margin: 0; padding: 0; width: auto; font-weight: normal; font-variant-numeric: tabular-nums }
   & .card { border-top: 2px solid var(--soft); padding-top: .4rem; min-width: 0 } & .card.B { border-top-style: dashed } & h3 { font-size: 1.05em; margin: 0 }
   & .parts { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 15rem), 1fr)); gap: .4rem 1.2rem; align-items: start; margin: .2rem 0 }
   & svg { display: block; width: 100%; max-width: 28rem; height: auto; overflow: visible } & svg text { font-size: 11px; fill: var(--soft) } & svg .axis { stroke: var(--faint) }
   & svg .curve { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round } & svg .bound { stroke: var(--soft); stroke-dasharray: 5 3; fill: none } & svg .band { fill: currentColor; stroke: currentColor; stroke-width: 3; stroke-linejoin: round; opacity: .22 } & svg .now { stroke: #1a86ff; stroke-width: 1.5 } & svg circle { fill: #1a86ff }
   & .read { max-height: 13rem; overflow: auto; white-space: pre-wrap; overflow-wrap: anywhere; line-height: 1.65; border: 1px solid var(--faint); border-radius: 5px; padding: .3rem .5rem; font-size: .93em }
   & .read span { border-radius: 2px; cursor: pointer } & .read .lost { text-decoration: underline dotted 2px; text-underline-offset: 3px } & .read .now { outline: 2px solid #1a86ff }
-  & code { font-size: .9em; overflow-wrap: anywhere } & details { margin-top: .6rem }
+  & code { font-size: .9em; overflow-wrap: anywhere; max-height: 4.5em; overflow: auto } & details { margin-top: .6rem }
 }`;
 
 const last = x => x[x.length - 1], same = (a, b) => a && b && a.every((x, i) => x === b[i]);
@@ -219,7 +219,7 @@ export function mount(root, passports, {selected = [], onSelect = () => {}, onLo
     draw(into, "h3", {id: ids + i}, title + (passports.length > 1 ? ` · ${p.model.name}` : ""));
     const parts = draw(into, "div", {class: "parts"}), X = x => Math.log2(x) / (Math.log2(last(P)) || 1);
     const ticks = []; for (let x = 1; x <= last(P); x *= 4) ticks.push(x);
-    plot(draw(parts, "div"), `effective rank by tokens read: ${shown(h.rank[now])} of ${d} after ${P[now]}`, {
+    plot(draw(parts, "div"), `effective rank by tokens read: ${shown(h.rank[now])} of ${d} after ${P[now]}${h.null ? "; grey: its null" : ""}`, {
       xs: P.map(X), ys: h.rank.map(y => y / d), band: h.null && [h.null.low, h.null.high].map(b => b.map(y => y / d)), bound: [...P.map(x => [X(x), Math.min(x, d) / d])],
       left: [0, d / 2, d].map(y => [y / d, y]), below: ticks.map(x => [X(x), x]), now: [X(P[now]), h.rank[now] / d]});
     const s = h.spectra[now], place = j => 1 + j * (d - 1) / (s.length - 1 || 1), eps = 20 * Math.log10(p.measured.eps), height = y => Math.max(0, 1 - y / LOWEST);
@@ -275,7 +275,7 @@ function plot(parent, label, {xs, ys, band, bound, left, below, now}) {
 export default {
   render({model, el}) {
     const options = {selected: model.get("places"), onSelect: places => { model.set("places", places); model.save_changes(); }};
-    if (model.get("passports")[0].text) options.onLoss = () => { model.set("asked", model.get("asked") + 1); model.save_changes(); };
+    if (model.get("answers")) options.onLoss = () => { model.set("asked", model.get("asked") + 1); model.save_changes(); };
     const atlas = mount(el.appendChild(document.createElement("div")), model.get("passports"), options);
     model.on("change:places", () => atlas.select(model.get("places")));
     model.on("change:told", () => atlas.tell(model.get("told")));

@@ -32,8 +32,8 @@ class Atlas:
     def __init__(
         self, passports: Sequence[Mapping[str, Any]], model: models.Model | None, tokens: Tensor | None, places: list
     ) -> None:
-        super().__init__()  # of a widget
         self.passports, self.places, self._model, self._tokens = list(passports), places, model, tokens
+        super().__init__()  # a widget tells the browser of all this
 
     @property
     def selected(self) -> Bool[Tensor, "L H"]:
@@ -129,8 +129,13 @@ def _widget() -> type[Atlas]:
         _esm = resources.files("srdyn").joinpath(passport.SCRIPT).read_text("utf-8")
         passports = traitlets.List().tag(sync=True)
         places = traitlets.List().tag(sync=True)
-        asked = traitlets.Int().tag(sync=True)  # how often the loss was asked for
+        answers = traitlets.Bool().tag(sync=True)  # whether there is a model to take the loss of
+        asked = traitlets.Int().tag(sync=True)  # how often the browser asked for it
         told = traitlets.Unicode().tag(sync=True)
+
+        @traitlets.default("answers")
+        def _has_model(self) -> bool:
+            return self._model is not None
 
         @traitlets.observe("asked")
         def _answer(self, _change: dict) -> None:

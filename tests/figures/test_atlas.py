@@ -3,8 +3,12 @@
 import copy
 import html
 import json
+import os
 import re
 import shutil
+import socket
+import subprocess
+import sys
 import time
 
 import numpy as np
@@ -13,6 +17,7 @@ import torch
 
 from srdyn import ablation, models, passport, prune, spectra, states
 from srdyn.figures import atlas
+from srdyn.loading import files
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
 GRID = "[role=gridcell]:not(.none)"
@@ -113,6 +118,7 @@ def test_what_a_browser_selects_comes_back_and_is_answered(model, shown):
     assert not widget.selected.any()
     widget.set_state({"places": [[1, 2], [1, 3]]})  # as a message of the browser's does
     assert widget.selected.nonzero().tolist() == [[1, 2], [1, 3]]
+    assert widget.answers
     assert widget.told == ""
     widget.set_state({"asked": 1})
     assert widget.told == "{:.3f} → {:.3f} bits a token".format(*widget.loss())
@@ -225,3 +231,72 @@ def test_it_fits_a_phone_and_is_dark_where_that_is_wanted(shown, opened, options
         frame.get_by_role("button", name="Select").tap()
         cells.nth(1).tap()
         assert frame.locator("[aria-selected=true]").count() == 2  # in both
+
+
+def cell(source):
+    return {"cell_type": "code", "id": source[:5], "metadata": {}, "outputs": [], "execution_count": None} | {
+        "source": source
+    }
+
+
+@pytest.fixture
+def lab(tmp_path):
+    """JupyterLab with an empty home and no more than this notebook; its address."""
+    make = f"""from srdyn import models
+from srdyn.figures import atlas
+model = models.load({str(tmp_path / "model")!r}, device="cpu")
+shown = atlas.show(model, text={TEXT!r}, selected=[(0, 1)])
+shown"""
+    cells = [cell(make), cell("print('places', shown.selected.nonzero().tolist())")]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
+    (tmp_path / "atlas.ipynb").write_text(json.dumps(notebook))
+    folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "RUNTIME", "DATA")}
+    environment = os.environ | folders | {"PYTHONPATH": str(files.root()), "JUPYTER_PREFER_ENV_PATH": "1"}
+    environment.pop("SRDYN_RUN", None)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    options = [
+        "--no-browser",
+        "--allow-root",
+        f"--port={port}",
+        "--ServerApp.port_retries=0",
+        f"--notebook-dir={tmp_path}",
+    ]
+    options += ["--IdentityProvider.token=open"]
+    with (tmp_path / "log").open("w") as told:
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=told, stderr=told
+        )
+    for _ in range(300):
+        with socket.socket() as tried:
+            if tried.connect_ex(("127.0.0.1", port)) == 0:
+                break
+        time.sleep(0.2)
+    yield f"http://127.0.0.1:{port}/lab/tree/atlas.ipynb?token=open&reset"
+    server.terminate()
+    server.wait()
+
+
+@pytest.mark.site
+def test_in_jupyterlab_what_is_brushed_comes_back_to_python(browser, place, tmp_path, lab):
+    (tmp_path / "model").symlink_to(place)
+    page = browser.new_page(viewport={"width": 1400, "height": 1100})
+    page.set_default_timeout(120_000)
+    page.goto(lab)
+    page.get_by_text("| Idle").wait_for()
+    sources = page.locator(".jp-CodeCell .cm-content")
+    sources.first.click()
+    page.keyboard.press("Shift+Enter")
+    heads = page.locator(".jp-OutputArea " + GRID)
+    heads.nth(10).hover()
+    page.mouse.down()
+    heads.nth(19).hover()
+    page.mouse.up()
+    page.get_by_role("button", name="Loss without them").click()
+    page.get_by_text(re.compile(r"\d\.\d{3} → \d+\.\d{3} bits a token")).wait_for()
+    sources.nth(1).click()
+    page.keyboard.press("Shift+Enter")
+    page.get_by_text("places [[1, 2], [1, 3], [2, 2], [2, 3]]").wait_for()
+    page.close()
