@@ -1,17 +1,20 @@
 import copy
 import weakref
+from unittest import mock
 
 import conftest
 import families
 import numpy as np
 import pytest
 import torch
+from IPython import display
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import rebinding
 from srdyn.kernels import recurrence, scan
+from srdyn.loading import processes
 
 ODD = [1, 2, 63, 64, 65, 77, 128, 131, 149, 150]
 
@@ -306,7 +309,7 @@ def test_watching_a_generation_leaves_its_output_and_tells_the_ranks_of_the_cach
     assert len(caplog.messages) == 8
     sigma = states.trace(model, written.sequences, seen.positions, route="segments")
     assert torch.equal(seen.stacked(), spectra.effective_rank(sigma))
-    model.generate(prompt, max_new_tokens=4)  # nobody watches any more
+    model.hf.generate(prompt, max_new_tokens=4)  # nobody watches any more
     assert len(seen.ranks) == 8
 
 
@@ -326,3 +329,14 @@ def test_a_watch_looks_now_and_then_begins_anew_with_a_cache_and_knows_what_was_
     assert caplog.messages[-1].startswith("after 16 tokens, ranks of 0 to 8: ")
     marks = caplog.messages[-1].partition(": ")[2]
     assert [marks[2], marks[5:9], len(marks)] == [" ", "    ", 14]
+
+
+def test_in_a_notebook_a_watch_is_drawn_in_one_place(tiny_pure, tokens, monkeypatch):
+    place = mock.Mock()
+    monkeypatch.setattr(processes, "in_notebook", lambda: True)
+    monkeypatch.setattr(display, "display", lambda shown, display_id: place)
+    with states.watch(tiny_pure) as seen:
+        tiny_pure.generate(tokens[:, :20], max_new_tokens=4, min_new_tokens=4)
+    drawn = [call.args[0].data.splitlines() for call in place.update.call_args_list]
+    assert [lines[0] for lines in drawn] == [f"after {n} tokens, ranks of 0 to 8" for n in seen.positions]
+    assert [len(line) for line in drawn[-1][1:]] == [4, 4, 4]

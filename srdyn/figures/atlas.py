@@ -69,12 +69,14 @@ def show(
     *subjects: models.Model | Mapping[str, Any],
     text: str | Int[Tensor, "1 T"] | None = None,
     selected: Sequence[Sequence[int]] = (),
+    live: bool | None = None,
 ) -> Atlas:
     """An atlas of one or two models as they read a text, or of passports that were measured before.
 
     Of a model as it reads it shows, beside what its passport does, by how much each token changed the Frobenius norm of
-    each state. A text is cut where more would make the page too large. Raises ValueError for other than one or two
-    subjects, for a model without a text or a text without a tokenizer, and for grids that differ.
+    each state. A text is cut where more would make the page too large. It is a widget if `live`, by default where
+    Jupyter's kernel and anywidget are there and no run is at work (marimo: `live=True`). Raises ValueError for other
+    than one or two subjects, for a model without a text or a text without a tokenizer, and for grids that differ.
     """
     if len(subjects) not in (1, 2):
         raise ValueError(f"an atlas shows one or two models side by side, got {len(subjects)}")
@@ -84,7 +86,8 @@ def show(
     if grids[0] != grids[-1]:
         raise ValueError(f"heads side by side need grids [L, H] of one size, got {grids[0]} and {grids[-1]}")
     model = None if read[0] is None else subjects[0]
-    return (_widget() if _is_live() else Atlas)(found, model, read[0], [[int(x) for x in place] for place in selected])
+    kind = _widget() if live or (live is None and _is_live()) else Atlas
+    return kind(found, model, read[0], [[int(x) for x in place] for place in selected])
 
 
 def _tokens(model: models.Model, text: str | Tensor | None) -> Int[Tensor, "1 T"]:

@@ -5,7 +5,6 @@ import html
 import json
 import os
 import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -17,7 +16,7 @@ import torch
 
 from srdyn import ablation, models, passport, prune, spectra, states
 from srdyn.figures import atlas
-from srdyn.loading import files
+from srdyn.loading import files, processes
 
 TEXT = "It was the best of times, it was the worst of times, it was the age of wisdom."
 GRID = "[role=gridcell]:not(.none)"
@@ -38,34 +37,15 @@ def shown(model):
     return atlas.show(model, text=TEXT, selected=[(0, 1), (2, 7)])
 
 
-@pytest.fixture(scope="module")
-def browser():
-    from playwright import sync_api
-
-    if (chromium := shutil.which("chromium")) is None:
-        pytest.skip("no browser here")
-    with sync_api.sync_playwright() as playwright:
-        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-
-
 @pytest.fixture
-def opened(browser, tmp_path):
-    """Opens HTML from a file, in a window of its own; whatever it tells the console or asks the network for fails."""
-    told = []
+def opened(visited, tmp_path):
+    """Opens HTML from a file, in a window of its own."""
 
-    def opened(text, width=1280, **options):
+    def opened(text, **options):
         (tmp_path / "page.html").write_text(text)
-        page = browser.new_context(viewport={"width": width, "height": 800}, **options).new_page()
-        page.on("console", lambda message: told.append(message.text))
-        page.on("pageerror", lambda error: told.append(str(error)))
-        page.on("request", lambda request: told.append(request.url) if request.url[:4] == "http" else None)
-        page.goto((tmp_path / "page.html").as_uri())
-        return page
+        return visited(tmp_path / "page.html", **options)
 
-    yield opened
-    for context in browser.contexts:
-        context.close()
-    assert told == []
+    return opened
 
 
 def given(page: str) -> dict:
@@ -113,8 +93,8 @@ def test_the_mask_is_of_what_was_selected_and_costs_what_its_ablation_does(model
     assert shown.loss(windows)[0] == pytest.approx(prune.loss(model, windows).mean())
 
 
-def test_what_a_browser_selects_comes_back_and_is_answered(model, shown):
-    widget = atlas._widget()(shown.passports, model, shown._tokens, [])
+def test_what_a_browser_selects_comes_back_and_is_answered(model, shown, monkeypatch):
+    widget = atlas.show(model, text=TEXT, live=True)
     assert not widget.selected.any()
     widget.set_state({"places": [[1, 2], [1, 3]]})  # as a message of the browser's does
     assert widget.selected.nonzero().tolist() == [[1, 2], [1, 3]]
@@ -125,6 +105,10 @@ def test_what_a_browser_selects_comes_back_and_is_answered(model, shown):
     data, _ = widget._repr_mimebundle_()
     assert {"text/html", "application/vnd.jupyter.widget-view+json"} <= data.keys()
     widget.close()
+    monkeypatch.setattr(processes, "in_notebook", lambda: True)
+    assert [type(atlas.show(*shown.passports, live=live)) is atlas.Atlas for live in (None, False)] == [False, True]
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    assert type(atlas.show(*shown.passports)) is atlas.Atlas
 
 
 def test_without_a_kernel_it_is_a_frame_that_holds_the_page(shown):
