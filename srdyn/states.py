@@ -190,11 +190,14 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
 
 
 def _ranks(model: models.Model, cache: object, B: int, position: int, eps: float) -> Float64[Tensor, "L B H"]:
-    ranks = torch.full((model.grid.L, B, model.grid.H), torch.nan, dtype=torch.float64)
+    ranks, alike = torch.full((model.grid.L, B, model.grid.H), torch.nan, dtype=torch.float64), {}
     for layer, site in _holding(model):
         state = _checked_state(model, layer, position, site.recipe.oriented(site.recipe.stored(cache, site.index)))
-        sigma = spectra.singular_values(state).to("cpu", torch.float64)
-        ranks[layer][:, list(model.layers[layer].heads)] = spectra.effective_rank(sigma, eps)
+        alike.setdefault((state.device, state.shape), {})[layer] = state
+    for held in alike.values():  # together, since the threads of a CPU share what is measured at once
+        sigma = spectra.singular_values(torch.stack(list(held.values()))).to("cpu", torch.float64)
+        for layer, found in zip(held, spectra.effective_rank(sigma, eps), strict=True):
+            ranks[layer][:, list(model.layers[layer].heads)] = found
     return ranks
 
 
