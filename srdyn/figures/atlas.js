@@ -256,7 +256,7 @@ export function mount(root, passports, {selected = [], onSelect = () => {}, onLo
   setMode();
   paint();
   choose(chosen, true);
-  pick(cells.values().next().value, false, false);
+  if (cells.size) pick(cells.values().next().value, false, false);
   return {select: places => choose(new Set(places.map(key)), true), tell: words => cost.textContent = words};
 }
 
