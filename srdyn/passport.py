@@ -23,11 +23,17 @@ import srdyn
 from srdyn import ablation, architectures, contexts, export, models, nulls, prune, spectra, states, strata
 from srdyn.loading import checkpoints, engines, files, memory
 
-SCHEMA = "srdyn.passport/1"
+SCHEMA = "srdyn.passport/2"
 LENGTHS = (2048, 8192, 32768, 131072, 1048576)
 """Tokens after which the ledger counts the cache."""
+SCRIPT = "figures/atlas.js"
+"""What draws a passport: in a page of its own, and in the widget of `figures.atlas`."""
 PLACES = 32
-"""How many singular values of a head are kept at most, evenly spaced from the largest to the smallest."""
+"""How many singular values of a state are kept at most, evenly spaced from the largest to the smallest."""
+DRAWS = 4
+"""How many states without learning a null band spans at least."""
+QUIET = -200
+"""Decibels below the largest singular value where a smaller one counts as none."""
 COMPARED = ("half_life", "write", "norm", "int8", "fp8", "stratum")
 GIB = 2**30
 
@@ -47,7 +53,7 @@ def measure(
     `positions` are by default powers of 2 up to the end. `removal` are windows that each head is taken out for in turn,
     a pass over them a head. `weights` is the hash of the model's files. The null band, where the rule of update has one
     (`nulls`), spans the same sequences' ranks with random keys and values under the head's own decays and write
-    strengths.
+    strengths, `DRAWS` of them at least.
     """
     T = tokens.shape[1]
     positions = sorted({2**i for i in range(T.bit_length()) if 2**i < T} | {T}) if positions is None else positions
@@ -57,7 +63,7 @@ def measure(
     rank = spectra.effective_rank(sigma, eps)
     found = {
         "rank": rank.mean(1).transpose(1, 2),  # [L, H, C]
-        "spectrum": _thinned(sigma[:, :, -1]).mean(1),
+        "spectra": (20 * _thinned(sigma).mean(1).log10()).clamp(min=QUIET).round().transpose(1, 2),  # [L, H, C, places]
         "norm": spectra.nuclear_norm(sigma)[:, :, -1].mean(1),
         "half_life": math.log(2) / -g.double().mean((1, 2)),
         "write": beta.double().mean((1, 2)),
@@ -82,10 +88,19 @@ def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
     place, name = Path(folder), passport["model"]["name"]
     text = json.dumps(passport, separators=(",", ":"), ensure_ascii=False)
     files.write_bytes(place / f"{name}.json", text.encode())
-    page = resources.files("srdyn").joinpath("passport.html").read_text("utf-8")
-    # Inside a script element nothing but a closing tag, or the start of a comment, needs care.
-    files.write_bytes(place / f"{name}.html", page.replace("{{passport}}", text.replace("<", "\\u003c")).encode())
+    files.write_bytes(place / f"{name}.html", page(passport).encode())
     return place / f"{name}.html"
+
+
+def page(*passports: Mapping[str, Any], selected: Sequence[Sequence[int]] = ()) -> str:
+    """HTML that shows one passport, or several of one grid side by side, and asks the network for nothing.
+
+    `selected` are places (along L, head) that are marked at first.
+    """
+    shell, script = (resources.files("srdyn").joinpath(x).read_text("utf-8") for x in ("passport.html", SCRIPT))
+    given = json.dumps({"passports": passports, "selected": selected}, separators=(",", ":"), ensure_ascii=False)
+    # Inside a script element nothing but a closing tag, or the start of a comment, needs care.
+    return shell.replace("{{script}}", script).replace("{{given}}", given.replace("<", "\\u003c"))
 
 
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
@@ -156,7 +171,8 @@ def _null_ranks(
     if not all(site.recipe.gated_delta for site in architectures.sites(model.hf)):
         return None
     generator, drawn = torch.Generator().manual_seed(seed), []
-    beta = beta.where(~g.isnan(), 0.0)
+    draws = -(-DRAWS // g.shape[1])
+    g, beta = (x.repeat(1, draws, 1, 1) for x in (g, beta.where(~g.isnan(), 0.0)))
     for layer in tqdm(range(model.grid.L), desc="null", delay=10, leave=False):
         sigma = nulls.decay_only(g[layer], model.grid.K, model.grid.V, positions, beta=beta[layer], generator=generator)
         drawn.append(spectra.effective_rank(sigma, eps))
@@ -183,7 +199,8 @@ def _heads(model: models.Model, found: dict[str, Tensor], band: Tensor | None, r
         for head in held.heads:
             row = {name: _rounded(x[layer, head].tolist()) for name, x in found.items()}
             null = None if band is None else band[layer, :, :, head]
-            limits = None if null is None else {"low": null.amin(0).tolist(), "high": null.amax(0).tolist()}
+            limits = null if null is None else {"low": null.amin(0), "high": null.amax(0)}
+            limits = limits and {name: _rounded(x.tolist()) for name, x in limits.items()}
             share = row["rank"][-1] / D
             stratum = "low" if share <= strata.LOW else "high" if share >= strata.HIGH else "middle"
             removal = None if removals is None else removals[layer, head]
@@ -192,11 +209,12 @@ def _heads(model: models.Model, found: dict[str, Tensor], band: Tensor | None, r
     return rows
 
 
-def _rounded(x: float | list) -> float | list | None:
+def _rounded(x: float | list) -> float | int | list | None:
     """Four digits are more than any of these numbers is known to; None for what does not exist (no decay, say)."""
     if isinstance(x, list):
         return [_rounded(each) for each in x]
-    return float(f"{x:.4g}") if math.isfinite(x) else None
+    short = float(f"{x:.4g}") if math.isfinite(x) else None
+    return int(short) if short is not None and short.is_integer() else short
 
 
 def _about(model: models.Model, weights: str | None) -> dict[str, Any]:

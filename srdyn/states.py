@@ -9,12 +9,13 @@ import bisect
 import contextlib
 import dataclasses
 import functools
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from typing import Literal, TypeVar
 
 import torch
 from jaxtyping import Float, Float32, Float64, Int
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from srdyn import architectures, models, spectra
@@ -22,10 +23,13 @@ from srdyn.architectures import rebinding, recipe
 from srdyn.kernels import recurrence
 from srdyn.loading import processes
 
+log = logging.getLogger(__name__)
+
 Measure = Callable[[Float32[Tensor, "B H K V"]], Float[Tensor, "B H *measured"]]
 _Visit = Callable[[int, int, Tensor], None]
 _Gates = tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]
 _Taken = TypeVar("Taken")
+_MARKS = " ▁▂▃▄▅▆▇█"
 _HELD = 2**25
 """Bytes of states that one call may hand out together: memory does not grow with the number of positions."""
 
@@ -136,6 +140,81 @@ def from_inputs(
     with _watched(model, range(model.grid.L) if layers is None else layers, keep):
         _read(model, tokens)
     return taken
+
+
+@dataclasses.dataclass
+class Watched:
+    """Ranks of the last sequences that `watch` saw grow: at `positions[c]` tokens `ranks[c]` is [L, B, H]."""
+
+    positions: list[int] = dataclasses.field(default_factory=list)
+    ranks: list[Float64[Tensor, "L B H"]] = dataclasses.field(default_factory=list)
+
+    def stacked(self) -> Float64[Tensor, "L B C H"]:
+        """All of them, as `trace` with `spectra.effective_rank` would give them."""
+        return torch.stack(self.ranks, 2)
+
+
+@contextlib.contextmanager
+def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> Iterator[Watched]:
+    """While this is open, whatever reads over a cache, such as `model.generate`, tells the ranks of its states.
+
+    They are taken from the cache, in which nothing changes, after the prompt and then every so many tokens, and kept in
+    what this yields. In a notebook they are drawn meanwhile, a mark a head, ▁ (rank 0) to █ (D), a line a layer; else
+    logged. A new cache begins anew. Raises as `trace` does for a state below float32 or with NaN.
+    """
+    family, decoder = architectures.sites(model.hf)[0].recipe, model.hf.get_decoder()
+    seen, read, last, shown, D = Watched(), 0, None, _display(), min(model.grid.K, model.grid.V)
+
+    def look(_decoder: nn.Module, arguments: tuple, options: dict, output: object) -> None:
+        nonlocal read, last
+        # Some make the cache themselves, from the first token on.
+        caches = (options.get(family.cache_argument), getattr(output, family.cache_argument, None))
+        cache = next((x for x in caches if x is not None), None)
+        if cache is None:
+            return
+        if cache is not last:
+            read, last, seen.positions[:], seen.ranks[:] = 0, cache, [], []
+        given = (options.get("input_ids"), options.get("inputs_embeds"), *arguments)
+        B, T = next(x for x in given if x is not None).shape[:2]
+        read += T
+        if not seen.positions or read >= seen.positions[-1] + every:
+            seen.positions.append(read)
+            seen.ranks.append(_ranks(model, cache, B, read, eps))
+            shown(f"after {read} tokens, ranks of 0 to {D}", _marks(seen.ranks[-1], D))
+
+    hook = decoder.register_forward_hook(look, with_kwargs=True)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def _ranks(model: models.Model, cache: object, B: int, position: int, eps: float) -> Float64[Tensor, "L B H"]:
+    ranks, alike = torch.full((model.grid.L, B, model.grid.H), torch.nan, dtype=torch.float64), {}
+    for layer, site in _holding(model):
+        state = _checked_state(model, layer, position, site.recipe.oriented(site.recipe.stored(cache, site.index)))
+        alike.setdefault((state.device, state.shape), {})[layer] = state
+    for held in alike.values():  # together, since the threads of a CPU share what is measured at once
+        sigma = spectra.singular_values(torch.stack(list(held.values()))).to("cpu", torch.float64)
+        for layer, found in zip(held, spectra.effective_rank(sigma, eps), strict=True):
+            ranks[layer][:, list(model.layers[layer].heads)] = found
+    return ranks
+
+
+def _display() -> Callable[[str, list[str]], None]:
+    """What shows a headline and a line a layer: a place in the notebook that changes, or the log."""
+    if not processes.in_notebook():
+        return lambda headline, lines: log.info("%s: %s", headline, " ".join(lines))
+    from IPython import display
+
+    place = display.display(display.Pretty(""), display_id=True)
+    return lambda headline, lines: place.update(display.Pretty("\n".join([headline, *lines])))
+
+
+def _marks(ranks: Float64[Tensor, "L B H"], D: int) -> list[str]:
+    """A mark a head, from rank 0 to D, a line a layer."""
+    levels = (ranks.mean(1) / D * (len(_MARKS) - 2)).ceil().nan_to_num(nan=-1).int() + 1
+    return ["".join(_MARKS[level] for level in row) for row in levels.tolist()]
 
 
 @contextlib.contextmanager

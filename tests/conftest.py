@@ -2,6 +2,7 @@
 
 import importlib
 import math
+import shutil
 import warnings
 
 import pytest
@@ -101,6 +102,36 @@ def tokens():
 def place(tmp_path_factory):
     """The folder of a tiny reference model whose states differ."""
     return saved.tiny(tmp_path_factory.mktemp("models") / "tiny", times=1.5)
+
+
+@pytest.fixture(scope="session")
+def browser():
+    """The system's Chromium."""
+    from playwright import sync_api
+
+    if (chromium := shutil.which("chromium")) is None:
+        pytest.skip("no browser here")
+    with sync_api.sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def visited(browser):
+    """Opens a file in a window of its own; an error that it tells the console and whatever it asks the network fail."""
+    told = []
+
+    def visited(path, *, width=1280, **options):
+        page = browser.new_context(viewport={"width": width, "height": 800}, **options).new_page()
+        page.on("console", lambda message: told.append(message.text) if message.type in ("error", "warning") else None)
+        page.on("pageerror", lambda error: told.append(str(error)))
+        page.on("request", lambda request: told.append(request.url) if request.url[:4] == "http" else None)
+        page.goto(path.as_uri())
+        return page
+
+    yield visited
+    for context in browser.contexts:
+        context.close()
+    assert told == []
 
 
 @pytest.fixture

@@ -148,8 +148,8 @@ def test_the_citation_is_of_this_version():
 
 
 @pytest.mark.site
-def test_the_site_builds_offline_without_a_warning(clone):
-    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", ".github", "figures"):
+def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clone, visited):
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", ".github", "figures", "srdyn"):
         (clone / name).symlink_to(ROOT / name)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     built = subprocess.run(
@@ -164,4 +164,10 @@ def test_the_site_builds_offline_without_a_warning(clone):
     fetched = r'<(?:script|img|iframe)[^>]*src="https?:|<link[^>]*rel="stylesheet"[^>]*href="https?:'
     assert [name for name, text in pages.items() if re.search(fetched, text)] == []
     assert "<math" in pages["notebooks/01_stratification.html"]
-    assert "effective" in (site / "searchindex.js").read_text()
+    for name in ("index", "notebooks/09_explore", "notebooks/site/your_model", "notebooks/site/api/states"):
+        page = visited(site / f"{name}.html", width=390)
+        assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+    page.goto((site / "search.html").as_uri() + "?q=effective+rank")
+    page.locator("#search-results a").first.wait_for()
+    titles = page.locator("#search-results").inner_text()
+    assert "Glossary" in titles

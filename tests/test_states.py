@@ -1,16 +1,20 @@
 import copy
 import weakref
+from unittest import mock
 
 import conftest
+import families
 import numpy as np
 import pytest
 import torch
+from IPython import display
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import rebinding
 from srdyn.kernels import recurrence, scan
+from srdyn.loading import processes
 
 ODD = [1, 2, 63, 64, 65, 77, 128, 131, 149, 150]
 
@@ -288,3 +292,51 @@ def test_a_layer_without_heads_reads_nothing(tiny_pure, tokens):
     keep = torch.tensor([[True] * 4, [False] * 4, [True] * 4])
     taken = states.from_inputs(pruning.prune_heads(tiny_pure, keep), tokens, lambda read: read.v.shape[2])
     assert taken == [4, None, 4]
+
+
+@pytest.mark.parametrize("name", ["qwen3_next", "qwen3_next, pure", "mamba2", "fla gated_deltanet"])
+def test_watching_a_generation_leaves_its_output_and_tells_the_ranks_of_the_cache(name, caplog):
+    [family] = [family for family in families.FAMILIES if family.id == name]
+    model, prompt = families.model(family), torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(0))
+    options = {"max_new_tokens": 8, "min_new_tokens": 8, "return_dict_in_generate": True, "output_logits": True}
+    options |= {"do_sample": False}
+    unwatched = model.hf.generate(prompt, **options)
+    with caplog.at_level("INFO", logger="srdyn.states"), states.watch(model) as seen:
+        written = model.hf.generate(prompt, **options)
+    assert torch.equal(written.sequences, unwatched.sequences)
+    assert all(torch.equal(a, b) for a, b in zip(written.logits, unwatched.logits, strict=True))
+    assert seen.positions == [*range(9, 17)]
+    assert len(caplog.messages) == 8
+    sigma = states.trace(model, written.sequences, seen.positions, route="segments")
+    assert torch.equal(seen.stacked(), spectra.effective_rank(sigma))
+    model.hf.generate(prompt, max_new_tokens=4)  # nobody watches any more
+    assert len(seen.ranks) == 8
+
+
+def test_a_watch_looks_now_and_then_begins_anew_with_a_cache_and_knows_what_was_pruned(tiny_hybrid, tokens, caplog):
+    keep = torch.ones(3, 4, dtype=torch.bool)
+    keep[0, 2] = keep[1] = False
+    model = pruning.prune_heads(tiny_hybrid, keep)
+    with caplog.at_level("INFO", logger="srdyn.states"), states.watch(model, every=3, eps=1e-2) as seen:
+        model.hf(tokens, use_cache=False)
+        assert seen.positions == []
+        model.generate(tokens[:, :20], max_new_tokens=4, min_new_tokens=4)
+        model.generate(tokens[:1, :10], max_new_tokens=8, min_new_tokens=8)
+    assert seen.positions == [10, 13, 16]
+    assert seen.stacked().shape == (3, 1, 3, 4)
+    assert torch.equal(~seen.ranks[0][:, 0].isnan(), keep)
+    assert seen.stacked().nan_to_num().max() > 1
+    assert caplog.messages[-1].startswith("after 16 tokens, ranks of 0 to 8: ")
+    marks = caplog.messages[-1].partition(": ")[2]
+    assert [marks[2], marks[5:9], len(marks)] == [" ", "    ", 14]
+
+
+def test_in_a_notebook_a_watch_is_drawn_in_one_place(tiny_pure, tokens, monkeypatch):
+    place = mock.Mock()
+    monkeypatch.setattr(processes, "in_notebook", lambda: True)
+    monkeypatch.setattr(display, "display", lambda shown, display_id: place)
+    with states.watch(tiny_pure) as seen:
+        tiny_pure.generate(tokens[:, :20], max_new_tokens=4, min_new_tokens=4)
+    drawn = [call.args[0].data.splitlines() for call in place.update.call_args_list]
+    assert [lines[0] for lines in drawn] == [f"after {n} tokens, ranks of 0 to 8" for n in seen.positions]
+    assert [len(line) for line in drawn[-1][1:]] == [4, 4, 4]

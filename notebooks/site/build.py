@@ -52,8 +52,9 @@ def gather(source: Path) -> Path:
         found[path.relative_to(root)] = executed if executed.exists() else path
     for name, path in found.items():
         files.write_bytes(source / name, still(path.read_bytes()) if path.suffix == ".ipynb" else path.read_bytes())
-    for path in root.glob("srdyn/[a-z]*.py"):
-        page = f"# {path.stem}\n\n```{{eval-rst}}\n.. automodule:: srdyn.{path.stem}\n```\n"
+    for path in [*root.glob("srdyn/[a-z]*.py"), root / "srdyn" / "figures" / "atlas.py"]:
+        module = ".".join(path.relative_to(root).with_suffix("").parts)
+        page = f"# {path.stem}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n"
         name = Path("notebooks/site/api", f"{path.stem}.md")
         files.write_bytes(source / name, page.encode())
         found[name] = path

@@ -11,6 +11,7 @@ extensions = ["myst_nb", "sphinx.ext.autodoc"]
 html_theme, html_title = "sphinx_book_theme", "srdyn"
 html_sidebars = {"**": ["navbar-logo.html", "sbt-sidebar-nav.html"]}  # the header has the search
 html_theme_options = {"use_download_button": True, "show_toc_level": 2, "navigation_with_keys": False}
+html_context = {"default_mode": "auto"}  # light or dark as the reader's machine is; without it the theme complains
 html_static_path, html_css_files = ["static"], ["site.css"]
 html_copy_source = html_show_sourcelink = False
 html_show_search_summary = False  # read from other pages, which a browser refuses a page on disk

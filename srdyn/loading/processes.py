@@ -3,6 +3,7 @@
 import datetime
 import functools
 import os
+import sys
 from collections.abc import Sequence
 
 import torch
@@ -27,6 +28,11 @@ def rank() -> int:
 def is_first() -> bool:
     """Whether this is the process that prints, shows bars, and puts results together."""
     return rank() == 0
+
+
+def in_notebook() -> bool:
+    """Whether this is the kernel of a notebook."""
+    return "IPython" in sys.modules and hasattr(sys.modules["IPython"].get_ipython(), "kernel")
 
 
 def device() -> str:

@@ -199,7 +199,7 @@ def _places(value: object) -> Iterator[str]:
             yield from _places(item)
     elif isinstance(value, str) and value:
         places = (Path(value).expanduser(), files.root() / value)
-        place = next((place.resolve() for place in places if place.exists()), files.data_dir())
+        place = next((place.resolve() for place in places if os.path.exists(place)), files.data_dir())  # a text is none
         if not place.is_relative_to(files.data_dir()):
             held = sorted(place.rglob("*")) if place.is_dir() else [place]
             yield from (f"{path} {path.stat().st_size} {path.stat().st_mtime_ns}" for path in held)

@@ -115,7 +115,7 @@ def test_code_and_named_places_count_as_they_are(clone, monkeypatch):
     monkeypatch.chdir(clone / "notebooks")
     texts = clone / "texts"
     texts.mkdir()
-    given = {"domains": ["../texts", "prose"], "n": 4}
+    given = {"domains": ["../texts", "prose"], "n": 4, "text": "no path but words, " * 99}
     before = reproduce._key("01_first", given, "data")
     assert reproduce._key("01_first", given, "data") == before
     assert reproduce._key("01_first", given | {"n": 5}, "data") != before
