@@ -13,15 +13,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
-from srdyn import scores
+from srdyn import ablation, scores
 from srdyn.kernels import denormals
 from srdyn.loading import files, memory
 from srdyn.study.analysis import after_text, damage, emergence, mechanism, observations, second, shuffled, summaries
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, parameters, store
 from srdyn.study.survey import null_tables, survey
-from srdyn.study.trials import battery, effects, retention, sets, single_heads, trials
+from srdyn.study.trials import battery, effects, retention, sets, trials
 
 ARM, HEAD = "model arm share cut", "model layer head"
 Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
@@ -137,16 +138,17 @@ def _experiments(draw: np.random.Generator, kept: Path) -> Fresh:
 
 def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> Fresh:
     """An arm of one model beside random heads, of all its questions a few."""
-    versus = _of(f"{table}_differences", subject.model.name).query("versus == 'random'")
+    versus, composed = (_of(f"{table}_{name}", subject.model.name) for name in ("differences", "composition"))
     if "/" in table:  # what the oracle takes has changed since the thorough run
-        versus = versus[versus["arm"] != trials.ORACLE]
-    arm, about = _arm(draw, versus), f"{ARM} layers window truncated probe"
+        versus, composed = (rows[rows["arm"] != trials.ORACLE] for rows in (versus, composed))
+    arm, about = _arm(draw, versus.query("versus == 'random'")), f"{ARM} layers window truncated probe"
+    other = _arm(draw, composed)
     asked = [trials.Arm(trials.INTACT), dataclasses.replace(arm, name="random", matched=False), arm]
     answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
     estimates = functools.partial(effects.with_state, effects.estimates(answers), subject.ask("profile"))
     yield f"{table}_estimates", about, estimates
     yield f"{table}_differences", f"{about} versus", lambda: effects.differences(answers, versus="random")
-    yield f"{table}_composition", ARM, lambda: subject.ask("composition", arm)
+    yield f"{table}_composition", ARM, lambda: subject.ask("composition", other)
 
 
 def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> Fresh:
@@ -163,13 +165,19 @@ def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> Fresh
 def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
     """What one head alone is worth to two probes."""
     model, sheet = subject.model, battery.sheet(subject.plan.calibration, subject.model.tokenizer)
-    chosen, probes = int(draw.integers(len(model.layers))), draw.choice([*sheet], 2, replace=False)
-    head = int(draw.choice(model.layers[chosen].heads))
-    layers = [layer._replace(heads=(head,) if i == chosen else ()) for i, layer in enumerate(model.layers)]
-    alone = dataclasses.replace(model, layers=tuple(layers))
+    axis = int(draw.integers(len(model.layers)))
+    layer, asked = model.layers[axis], {name: sheet[name] for name in draw.choice([*sheet], 2, replace=False)}
+    alone = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+    alone[axis, head := int(draw.choice(layer.heads))] = True
     with denormals.flushed():
-        found = single_heads.damage(alone, {name: sheet[name] for name in probes})
-    return found.assign(**opened.about(model))
+        intact, given = battery.answers(model, asked), []
+        with ablation.ablate_heads(model, alone):
+            without = battery.answers(model, asked)
+    for answers in (intact, without):
+        sums = answers.groupby("probe")[["bits", "weight"]].sum()
+        given.append(sums["bits"] / sums["weight"])
+    found = pd.DataFrame({"damage": given[1] - given[0], "intact": given[0]}).reset_index()
+    return found.assign(layer=layer.index, axis=axis, head=head, **opened.about(model))
 
 
 def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> Fresh:

@@ -60,28 +60,22 @@ def others(done: Sequence[str]) -> list[str]:
 
 def _checked(table: str, keys: str, make: Callable[[], pd.DataFrame]) -> Checked:
     try:
-        fresh, standing = (
-            _read_back(frame).rename_axis("line").reset_index() for frame in (make(), recipes.stands(table))
-        )
+        fresh, standing = _alike(make(), recipes.stands(table))
         names = keys.split() or ["line"]
         fresh = fresh[[name for name in fresh if name in standing and (name in names or name != "line")]]
         beside = fresh[names].merge(standing, how="left" if keys else "outer", on=names, indicator="where")
-        fresh = (
-            beside[names]
-            .merge(fresh, how="left", on=names, validate="many_to_one")
-            .drop(columns="line", errors="ignore")
-        )
+        fresh = beside[names].merge(fresh, how="left", on=names, validate="many_to_one")
     except _BROKEN as error:
         return Checked(_name(table), 0, np.inf, f"cannot be computed again: {error!r}")
     if len(apart := beside[beside["where"] != "both"]):
         first = ", ".join(f"{name} {apart.iloc[0][name]}" for name in names)
-        return Checked(
-            _name(table), 0, np.inf, f"{len(apart)} rows stand only here, or only there; the first is {first}"
-        )
+        told = f"{len(apart)} rows stand only here, or only there; the first is {first}"
+        return Checked(_name(table), 0, np.inf, told)
     return _compared(table, fresh, beside)
 
 
 def _compared(table: str, fresh: pd.DataFrame, standing: pd.DataFrame) -> Checked:
+    fresh = fresh.drop(columns="line", errors="ignore")
     units = comparison.units(fresh, standing[fresh.columns])
     rows, places = np.nonzero(units.to_numpy() > 1)
     found = Checked(_name(table), units.size, float(units.to_numpy().max(initial=0.0)))
@@ -93,10 +87,12 @@ def _compared(table: str, fresh: pd.DataFrame, standing: pd.DataFrame) -> Checke
     return found._replace(fault=f"{says}; {len(rows)} of {units.size} cells differ")
 
 
-def _read_back(frame: pd.DataFrame) -> pd.DataFrame:
-    """The frame as a CSV holds it, so that types are those of what is there."""
-    text = frame.to_csv(index=False, float_format=store.SIGNIFICANT)
-    return pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+def _alike(*frames: pd.DataFrame) -> list[pd.DataFrame]:
+    """The frames as a CSV holds them, with numbers where both have them, and a column `line` that counts from 0."""
+    texts = {name: str for frame in frames for name, x in frame.items() if not pd.api.types.is_numeric_dtype(x)}
+    written = [io.StringIO(frame.to_csv(index=False, float_format=store.SIGNIFICANT)) for frame in frames]
+    read = [pd.read_csv(text, keep_default_na=False, na_values=[""], dtype=texts) for text in written]
+    return [frame.rename_axis("line").reset_index() for frame in read]
 
 
 def _path(table: str) -> Path:
