@@ -77,7 +77,7 @@ bench: $(ENV)  ## measure what everything costs, on a machine that does nothing 
 	SRDYN_RUN=reference "$(PY)" -m srdyn.bench $(ARGS)
 	"$(PY)" -m srdyn.study.verify --record 'data/tables/07_cost*'
 
-verify: $(ENV)  ## check every committed file against its recorded hash, README and scorecard against the tables
+verify: $(ENV)  ## check every committed file against its recorded hash, README against tables, a sample of these against the models
 	"$(PY)" -m srdyn.study.verify
 
 lab: $(ENV)  ## open JupyterLab at the notebooks

@@ -2,7 +2,9 @@
 
 `data/SHA256SUMS` holds the hash of every file of data/ and figures/ but texts and code (`sha256sum --check` reads it
 too). `python -m srdyn.study.verify --record 'PATTERN' …` takes the files that match as they are. make does so after
-each notebook of a committed run, for what it wrote, and after a benchmark: nothing else changes unseen.
+each notebook of a committed run, for what it wrote, and after a benchmark: nothing else changes unseen. What was
+recorded may still not be what the models say: a seeded sample of every table is computed again (`recompute`), three
+minutes of one core.
 """
 
 import argparse
@@ -73,6 +75,19 @@ def texts() -> Iterator[str]:
             yield f"{name}: cannot be made from the tables: {error}"
 
 
+def computed_again(seed: int | None = None) -> list[str]:
+    """Print a line for every table, how far it is from what the models say; return the lines that are faults."""
+    from srdyn.study import recompute  # heavy, and recording does not need it
+
+    done = []
+    for checked in recompute.sample(recompute.SEED if seed is None else seed):
+        print(checked, flush=True)
+        done.append(checked)
+    for name in recompute.others([checked.table for checked in done]):
+        print(f"{name}: {'measured times, not computed again' if '/07_cost_' in name else 'hash only'}")
+    return [str(checked) for checked in done if checked.fault]
+
+
 def record(patterns: Sequence[str]) -> None:
     """Take the files that match one of the patterns (`*` matches `/` too) as they are now; the others stay recorded."""
     kept = {name: content for name, content in _known().items() if not _matches(name, patterns)}
@@ -116,13 +131,16 @@ def main() -> None:
     """Print what is not as it was written, and end with 1 if anything is; or record."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.study.verify", description=__doc__)
     parser.add_argument("--record", nargs="+", metavar="PATTERN", help="take the files that match as they are now")
-    patterns = parser.parse_args().record
-    if patterns:
-        record(patterns)
+    parser.add_argument("--seed", type=int, help="draws which model and which rows are computed again")
+    given = parser.parse_args()
+    if given.record:
+        record(given.record)
         return
     os.environ["SRDYN_RUN"] = store.REFERENCE  # what is committed says what this run found
-    if found := list(faults()):
-        print("\n".join(found))
+    found = list(faults())
+    print(*found, sep="\n", end="\n" * bool(found))
+    found += computed_again(given.seed)
+    if found:
         sys.exit(f"{len(found)} faults. After a change of data that is meant: {_RECORD} 'data/…'")
     print(f"{len(_known())} files are as recorded; README and scorecard say what the tables say")
 

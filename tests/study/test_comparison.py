@@ -85,3 +85,17 @@ def test_a_missing_value_equals_only_a_missing_value(table, column):
 def test_shape_and_columns_must_agree(table):
     assert comparison.faults(table.iloc[:-1], table) == ["399 rows for 400"]
     assert comparison.faults(table.rename(columns={"norm": "nuclear"}), table)[0].startswith("columns")
+
+
+def test_units_say_how_far_off_each_cell_is(table):
+    same = comparison.units(table, table)
+    assert same.shape == table.shape
+    assert not same.to_numpy().any()
+    off = table.assign(norm=table["norm"] * (1 + 3e-5), rank=table["rank"] + 1, model="pure")
+    found = comparison.units(off, table)
+    np.testing.assert_allclose(found["norm"], 0.3, rtol=1e-2)
+    assert found["rank"].tolist() == [1.0 if doubtful else np.inf for doubtful in table["uncertain"]]
+    assert found["model"].tolist() == [np.inf, 0.0] * (ROWS // 2)
+    holed = table.assign(norm=np.nan)
+    assert np.isinf(comparison.units(holed, table)["norm"]).all()
+    assert not comparison.units(holed, holed)["norm"].any()

@@ -1,14 +1,12 @@
 """What is committed is what was written; one digit or one bit that is not is found, and its place named."""
 
 import json
-import os
-import shutil
 import sys
 
 import pytest
 
 from srdyn.loading import files
-from srdyn.study import reproduce, verify
+from srdyn.study import recipes, reproduce, verify
 from srdyn.study.claims import readme
 from srdyn.study.run import store
 
@@ -16,17 +14,6 @@ THOROUGH = "data/tables/thorough/03_ablation_claims.csv"
 WEIGHTS = "data/models/hybrid/model.safetensors"
 FAMILIES = "notebooks/site/families.md"
 TABLE = "data/tables/03_ablation_estimates"
-
-
-@pytest.fixture
-def copy(tmp_path, monkeypatch):
-    """A copy of all that is committed; a file there is a link until it is written."""
-    for name in ("data", "figures", "notebooks"):
-        shutil.copytree(files.root() / name, tmp_path / name, copy_function=os.symlink)
-    shutil.copy(files.root() / "README.md", tmp_path)
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    return tmp_path
 
 
 def flip(path, at=-1):
@@ -139,12 +126,16 @@ def test_a_run_records_what_it_wrote_and_nothing_else(copy):
 
 def test_the_command_names_every_fault_and_fails(copy, monkeypatch, capsys):
     monkeypatch.setattr(readme, "page", lambda name, text: text)
+    monkeypatch.setattr(recipes, "PARTS", [])
     monkeypatch.setattr(sys, "argv", ["verify"])
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
     flip(copy / WEIGHTS)
     with pytest.raises(SystemExit, match="1 faults"):
         verify.main()
-    assert capsys.readouterr().out == f"{WEIGHTS}: differs from what was recorded\n"
+    told = capsys.readouterr().out
+    assert told.startswith(f"{WEIGHTS}: differs from what was recorded\n")
+    assert f"\n{TABLE}.csv: hash only\n" in told
+    assert "\ndata/tables/07_cost_memory.csv: measured times, not computed again\n" in told
     monkeypatch.setattr(sys, "argv", ["verify", "--record", "data/models/*"])
     verify.main()
     monkeypatch.setattr(sys, "argv", ["verify"])

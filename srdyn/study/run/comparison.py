@@ -22,18 +22,55 @@ def faults(fresh: pd.DataFrame, standing: pd.DataFrame) -> list[str]:
         return [f"columns {list(fresh.columns)} for {list(standing.columns)}"]
     if len(fresh) != len(standing):
         return [f"{len(fresh)} rows for {len(standing)}"]
-    flags = [frame.get("uncertain", pd.Series(False, index=frame.index)).eq(True) for frame in (fresh, standing)]
-    band = np.logical_or(*(series.to_numpy(dtype=bool) for series in flags))
+    band = _band(fresh, standing)
     found = {name: _fault(fresh[name], standing[name], band) for name in fresh.columns}
     return [f"{name}: {fault}" for name, fault in found.items() if fault]
 
 
+def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
+    """How far off every cell of one table is from that of the other, of as many rows, in units of its tolerance.
+
+    At most 1 is within. What must be equal is 0 or infinitely far off; a rank that is uncertain may be one off, 1.
+    """
+    band = _band(fresh, standing)
+    return pd.DataFrame({name: _units(fresh[name], standing[name], band) for name in fresh.columns})
+
+
+def _units(fresh: pd.Series, standing: pd.Series, band: np.ndarray) -> np.ndarray:
+    if not _are_numbers(fresh, standing):
+        differs = ~(fresh.eq(standing).fillna(False) | (fresh.isna() & standing.isna())).to_numpy(dtype=bool)
+        return np.where(differs, 1.0 if fresh.name == "uncertain" else np.inf, 0.0)
+    a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in (fresh, standing))
+    alike = (a == b) | (np.isnan(a) & np.isnan(b))
+    if _are_ranks(fresh.name, a, b):
+        return np.select([alike, band & (np.abs(a - b) <= 1)], [0.0, 1.0], np.inf)
+    if all(pd.api.types.is_integer_dtype(x) for x in (fresh, standing)):
+        return np.where(alike, 0.0, np.inf)
+    with np.errstate(invalid="ignore"):
+        return np.where(alike, 0.0, np.nan_to_num(np.abs(a - b) / (_ATOL + _RTOL * np.abs(b)), nan=np.inf))
+
+
+def _band(fresh: pd.DataFrame, standing: pd.DataFrame) -> np.ndarray:
+    flags = [frame.get("uncertain", pd.Series(False, index=frame.index)).eq(True) for frame in (fresh, standing)]
+    return np.logical_or(*(series.to_numpy(dtype=bool) for series in flags))
+
+
+def _are_numbers(*columns: pd.Series) -> bool:
+    return all(pd.api.types.is_numeric_dtype(x) and not pd.api.types.is_bool_dtype(x) for x in columns)
+
+
+def _are_ranks(name: object, *columns: np.ndarray) -> bool:
+    return bool(re.search(r"(^|_)rank(_|$)", str(name))) and all(
+        np.all(np.isnan(x) | (x == np.round(x))) for x in columns
+    )
+
+
 def _fault(fresh: pd.Series, standing: pd.Series, band: np.ndarray) -> str:
     both = fresh, standing
-    if not all(pd.api.types.is_numeric_dtype(x) and not pd.api.types.is_bool_dtype(x) for x in both):
+    if not _are_numbers(*both):
         return _inexact(fresh, standing)
     a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in both)
-    if re.search(r"(^|_)rank(_|$)", str(fresh.name)) and all(np.all(np.isnan(x) | (x == np.round(x))) for x in (a, b)):
+    if _are_ranks(fresh.name, a, b):
         return _misranked(a, b, band)
     if all(pd.api.types.is_integer_dtype(x) for x in both):
         return _inexact(fresh, standing)

@@ -141,7 +141,7 @@ def answers(
     trials.profiles(names, plan)
     if any(arm.name == trials.ORACLE for arm in arms):
         trials.damages(names, plan)
-    kept = files.root() / "build" / "sets"
+    kept = files.root() / "build"
     openings = [(opened.found(name), plan, asked, kept) for name in names]
     blocks = [("beside", ())] + [("chosen", (arm,)) for arm in arms]
     blocks += [("random", (arm, sets, first)) for arm in arms for first in range(0, sets, BLOCK)]
@@ -270,12 +270,12 @@ def gate(table: pd.DataFrame, *, probe: str, name: str) -> pd.DataFrame:
 
 
 class Subject(trials.Subject):
-    """One model whose answers without a set of heads are kept under the set, whatever it was chosen for."""
+    """One model whose answers without a set of heads are kept under the set, whatever it was chosen for, in `kept`."""
 
     def __init__(self, name: str | Path, plan: trials.Plan, asked: battery.Battery, kept: Path) -> None:
-        super().__init__(name, plan, files.root() / "build" / "trials")
+        super().__init__(name, plan, kept / "trials")
         made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(asked), "code": trials.CODE}
-        self.sets, self._asked = store.RunStore(kept, made_by=made_by), asked
+        self.sets, self._asked = store.RunStore(kept / "sets", made_by=made_by), asked
         self._held = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
         for row, layer in zip(self._held, self.model.layers, strict=True):
             row[list(layer.heads)] = True

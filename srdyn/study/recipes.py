@@ -1,0 +1,272 @@
+"""How a part of each committed table is computed again from the shipped models, or from other committed tables.
+
+Each of `PARTS` opens one model, drawn by chance, and yields tables with the columns that tell their rows apart (none:
+all rows in order) and what computes some of their rows, or all. What it keeps lies in the folder that it is given.
+Parameters come from a table's side file, and from presets/reference.yaml where that lacks them.
+"""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+from srdyn import ablation, scores
+from srdyn.kernels import denormals
+from srdyn.loading import files, memory
+from srdyn.study.analysis import after_text, damage, emergence, mechanism, observations, second, shuffled, summaries
+from srdyn.study.claims import claims
+from srdyn.study.run import opened, parameters, store
+from srdyn.study.survey import null_tables, survey
+from srdyn.study.trials import battery, effects, retention, sets, trials
+
+ARM, HEAD = "model arm share cut", "model layer head"
+Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
+
+
+def stands(table: str) -> pd.DataFrame:
+    """The committed table of this name, `thorough/…` for one of the thorough run."""
+    return store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+
+
+def _of(table: str, model: str) -> pd.DataFrame:
+    found = stands(table)
+    return found[found["model"] == model].reset_index(drop=True)
+
+
+def _given(table: str) -> dict:
+    """What the side file says, over what the reference run gives to the notebook."""
+    stem = "_".join(Path(table).name.split("_")[:2])
+    side = json.loads((files.data_dir() / "tables" / f"{table}.json").read_bytes())
+    return parameters.of_run([stem], store.REFERENCE, {})[stem] | side.get("parameters", {})
+
+
+def _place(name: str) -> Path:
+    return (files.root() / "notebooks" / name).resolve()
+
+
+def _reading(draw: np.random.Generator, kept: Path) -> Fresh:
+    """Notebooks 01, 02, 05: one model's heads in all contexts, those of the null `mechanism` in text."""
+    given = _given("05_mechanism_heads") | _given("02_consistency_steps")
+    name = _place(draw.choice(_given("05_mechanism_heads")["models"]))
+    axes = {axis: tuple(given[axis]) for axis in ("domains", "tasks", "attacks", "positions")}
+    options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
+    reading, at = survey.Reading(**axes, length=axes["positions"][-1], **options), {"at": axes["positions"][-1]}
+    tables = null_tables.Tables(opened.model(name), reading, store.RunStore(kept / "survey", made_by={}))
+    asked = [(null_tables.MODEL, context) for context in reading.names()]
+    asked += [("mechanism", context) for context in reading.texts]
+    heads = pd.concat([tables.table(*each) for each in asked], ignore_index=True)
+    text, eps = heads[heads["context"].isin(reading.texts)], {"eps": given["eps"]}
+    own = text[text["source"] == null_tables.MODEL]
+    yield "01_stratification_heads", f"{HEAD} source", lambda: summaries.final_ranks(text, **at)
+    paths = functools.partial(summaries.trajectories, text, [null_tables.MODEL, "mechanism"])
+    yield "01_stratification_trajectories", f"{HEAD} source position", paths
+    yield "01_stratification_shares", "model source split", lambda: summaries.shares(own, **at, **eps)
+    yield "01_stratification_modes", "model quantity", lambda: second.modes(own, **at, **eps)
+    yield "02_consistency_time", "model source position", lambda: summaries.time_order(own)
+    yield "02_consistency_pairs", "model a b", lambda: summaries.context_pairs(heads, **at)
+    attacked = functools.partial(summaries.under_attack, heads, reading.attacks, reading.texts, **at)
+    yield "02_consistency_attacks", f"{HEAD} context", lambda: summaries.first_layer_bound(attacked(), [name])
+    yield "02_consistency_after_text", f"{HEAD} attack", lambda: after_text.ranks(name, reading)
+    steps = functools.partial(summaries.consecutive_cosines, name, reading, given["cosine_at"])
+    each = max(1, 4 // len(reading.texts))
+    yield "02_consistency_steps", "model layer context sample position", lambda: steps(n=each)
+    by_head = mechanism.heads(text, **at, **eps)
+    yield "05_mechanism_heads", HEAD, lambda: by_head
+    yield "05_mechanism_explained", "model predictor quantity", lambda: mechanism.explained(text, **at, **eps)
+    yield "05_mechanism_sweep", "model ranks_of eps", lambda: mechanism.sweep(text, **at, **eps)
+    yield "05_mechanism_splits", "model split", lambda: mechanism.splits(text, **at, **eps)
+    yield "05_mechanism_shuffled", HEAD, lambda: shuffled.ranks(name, reading)
+    yield from _claims(text, heads, reading, at)
+
+
+def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at: dict[str, int]) -> Fresh:
+    """The measures of the first registration that one model's head tables decide, of the model alone."""
+    text, heads = (table[table["source"] == null_tables.MODEL] for table in (text, heads))
+    of = observations
+    read, attacked = (heads[heads["context"].isin(reading.attacks) == under] for under in (False, True))
+    asked = {
+        "01_stratification_claims": [
+            (text, "smaller group", of.smaller_group, at),
+            (text, "middle", of.stratum_share, at | {"stratum": "middle"}),
+            (text, "high heads follow", of.follow, {}),
+            (text, "low heads drift", of.drift, {}),
+        ],
+        "02_consistency_claims": [
+            (text, "spearman d to 16d", of.order_from_d, {}),
+            (text, "cosine of ranks", of.cosine_between, at),
+            (text, "cosine of norms", of.cosine_between, at | {"value": "nuclear_norm"}),
+            (read, "kappa between contexts", of.kappa_between, at),
+            (attacked, "smaller group under attack", of.least_group, at),
+        ],
+    }
+    for table, measures in asked.items():
+        rows = [of.measure(rows, name, statistic, **options) for rows, name, statistic, options in measures]
+        yield table, "measure model source", functools.partial(pd.concat, rows, ignore_index=True)
+
+
+def _experiments(draw: np.random.Generator, kept: Path) -> Fresh:
+    """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
+    place, profile = _place(draw.choice(_given("04_pruning_composition")["models"])), None
+    for table in ("03_ablation", "04_pruning", "thorough/03_ablation", "thorough/04_pruning"):
+        given, thorough = _given(f"{table}_composition"), "thorough/" * ("/" in table)
+        plan = _plan(given["plan"])
+        tasks = () if thorough else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
+        few = dataclasses.replace(plan.questions, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
+        rows = 1 if "04" in table else given["set_rows"]
+        asked = sets.questions(plan.questions.tasks if "04" in table else ("needle",), rows=rows, seed=given["seed"])
+        subject = sets.Subject(place, dataclasses.replace(plan, questions=few), asked, kept)
+        profile = subject.ask("profile") if profile is None else profile
+        damages = _of(f"{thorough}03_ablation_heads", subject.model.name)
+        known = ["axis", "layer", "head", "probe", "damage", "intact"]
+        subject.kept.put("profile", profile)
+        subject.kept.put("damage", damages[known])
+        if "03" in table:
+            yield f"{table}_heads", HEAD, lambda profile=profile: profile
+        yield from _answers(draw, table, subject)
+        if not thorough:
+            yield from _sets(draw, table, subject)
+        if table == "03_ablation":
+            yield "03_ablation_heads", f"{HEAD} probe", functools.partial(_damage, draw, subject)
+        if table == "04_pruning":
+            yield from _pruning(draw, given, subject, kept)
+
+
+def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> Fresh:
+    """An arm of one model beside random heads, of all its questions a few."""
+    versus, composed = (_of(f"{table}_{name}", subject.model.name) for name in ("differences", "composition"))
+    if "/" in table:  # what the oracle takes has changed since the thorough run
+        versus, composed = (rows[rows["arm"] != trials.ORACLE] for rows in (versus, composed))
+    arm, about = _arm(draw, versus.query("versus == 'random'")), f"{ARM} layers window truncated probe"
+    other = _arm(draw, composed)
+    asked = [trials.Arm(trials.INTACT), dataclasses.replace(arm, name="random", matched=False), arm]
+    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    estimates = functools.partial(effects.with_state, effects.estimates(answers), subject.ask("profile"))
+    yield f"{table}_estimates", about, estimates
+    yield f"{table}_differences", f"{about} versus", lambda: effects.differences(answers, versus="random")
+    yield f"{table}_composition", ARM, lambda: subject.ask("composition", other)
+
+
+def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> Fresh:
+    """The sets of an arm's draws, and some of the random ones."""
+    random = _of(f"{table}_sets", subject.model.name).query("which == 'random'")
+    asked = [("beside",)]
+    if len(random):
+        arm, n = _arm(draw, random), int(random["draw"].max()) + 1
+        asked += [("chosen", arm), ("random", arm, n, int(draw.integers(n // sets.BLOCK)) * sets.BLOCK)]
+    found = pd.concat([subject.ask(*each) for each in asked], ignore_index=True)
+    yield f"{table}_sets", f"{ARM} which draw probe", lambda: sets.with_kept(found) if "04" in table else found
+
+
+def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
+    """What one head alone is worth to two probes."""
+    model, sheet = subject.model, battery.sheet(subject.plan.calibration, subject.model.tokenizer)
+    axis = int(draw.integers(len(model.layers)))
+    layer, asked = model.layers[axis], {name: sheet[name] for name in draw.choice([*sheet], 2, replace=False)}
+    alone = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+    alone[axis, head := int(draw.choice(layer.heads))] = True
+    with denormals.flushed():
+        intact, given = battery.answers(model, asked), []
+        with ablation.ablate_heads(model, alone):
+            without = battery.answers(model, asked)
+    for answers in (intact, without):
+        sums = answers.groupby("probe")[["bits", "weight"]].sum()
+        given.append(sums["bits"] / sums["weight"])
+    found = pd.DataFrame({"damage": given[1] - given[0], "intact": given[0]}).reset_index()
+    return found.assign(layer=layer.index, axis=axis, head=head, **opened.about(model))
+
+
+def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> Fresh:
+    """The oracle at one dose, with the damages that are committed; what physical removal changes."""
+    model = subject.model.name
+    share = float(draw.choice(_of("04_pruning_oracle", model)["share"]))
+    asked = sets.questions(given["tasks"], rows=5 * given["set_rows"], seed=given["seed"])
+    each = sets.Subject(subject.name, subject.plan, asked, kept)
+
+    def oracle() -> pd.DataFrame:
+        arm = trials.Arm(trials.ORACLE, share, "overall")
+        found = sets.with_kept(pd.concat([each.ask("beside"), each.ask("chosen", arm)], ignore_index=True))
+        found = found[(found["arm"] == trials.ORACLE) & (found["probe"] == effects.KEPT)]
+        return pd.DataFrame([{"model": model, "share": share, "kept": found["value"].mean(), "n": found["n"].iloc[0]}])
+
+    yield "04_pruning_oracle", "model share", oracle
+    main = trials.Arm(scores.joint_rule(given["alpha"]), given["paper_share"], "overall")
+    audit = functools.partial(subject.ask, "audit", main, 256)
+    yield "04_pruning_audit", "model", lambda: audit().drop(columns="logits_differ")  # which is rounding
+    ledger = memory.ledger(given["tokens"], removed=given["paper_share"])
+    for table in ("04_pruning_memory", "thorough/04_pruning_memory"):
+        yield table, "", lambda: ledger
+
+
+def _retention(draw: np.random.Generator, kept: Path) -> Fresh:
+    """Notebook 05: one setting of half-lives, one head, one group and distance of text that comes twice."""
+    given = _given("05_mechanism_retention")
+    name = _place(draw.choice([*given["models"][:2], *given["second_seeds"]]))
+    options = {"rows": given["needle_rows"], "eps": given["eps"], "seed": given["seed"]}
+    asked = retention.Questions(tuple(given["distances"]), tuple(given["domains"]), **options)
+    subject, group = retention.Subject(name, asked, kept), str(draw.choice(retention.GROUPS))
+    settings = [(retention.INTACT, np.nan), (group, float(draw.choice(given["half_lives"])))]
+    table = pd.concat([subject.ask("answered", *each, np.nan) for each in settings], ignore_index=True)
+    yield "05_mechanism_retention", "model group half_life distance factor", lambda: table
+    one = retention.Subject(name, asked, kept / "one head")
+    heads = subject.kept.get("heads").sample(1, random_state=int(draw.integers(2**31)))
+    one.kept.put("heads", heads.reset_index(drop=True))
+    yield "05_mechanism_single", f"{HEAD} changed distance", lambda: one.ask("single")
+    near = retention.Subject(name, dataclasses.replace(asked, distances=tuple(given["gaps"][:2])), kept)
+    twice = lambda: pd.concat([near.ask("repeated", each) for each in (retention.INTACT, group)], ignore_index=True)  # noqa: E731
+    yield "05_mechanism_gaps", "model group distance quantity", lambda: damage.worth(twice())
+
+
+def _training(draw: np.random.Generator, kept: Path) -> Fresh:
+    """Notebook 06: all that follows from the spectra that training wrote down."""
+    given = _given("06_emergence_heads")
+    history, at = emergence.histories([_place(name) for name in given["models"]]), given["positions"]
+    first = {"at": at[0]}
+    of_each = lambda make, **options: pd.concat([make(history, at=t, **options) for t in at], ignore_index=True)  # noqa: E731
+    yield "06_emergence_heads", "", lambda: emergence.trajectories(history, **first)
+    yield "06_emergence_distribution", "", lambda: of_each(emergence.distribution)
+    ranks = emergence.identity(history, **first)
+    yield "06_emergence_identity", "model measure step reference value position", lambda: ranks
+    yield "06_emergence_origin", "", lambda: of_each(emergence.origin)
+    yield "06_emergence_moved", "", lambda: second.moved(history, **first)
+    yield "06_emergence_claims", "", lambda: emergence.measured(ranks)
+    halves = emergence.measured(ranks).query("measure == 'identity in training'")
+    again = lambda: pd.concat([second.identity(history, **first), halves], ignore_index=True)  # noqa: E731
+    yield "06_emergence_claims_second", "measure model", again
+
+
+def _derived(draw: np.random.Generator, kept: Path) -> Fresh:
+    """Tables that follow from other committed tables."""
+    yield "03_ablation_places", "", lambda: sets.places(stands("03_ablation_sets"))
+    yield "04_pruning_places", "", lambda: sets.places(stands("04_pruning_sets"))
+    yield "03_ablation_regression", "", lambda: effects.regression(stands("03_ablation_heads"))
+    yield "thorough/03_ablation_regression", "", lambda: effects.regression(stands("thorough/03_ablation_heads"))
+    yield "05_mechanism_damage", "", lambda: damage.predicted(stands("05_mechanism_single"))
+    yield "08_scorecard", "", _scorecard
+
+
+def _scorecard() -> pd.DataFrame:
+    later = claims.ledger(registered="second")[["claim", "kind", "verdict", "leading", "why"]]
+    later.columns = ["claim", "kind", "second", "second_leading", "second_why"]
+    return claims.ledger().merge(later[later["kind"] != ""], on=["claim", "kind"], how="left")
+
+
+def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
+    """One of the arms of a table's rows."""
+    row = rows.drop_duplicates(["arm", "share", "cut"]).sample(1, random_state=int(draw.integers(2**31))).iloc[0]
+    name = row["arm"].removeprefix("matched, ")
+    return trials.Arm(name, float(row["share"]), row["cut"], matched=name != row["arm"])
+
+
+def _plan(given: dict) -> trials.Plan:
+    """A plan as a side file holds it."""
+    plain = lambda values: {name: tuple(x) if isinstance(x, list) else x for name, x in values.items()}  # noqa: E731
+    parts = {part: battery.Battery(**plain(given[part])) for part in ("questions", "calibration")}
+    return trials.Plan(**plain(given) | parts)
+
+
+PARTS = (_reading, _experiments, _retention, _training, _derived)

@@ -1,0 +1,129 @@
+"""A table that was changed together with its hashes is still not what the models say."""
+
+import functools
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from srdyn.loading import files
+from srdyn.study import recipes, recompute, verify
+from srdyn.study.analysis import after_text
+from srdyn.study.run import store
+from srdyn.study.survey import survey
+from srdyn.study.trials import retention
+
+TABLE = "02_consistency_after_text"
+PLACE = f"data/tables/{TABLE}.csv"
+
+
+@functools.cache
+def answered() -> pd.DataFrame:
+    """One model's heads under one attack, as the table has them."""
+    given = recipes._given(TABLE)
+    axes = {name: tuple(given[name]) for name in ("domains", "positions")}
+    options = {"length": axes["positions"][-1], "n": given["n"], "seed": given["seed"], "eps": given["eps"]}
+    reading = survey.Reading(**axes, tasks=(), attacks=("rare character",), **options)
+    return after_text.ranks(files.data_dir() / "models" / "hybrid", reading)
+
+
+def one_model(draw, kept):
+    """One table: of one model."""
+    yield TABLE, "model layer head attack", answered
+
+
+def whole(draw, kept):
+    """One table: all of it, as it was."""
+    yield TABLE, "", functools.partial(store.load_table, TABLE, run="untouched")
+
+
+def replace(folder, text):
+    """Another table, with its side file, recorded."""
+    files.write_bytes(folder / PLACE, text.encode())
+    side = folder / PLACE.replace(".csv", ".json")
+    files.write_json(side, json.loads(side.read_bytes()) | {"table": files.file_hash(folder / PLACE)})
+    verify.record(["*"])
+    assert [*verify.bytes_changed(), *verify.tables()] == []
+
+
+def test_a_changed_digit_is_found_when_its_hash_was_recorded_again(copy, monkeypatch, capsys):
+    monkeypatch.setattr(recipes, "PARTS", [one_model])
+    assert verify.computed_again() == []
+    told = capsys.readouterr().out.splitlines()
+    assert told[0] == f"{PLACE}: {answered().size} cells, 0 of the tolerance at most"
+    assert "data/tables/thorough/03_ablation_claims.csv: hash only" in told
+    lines = (copy / PLACE).read_text().splitlines()
+    assert lines[2].startswith("0,1,63.25,2,rare character")
+    lines[2] = lines[2].replace("63.25", "63.35")
+    replace(copy, "\n".join([*lines, ""]))
+    [fault] = verify.computed_again()
+    assert fault.startswith(f"{PLACE}: line 3, before: says 63.35, computed again it is 63.25; 1 of ")
+
+
+@pytest.mark.parametrize(
+    ("changed", "fault"),
+    [
+        (lambda lines: lines[:-1], "1 rows stand only here, or only there; the first is line "),
+        (lambda lines: [*lines, lines[-1]], "1 rows stand only here, or only there; the first is line "),
+        (lambda lines: [lines[0], "9" + lines[1], *lines[2:]], "line 2, layer: says 90, computed again it is 0; 1 of"),
+    ],
+)
+def test_so_are_rows_and_names(copy, monkeypatch, changed, fault):
+    monkeypatch.setattr(recipes, "PARTS", [whole])
+    untouched = files.data_dir() / "tables"
+    content = (untouched / f"{TABLE}.csv").read_text()
+    kept = store.build_dir("untouched") / "tables" / f"{TABLE}.csv"
+    files.write_bytes(kept, content.encode())
+    replace(copy, "\n".join([*changed(content.splitlines()), ""]))
+    [found] = verify.computed_again()
+    assert found.startswith(f"{PLACE}: {fault}")
+
+
+def test_a_table_without_the_columns_that_name_its_rows_is_said(copy, monkeypatch):
+    monkeypatch.setattr(recipes, "PARTS", [one_model])
+    replace(copy, (copy / PLACE).read_text().replace("attack", "attacked", 1))
+    [fault] = verify.computed_again()
+    assert fault.startswith(f"{PLACE}: cannot be computed again: KeyError")
+
+
+def asked(monkeypatch, seed):
+    """What the part on half-lives would ask under a seed, without its answers."""
+    told = []
+
+    class Told:
+        def __init__(self, name, questions, kept):
+            told.append(name.name)
+
+        def ask(self, *details):
+            told.append(details)
+            if len(told) > 2:
+                raise ValueError("that is all we want to know")
+
+    monkeypatch.setattr(recipes, "PARTS", [recipes._retention])
+    monkeypatch.setattr(retention, "Subject", Told)
+    [stopped] = recompute.sample(seed)
+    assert "that is all we want to know" in stopped.fault
+    return told
+
+
+def test_the_sample_is_the_same_for_the_same_seed(monkeypatch):
+    first = [asked(monkeypatch, seed) for seed in range(8)]
+    assert str(first) == str([asked(monkeypatch, seed) for seed in range(8)])
+    assert len({str(each) for each in first}) > 4
+    assert len({each[0] for each in first}) > 1
+    assert {each[1][0] for each in first} == {"answered"}
+
+
+def test_a_sample_draws_the_same_heads_whatever_came_before(monkeypatch):
+    drawn = []
+
+    def part(draw, kept):
+        """A part: that only draws."""
+        drawn.append(draw.random())
+        yield from ()
+
+    for parts in ([part], [one_model, part]):
+        monkeypatch.setattr(recipes, "PARTS", parts)
+        assert np.isfinite([checked.farthest for checked in recompute.sample(3)]).all()
+    assert drawn[0] == drawn[1]
