@@ -34,7 +34,7 @@ def places(table: pd.DataFrame, *, value: str) -> Figure:
         panel.set_xlim(-0.03, 1.03)
         panel.set_xticks([0, 0.5, 1], ["0", "0.5", "1"])
         panel.set_title(model)
-    style.outer_labels(figure.axes, x="random sets that do worse\n(share)", y=value)
+    style.outer_labels(figure.axes, x="share of random\nsets that do worse", y=value)
     handles = [style.handle(interventions.TITLES.get(arm, arm), look, linestyle="") for arm, look in looks.items()]
     handles += [style.handle("random sets, in order", color="0.6")]
     style.legend(figure, [*handles, *(style.handle(name, **line) for name, line in _BESIDE.items())])
