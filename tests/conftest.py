@@ -2,6 +2,8 @@
 
 import importlib
 import math
+import os
+import shutil
 import shutil
 import warnings
 
@@ -12,7 +14,7 @@ import transformers
 
 from srdyn import models
 from srdyn.loading import files
-from srdyn.study.run import workers
+from srdyn.study.run import store, workers
 
 SIZES = {
     "vocab_size": 64,
@@ -141,3 +143,14 @@ def own_workers():
     yield
     workers._pool().shutdown()
     workers._pool.cache_clear()
+
+
+@pytest.fixture
+def copy(tmp_path, monkeypatch):
+    """A copy of all that is committed, to be changed; a file there is a link until it is written."""
+    for name in ("data", "figures", "notebooks"):
+        shutil.copytree(files.root() / name, tmp_path / name, copy_function=os.symlink)
+    shutil.copy(files.root() / "README.md", tmp_path)
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    return tmp_path
