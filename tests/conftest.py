@@ -4,7 +4,6 @@ import importlib
 import math
 import os
 import shutil
-import shutil
 import warnings
 
 import pytest
