@@ -103,7 +103,7 @@ CASES = {
     ),
     "places": case(
         figures.places, ("03_ablation_sets", "probe == 'needle'"),
-        labels={"random sets that do worse\n(share)", "needles found"}, foot="200 random sets", value="needles found",
+        labels={"share of random\nsets that do worse", "needles found"}, foot="200 random sets", value="needles found",
     ),
     "windows": case(
         figures.windows, ("03_ablation_window", f"versus == 'intact' and {ANSWERED}"),
@@ -158,8 +158,12 @@ CASES = {
         labels={"rank that the states are cut to", "every 64 tokens"}, foot="n = .* items",
     ),
     "half_lives": case(
-        figures.half_lives, ("05_mechanism_retention",),
+        figures.half_lives, ("05_mechanism_retention", "factor != factor"),  # NaN
         labels={"half-life set (tokens)", "effective rank r"}, foot="nothing is set; .* n = .* items",
+    ),
+    "crossover": case(
+        figures.crossover, ("05_mechanism_gaps",),
+        labels={"distance (tokens)", "recall − local (bits a token)"}, foot="n = 32 passages",
     ),
     "damage_predictors": case(
         figures.damage_predictors, ("05_mechanism_damage",), labels={"ρ, or share"}, foot="n = 48–64 heads",

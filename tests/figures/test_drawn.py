@@ -161,9 +161,9 @@ def test_time_order_breaks_at_nan_and_names_the_undefined():
     wanted = rows(table, model="hybrid", source="model").sort_values("position")["spearman"]
     np.testing.assert_array_equal(own[0].get_ydata(), wanted)
     assert wanted.isna().any()
-    nulls = [name for name in style.sources(table) if name not in ("model", "common decay")]
-    legend = [text.get_text() for text in figure.legends[0].get_texts()]
-    assert legend == ["model, seed 0", "model, seed 1", *nulls, "common decay (undefined)"]
+    legend = {text.get_text() for text in figure.legends[0].get_texts()}
+    ends = {name: " (undefined)" * (name == "common decay") for name in style.sources(table)}
+    assert legend == {f"{name}, seed {seed}{end}" for name, end in ends.items() for seed in (0, 1)}
 
 
 def test_time_order_is_drawn_where_no_order_is_defined():

@@ -290,7 +290,7 @@ def test_two_seeds_of_one_kind_give_one_verdict(place, reading, tmp_path, monkey
     config = json.loads((second / "config.json").read_text())
     (second / "config.json").write_text(json.dumps(config | {"srdyn_seed": 1}))
     found = survey.heads([place, second], reading, sources=["mechanism"], kept=tmp_path / "kept")
-    assert set(found[found["source"] == "mechanism"]["model"]) == {"tiny"}
+    assert set(found[found["source"] == "mechanism"]["model"]) == {"tiny", "tiny-seed1"}
     bounded = observations.bounded(found)
     rows = [
         observations.measure(bounded, name, observations.share_within, value="within", before_d=early)

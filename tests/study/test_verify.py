@@ -88,17 +88,17 @@ def test_a_table_changed_together_with_its_side_file_is_found(copy):
 def test_files_that_went_and_files_that_came_are_found(copy):
     (copy / "data/contexts/prose.jsonl.xz").rename(copy / "data/contexts/verse.jsonl.xz")
     (copy / f"{TABLE}.parquet").write_bytes(b"left over")
-    (copy / "data/tables/03_ablation_heads.json").unlink()
+    (copy / "data/tables/03_ablation_composition.json").unlink()
     (copy / "data/contexts/.partial.tmp").write_bytes(b"")
     assert places(verify.bytes_changed()) == [
         "data/contexts/prose.jsonl.xz",
         "data/contexts/verse.jsonl.xz",
+        "data/tables/03_ablation_composition.json",
         f"{TABLE}.parquet",
-        "data/tables/03_ablation_heads.json",
     ]
     assert sorted(verify.tables()) == [
+        "data/tables/03_ablation_composition.csv: has no side file",
         f"{TABLE}.json: describes 2 tables, not one",
-        "data/tables/03_ablation_heads.csv: has no side file",
     ]
 
 
