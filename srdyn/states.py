@@ -5,7 +5,6 @@ cache; *forward* reads them in one pass in which each layer's recurrence is fed 
 between. The second reads the weights once. Sequences of a batch are equally long, without padding.
 """
 
-import bisect
 import contextlib
 import dataclasses
 import functools
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from srdyn import architectures, models, spectra
-from srdyn.architectures import rebinding, recipe
+from srdyn.architectures import feeding, rebinding, recipe
 from srdyn.kernels import recurrence
 from srdyn.loading import processes
 
@@ -251,7 +250,8 @@ def tapped(
     """
     with contextlib.ExitStack() as stack:
         for layer, site in _holding(model):
-            feed = _Feed(model, layer, site, positions, visit, held_bytes)
+            told = functools.partial(_checked_visit, model, layer, visit)
+            feed = feeding.Feed(site.recipe, site.mixer, positions, told, held_bytes)
             stack.enter_context(taken_over(site, site.recipe.readers, feed.read))
         yield
 
@@ -293,78 +293,6 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
     return tokens.to(model.device)
 
 
-@dataclasses.dataclass(frozen=True)
-class _Feed:
-    """A layer's recurrence, fed in segments, which hands out the state at the given positions."""
-
-    model: models.Model
-    layer: int
-    site: architectures.Site
-    positions: recurrence.Positions
-    visit: _Visit
-    held_bytes: int
-
-    def read(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
-        """Outputs and last state of the call."""
-        if call.state is not None:
-            raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
-        positions = recurrence.checked_positions(self.positions, call.tokens)
-        with_states, tensors = getattr(function, "with_states", None), call.timed.values()
-        elsewhere = any(x.device.type != "cpu" for x in tensors)
-        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in tensors)
-        if with_states is None or elsewhere or differentiated:
-            parts = self._in_segments(function, call, positions)
-        else:
-            parts = self._together(with_states, call, positions)
-        outputs = []
-        for output, state in parts:  # noqa: B007  the last state is returned
-            outputs.append(output)
-        return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state
-
-    def _together(
-        self, with_states: Callable, call: recipe.Call, positions: list[int]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs and last state of parts of the call, from a function that hands out many states at a time."""
-        heads = self.site.recipe.heads(self.site.mixer)
-        together = max(1, self.held_bytes // (call.sequences * 4 * heads.H * heads.K * heads.V))
-        start, state = 0, None
-        for first in range(0, len(positions), together):
-            listed = positions[first : first + together]
-            end = listed[-1] if listed[-1] != positions[-1] else call.tokens
-            function = functools.partial(self._handing_out, with_states, start, listed)
-            output, state = self.site.recipe.run(function, call.between(start, end, state))
-            yield output, state
-            start = end
-
-    def _handing_out(
-        self, with_states: Callable, start: int, listed: list[int], *arguments, **options
-    ) -> tuple[Tensor, Tensor]:
-        output, state, held = with_states(*arguments, positions=[position - start for position in listed], **options)
-        for position, now in zip(listed, held.unbind(1), strict=True):
-            self._hand_out(position, now)
-        return output, state
-
-    def _in_segments(
-        self, function: Callable, call: recipe.Call, positions: list[int]
-    ) -> Iterator[tuple[Tensor, Tensor]]:
-        """The same from any function, in calls that end at multiples of its chunk."""
-        run, chunk = functools.partial(self.site.recipe.run, function), self.site.recipe.chunk_of(call)
-        start, state = 0, None
-        for end in sorted({position // chunk * chunk for position in positions} - {0} | {call.tokens}):
-            inside = slice(bisect.bisect_right(positions, start), bisect.bisect_left(positions, end))
-            for position in positions[inside]:
-                self._hand_out(position, run(call.between(start, position, state))[1])
-            output, state = run(call.between(start, end, state))
-            if end in positions:
-                self._hand_out(end, state)
-            yield output, state
-            start = end
-
-    def _hand_out(self, position: int, state: Tensor) -> None:
-        state = self.site.recipe.oriented(state)
-        self.visit(self.layer, position, _checked_state(self.model, self.layer, position, state))
-
-
 def _unread(model: models.Model, C: int, measured: Tensor) -> Float64[Tensor, "L B C H *measured"]:
     """Room for what is measured at C positions, NaN throughout; one measurement tells its shape."""
     shape = (model.grid.L, len(measured), C, model.grid.H, *measured.shape[2:])
@@ -387,6 +315,10 @@ def _checked_state(model: models.Model, layer: int, position: int, state: Tensor
         head = model.layers[layer].heads[int(broken.nonzero()[0])]
         raise ValueError(f"NaN or infinity in the state of {where}, head {head}, position {position}")
     return state
+
+
+def _checked_visit(model: models.Model, layer: int, visit: _Visit, position: int, state: Tensor) -> None:
+    visit(layer, position, _checked_state(model, layer, position, state))
 
 
 def _read(model: models.Model, tokens: Tensor, **options) -> None:
