@@ -55,6 +55,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         raise SystemExit(str(error)) from error
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
+    # More threads than cores wait for each other: two notebooks at a time on two cores took seven times as long.
+    if given.jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.jobs)))
     note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
         with contextlib.chdir(files.root() / "notebooks"):  # where paths among the parameters are seen from
@@ -132,7 +135,8 @@ def _refresh(stem: str, given: Mapping[str, object], key: str) -> None:
 
 def _run(stem: str, given: Mapping[str, object]) -> None:
     source, executed = _source(stem), store.build_dir() / "notebooks" / f"{stem}.ipynb"
-    print(f"{source.relative_to(files.root())} → {executed.relative_to(files.root())}", flush=True)
+    # One write: of two notebooks at a time both would else write their names first and then two ends of line.
+    print(f"{source.relative_to(files.root())} → {executed.relative_to(files.root())}\n", end="", flush=True)
     partial = executed.with_suffix(".partial.ipynb")  # written also when a cell fails
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:

@@ -88,7 +88,7 @@ def test_a_passage_comes_again_after_the_distance(tokenizer, distance):
 
 def test_bits_of_a_passage_are_those_of_its_tokens(subject):
     found = subject.ask("repeated", retention.INTACT)
-    tokens, _ = subject._passages()[40]
+    tokens, _ = subject._passages[40]
     chances = subject.model.logits(tokens).log_softmax(-1) / -math.log(2)
     bits = chances[:, :-1].gather(-1, tokens[:, 1:, None])[..., 0].double()
     new, again = (

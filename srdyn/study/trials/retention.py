@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -155,7 +156,7 @@ class Subject:
         table, found = self.ask("heads"), []
         mask = self._mask(table[table["group"] == group])
         with ablation.ablate_heads(self.model, mask):
-            for distance, (tokens, items) in self._passages().items():
+            for distance, (tokens, items) in self._passages.items():
                 bits = evals.outcomes(self.model, tokens, items).pivot(index="row", columns="item", values="bits")
                 twice = bits.set_axis(["new", "again"], axis=1) / PASSAGE
                 found.append(twice.reset_index().assign(distance=distance))
@@ -181,6 +182,7 @@ class Subject:
             }
         return self._rows
 
+    @functools.cached_property
     def _passages(self) -> dict[int, tuple[Tensor, Tensor]]:
         writer, n = self._writer("text that comes twice"), PASSAGES * self.asked.rows
         return {distance: passages(writer, distance, n) for distance in self.asked.distances}
