@@ -66,29 +66,18 @@ def _are_ranks(name: object, *columns: np.ndarray) -> bool:
 
 
 def _fault(fresh: pd.Series, standing: pd.Series, band: np.ndarray) -> str:
-    both = fresh, standing
-    if not _are_numbers(*both):
-        return _inexact(fresh, standing)
-    a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in both)
+    off, n = _units(fresh, standing, band), len(fresh)
+    differ, outside = int((off > 0).sum()), int(np.isinf(off).sum())
+    if not _are_numbers(fresh, standing):
+        spared = _RANK_SHARE * n if fresh.name == "uncertain" else 0
+        return f"{differ} of {n} entries differ" if differ > spared else ""
+    a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in (fresh, standing))
     if _are_ranks(fresh.name, a, b):
-        return _misranked(a, b, band)
-    if all(pd.api.types.is_integer_dtype(x) for x in both):
-        return _inexact(fresh, standing)
-    far = ~np.isclose(a, b, rtol=_RTOL, atol=_ATOL, equal_nan=True)
+        within = not outside and differ <= _RANK_SHARE * n
+        return "" if within else f"{differ} of {n} ranks differ, {outside} by more than their band allows"
+    if all(pd.api.types.is_integer_dtype(x) for x in (fresh, standing)):
+        return f"{differ} of {n} entries differ" if differ else ""
+    far = off > 1
     known = far & np.isfinite(a) & np.isfinite(b)
-    off = np.max(np.abs(a[known] - b[known]) / np.maximum(np.abs(a[known]), np.abs(b[known])), initial=0.0)
-    return f"{far.sum()} of {len(far)} reals differ, by {off:.2g} relative at most" if far.any() else ""
-
-
-def _inexact(fresh: pd.Series, standing: pd.Series) -> str:
-    equal = fresh.eq(standing).fillna(False) | (fresh.isna() & standing.isna())
-    differ = len(equal) - int(equal.sum())
-    allowed = _RANK_SHARE * len(equal) if fresh.name == "uncertain" else 0
-    return f"{differ} of {len(equal)} entries differ" if differ > allowed else ""
-
-
-def _misranked(a: np.ndarray, b: np.ndarray, band: np.ndarray) -> str:
-    differ = ~((a == b) | (np.isnan(a) & np.isnan(b)))
-    outside = differ & ~(band & (np.abs(a - b) <= 1))
-    within = not outside.any() and differ.sum() <= _RANK_SHARE * len(differ)
-    return "" if within else f"{differ.sum()} of {len(a)} ranks differ, {outside.sum()} by more than their band allows"
+    most = np.max(np.abs(a[known] - b[known]) / np.maximum(np.abs(a[known]), np.abs(b[known])), initial=0.0)
+    return f"{far.sum()} of {n} reals differ, by {most:.2g} relative at most" if far.any() else ""
