@@ -6,6 +6,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from srdyn.figures import style
+from srdyn.study.analysis import damage
 
 _GROUPS = {
     "saturated, slow": style.Look("#C99000", "^"),
@@ -63,7 +64,7 @@ def crossover(table: pd.DataFrame) -> Figure:
     figure, parts = style.panels(table[table["group"] != "intact"], "model", height=1.5, sharey=False)
     for panel, part in parts:
         for place, (group, look) in enumerate(_GROUPS.items()):
-            line = part[(part["group"] == group) & (part["quantity"] == "recall minus local prediction")]
+            line = part[(part["group"] == group) & (part["quantity"] == damage.BALANCE)]
             line = line.sort_values("distance")
             x = line["distance"] * 1.06 ** (place - 1)
             style.points(panel, x, line, look, linestyle="-", linewidth=0.8, width=0.6)

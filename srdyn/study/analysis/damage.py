@@ -26,8 +26,6 @@ PREDICTORS = {
 }
 RHO, CAUGHT = "Spearman ρ", "share of the damage in the worst tenth"
 TENTH = 0.1
-
-
 LOCAL, RECALL, BALANCE = "local prediction", "recall", "recall minus local prediction"
 
 
