@@ -8,6 +8,7 @@ that a share of the heads is as good as certain of these heads: where heads are 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple, TypeVar
 
@@ -119,18 +120,35 @@ def measure(
     Columns: measure, model, kind, seed, source, estimate, low, high, n (samples of each context), over (what was drawn
     again), why (how much of it is undefined).
     """
+    each = functools.partial(_named, name=name, statistic=statistic)
+    return measure_each(heads, each, value=value, over_heads=over_heads, **options)
+
+
+def measure_each(
+    heads: pd.DataFrame,
+    statistics: Callable[..., dict[Key, Pooled]],
+    *,
+    value: str = "rank",
+    over_heads: bool = False,
+    **options,
+) -> pd.DataFrame:
+    """As `measure`, of several statistics that are computed together: a row for each of their names, `measure`."""
     rows, times = [], {options[name] for name in ("at", "first", "second") if name in options}
     if times and times <= set(heads["position"]):
         heads = heads[heads["position"].isin(times)]  # what is not asked for need not be drawn again
-    for (model, kind, seed, source), table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
+    for names, table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
         data = cube(table, value)
-        found, interval = observe(
-            data, lambda means, data=data: statistic(means, data, **options), over_heads=over_heads
-        )
-        names = {"measure": name, "model": model, "kind": kind, "seed": seed, "source": source}
-        remarks = {"n": len(data.values), "over": data.drawn + " and heads" * over_heads, "why": found.remark}
-        rows.append({**names, **interval._asdict(), **remarks})
+        of_means = functools.partial(statistics, cube=data, **options)
+        found, ends = of_means(data.values.mean(0)), observe_each(data, of_means, over_heads=over_heads)
+        about = dict(zip([*OF_A_MODEL, "source"], names, strict=True))
+        drawn = {"n": len(data.values), "over": data.drawn + " and heads" * over_heads}
+        for name, pooled in found.items():
+            rows.append({"measure": name, **about, **ends[name]._asdict(), **drawn, "why": pooled.remark})
     return pd.DataFrame(rows)
+
+
+def _named(means: Means, cube: Cube, *, name: str, statistic: Callable[..., Pooled], **options) -> dict[str, Pooled]:
+    return {name: statistic(means, cube, **options)}
 
 
 def observe(
@@ -233,9 +251,19 @@ def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Poole
     """
     if not {first, second} <= set(cube.positions):
         return pooled(np.empty(0), np.median, f"positions {first} and {second} among those captured", CORRELATION)
-    ranks = means.mean(0)
-    found = strata.spearman(ranks[..., cube.at(first)], ranks[..., cube.at(second)])
-    return pooled(found, np.nanmedian, "layers", CORRELATION)
+    return _orders(means, [cube.at(first)], cube.at(second))[0]
+
+
+def orders_to_last(means: Means, cube: Cube) -> dict[int, Pooled]:
+    """`order_in_time` from every position but the last to the last, by position."""
+    *earlier, last = range(len(cube.positions))
+    return dict(zip(cube.positions, _orders(means, earlier, last), strict=False))
+
+
+def _orders(means: Means, first: Sequence[int], second: int) -> list[Pooled]:
+    ranks = np.moveaxis(means.mean(0), -1, 0)  # [C, L, H]
+    found = strata.spearman(ranks[first], np.broadcast_to(ranks[second], (len(first), *ranks.shape[1:])))
+    return [pooled(each, np.nanmedian, "layers", CORRELATION) for each in found]
 
 
 def order_from_d(means: Means, cube: Cube) -> Pooled:

@@ -138,13 +138,9 @@ def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
 
 def time_order(text: pd.DataFrame) -> pd.DataFrame:
     """Spearman ρ of a layer's mean ranks at t and at the last position, median over layers, for every t."""
-    *earlier, last = (int(t) for t in sorted(text["position"].unique()))
-    tables = []
-    for t in earlier:
-        both, times = text[text["position"].isin([t, last])], {"first": t, "second": last}
-        found = observations.measure(both, "order in time", observations.order_in_time, **times)
-        tables.append(found.assign(position=t))
-    return pd.concat(tables, ignore_index=True).rename(columns={"estimate": "spearman"})
+    found = observations.measure_each(text, observations.orders_to_last)
+    found = found.assign(position=found["measure"], measure="order in time").sort_values("position", kind="stable")
+    return found.rename(columns={"estimate": "spearman"}).reset_index(drop=True)
 
 
 def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str], at: int) -> pd.DataFrame:
