@@ -1,9 +1,11 @@
 """What a checkpoint says of itself before any weight is read: where it is, its configuration, its files."""
 
+import contextlib
 import importlib.util
 import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -203,13 +205,30 @@ def builder(config: PreTrainedConfig) -> type:
     return type(stock.__name__, (stock,), {"__init__": build, "__module__": stock.__module__})
 
 
+@contextlib.contextmanager
+def _fla_unseen(stock: bool) -> Iterator[None]:
+    """Import the files of a `stock` model as if flash-linear-attention were not there, where no device can run it.
+
+    They would take its functions, which crash on a CPU, and importing it takes seconds; what is imported stays so.
+    """
+    if not stock or "fla" in sys.modules or torch.accelerator.is_available():
+        yield
+        return
+    sys.modules["fla"] = None
+    try:
+        yield
+    finally:
+        del sys.modules["fla"]
+
+
 def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model that a configuration describes, without weights; ValueError where it is no causal language model."""
-    build, remote = builder(config), getattr(config, "auto_map", None) or {}
+    remote = getattr(config, "auto_map", None) or {}
     known = any(type(config) in mapping for mapping in (_READS, _SEES))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
-    with torch.device("meta"):
+    with torch.device("meta"), _fla_unseen(known and not trust_remote_code):
+        build = builder(config)
         if issubclass(build, PreTrainedModel):
             return build._from_config(config, dtype=dtype)
         return build.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
