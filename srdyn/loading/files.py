@@ -8,6 +8,8 @@ import uuid
 from collections.abc import Mapping
 from pathlib import Path
 
+from srdyn.loading import refusals
+
 
 def root() -> Path:
     """The repository. Raises `FileNotFoundError` if srdyn was installed without it."""
@@ -53,6 +55,23 @@ def write_json(path: Path, record: Mapping[str, object]) -> None:
     write_bytes(path, (json.dumps(record, indent=2, sort_keys=True) + "\n").encode())
 
 
+def read_json(path: Path) -> dict:
+    """The object that a file of JSON holds. Raises ValueError where it holds none, OSError where it is no file."""
+    require_regular(path)
+    with refusals.within(f"{path} is no JSON"):
+        found = json.loads(path.read_bytes())
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} must hold a JSON object, not a {type(found).__name__}")
+    return found
+
+
+def require_regular(path: Path) -> None:
+    """Raises OSError for what is no file, such as a pipe or a device, which may never end."""
+    if not path.is_file():
+        what = "no regular file, and what is none may never end" if os.path.lexists(path) else "not there"
+        raise OSError(f"{path} is {what}: give a file")
+
+
 def content_hash(*paths: Path | str) -> str:
     """SHA-256 over the files, and over the files in the folders, with their names. Times and places do not matter."""
     digest = hashlib.sha256()
@@ -61,6 +80,7 @@ def content_hash(*paths: Path | str) -> str:
             raise FileNotFoundError(f"cannot hash {path}: there is no such file or folder")
         files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
         for file in files:
+            require_regular(file)
             name = file.relative_to(path.parent).as_posix()
             if "__pycache__" not in name and not name.endswith(".tmp"):
                 digest.update(f"{file_hash(file)} {name}\n".encode())

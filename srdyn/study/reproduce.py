@@ -19,12 +19,11 @@ from datetime import datetime
 from pathlib import Path
 
 import papermill
-import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from srdyn.loading import files, markdown
+from srdyn.loading import files, markdown, refusals
 from srdyn.study import verify
 from srdyn.study.claims import readme, registration
 from srdyn.study.run import code, parameters, store
@@ -48,11 +47,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", default="", help='parameters over it: \'n=4 models=["a", "b"]\'')
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     given = parser.parse_args(arguments)
-    try:
+    with refusals.door():
         chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
         registration.load()  # what is wrong there is said before any notebook runs
-    except (ValueError, yaml.YAMLError) as error:
-        raise SystemExit(str(error)) from error
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
     # More threads than cores wait for each other: two notebooks at a time on two cores took seven times as long.

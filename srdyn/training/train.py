@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from srdyn import contexts, models, states, strata
 from srdyn.architectures import cpu_speedups
 from srdyn.kernels import bfloat16
-from srdyn.loading import devices, files, folders, reference
+from srdyn.loading import devices, files, folders, reference, refusals
 from srdyn.study.run import store
 from srdyn.text import tasks
 from srdyn.training import mixture, recipes, rules
@@ -44,7 +44,7 @@ class Run:
     """One model in training, in a folder of its own that holds all that is needed to go on."""
 
     def __init__(self, settings: Settings, folder: Path, *, device: str = "auto", bfloat16: bool = False) -> None:
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, device = settings, folder, devices.resolve_device(device)
         self.tokenizer = recipes.tokenizer(settings.reads)
         self.stream = {
             "seed": settings.seed,
@@ -56,7 +56,7 @@ class Run:
         hf = made_by.initialise(settings.kind, seed=settings.seed, **settings.options)
         hf.config.use_cache = False
         hf.config.srdyn_seed, hf.config.srdyn_kind = settings.seed, settings.kind
-        hf = hf.to(devices.resolve_device(device))
+        hf = hf.to(device)
         self.model = models.from_hf(hf, self.tokenizer, name=settings.name, seed=settings.seed)
         self.bfloat16 = bfloat16 and hf.device.type == "cpu"
         cpu_speedups.use(hf, bfloat16=bfloat16)
@@ -204,6 +204,7 @@ def _long(decay: Float[Tensor, "L B H"], layers: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"log_decay": decay.flatten().numpy()}, index=index).reset_index()
 
 
+@refusals.door()
 def main() -> None:
     """Train the models named on the command line, one after the other, each into `build/train/<name>`."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.training.train", description=__doc__)

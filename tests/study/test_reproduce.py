@@ -52,14 +52,17 @@ def clone(tmp_path, monkeypatch):
 
 
 DRIVER = """
-import json, sys
+import contextlib, io, json, sys
 from srdyn.study import reproduce
 for line in sys.stdin:
-    failure = ""
+    failure, told = "", io.StringIO()
     try:
-        reproduce.main(json.loads(line))
+        with contextlib.redirect_stderr(told):
+            reproduce.main(json.loads(line))
     except SystemExit as error:
-        failure = error.code
+        failure = told.getvalue().strip() or error.code
+    else:
+        print(told.getvalue(), end="", file=sys.stderr)
     print("ended:", failure, flush=True)
 """
 
