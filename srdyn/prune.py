@@ -124,14 +124,15 @@ def _keep(model: models.Model, optimizer: torch.optim.Optimizer, path: Path, cal
     buffer = io.BytesIO()
     state = {"model": model.hf.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state | {"call": call, "losses": losses}, buffer)
-    files.write_bytes(path, buffer.getvalue())
+    files.keep(path, buffer.getvalue())
 
 
 def _resumed(model: models.Model, optimizer: torch.optim.Optimizer, path: Path | None, call: dict) -> list[float]:
     """The losses so far, with model and optimizer as they were then."""
-    if path is None or not path.exists():
+    content = None if path is None else files.kept(path)
+    if content is None:
         return []
-    saved = torch.load(path, weights_only=True, map_location=model.device)
+    saved = torch.load(io.BytesIO(content), weights_only=True, map_location=model.device)
     shapes = {name: x.shape for name, x in model.hf.state_dict().items()}
     if saved["call"] != call or {name: x.shape for name, x in saved["model"].items()} != shapes:
         raise ValueError(f"{path} belongs to another healing ({saved['call']}): give another folder, or remove it")

@@ -13,11 +13,11 @@ import safetensors
 import torch
 import transformers
 from huggingface_hub import errors
-from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, conversion_mapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures
-from srdyn.loading import files, refusals
+from srdyn.loading import files, refusals, streaming
 
 PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.save writes what others read"
 """The `model_type` of a pruned model's folder, for transformers, vLLM and others to show when they stop at it."""
@@ -194,8 +194,7 @@ def _is_inside(name: object) -> bool:
 def require_whole(place: Path, hf: PreTrainedModel) -> None:
     """Raises OSError where the weights in a folder are not safetensors, missing, or cut off, ValueError for another's.
 
-    They are another's where a tensor of the model `hf` has another shape, or is missing among tensors that are all the
-    model's; others may be what it is put together from.
+    They are another's where a parameter of the model `hf` has another shape, or nothing that it could be made of.
     """
     stored = weight_files(place)
     if not stored:
@@ -206,9 +205,9 @@ def require_whole(place: Path, hf: PreTrainedModel) -> None:
             "they come from (save_pretrained writes safetensors)"
         )
     shapes = {name: shape for path in stored for name, shape in _shapes(path).items()}
-    wanted = {name: list(x.shape) for name, x in hf.state_dict().items()}
-    lacking = wanted.keys() - shapes.keys() - getattr(hf, "all_tied_weights_keys", {}).keys()
-    if lacking and shapes.keys() <= wanted.keys():
+    wanted = {name: list(x.shape) for name, x in hf.named_parameters()}
+    read = streaming.Shards(hf, dict.fromkeys(shapes, place), conversion_mapping.get_model_conversion_mapping(hf))
+    if lacking := wanted.keys() - set(read) - hf.all_tied_weights_keys.keys():
         raise ValueError(f"{place} lacks weights of the model it describes: {sorted(lacking)}")
     if wrong := sorted(name for name in shapes.keys() & wanted.keys() if shapes[name] != wanted[name]):
         told = f"{wrong[0]} is {shapes[wrong[0]]}, and should be {wanted[wrong[0]]}"

@@ -93,10 +93,11 @@ def computed_again(seed: int | None = None) -> list[str]:
 
 def record(patterns: Sequence[str]) -> None:
     """Take the files that match one of the patterns (`*` matches `/` too) as they are now; the others stay recorded."""
-    kept = {name: content for name, content in _known().items() if not _matches(name, patterns)}
-    fresh = {name: files.file_hash(files.root() / name) for name in _present() if _matches(name, patterns)}
-    lines = [f"{content}  {name}\n" for name, content in sorted((kept | fresh).items())]
-    files.write_bytes(sums(), "".join(lines).encode())
+    with files.locked(files.root() / "build" / "sums.lock"):
+        kept = {name: content for name, content in _known().items() if not _matches(name, patterns)}
+        fresh = {name: files.file_hash(files.root() / name) for name in _present() if _matches(name, patterns)}
+        lines = [f"{content}  {name}\n" for name, content in sorted((kept | fresh).items())]
+        files.write_bytes(sums(), "".join(lines).encode())
 
 
 def _known() -> dict[str, str]:

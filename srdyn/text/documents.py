@@ -130,9 +130,14 @@ def _text(line: str, where: str) -> str:
 def _downloaded(wanted: _Dataset) -> Path:
     """The file in build/datasets that holds the documents, written when it is missing."""
     path = files.root() / "build" / "datasets" / (urllib.parse.quote(":".join(wanted), safe=":") + ".jsonl")
-    if not path.exists():
+    told = path.with_suffix(".sha256")
+    whole = path.exists() and (not told.exists() or told.read_bytes() == files.file_hash(path).encode())
+    if path.exists() and not whole:
+        log.warning("%s is broken and made again", path)
+    if not whole:
         lines = [json.dumps({"text": text}) + "\n" for text in _texts(wanted)]
         files.write_bytes(path, "".join(lines).encode())
+        files.write_bytes(told, files.file_hash(path).encode())
         log.warning("%d documents of the data set %s are kept in %s", len(lines), wanted.repository, path)
     return path
 

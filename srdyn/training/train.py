@@ -68,9 +68,10 @@ class Run:
     def resume(self) -> None:
         """Go back to the last saved step, if there is one."""
         path = self.folder / "state.pt"
-        if not path.exists():
+        content = files.kept(path)
+        if content is None:
             return
-        saved = torch.load(path, weights_only=True, map_location=self.model.hf.device)
+        saved = torch.load(io.BytesIO(content), weights_only=True, map_location=self.model.hf.device)
         if saved["settings"] != self.settings.record():
             raise ValueError(f"{path} belongs to {saved['settings']}, not to these settings; remove {self.folder}")
         if saved["bfloat16"] != self.bfloat16:
@@ -95,7 +96,7 @@ class Run:
             | {"model": weights, "optimizers": optimizers},
             buffer,
         )
-        files.write_bytes(self.folder / "state.pt", buffer.getvalue())
+        files.keep(self.folder / "state.pt", buffer.getvalue())
         log = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n", na_rep="nan")
         files.write_bytes(self.folder / "log.csv", log.encode())
 

@@ -128,31 +128,19 @@ class RunStore:
 
     def has(self, key: str) -> bool:
         """Whether the item `key` is finished, and whole."""
-        return self._content(key) is not None
+        return files.kept(self._path(key)) is not None
 
     def put(self, key: str, frame: pd.DataFrame) -> None:
         """Keep `frame` as the finished item `key`."""
         _require_plain(frame, "item")
-        content = _encode(frame, ".parquet")
-        files.write_bytes(self._path(key), hashlib.sha256(content).digest() + content)
+        files.keep(self._path(key), _encode(frame, ".parquet"))
 
     def get(self, key: str) -> pd.DataFrame:
         """The finished item `key`. Raises `FileNotFoundError` if it is not finished."""
-        content = self._content(key)
+        content = files.kept(self._path(key))
         if content is None:
             raise FileNotFoundError(f"{self._path(key)} is not finished, or no longer what was written")
         return _decode(content, ".parquet")
-
-    def _content(self, key: str) -> bytes | None:
-        try:
-            kept = self._path(key).read_bytes()
-        except FileNotFoundError:
-            return None
-        size = hashlib.sha256().digest_size
-        if hashlib.sha256(kept[size:]).digest() == kept[:size]:
-            return kept[size:]
-        log.warning("%s is broken and made again", self._path(key))
-        return None
 
     def _path(self, key: str) -> Path:
         name = urllib.parse.quote(key, safe="")
