@@ -75,6 +75,8 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     content = _encode(frame, path.suffix)
     side = {"rows": len(frame), "columns": list(frame.columns), "code": code.hash_of_loaded()}
     side |= {"table": hashlib.sha256(content).hexdigest(), **(meta or {})}
+    for other in {".csv", ".parquet"} - {path.suffix}:
+        path.with_suffix(other).unlink(missing_ok=True)  # first: who is killed now leaves one table or none
     if path.exists():
         faults = comparison.faults(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
         if not faults and _describes(path, side):
@@ -83,8 +85,6 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
             log.warning("%s is replaced: %s", path.name, "; ".join(faults) or "its side file does not belong to it")
     files.write_bytes(path, content)
     files.write_json(path.with_suffix(".json"), side)
-    for other in {".csv", ".parquet"} - {path.suffix}:
-        path.with_suffix(other).unlink(missing_ok=True)
     return path
 
 
