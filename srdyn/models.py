@@ -9,13 +9,12 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from srdyn import architectures
 from srdyn.architectures import linear_cache
-from srdyn.loading import checkpoints, devices, memory, report, streaming
+from srdyn.loading import checkpoints, devices, memory, refusals, report, streaming
 
 log = logging.getLogger(__name__)
 
@@ -110,20 +109,19 @@ def load(
     """
     options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
     outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
-    where, place, tokenizer = outline.where, outline.placement, None
+    where, place = outline.where, outline.placement
     if place.offload and offload == "auto":
         log.warning("%s: %s", Path(where).name, place)
     try:
-        hf, told, weights = _read(outline, trust_remote_code)
-    except (OSError, SafetensorError) as error:
+        with refusals.within(f"{where} holds weights of another model than it describes"):
+            hf, told, weights = _read(outline, trust_remote_code)
+    except OSError as error:
         raise checkpoints.unreachable(where, error) from error
     if told["missing_keys"]:
         raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
     if broken := [name for name, x in hf.named_parameters() if not (x.is_meta or x.isfinite().all())]:
         raise ValueError(f"{where} holds weights that are no finite numbers, in {len(broken)} tensors: {broken[0]} …")
-    if checkpoints.may_have_tokenizer(where):
-        options = {"config": outline.config, "trust_remote_code": trust_remote_code}
-        tokenizer = AutoTokenizer.from_pretrained(where, **options)
+    tokenizer = checkpoints.tokenizer(where, outline.config, trust_remote_code=trust_remote_code)
     model = from_hf(hf, tokenizer, name=Path(where).name, seed=getattr(outline.config, "srdyn_seed", None))
     if weights is not None:
         streaming.attach(hf, weights, place.device)
@@ -195,8 +193,8 @@ def evaluating(hf: nn.Module) -> Iterator[None]:
 def checked_mask(model: Model, mask: Tensor, what: str) -> None:
     """Raises ValueError unless the mask, called `what`, is a Bool [L, H] over the model's grid."""
     wanted = list(model.grid[:2])
-    if mask.dtype != torch.bool or list(mask.shape) != wanted:
-        got = f"{mask.dtype} {list(mask.shape)}"
+    if not isinstance(mask, Tensor) or mask.dtype != torch.bool or list(mask.shape) != wanted:
+        got = f"{mask.dtype} {list(mask.shape)}" if isinstance(mask, Tensor) else f"a {type(mask).__name__}"
         raise ValueError(f"{what} must be a bool tensor [L, H] = {wanted} for {model.name}, got {got}")
 
 

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 
 import srdyn
 from srdyn import ablation, architectures, contexts, export, models, nulls, prune, spectra, states, strata
-from srdyn.loading import checkpoints, engines, files, memory
+from srdyn.loading import checkpoints, engines, files, memory, refusals
 
 SCHEMA = "srdyn.passport/2"
 LENGTHS = (2048, 8192, 32768, 131072, 1048576)
@@ -230,6 +230,7 @@ def _about(model: models.Model, weights: str | None) -> dict[str, Any]:
     }  # fmt: skip
 
 
+@refusals.door()
 def main(words: Sequence[str] | None = None) -> None:
     """Measure a model, write its passport, print where."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.passport", description=__doc__.splitlines()[0])
@@ -243,6 +244,11 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--offload", choices=["auto", "cpu", "disk"])
     arguments = parser.parse_args(words)
+    other = files.read_json(arguments.against) if arguments.against else None
+    if other is not None and (other.get("schema") != SCHEMA or not isinstance(other.get("heads"), list)):
+        raise ValueError(f"{arguments.against} is no passport of the form {SCHEMA}: measure that model again")
+    if arguments.removal < 0:
+        raise ValueError(f"--removal is a number of windows, 0 or more, not {arguments.removal}")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
     tokens = prune.read(model, arguments.text, part="trace", n=arguments.n, length=arguments.length)
     removal = None
@@ -251,8 +257,8 @@ def main(words: Sequence[str] | None = None) -> None:
     stored = checkpoints.weight_files(Path(arguments.model).expanduser())
     found = measure(model, tokens, removal=removal, weights=files.content_hash(*stored) if stored else None)
     print(save(found, arguments.out))
-    if arguments.against:
-        print(diff(json.loads(arguments.against.read_bytes()), found).to_string(index=False))
+    if other is not None:
+        print(diff(other, found).to_string(index=False))
 
 
 if __name__ == "__main__":

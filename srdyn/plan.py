@@ -10,10 +10,9 @@ import sys
 from pathlib import Path
 
 import torch
-import yaml
 
 from srdyn import models
-from srdyn.loading import devices, files, report
+from srdyn.loading import devices, files, presets, refusals, report
 
 _GPU_MEMORY, _SMALL_GPU = 80e9, 24e9
 _GPU_RATE, _CORE_RATE = 50e12, 50e9
@@ -29,8 +28,8 @@ _SOURCES = 3
 
 def of_preset(name: str) -> str:
     """What the notebooks 01, 02 and 05 need under a preset, as comments for its file."""
-    reference, chosen = (yaml.safe_load(_preset(x).read_text("utf-8")) or {} for x in ("reference", name))
-    values = {key: chosen.get(key, value) for key, value in reference["01_stratification"].items()}
+    reference, chosen = (presets.read(x) for x in ("reference", name))
+    values = presets.over(reference["01_stratification"], chosen, f"preset {name}")
     lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
     for model in values["models"]:
         lines += _of_model(report_of(model), values)
@@ -41,10 +40,6 @@ def report_of(name: str) -> report.Report:
     """The report about a model as a GPU would hold it, whose configuration is taken from data/geometry where it is."""
     known = files.data_dir() / "geometry" / Path(name).name
     return models.check(known if known.is_dir() else name, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
-
-
-def _preset(name: str) -> Path:
-    return files.root() / "notebooks" / "presets" / f"{name}.yaml"
 
 
 def _of_model(about: report.Report, values: dict) -> list[str]:
@@ -96,11 +91,11 @@ def main() -> None:
     failed = False
     for name in parser.parse_args().names:
         try:
-            about = None if _preset(name).is_file() else models.check(name)
+            about = models.check(name) if presets.path(name) is None else None
             print(about or of_preset(name))
             failed |= bool(about and about.unsupported)
-        except (OSError, ValueError) as error:
-            print(f"{name}: {error}", file=sys.stderr)
+        except refusals.MENDED_BY_USERS as error:
+            print(f"{name}: {refusals.one_line(error)}", file=sys.stderr)
             failed = True
     sys.exit(failed)
 

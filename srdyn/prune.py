@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from srdyn import contexts, evals, export, models, pruning, scores
-from srdyn.loading import files, streaming
+from srdyn.loading import files, refusals, streaming
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,10 @@ def heal(
     folder it goes on where a call with the same numbers stopped, with the same result. Raises ValueError for a folder
     of another call, and for a model whose weights are elsewhere.
     """
+    if not (steps >= 1 and batch >= 1 and 0 < rate < 1):
+        raise ValueError(
+            f"healing takes 1 step or more of 1 window or more at a rate below 1: {steps}, {batch}, {rate}"
+        )
     if streaming.is_attached(model.hf):
         raise ValueError(f"{model.name} holds no weights to train, they come from elsewhere: load it without offload")
     optimizer = torch.optim.AdamW(model.hf.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
@@ -120,14 +124,15 @@ def _keep(model: models.Model, optimizer: torch.optim.Optimizer, path: Path, cal
     buffer = io.BytesIO()
     state = {"model": model.hf.state_dict(), "optimizer": optimizer.state_dict()}
     torch.save(state | {"call": call, "losses": losses}, buffer)
-    files.write_bytes(path, buffer.getvalue())
+    files.keep(path, buffer.getvalue())
 
 
 def _resumed(model: models.Model, optimizer: torch.optim.Optimizer, path: Path | None, call: dict) -> list[float]:
     """The losses so far, with model and optimizer as they were then."""
-    if path is None or not path.exists():
+    content = None if path is None else files.kept(path)
+    if content is None:
         return []
-    saved = torch.load(path, weights_only=True, map_location=model.device)
+    saved = torch.load(io.BytesIO(content), weights_only=True, map_location=model.device)
     shapes = {name: x.shape for name, x in model.hf.state_dict().items()}
     if saved["call"] != call or {name: x.shape for name, x in saved["model"].items()} != shapes:
         raise ValueError(f"{path} belongs to another healing ({saved['call']}): give another folder, or remove it")
@@ -138,6 +143,8 @@ def _resumed(model: models.Model, optimizer: torch.optim.Optimizer, path: Path |
 
 def run(arguments: argparse.Namespace) -> pd.DataFrame:
     """Everything that the command does; the cost, as it stands in the exported model's card."""
+    if arguments.heal < 0:
+        raise ValueError(f"--heal is a number of steps, 0 or more, not {arguments.heal}")
     options = {"length": arguments.length, "n": arguments.n, "seed": arguments.seed}
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
     chosen = {} if arguments.keys == "repeated" else export.choices(model)
@@ -162,6 +169,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     return found
 
 
+@refusals.door()
 def main(words: Sequence[str] | None = None) -> None:
     """Prune, heal, compare, write; prints what it cost and what each engine saves."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.prune", description=__doc__.splitlines()[0])

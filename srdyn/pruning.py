@@ -25,6 +25,8 @@ def saturation_score(
         raise ValueError(f"rank and norm must be of the same heads, got {list(rank.shape)} and {list(norm.shape)}")
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha, the weight of the rank, must lie between 0 and 1, got {alpha}")
+    if d < 1:
+        raise ValueError(f"d, the most that a rank can be, must be 1 or more, got {d}")
     if (fullest := float(rank.nan_to_num().max())) > d:
         raise ValueError(f"a rank is at most d = min(K, V), got a rank of {fullest} with d = {d}")
     largest = norm.nan_to_num(nan=0.0).max()

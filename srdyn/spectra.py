@@ -36,6 +36,8 @@ def singular_values(
     if states.dtype not in (torch.float32, torch.float64):
         why = "rounding a state once to bfloat16 lifts its effective rank from 4 to 41 at eps = 1e-4"
         raise ValueError(f"states must be float32 or float64, got {states.dtype}: {why}")
+    if states.ndim < 2:
+        raise ValueError(f"states must be matrices [*batch, K, V], got {list(states.shape)}")
     states = states.detach()
     # NaN and infinity survive a sum, which takes a fraction of the time of a look at every entry
     if states.sum((-2, -1)).isfinite().all():

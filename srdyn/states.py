@@ -183,7 +183,27 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
 
     hook = decoder.register_forward_hook(look, with_kwargs=True)
     try:
-        yield seen
+        with _unpadded(model):
+            yield seen
+    finally:
+        hook.remove()
+
+
+@contextlib.contextmanager
+def _unpadded(model: models.Model) -> Iterator[None]:
+    """While this is open, a pass that leaves tokens out by an attention_mask raises ValueError.
+
+    What a short convolution reads before such a token it writes after it, so that the state is not that of the others.
+    """
+
+    def look(_decoder: nn.Module, _arguments: tuple, options: dict) -> None:
+        mask = options.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2 and not mask.bool().all():
+            raise ValueError("padding is no text, and would change states: give sequences of one length, without it")
+
+    hook = model.hf.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield
     finally:
         hook.remove()
 
@@ -231,6 +251,7 @@ def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, rec
         return call
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_unpadded(model))
         for layer, site in _holding(model):
             if layer in layers:
                 stock = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
@@ -249,6 +270,7 @@ def tapped(
     States that one call hands out together take `held_bytes` at most.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_unpadded(model))
         for layer, site in _holding(model):
             told = functools.partial(_checked_visit, model, layer, visit)
             feed = feeding.Feed(site.recipe, site.mixer, positions, told, held_bytes)
@@ -282,6 +304,8 @@ def _beneath(function: Callable, tap: Callable[[Callable], Callable]) -> Callabl
 
 def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
     """The tokens on the model's device. Raises ValueError unless they are a filled integer [B, T] in the vocabulary."""
+    if not isinstance(tokens, Tensor):
+        raise ValueError(f"tokens must be a tensor [B, T], got a {type(tokens).__name__}")
     integer = not (tokens.is_floating_point() or tokens.is_complex() or tokens.dtype == torch.bool)
     if tokens.ndim != 2 or not integer or tokens.numel() == 0:
         wanted = "integers [B, T] with at least one sequence of at least one token"
@@ -290,7 +314,7 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
     if low < 0 or high >= vocabulary:
         known = f"0 … {vocabulary - 1}, the vocabulary of {model.name}"
         raise ValueError(f"tokens must lie in {known}; got {low} … {high}: were they made by another tokenizer?")
-    return tokens.to(model.device)
+    return tokens.to(model.device, torch.int64)
 
 
 def _unread(model: models.Model, C: int, measured: Tensor) -> Float64[Tensor, "L B C H *measured"]:

@@ -340,3 +340,22 @@ def test_in_a_notebook_a_watch_is_drawn_in_one_place(tiny_pure, tokens, monkeypa
     drawn = [call.args[0].data.splitlines() for call in place.update.call_args_list]
     assert [lines[0] for lines in drawn] == [f"after {n} tokens, ranks of 0 to 8" for n in seen.positions]
     assert [len(line) for line in drawn[-1][1:]] == [4, 4, 4]
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])
+def test_tokens_of_any_integer_type_are_the_same_tokens(tiny_hybrid, tokens, dtype):
+    read = states.checked_tokens(tiny_hybrid, tokens.to(dtype))
+    assert read.dtype == torch.int64
+    assert torch.equal(read, tokens)
+
+
+@pytest.mark.parametrize("opened", [states.watch, lambda model: states.tapped(model, [4], lambda *_: None)])
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_is_refused_and_a_mask_without_any_is_none(tiny_hybrid, tokens, opened, side):
+    mask = torch.ones_like(tokens)
+    with opened(tiny_hybrid):
+        tiny_hybrid.hf(tokens, attention_mask=mask)
+    mask[0, slice(0, 3) if side == "left" else slice(-3, None)] = 0
+    with opened(tiny_hybrid), pytest.raises(ValueError, match="padding is no text"):
+        tiny_hybrid.hf(tokens, attention_mask=mask)
+    tiny_hybrid.hf(tokens, attention_mask=mask)  # elsewhere it is nobody's business

@@ -73,6 +73,9 @@ def keep_heads(hf: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:
     Heads have the numbers they had before any pruning; layers that are not listed stay whole. Nothing runs before
     `Recipe.make_runnable`. Raises ValueError for a place without such a layer, and as `Recipe.keep` does.
     """
+    lists = kept.values() if isinstance(kept, Mapping) else [None]
+    if not all(isinstance(x, Sequence) and all(type(head) is int for head in x) for x in lists):
+        raise ValueError(f"the heads that are kept must be lists of numbers by layer, not {kept!r:.60}")
     by_place = {str(site.index): site for site in sites(hf)}
     unknown = sorted(kept.keys() - by_place.keys())
     if unknown:

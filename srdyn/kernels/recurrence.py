@@ -12,6 +12,7 @@ Dao & Gu, Transformers are SSMs, ICML 2024, https://arxiv.org/abs/2405.21060.
 
 import inspect
 import itertools
+import operator
 from collections.abc import Callable, Sequence
 
 import torch
@@ -146,7 +147,12 @@ def l2norm(x: Float[Tensor, "*batch K"], *, eps: float = 1e-6) -> Float[Tensor, 
 
 def checked_positions(positions: Asked, tokens: int) -> list[int]:
     """Positions as a list, the last token alone for None. Raises ValueError unless they increase from 1 to `tokens`."""
-    listed = [tokens] if positions is None else [int(position) for position in positions]
+    try:
+        if getattr(positions, "ndim", 1) != 1:
+            raise TypeError
+        listed = [tokens] if positions is None else [operator.index(position) for position in positions]
+    except TypeError as error:
+        raise ValueError(f"positions must be whole numbers in a list, got {positions!r:.60}") from error
     increasing = all(a < b for a, b in itertools.pairwise(listed))
     if not listed or not increasing or listed[0] < 1 or listed[-1] > tokens:
         raise ValueError(

@@ -3,6 +3,7 @@
 import contextlib
 import importlib.util
 import json
+import os
 import re
 import shutil
 import sys
@@ -14,28 +15,35 @@ import safetensors
 import torch
 import transformers
 from huggingface_hub import errors
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import AutoTokenizer, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase, conversion_mapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from srdyn import architectures
+from srdyn.loading import files, refusals, streaming
 
 PRUNED = "pruned by srdyn, whose models.load alone reads it, while srdyn.export.save writes what others read"
 """The `model_type` of a pruned model's folder, for transformers, vLLM and others to show when they stop at it."""
 OWN_TYPE = "srdyn_model_type"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
+_STORED = {"F64", "F32", "F16", "BF16"}
+"""What weights are read from; fewer bits are those of a quantised model, whose states are another's."""
+_MOST_LAYERS = 10_000
 _READS, _SEES = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
 def source(name_or_path: str | Path) -> str:
     """The folder, or the name on the Hugging Face hub. Raises FileNotFoundError for what is neither."""
     path = Path(name_or_path).expanduser()
-    if path.is_dir():
+    if os.path.isdir(path):
+        for file in path.iterdir():
+            if not file.is_dir():
+                files.require_regular(file)
         return str(path)
     is_hub_name = isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name_or_path)
-    if path.exists() or not is_hub_name:
+    if os.path.exists(path) or not is_hub_name:
         raise FileNotFoundError(
-            f"{name_or_path} is not a folder (seen from {Path.cwd()}): give a folder with config.json and safetensors "
-            "weights, or the name of a hub repository"
+            f"{name_or_path!s:.200} is not a folder (seen from {Path.cwd()}): give a folder with config.json and "
+            "safetensors weights, or the name of a hub repository"
         )
     return str(name_or_path)
 
@@ -46,8 +54,11 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
     It is of transformers' own class where there is one for the model type: flash-linear-attention registers others for
     some. Raises OSError where it is out of reach, ValueError where it is not known or needs code of its own.
     """
+    about = f"{where} has a config.json that describes no model"
     try:
-        stated, _ = PreTrainedConfig.get_config_dict(where)
+        with refusals.within(about):
+            stated, _ = PreTrainedConfig.get_config_dict(where)
+        _require_plain(stated, about)
         pruned = OWN_TYPE in stated
         kind = stated["model_type"] = stated.pop(OWN_TYPE, stated.get("model_type"))
         if kind is None:
@@ -57,12 +68,13 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
             importlib.import_module("fla")
         _require_known(where, stated, kind in transformers.CONFIG_MAPPING or trust_remote_code)
         own = getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None)
-        if pruned and not trust_remote_code:
-            return (own or transformers.CONFIG_MAPPING[kind]).from_dict(stated)
-        config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
-        if own is None or trust_remote_code:
-            return config
-        config = config if isinstance(config, own) else own.from_pretrained(where)
+        with refusals.within(about):
+            if pruned and not trust_remote_code:
+                return (own or transformers.CONFIG_MAPPING[kind]).from_dict(stated)
+            config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
+            if own is None or trust_remote_code:
+                return config
+            config = config if isinstance(config, own) else own.from_pretrained(where)
     except OSError as error:
         raise unreachable(where, error) from error
     if hasattr(config, "fuse_norm"):
@@ -95,9 +107,30 @@ def _require_known(where: str, stated: dict, known: bool) -> None:
         )
 
 
+def _require_plain(stated: object, about: str) -> None:
+    """Raises ValueError for what a configuration cannot say, and for what would take for ever to build."""
+    kinds = [stated.get(key) for key in ("model_type", OWN_TYPE)] if isinstance(stated, dict) else [0]
+    if not all(kind is None or isinstance(kind, str) for kind in kinds):
+        raise ValueError(f"{about}: it must be an object whose model_type is a text, not {stated!r:.60}")
+    if stated.get("quantization_config") is not None:
+        raise ValueError(f"{about} that is studied here: it is quantised, take the checkpoint in 16 bits")
+    parts = [stated, *(part for part in stated.values() if isinstance(part, dict))]
+    layers = [x for part in parts for key, x in part.items() if "layers" in str(key) and isinstance(x, int)]
+    if max(layers, default=0) > _MOST_LAYERS:
+        raise ValueError(f"{about}: {max(layers)} layers, more than {_MOST_LAYERS}")
+
+
 def may_have_tokenizer(where: str) -> bool:
     """Whether tokenizer files lie in the folder; of a hub name only the hub knows."""
     return not Path(where).is_dir() or any(Path(where).glob("tokenizer*"))
+
+
+def tokenizer(where: str, config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+    """The checkpoint's tokenizer; None where none of its files lie in the folder. Raises ValueError for broken ones."""
+    if not may_have_tokenizer(where):
+        return None
+    with refusals.within(f"{where} has a broken tokenizer, take its files from where the weights come from"):
+        return AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=trust_remote_code)
 
 
 def unreachable(where: str, error: OSError) -> OSError:
@@ -121,7 +154,7 @@ def unreachable(where: str, error: OSError) -> OSError:
             "while the hub can be reached (HF_HUB_OFFLINE unset)"
         )
     what = where if Path(where).is_dir() else f"{where} is no folder seen from {Path.cwd()}; as a name on the hub it"
-    return OSError(f"{what} cannot be loaded: {advice}. transformers says: {error}")
+    return OSError(f"{what} cannot be loaded: {advice}. transformers says: {refusals.one_line(error)}")
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:
@@ -142,32 +175,65 @@ def weight_files(place: Path) -> list[Path]:
     """The safetensors files of a checkpoint, those that its index names where it has one; some may be missing."""
     index = place / "model.safetensors.index.json"
     if index.is_file():
-        return sorted({place / name for name in json.loads(index.read_bytes())["weight_map"].values()})
+        listed = files.read_json(index).get("weight_map")
+        names = {*listed.values()} if isinstance(listed, dict) and all(map(_is_inside, listed.values())) else set()
+        if not names:
+            raise ValueError(f"{index} must map each weight to a file beside it, under weight_map: download it again")
+        return sorted(place / name for name in names)
     return sorted(place.glob("*.safetensors"))
 
 
-def require_whole(place: Path) -> int:
-    """How many bytes of weights a folder holds. Raises OSError where they are not safetensors, missing, or cut off."""
-    files = weight_files(place)
-    if not files:
+def holds_weights(place: Path) -> bool:
+    """Whether weights of any form lie in a folder."""
+    return bool(weight_files(place)) or any(any(place.glob(pattern)) for pattern in _PICKLED)
+
+
+def _is_inside(name: object) -> bool:
+    """Whether a name leads to no place outside the folder that it is seen from."""
+    return isinstance(name, str) and name != "" and ".." not in Path(name).parts and not Path(name).is_absolute()
+
+
+def require_whole(place: Path, hf: PreTrainedModel) -> None:
+    """Raises OSError where the weights in a folder are not safetensors, missing, or cut off, ValueError for another's.
+
+    They are another's where a parameter of the model `hf` has another shape, or nothing that it could be made of.
+    """
+    stored = weight_files(place)
+    if not stored:
         pickled = sorted(path.name for pattern in _PICKLED for path in place.glob(pattern))
         what = f"only pickled weights ({pickled[0]}), which can run code when they are opened" if pickled else "none"
         raise OSError(
             f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; convert them where "
             "they come from (save_pretrained writes safetensors)"
         )
-    return sum(_whole(path) for path in files)
+    shapes = {name: shape for path in stored for name, shape in _shapes(path).items()}
+    wanted = {name: list(x.shape) for name, x in hf.named_parameters()}
+    read = streaming.Shards(hf, dict.fromkeys(shapes, place), conversion_mapping.get_model_conversion_mapping(hf))
+    if lacking := wanted.keys() - set(read) - hf.all_tied_weights_keys.keys():
+        raise ValueError(f"{place} lacks weights of the model it describes: {sorted(lacking)}")
+    if wrong := sorted(name for name in shapes.keys() & wanted.keys() if shapes[name] != wanted[name]):
+        told = f"{wrong[0]} is {shapes[wrong[0]]}, and should be {wanted[wrong[0]]}"
+        raise ValueError(f"{place} holds weights of another model than it describes: {told}")
 
 
-def _whole(path: Path) -> int:
+def _shapes(path: Path) -> dict[str, list[int]]:
+    """The shape of each tensor in a file, from its header."""
     if not path.is_file():
         raise OSError(f"{path} is missing, although the checkpoint's index names it: download the checkpoint again")
-    size = path.stat().st_size
+    size, found = path.stat().st_size, {}
     try:
-        with safetensors.safe_open(path, framework="pt"):
-            return size
+        with safetensors.safe_open(path, framework="pt") as opened:
+            for name in opened.keys():  # noqa: SIM118, no mapping
+                held = opened.get_slice(name)
+                found[name] = held.get_shape()
+                if found[name] and held.get_dtype() not in _STORED:
+                    raise ValueError(
+                        f"{path} holds {name} as {held.get_dtype()}: take the checkpoint in 16 bits or more"
+                    )
     except safetensors.SafetensorError as error:
-        raise OSError(f"{path} is cut off: it holds {size} bytes ({error}); download or copy it again") from error
+        told = f"it holds {size} bytes ({refusals.one_line(error)})"
+        raise OSError(f"{path} is cut off or broken: {told}; download or copy it again") from error
+    return found
 
 
 def require_space(where: str, weights: int) -> None:
@@ -227,7 +293,8 @@ def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: 
     known = any(type(config) in mapping for mapping in (_READS, _SEES))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
-    with torch.device("meta"), _fla_unseen(known and not trust_remote_code):
+    told = refusals.within("its configuration describes no model that can be built")
+    with torch.device("meta"), _fla_unseen(known and not trust_remote_code), told:
         build = builder(config)
         if issubclass(build, PreTrainedModel):
             return build._from_config(config, dtype=dtype)

@@ -7,6 +7,8 @@ from typing import Literal, NamedTuple
 import accelerate
 import torch
 
+from srdyn.loading import refusals
+
 Offload = Literal["cpu", "disk", "auto"]
 Rooms = Mapping[int | str, int]
 LIMIT = Path("/sys/fs/cgroup/memory.max")
@@ -30,10 +32,11 @@ class Placement(NamedTuple):
 
 
 def resolve_device(device: str | torch.device) -> torch.device:
-    """The device named; "auto" is a GPU where there is one."""
+    """The device named; "auto" is a GPU where there is one. Raises ValueError for a name of none."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(device)
+    with refusals.within(f"there is no device {str(device)!r}"):
+        return torch.device(device)
 
 
 def precision(stored: torch.dtype | None, device: str | torch.device) -> torch.dtype:
@@ -72,6 +75,8 @@ def decide(
     if offload == "cpu" and main.type == "cpu":
         raise ValueError('offload="cpu" keeps weights in CPU memory for a GPU, and this runs on the CPU: leave it out')
     key = (main.index or 0) if main.type == "cuda" else main.type
+    if main.type == "cuda" and key not in rooms:
+        raise ValueError(f"there is no device {main} here")
     here, on_cpu = rooms.get(key), rooms.get("cpu", 0)
     size, granted = f"{in_words(weights)} of weights", in_words(here) if here is not None else "an unknown room"
     fits = {

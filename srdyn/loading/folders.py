@@ -57,10 +57,9 @@ def _recover(target: Path) -> None:
 
 def _require_listed(target: Path) -> None:
     try:
-        listed = json.loads((target / LIST).read_bytes()) if (target / LIST).is_file() else {}
+        known = files.read_json(target / LIST) if (target / LIST).is_file() else {}
     except ValueError:
-        listed = {}  # then nothing there is known, and all of it stays
-    known = listed if isinstance(listed, dict) else {}
+        known = {}  # then nothing there is known, and all of it stays
     names = [name for name in _files(target) if name != LIST]
     _require_none(target, [name for name in names if name not in known or _hash(target / name) != known[name]])
 

@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from srdyn import architectures
-from srdyn.loading import checkpoints, devices, markdown, memory
+from srdyn.loading import checkpoints, devices, markdown, memory, refusals
 
 _LENGTHS = (2048, 32768, 131072)
 _MIB = 2**20
@@ -69,7 +69,7 @@ class Report:
             ("linear layers", "; ".join(map(str, self.linear)) or "none that srdyn knows"),
             ("state", f"{in_mib(self.state_bytes)} per sequence" if self.linear else "–"),
             ("cache", ", ".join(cache) or "–"),
-            ("would load", str(self.placement or "–")),
+            ("would load", str(self.placement or ("–" if self.unsupported else "– (no weights are here)"))),
             *[("not supported", reason) for reason in self.unsupported],
             *[("note", note) for note in self.notes],
         ]
@@ -109,10 +109,25 @@ def check(
         nothing = dict.fromkeys(lengths)
         return Report(name, config.model_type, precision, 0, 0, 0, 0, (), 0, nothing, None, (str(error),))
     found = about(hf, name=name, rooms=devices.rooms(max_memory), device=device, lengths=lengths)
-    if found.unsupported or checkpoints.may_have_tokenizer(where):
-        return found
-    missing = "It has no tokenizer beside its weights, without which the notebooks cannot read text."
-    return dataclasses.replace(found, notes=(*found.notes, missing))
+    return found if found.unsupported else _with_files(found, where, config, hf, trust_remote_code)
+
+
+def _with_files(
+    found: Report, where: str, config: PreTrainedConfig, hf: PreTrainedModel, trust_remote_code: bool
+) -> Report:
+    """The report with what the files beside the configuration say, of a folder on this machine."""
+    place = Path(where)
+    if not checkpoints.may_have_tokenizer(where):
+        missing = "It has no tokenizer beside its weights, without which the notebooks cannot read text."
+        found = dataclasses.replace(found, notes=(*found.notes, missing))
+    try:
+        if not place.is_dir() or not checkpoints.holds_weights(place):
+            return dataclasses.replace(found, placement=None) if place.is_dir() else found
+        checkpoints.require_whole(place, hf)
+        checkpoints.tokenizer(where, config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        return dataclasses.replace(found, placement=None, unsupported=(refusals.one_line(error),))
+    return found
 
 
 def about(
@@ -147,7 +162,7 @@ def outline(
         raise ValueError(" ".join(unsupported))
     weights, layer = weight_bytes(hf)
     if folder := checkpoints.folder(where, config):
-        checkpoints.require_whole(folder)
+        checkpoints.require_whole(folder, hf)
     else:
         stored = _stored(config) or torch.float32
         checkpoints.require_space(where, weights // precision.itemsize * stored.itemsize)

@@ -11,6 +11,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import tempfile
 import threading
 import time
@@ -18,14 +19,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
 from datetime import datetime
 from pathlib import Path
+from typing import NamedTuple
 
 import papermill
-import yaml
 from nbclient.exceptions import DeadKernelError
 from papermill.exceptions import PapermillExecutionError
 from traitlets.config import Config
 
-from srdyn.loading import files, markdown
+from srdyn.loading import files, markdown, refusals
 from srdyn.study import verify
 from srdyn.study.claims import readme, registration
 from srdyn.study.run import code, parameters, store
@@ -37,6 +38,12 @@ _READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_clai
 _WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 _RECORDING = threading.Lock()
+
+
+_LONGEST = 64
+"""Characters of a folder for sockets, whose whole path has 104 at most."""
+
+log = logging.getLogger(__name__)
 
 
 class _Stopped(Exception):
@@ -51,11 +58,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--set", default="", help='parameters over it: \'n=4 models=["a", "b"]\'')
     parser.add_argument("--beside", action="store_true", help="run those on removal beside the others")
     given = parser.parse_args(arguments)
-    try:
+    with refusals.door():
         chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
         registration.load()  # what is wrong there is said before any notebook runs
-    except (ValueError, yaml.YAMLError) as error:
-        raise SystemExit(str(error)) from error
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
     # More threads than cores wait for each other: two notebooks at a time on two cores took seven times as long.
@@ -63,7 +68,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
     note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
-        with contextlib.chdir(files.root() / "notebooks"):  # where paths among the parameters are seen from
+        in_place = contextlib.chdir(files.root() / "notebooks")  # where paths among the parameters are seen from
+        with files.locked(store.build_dir() / "lock"), in_place:
             run_all(chosen, beside=given.beside)
     except _Stopped as error:
         raise SystemExit(f"stopped: {error}") from error
@@ -82,11 +88,21 @@ def run_name(preset: str, overrides: str = "") -> str:
 def note(**of_run: str) -> None:
     """Write what the run at work was asked for, and `build/runs.md`: the same of every run, the last first."""
     files.write_json(store.build_dir() / "run.json", {"began": f"{datetime.now():%Y-%m-%d %H:%M}", **of_run})
-    runs = {path.parent.name: json.loads(path.read_bytes()) for path in (files.root() / "build").glob("*/run.json")}
+    runs = {path.parent.name: _noted(path) for path in (files.root() / "build").glob("*/run.json")}
     heads = ["began", "PRESET", "P", "notebooks"]
-    rows = sorted(([name, *map(run.get, heads)] for name, run in runs.items()), key=lambda row: row[1], reverse=True)
+    rows = [[name, *(str(run.get(head, "")) for head in heads)] for name, run in runs.items()]
+    rows.sort(key=lambda row: row[1], reverse=True)
     table = markdown.table(["folder", *heads], rows)
     files.write_bytes(files.root() / "build" / "runs.md", f"# Runs\n\n{table}\n".encode())
+
+
+def _noted(path: Path) -> dict:
+    """What a run was asked for; nothing where that is broken, which is logged: the next one writes it anew."""
+    try:
+        return files.read_json(path)
+    except ValueError as error:
+        log.warning("%s", error)
+        return {}
 
 
 def run_all(chosen: Mapping[str, Mapping[str, object]], *, beside: bool = False) -> None:
@@ -97,7 +113,7 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, beside: bool = False)
     """
     data = _data()
     keys = {stem: _key(stem, given, data) for stem, given in chosen.items()}
-    print(_outlook({stem: _stamp(stem) for stem in chosen if _stamp(stem)[0] != keys[stem]}))
+    print(_outlook({stem: _stamp(stem).seconds for stem in chosen if not _is_fresh(stem, keys[stem])}))
     pools = [futures.ThreadPoolExecutor(1) for _ in range(2)]
     try:
         places = {stem: pools[beside and stem in _REMOVAL] for stem in chosen if stem != _SCORECARD}
@@ -114,9 +130,9 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, beside: bool = False)
         _refresh(_SCORECARD, given, _key(_SCORECARD, given, data))  # it reads what the others have just written
 
 
-def _outlook(stale: Mapping[str, tuple[str, str]]) -> str:
+def _outlook(stale: Mapping[str, str]) -> str:
     """What will run, and how long each took the last time: `2 to run: 01_x (3 min), 02_y (not timed yet)`."""
-    seconds = {stem: float(lasted or "nan") for stem, (_, lasted) in stale.items()}
+    seconds = {stem: float(lasted or "nan") for stem, lasted in stale.items()}
     listed = (
         f"{stem} ({'not timed yet' if took != took else f'{took / 60:.1f} min'})" for stem, took in seconds.items()
     )
@@ -124,37 +140,63 @@ def _outlook(stale: Mapping[str, tuple[str, str]]) -> str:
     return f"{len(stale)} to run: {', '.join(listed)}; {known:.0f} min the last time" if stale else "all is up to date"
 
 
-def _stamp(stem: str) -> tuple[str, str]:
-    """The key of a notebook's last run that ended well and the seconds it took, each empty where there is none."""
+class _Stamp(NamedTuple):
+    """Of a notebook's last run that ended well: its key, a hash of what it wrote, the seconds it took; else empty."""
+
+    key: str = ""
+    written: str = ""
+    seconds: str = ""
+
+
+def _stamp(stem: str) -> _Stamp:
     path = store.build_dir() / "stamps" / stem
-    key, _, seconds = (path.read_text() if path.is_file() else "").partition(" ")
-    return key, seconds
+    parts = path.read_bytes().decode(errors="replace").split(" ") if path.is_file() else []
+    return _Stamp(*parts) if len(parts) == 3 and (parts[2] == "" or parts[2].isdecimal()) else _Stamp()
+
+
+def _written(stem: str) -> str:
+    """A hash of what a notebook has written and nobody else does: its executed copy, its tables, its figures."""
+    folders = (store.figure_dir(), *([] if stem == _BENCH else [store.table_dir()]))
+    found = sorted(path for folder in folders for path in folder.glob(f"{stem}*"))
+    executed = _executed(stem)
+    return files.content_hash(executed, *found) if executed.is_file() else ""
+
+
+def _is_fresh(stem: str, key: str) -> bool:
+    """Whether nothing that a notebook depends on has changed since it ran, nor what it wrote."""
+    last = _stamp(stem)
+    return last.key == key and last.written == _written(stem)
 
 
 def _refresh(stem: str, given: Mapping[str, object], key: str) -> None:
-    """Run one notebook unless its stamp has this key, which says that nothing has changed."""
-    stamp, (last, lasted), began = store.build_dir() / "stamps" / stem, _stamp(stem), time.monotonic()
-    if last == key:
+    """Run one notebook unless it is fresh."""
+    stamp, lasted, began = store.build_dir() / "stamps" / stem, _stamp(stem).seconds, time.monotonic()
+    if _is_fresh(stem, key):
         return
-    files.write_bytes(stamp, f" {lasted}".encode())  # the outputs are no longer what it said
+    files.write_bytes(stamp, f"  {lasted}".encode())  # the outputs are no longer what it said
     _run(stem, given)
     written = [pattern.format(stem) for pattern in _WRITES.get(store.run_name(), ())]
     if written:
         with _RECORDING:
             verify.record(written[:1] if stem == _BENCH else written)  # `make bench` writes the tables of 07_cost
-    files.write_bytes(stamp, f"{key} {time.monotonic() - began:.0f}".encode())
+    files.write_bytes(stamp, f"{key} {_written(stem)} {time.monotonic() - began:.0f}".encode())
 
 
 def _run(stem: str, given: Mapping[str, object]) -> None:
-    source, executed = _source(stem), store.build_dir() / "notebooks" / f"{stem}.ipynb"
+    source, executed = _source(stem), _executed(stem)
     # One write: of two notebooks at a time both would else write their names first and then two ends of line.
     print(f"{source.relative_to(files.root())} → {executed.relative_to(files.root())}\n", end="", flush=True)
     partial = executed.with_suffix(".partial.ipynb")  # written also when a cell fails
     partial.parent.mkdir(parents=True, exist_ok=True)
     try:
-        with tempfile.TemporaryDirectory(prefix="srdyn-") as folder:
+        usual = tempfile.gettempdir()
+        place = usual if len(usual) < _LONGEST else "/tmp"
+        for left in files.orphans(Path(place), "srdyn-"):
+            shutil.rmtree(left, ignore_errors=True)  # two runs may see one
+        with tempfile.TemporaryDirectory(prefix=f"srdyn-{os.getpid()}-", dir=place) as folder:
             # Sockets that their user alone can open, of a short path; ports of kernels that start together collide.
-            kernel = Config({"KernelManager": {"transport": "ipc", "ip": f"{folder}/kernel"}})
+            sockets = {"transport": "ipc", "ip": f"{folder}/kernel", "connection_file": f"{folder}/kernel.json"}
+            kernel = Config({"KernelManager": sockets})
             options = {"kernel_name": "python3", "progress_bar": False, "config": kernel, "start_timeout": 300}
             options["extra_arguments"] = ["--log-level=CRITICAL"]  # of its shutdown it says that it was interrupted
             papermill.execute_notebook(str(source), str(partial), dict(given), **options)
@@ -223,6 +265,10 @@ def _places(value: object) -> Iterator[str]:
 
 def _source(stem: str) -> Path:
     return files.root() / "notebooks" / f"{stem}.ipynb"
+
+
+def _executed(stem: str) -> Path:
+    return store.build_dir() / "notebooks" / f"{stem}.ipynb"
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from srdyn.loading import files
+from srdyn.loading import files, refusals
 from srdyn.study.run import store
 
 _FOLDERS = ("data", "figures")
@@ -64,8 +64,11 @@ def tables() -> Iterator[str]:
 
 def texts() -> Iterator[str]:
     """Lines of the scorecard, the README and the pages that the tables of the run at work do not say."""
-    from srdyn.study.claims import readme  # heavy, and recording does not need it
+    from srdyn.study.claims import readme, registration  # heavy, and recording does not need it
 
+    for claim in registration.load().claims:
+        if not (files.root() / "notebooks" / f"{claim.notebook}.ipynb").is_file():
+            yield f"data/paper/claims.yaml: {claim.id} is decided in {claim.notebook}, which is no notebook"
     for name in ("figures/scorecard.md", *readme.pages()):
         text = (files.root() / name).read_bytes().decode()
         try:
@@ -90,10 +93,11 @@ def computed_again(seed: int | None = None) -> list[str]:
 
 def record(patterns: Sequence[str]) -> None:
     """Take the files that match one of the patterns (`*` matches `/` too) as they are now; the others stay recorded."""
-    kept = {name: content for name, content in _known().items() if not _matches(name, patterns)}
-    fresh = {name: files.file_hash(files.root() / name) for name in _present() if _matches(name, patterns)}
-    lines = [f"{content}  {name}\n" for name, content in sorted((kept | fresh).items())]
-    files.write_bytes(sums(), "".join(lines).encode())
+    with files.locked(files.root() / "build" / "sums.lock"):
+        kept = {name: content for name, content in _known().items() if not _matches(name, patterns)}
+        fresh = {name: files.file_hash(files.root() / name) for name in _present() if _matches(name, patterns)}
+        lines = [f"{content}  {name}\n" for name, content in sorted((kept | fresh).items())]
+        files.write_bytes(sums(), "".join(lines).encode())
 
 
 def _known() -> dict[str, str]:
@@ -127,6 +131,7 @@ def _differences(text: str, expected: str) -> Iterator[str]:
                 return
 
 
+@refusals.door()
 def main() -> None:
     """Print what is not as it was written, and end with 1 if anything is; or record."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.study.verify", description=__doc__)

@@ -1,21 +1,26 @@
 """Documents of one's own: from a text file, a folder of them, or a data set on the Hugging Face hub."""
 
+import io
 import itertools
 import json
 import logging
 import lzma
+import os
 import urllib.parse
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from srdyn.loading import files
+from srdyn.loading import files, refusals
 
 _HUB = "hf:"
 """What the name of a data set on the hub begins with."""
 SUFFIXES = (".txt", ".jsonl", ".jsonl.xz")
 MOST_DOCUMENTS, MOST_CHARACTERS = 2_000, 20_000_000
 """A data set on the hub is read from its beginning until there are so many."""
+
+_MOST_BYTES = 2**28
+"""Text that one file may hold, unpacked: more is no document that anyone wrote, and may never end."""
 
 log = logging.getLogger(__name__)
 
@@ -76,7 +81,7 @@ def _dataset(name: str) -> _Dataset:
 def _path(name: str | Path) -> Path:
     """The path as it is, or seen from the repository: notebooks run in a folder of their own."""
     path = Path(name).expanduser()
-    return path if path.exists() else files.root() / path
+    return path if os.path.exists(path) else files.root() / path
 
 
 def _files(place: str | Path) -> list[Path]:
@@ -84,9 +89,9 @@ def _files(place: str | Path) -> list[Path]:
     if str(place).startswith(_HUB):
         return [_downloaded(_dataset(str(place)))]
     path = _path(place)
-    if not path.exists():
+    if not os.path.exists(path):
         wanted = f"give the path of a file in {', '.join(SUFFIXES)}, or of a folder of such files"
-        raise FileNotFoundError(f"{Path(place).expanduser().absolute()} is not there; {wanted}")
+        raise FileNotFoundError(f"{Path(place).expanduser().absolute()!s:.200} is not there; {wanted}")
     found = sorted(file for file in path.rglob("*") if file.name.endswith(SUFFIXES)) if path.is_dir() else [path]
     if not found:
         raise FileNotFoundError(f"{path} holds no file in {', '.join(SUFFIXES)}")
@@ -94,23 +99,28 @@ def _files(place: str | Path) -> list[Path]:
 
 
 def _documents(path: Path) -> list[str]:
+    files.require_regular(path)
+    if not path.name.endswith(SUFFIXES):
+        raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}")
     try:
-        if path.name.endswith(".txt"):
-            return [path.read_text(encoding="utf-8")]
-        if path.name.endswith(SUFFIXES):
-            opened = lzma.open if path.suffix == ".xz" else open
-            with opened(path, "rt", encoding="utf-8") as lines:
-                return [_text(line, f"{path}, line {i}") for i, line in enumerate(lines, 1) if line.strip()]
+        with (lzma.open if path.suffix == ".xz" else open)(path, "rb") as file:
+            content = file.read(_MOST_BYTES + 1)
+        if len(content) > _MOST_BYTES:
+            raise ValueError(f"{path} holds more than {_MOST_BYTES:,} bytes of text: take a part of it")
+        text = content.decode("utf-8")
+    except (lzma.LZMAError, EOFError) as error:
+        raise ValueError(f"{path} cannot be unpacked ({refusals.one_line(error)}): copy it again") from error
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 text ({error}): convert it") from error
-    raise ValueError(f"{path} is none of {', '.join(SUFFIXES)}")
+    if path.name.endswith(".txt"):
+        return [io.StringIO(text, newline=None).read()]
+    lines = enumerate(io.StringIO(text, newline=None), 1)
+    return [_text(line, f"{path}, line {i}") for i, line in lines if line.strip()]
 
 
 def _text(line: str, where: str) -> str:
-    try:
+    with refusals.within(f"{where}: not JSON"):
         row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{where}: not JSON ({error})") from error
     if not isinstance(row, dict) or not isinstance(row.get("text"), str):
         has = f"an object with {', '.join(row)}" if isinstance(row, dict) else f"a {type(row).__name__}"
         raise ValueError(f'{where}: every line must be a JSON object with its document under "text", this is {has}')
@@ -120,9 +130,14 @@ def _text(line: str, where: str) -> str:
 def _downloaded(wanted: _Dataset) -> Path:
     """The file in build/datasets that holds the documents, written when it is missing."""
     path = files.root() / "build" / "datasets" / (urllib.parse.quote(":".join(wanted), safe=":") + ".jsonl")
-    if not path.exists():
+    told = path.with_suffix(".sha256")
+    whole = path.exists() and (not told.exists() or told.read_bytes() == files.file_hash(path).encode())
+    if path.exists() and not whole:
+        log.warning("%s is broken and made again", path)
+    if not whole:
         lines = [json.dumps({"text": text}) + "\n" for text in _texts(wanted)]
         files.write_bytes(path, "".join(lines).encode())
+        files.write_bytes(told, files.file_hash(path).encode())
         log.warning("%d documents of the data set %s are kept in %s", len(lines), wanted.repository, path)
     return path
 

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from srdyn import contexts, models, states, strata
 from srdyn.architectures import cpu_speedups
 from srdyn.kernels import bfloat16
-from srdyn.loading import devices, files, folders, reference
+from srdyn.loading import devices, files, folders, reference, refusals
 from srdyn.study.run import store
 from srdyn.text import tasks
 from srdyn.training import mixture, recipes, rules
@@ -44,7 +44,7 @@ class Run:
     """One model in training, in a folder of its own that holds all that is needed to go on."""
 
     def __init__(self, settings: Settings, folder: Path, *, device: str = "auto", bfloat16: bool = False) -> None:
-        self.settings, self.folder = settings, folder
+        self.settings, self.folder, device = settings, folder, devices.resolve_device(device)
         self.tokenizer = recipes.tokenizer(settings.reads)
         self.stream = {
             "seed": settings.seed,
@@ -56,7 +56,7 @@ class Run:
         hf = made_by.initialise(settings.kind, seed=settings.seed, **settings.options)
         hf.config.use_cache = False
         hf.config.srdyn_seed, hf.config.srdyn_kind = settings.seed, settings.kind
-        hf = hf.to(devices.resolve_device(device))
+        hf = hf.to(device)
         self.model = models.from_hf(hf, self.tokenizer, name=settings.name, seed=settings.seed)
         self.bfloat16 = bfloat16 and hf.device.type == "cpu"
         cpu_speedups.use(hf, bfloat16=bfloat16)
@@ -68,9 +68,10 @@ class Run:
     def resume(self) -> None:
         """Go back to the last saved step, if there is one."""
         path = self.folder / "state.pt"
-        if not path.exists():
+        content = files.kept(path)
+        if content is None:
             return
-        saved = torch.load(path, weights_only=True, map_location=self.model.hf.device)
+        saved = torch.load(io.BytesIO(content), weights_only=True, map_location=self.model.hf.device)
         if saved["settings"] != self.settings.record():
             raise ValueError(f"{path} belongs to {saved['settings']}, not to these settings; remove {self.folder}")
         if saved["bfloat16"] != self.bfloat16:
@@ -95,7 +96,7 @@ class Run:
             | {"model": weights, "optimizers": optimizers},
             buffer,
         )
-        files.write_bytes(self.folder / "state.pt", buffer.getvalue())
+        files.keep(self.folder / "state.pt", buffer.getvalue())
         log = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n", na_rep="nan")
         files.write_bytes(self.folder / "log.csv", log.encode())
 
@@ -204,6 +205,7 @@ def _long(decay: Float[Tensor, "L B H"], layers: list[int]) -> pd.DataFrame:
     return pd.DataFrame({"log_decay": decay.flatten().numpy()}, index=index).reset_index()
 
 
+@refusals.door()
 def main() -> None:
     """Train the models named on the command line, one after the other, each into `build/train/<name>`."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.training.train", description=__doc__)

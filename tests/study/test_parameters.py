@@ -5,7 +5,7 @@ import json
 import pytest
 import yaml
 
-from srdyn.loading import files
+from srdyn.loading import files, presets
 from srdyn.study.run import parameters, store
 
 REFERENCE = ".shared: &shared {models: [a], eps: 1e-4}\n01_first: {<<: *shared, n: 8}\n02_second: {items: 3, n: 8}\n"
@@ -94,6 +94,6 @@ def test_committed_cells_are_those_of_the_reference_run_and_every_preset_can_be_
     for path in (files.root() / "notebooks/presets").glob("*.yaml"):
         given = parameters.of_run(stems, path.stem, {})
         assert not any(found.get(parameters.QUICK) for found in given.values()) or path.stem == "smoke"
-        assert yaml.safe_load(path.read_text()) == yaml.load(path.read_text(), parameters.Loader)  # others read it too
+        assert yaml.safe_load(path.read_text()) == yaml.load(path.read_text(), presets.Loader)  # others read it too
     assert given["01_stratification"]["positions"][-1] == 2048
     assert parameters.of_run(stems, store.REFERENCE, {}).keys() == set(stems)

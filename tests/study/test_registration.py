@@ -89,8 +89,8 @@ def measure_with(**changes):
         (measure_with(rule={"at_least": 0.1, "at_most": 0.2}), "middle: a rule is exactly one of"),
         (measure_with(rule={}), "exactly one of"),
         (measure_with(rule={"above": 0.2}), "exactly one of"),
-        (measure_with(rule={"at_most": "1e-3"}), "a threshold is a number"),
-        (measure_with(rule={"at_most": True}), "a threshold is a number"),
+        (measure_with(rule={"at_most": "1e-3"}), "a threshold is a finite number"),
+        (measure_with(rule={"at_most": True}), "a threshold is a finite number"),
         (measure_with(unit="x", bound=1), "C1: measures: .* not .*'bound'"),
     ],
 )

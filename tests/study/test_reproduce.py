@@ -52,14 +52,17 @@ def clone(tmp_path, monkeypatch):
 
 
 DRIVER = """
-import json, sys
+import contextlib, io, json, sys
 from srdyn.study import reproduce
 for line in sys.stdin:
-    failure = ""
+    failure, told = "", io.StringIO()
     try:
-        reproduce.main(json.loads(line))
+        with contextlib.redirect_stderr(told):
+            reproduce.main(json.loads(line))
     except SystemExit as error:
-        failure = error.code
+        failure = told.getvalue().strip() or error.code
+    else:
+        print(told.getvalue(), end="", file=sys.stderr)
     print("ended:", failure, flush=True)
 """
 
@@ -100,7 +103,7 @@ def test_what_has_changed_runs_again_and_a_failure_is_one_line(clone, made):
     path.write_text(path.read_text().replace("too many", "too few"))
     assert made(*small) == (["02_second"], "")
     (place / "tables/01_first_claims.csv").write_text("n\n5\n")
-    assert made(*small) == (["08_scorecard"], "")  # which reads it
+    assert made(*small) == (["01_first"], "")  # which wrote another
     (clone / "data/texts/new").write_text("text")
     assert made(*small, "01_first") == (["01_first"], "")
 

@@ -239,3 +239,16 @@ def test_a_rank_outside_its_band_is_a_change(clone, frame):
     store.save_table(frame, STEM)
     store.save_table(frame.assign(rank=[3, 40, 64, 63]), STEM)
     assert store.load_table(STEM)["rank"].tolist() == [3, 40, 64, 63]
+
+
+def test_a_table_that_grew_is_one_even_where_a_killed_run_left_both():
+    small, large = (pd.DataFrame({"x": range(n)}) for n in (5, 3000))
+    old = store.save_table(small, "grown")
+    left = old.read_bytes()
+    store.save_table(large, "grown")
+    old.write_bytes(left)  # as if the run had ended before it was removed
+    path = store.save_table(large, "grown")
+    assert sorted(x.name for x in path.parent.glob("grown.*")) == ["grown.json", "grown.parquet"]
+    assert len(store.load_table("grown")) == 3000
+    store.save_table(small, "grown")
+    assert sorted(x.name for x in path.parent.glob("grown.*")) == ["grown.csv", "grown.json"]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import operator
+import types
+import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +15,7 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from srdyn.loading import files
+from srdyn.loading import files, presets
 
 GRADES = {
     "A": "abstract or figure caption",
@@ -44,8 +47,10 @@ class Measure:
         if not isinstance(self.rule, dict) or len(self.rule) != 1 or not self.rule.keys() <= _RULES.keys():
             raise ValueError(f"{self.name}: a rule is exactly one of {', '.join(_RULES)}, not {self.rule!r}")
         [threshold] = self.rule.values()
-        if type(threshold) not in (int, float):
-            raise ValueError(f"{self.name}: a threshold is a number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}")
+        if type(threshold) not in (int, float) or not math.isfinite(threshold):
+            raise ValueError(
+                f"{self.name}: a threshold is a finite number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}"
+            )
 
     @property
     def threshold(self) -> float:
@@ -151,10 +156,16 @@ def load(registered: str = FIRST) -> Paper:
 
     Raises ValueError where the file departs from its form, saying where.
     """
-    found = _made(Paper, yaml.safe_load(path().read_text(encoding="utf-8")), "claims.yaml")
-    found.claim(found.primary["claim"])
+    found = _made(Paper, _content(), "claims.yaml")
+    found.claim(found.primary.get("claim"))
+    if not all(type(x) in (int, float) and math.isfinite(x) for x in found.thresholds.values()):
+        raise ValueError(f"claims.yaml: thresholds are finite numbers, not {found.thresholds}")
     decided = [claim for claim in found.claims if registered == FIRST or claim.second is not None]
     return dataclasses.replace(found, claims=tuple(claim.by(registered) for claim in decided))
+
+
+def _content() -> object:
+    return presets.value(path().read_bytes(), "claims.yaml", loader=yaml.SafeLoader)  # as whoever checks it reads it
 
 
 def rules() -> pd.DataFrame:
@@ -168,16 +179,28 @@ def rules() -> pd.DataFrame:
 def _made(kind: type, entry: object, where: str) -> object:
     """The entry as such an object: its keys, and those of its part `paper`, are the fields."""
     given = dict(entry) if isinstance(entry, dict) else {}
-    given |= given.pop("paper", {})
+    paper = given.pop("paper", {})
+    given |= paper if isinstance(paper, dict) else {"paper": paper}
     where = f"claim {given['id']}" if "id" in given else where
     needed = {field.name: field.default is dataclasses.MISSING for field in dataclasses.fields(kind)}
     if not {name for name in needed if needed[name]} <= given.keys() <= needed.keys():
         raise ValueError(f"{where}: claims.yaml wants the keys {', '.join(needed)}, not {entry}")
+    for name, wanted in typing.get_type_hints(kind).items():
+        if name in given and name not in _PARTS and not isinstance(given[name], _plain(wanted)):
+            raise ValueError(f"{where}: {name} cannot be {given[name]!r:.60}")
     return kind(**given | {name: _part(name, given[name], f"{where}: {name}") for name in _PARTS.keys() & given.keys()})
 
 
+def _plain(wanted: object) -> tuple[type, ...]:
+    """The types that a value of a field may have, whatever these hold."""
+    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
+    return tuple(typing.get_origin(option) or option for option in options)
+
+
 def _part(name: str, content: object, where: str) -> object:
-    if not isinstance(content, list):
+    if isinstance(content, list) != (name != "second"):
+        raise ValueError(f"{where} must be {'an object' if name == 'second' else 'a list'}, not {content!r:.60}")
+    if name == "second":
         return _made(_PARTS[name], content, where)
     made = tuple(_made(_PARTS[name], entry, where) for entry in content)
     names = [part.id if name == "claims" else part.name for part in made]

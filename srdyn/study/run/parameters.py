@@ -9,37 +9,27 @@ import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import yaml
-
-from srdyn.loading import files
+from srdyn.loading import files, presets
 from srdyn.study.run import store
 
 QUICK = "quick"
 """The parameter that makes a first look of an interactive run: true in the cells, false in every other run."""
 
 
-class Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number."""
-
-
-_REAL = re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$")
-Loader.add_implicit_resolver("tag:yaml.org,2002:float", _REAL, [*"-+.0123456789"])
-
-
 def of_run(stems: Sequence[str], preset: str, overrides: Mapping[str, object]) -> dict[str, dict[str, object]]:
     """The parameters of every notebook of a run, by its stem; what a preset says of other notebooks is passed over.
 
-    Raises ValueError for a notebook or preset that is not there, for a parameter that no notebook has, and for an
-    override that none of these notebooks has.
+    Raises ValueError for a notebook or preset that is not there, for a parameter that no notebook has, for a value of
+    another kind than the reference run's, and for an override that none of these notebooks has.
     """
-    reference = _read(store.REFERENCE)
+    reference = presets.read(store.REFERENCE)
     if strange := [stem for stem in stems if stem not in reference]:
         raise ValueError(f"there is no notebook {', '.join(strange)}; there are {', '.join(reference)}")
-    chosen = {} if preset == store.REFERENCE else _read(preset)
+    chosen = {} if preset == store.REFERENCE else presets.read(preset)
     _require_known(chosen, reference, f"preset {preset}")
     _require_known(overrides, {stem: reference[stem] for stem in stems}, "parameters given")
-    given = chosen | overrides
-    return {stem: {name: given.get(name, value) for name, value in reference[stem].items()} for stem in stems}
+    over = {stem: presets.over(reference[stem], chosen, f"preset {preset}") for stem in stems}
+    return {stem: presets.over(over[stem], overrides, "parameters given") for stem in stems}
 
 
 def parsed(text: str) -> dict[str, object]:
@@ -56,7 +46,7 @@ def parsed(text: str) -> dict[str, object]:
 
 def departures() -> list[str]:
     """Where parameters cells and presets/reference.yaml differ, in words, but for `QUICK`; empty where nowhere."""
-    reference, faults = _read(store.REFERENCE), []
+    reference, faults = presets.read(store.REFERENCE), []
     for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
         cell, ours = _of_cell(path), reference.pop(path.stem, {})
         cell |= {QUICK: False} if QUICK in cell else {}
@@ -76,10 +66,10 @@ def _value(name: str, text: str, left: list[str]) -> object:
     """The value that begins with `text`; what follows an open quote or bracket is taken from `left`."""
     while True:
         try:
-            return yaml.load(text, Loader)
-        except yaml.YAMLError as error:
+            return presets.value(text, f"{name}={text:.60}")
+        except ValueError:
             if not left:
-                raise ValueError(f"{name}={text} is no YAML: {getattr(error, 'problem', None) or error}") from error
+                raise
             text += left.pop(0) + left.pop(0)
 
 
@@ -88,15 +78,6 @@ def _require_known(given: Mapping[str, object], notebooks: Mapping[str, Mapping[
     if strange := [name for name in given if name not in known]:
         which = f"{', '.join(notebooks)} has no" if len(notebooks) < 4 else "no notebook has a"
         raise ValueError(f"{where}: {which} parameter {', '.join(strange)}; there are {', '.join(known)}")
-
-
-def _read(preset: str) -> dict:
-    path = files.root() / "notebooks" / "presets" / f"{preset}.yaml"
-    if not path.is_file():
-        there = ", ".join(sorted(other.stem for other in path.parent.glob("*.yaml")))
-        raise ValueError(f"there is no preset {preset!r} in notebooks/presets; there are {there}")
-    content = yaml.load(path.read_text(encoding="utf-8"), Loader) or {}
-    return {name: value for name, value in content.items() if not name.startswith(".")}
 
 
 if __name__ == "__main__":

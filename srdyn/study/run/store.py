@@ -75,6 +75,8 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     content = _encode(frame, path.suffix)
     side = {"rows": len(frame), "columns": list(frame.columns), "code": code.hash_of_loaded()}
     side |= {"table": hashlib.sha256(content).hexdigest(), **(meta or {})}
+    for other in {".csv", ".parquet"} - {path.suffix}:
+        path.with_suffix(other).unlink(missing_ok=True)  # first: who is killed now leaves one table or none
     if path.exists():
         faults = comparison.faults(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
         if not faults and _describes(path, side):
@@ -83,8 +85,6 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
             log.warning("%s is replaced: %s", path.name, "; ".join(faults) or "its side file does not belong to it")
     files.write_bytes(path, content)
     files.write_json(path.with_suffix(".json"), side)
-    for other in {".csv", ".parquet"} - {path.suffix}:
-        path.with_suffix(other).unlink(missing_ok=True)
     return path
 
 
@@ -128,31 +128,19 @@ class RunStore:
 
     def has(self, key: str) -> bool:
         """Whether the item `key` is finished, and whole."""
-        return self._content(key) is not None
+        return files.kept(self._path(key)) is not None
 
     def put(self, key: str, frame: pd.DataFrame) -> None:
         """Keep `frame` as the finished item `key`."""
         _require_plain(frame, "item")
-        content = _encode(frame, ".parquet")
-        files.write_bytes(self._path(key), hashlib.sha256(content).digest() + content)
+        files.keep(self._path(key), _encode(frame, ".parquet"))
 
     def get(self, key: str) -> pd.DataFrame:
         """The finished item `key`. Raises `FileNotFoundError` if it is not finished."""
-        content = self._content(key)
+        content = files.kept(self._path(key))
         if content is None:
             raise FileNotFoundError(f"{self._path(key)} is not finished, or no longer what was written")
         return _decode(content, ".parquet")
-
-    def _content(self, key: str) -> bytes | None:
-        try:
-            kept = self._path(key).read_bytes()
-        except FileNotFoundError:
-            return None
-        size = hashlib.sha256().digest_size
-        if hashlib.sha256(kept[size:]).digest() == kept[:size]:
-            return kept[size:]
-        log.warning("%s is broken and made again", self._path(key))
-        return None
 
     def _path(self, key: str) -> Path:
         name = urllib.parse.quote(key, safe="")

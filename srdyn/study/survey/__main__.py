@@ -7,11 +7,12 @@ from collections.abc import Sequence
 
 import transformers
 
-from srdyn.loading import files, processes
+from srdyn.loading import files, processes, refusals
 from srdyn.study.run import parameters, store
 from srdyn.study.survey import survey
 
 
+@refusals.door()
 def main(arguments: Sequence[str]) -> None:
     """Survey what notebooks 01, 02 and 05 will ask for: `[preset] [parameter=value …]`, as in `make reproduce`.
 

@@ -1,0 +1,55 @@
+"""Malformed inputs get one line of ours: no library's traceback, nothing that hangs, nothing written elsewhere."""
+
+import collections
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import saved
+
+from srdyn.loading import files, markdown
+from srdyn.study.run import code
+
+SEED = 0
+WRONG = ("raw", "hangs", "accepted nonsense")
+
+
+def test_malformed_inputs_are_refused_in_one_line(tmp_path):
+    saved.tiny(tmp_path / "tiny", times=1.5)
+    clone, here = tmp_path / "clone", tmp_path / "here"
+    here.mkdir()
+    for name in ("data", "figures", "notebooks"):
+        shutil.copytree(files.root() / name, clone / name, copy_function=os.symlink)
+    for name in ("README.md", "constraints.txt"):
+        shutil.copy(files.root() / name, clone)
+    before = listing(tmp_path)
+    asked = [sys.executable, Path(__file__).parent / "nonsense.py", tmp_path, str(SEED)]
+    env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent), "SRDYN_ROOT": str(clone), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(asked, env=env, cwd=here, capture_output=True, text=True, timeout=900)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    report(found)
+    assert done.returncode == 0, done.stderr[-500:]
+    assert len(found) >= 400
+    assert [item for item in found if item["outcome"] in WRONG] == []
+    refused = sum(item["outcome"] == "refused" for item in found)
+    assert refused >= 0.9 * len(found)  # what was drawn may be harmless, most is not
+    made = {path for path in listing(tmp_path) - before if path.parts[0] != "inputs"}
+    presets = Path("clone/notebooks/presets")  # those that the inputs are written to
+    assert {path for path in made if path.parent != presets and path.parts[:2] != ("clone", "build")} == set()
+
+
+def listing(folder):
+    return {path.relative_to(folder) for path in folder.rglob("*")}
+
+
+def report(found):
+    """The outcomes by kind, printed and kept in build/nonsense.md."""
+    counts = collections.Counter((item["kind"], item["outcome"]) for item in found)
+    heads = ["refused", "accepted", *WRONG]
+    kinds = dict.fromkeys(item["kind"] for item in found)
+    table = markdown.table(["kind", *heads], [[kind, *(str(counts[kind, head]) for head in heads)] for kind in kinds])
+    files.write_bytes(files.root() / "build" / "nonsense.md", f"{table}\n".encode())
+    print(table)
