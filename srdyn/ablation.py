@@ -23,6 +23,7 @@ from srdyn.architectures import recipe
 from srdyn.kernels import recurrence
 
 _Heads = Bool[Tensor, "L H"]
+_State = Float[Tensor, "B n K V"]
 
 
 @contextlib.contextmanager
@@ -39,8 +40,9 @@ def ablate_heads(model: models.Model, heads: _Heads) -> Iterator[None]:
         yield
 
 
-@contextlib.contextmanager
-def truncate_states(model: models.Model, rank: int, heads: _Heads, positions: recurrence.Positions) -> Iterator[None]:
+def truncate_states(
+    model: models.Model, rank: int, heads: _Heads, positions: recurrence.Positions
+) -> contextlib.AbstractContextManager[None]:
     """While this is open, a pass over a whole sequence cuts the heads' states to `rank` after each of the positions.
 
     Reading goes on from the best approximation of that rank; rank 0 forgets all. Raises ValueError for a negative rank,
@@ -48,11 +50,23 @@ def truncate_states(model: models.Model, rank: int, heads: _Heads, positions: re
     """
     if rank < 0:
         raise ValueError(f"rank must be 0 or more, got {rank}")
+    return change_states(model, functools.partial(_of_rank, rank), heads, positions)
+
+
+@contextlib.contextmanager
+def change_states(
+    model: models.Model, change: Callable[[_State], _State], heads: _Heads, positions: recurrence.Positions
+) -> Iterator[None]:
+    """While this is open, a pass over a whole sequence reads on from what `change` makes of states at the positions.
+
+    `functools.partial(kernels.rounding.rounded, form="int8")`, say, or `torch.zeros_like`: a checkpoint without these
+    heads. Raises ValueError as `checked_heads` does, and when a pass goes on from a cache, is shorter than a position,
+    or is traced.
+    """
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
-            cut = functools.partial(_of_rank, rank, chosen)
-            # A step always brings a state along, which `_truncated` refuses.
-            stack.enter_context(_everywhere(site, functools.partial(_truncated, site, positions, cut)))
+            # A step always brings a state along, which `_fed` refuses.
+            stack.enter_context(_everywhere(site, functools.partial(_fed, site, positions, change, chosen)))
         yield
 
 
@@ -193,30 +207,32 @@ def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]
             site.mixer.srdyn_decay = before
 
 
-def _truncated(
-    site: architectures.Site, positions: recurrence.Positions, cut: Callable, function: Callable, call: recipe.Call
+def _fed(
+    site: architectures.Site,
+    positions: recurrence.Positions,
+    change: Callable[[_State], _State],
+    chosen: Bool[Tensor, " held"],
+    function: Callable,
+    call: recipe.Call,
 ) -> tuple[Tensor, Tensor]:
-    """The recurrence, fed from position to position, the state cut in between."""
+    """The recurrence, fed from position to position, the chosen heads' state changed in between."""
     if call.state is not None:
-        raise ValueError("states are truncated in whole sequences: call the model without past_key_values, trace none")
+        raise ValueError("states are changed in whole sequences: call the model without past_key_values, trace none")
     state, outputs = None, []
     listed = recurrence.checked_positions(positions, call.tokens)
     for start, end in itertools.pairwise(sorted({0, *listed, call.tokens})):
         output, state = site.recipe.run(function, call.between(start, end, state))
         outputs.append(output)
         if end in listed:
-            state = cut(state)
+            where, state = chosen.to(state.device), state.clone()
+            state[:, where] = change(state[:, where])
     return torch.cat(outputs, dim=1), state
 
 
-def _of_rank(rank: int, chosen: Bool[Tensor, " held"], state: Float[Tensor, "B held _ _"]) -> Tensor:
-    """The states with the chosen ones at their best approximation of this rank (Eckart & Young)."""
-    chosen = chosen.to(state.device)
-    left, sigma, right = torch.linalg.svd(state[:, chosen].double(), full_matrices=False)
-    approximation = (left[..., :rank] * sigma[..., None, :rank]) @ right[..., :rank, :]
-    state = state.clone()
-    state[:, chosen] = approximation.to(state.dtype)
-    return state
+def _of_rank(rank: int, state: _State) -> _State:
+    """The best approximation of this rank (Eckart & Young)."""
+    left, sigma, right = torch.linalg.svd(state.double(), full_matrices=False)
+    return ((left[..., :rank] * sigma[..., None, :rank]) @ right[..., :rank, :]).to(state.dtype)
 
 
 def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:

@@ -21,6 +21,7 @@ from tqdm.auto import tqdm
 
 import srdyn
 from srdyn import ablation, architectures, contexts, export, models, nulls, prune, spectra, states, strata
+from srdyn.kernels import rounding
 from srdyn.loading import checkpoints, engines, files, memory, refusals
 
 SCHEMA = "srdyn.passport/2"
@@ -151,11 +152,8 @@ def capacity(
 
 def _spectra_and_errors(state: Float[Tensor, "B H K V"]) -> Float64[Tensor, "B H measured"]:
     """Singular values, then the relative error of the state rounded to int8 and to float8 (e4m3), a scale a head."""
-    largest = state.abs().amax((-2, -1), keepdim=True).clamp(min=torch.finfo(state.dtype).tiny)
-    int8 = (state / largest * 127).round() * largest / 127
-    fp8 = (state / largest * 448).to(torch.float8_e4m3fn).to(state.dtype) * largest / 448
     size = state.flatten(2).norm(dim=-1).clamp(min=torch.finfo(state.dtype).tiny)
-    errors = [(rounded - state).flatten(2).norm(dim=-1) / size for rounded in (int8, fp8)]
+    errors = [(rounding.rounded(state, form) - state).flatten(2).norm(dim=-1) / size for form in ("int8", "fp8")]
     return torch.cat([spectra.singular_values(state), torch.stack(errors, -1).double().cpu()], -1)
 
 

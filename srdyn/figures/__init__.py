@@ -4,6 +4,7 @@
 from srdyn.figures.consistency import attacks, cosine_bound, time_order
 from srdyn.figures.cost import cost_growth, memory, pruned_cost, spectrum_rates, tracing_cost, training_rates
 from srdyn.figures.emergence import contrast_formation, decay_formation, identity_formation, rank_formation
+from srdyn.figures.frontier import frontier
 from srdyn.figures.head_size import head_sizes
 from srdyn.figures.heatmaps import context_matrix, head_map, residual_map
 from srdyn.figures.interventions import coefficients, contrasts, doses, loads, single_heads, windows

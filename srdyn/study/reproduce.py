@@ -34,6 +34,7 @@ from srdyn.study.run import code, parameters, store
 _BENCH, _SCORECARD = "07_cost", "08_scorecard"
 _REMOVAL = ("03_ablation", "04_pruning")
 _READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_claims*.csv")}
+_READS |= {"04_pruning": (store.THOROUGH, "04_pruning_healed.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
 _WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""

@@ -10,7 +10,7 @@ from srdyn import figures
 from srdyn.loading import reference
 from srdyn.study.claims import registration
 from srdyn.study.run import store
-from srdyn.study.trials import effects
+from srdyn.study.trials import effects, frontier
 
 TASKS = ["needle", "recall8", "chain", "sum"]
 
@@ -116,6 +116,10 @@ CASES = {
     "alphas": case(
         figures.alphas, ("04_pruning_alphas",), labels={"α (0: norm, 1: rank)", effects.KEPT, effects.TEXT},
         foot="dashed: 0.95", wanted={effects.KEPT: 0.95},
+    ),
+    "frontier": case(
+        figures.frontier, ("04_pruning_frontier",), labels={"state bytes left", effects.KEPT, frontier.LOSS},
+        foot="least and greatest random set.* n = .*",
     ),
     "calibrations": case(
         figures.calibrations, ("04_pruning_calibration",),

@@ -262,6 +262,21 @@ def test_rules_lie_at_what_they_keep():
     assert sorted((int(line.get_ydata()[0]), line.get_xdata()[0]) for line in axes.lines) == sorted(kept)
 
 
+def test_every_way_to_hold_less_lies_at_its_bytes_with_random_heads_as_a_band():
+    table, figure = given("frontier"), drawn("frontier")
+    first = rows(table, model=table["model"].iloc[0], probe=table["probe"].iloc[0])
+    axes = figure.axes[0]
+    (rank,) = (line for line in axes.lines if mpl.colors.same_color(line.get_color(), "#C99000"))
+    cut = rows(first, how="rank").sort_values("bytes")
+    assert list(rank.get_ydata()) == cut["estimate"].tolist()
+    np.testing.assert_allclose(rank.get_xdata(), cut["bytes"], atol=0.03)  # moved aside, to be told apart
+    random = rows(first, rule="random").sort_values("bytes")
+    (band,) = (x for x in axes.collections if len(x.get_paths()[0].vertices) > 2)
+    assert {random["low"].min(), random["high"].max()} <= set(band.get_paths()[0].vertices[:, 1])
+    (off,) = rows(first, how="removed")["estimate"][rows(first, how="removed")["bytes"] == 0]
+    assert [off, off] in heights(axes, "0.45")
+
+
 def test_random_removal_is_a_band_behind_the_alphas_and_heads_alike_are_joined():
     table = given("alphas")
     table["chosen"] = np.where(table["alpha"] == 0, "a", "b")
