@@ -27,7 +27,7 @@ OWN_TYPE = "srdyn_model_type"
 _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _STORED = {"F64", "F32", "F16", "BF16"}
 """What weights are read from; fewer bits are those of a quantised model, whose states are another's."""
-_MOST_LAYERS = 10_000
+_MOST = 10_000
 _READS, _SEES = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
@@ -115,9 +115,9 @@ def _require_plain(stated: object, about: str) -> None:
     if stated.get("quantization_config") is not None:
         raise ValueError(f"{about} that is studied here: it is quantised, take the checkpoint in 16 bits")
     parts = [stated, *(part for part in stated.values() if isinstance(part, dict))]
-    layers = [x for part in parts for key, x in part.items() if "layers" in str(key) and isinstance(x, int)]
-    if max(layers, default=0) > _MOST_LAYERS:
-        raise ValueError(f"{about}: {max(layers)} layers, more than {_MOST_LAYERS}")
+    for key, size in (item for part in parts for item in part.items()):
+        if str(key).endswith(("layers", "heads")) and isinstance(size, int) and size > _MOST:
+            raise ValueError(f"{about}: {key} is {size}, more than {_MOST}")
 
 
 def may_have_tokenizer(where: str) -> bool:
