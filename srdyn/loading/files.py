@@ -2,7 +2,6 @@
 
 import contextlib
 import errno
-import fcntl
 import glob
 import hashlib
 import json
@@ -12,6 +11,8 @@ import socket
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+
+import filelock
 
 from srdyn.loading import refusals
 
@@ -99,13 +100,16 @@ def kept(path: Path) -> bytes | None:
 def locked(path: Path) -> Iterator[None]:
     """While this is open, no other process of this machine has the same lock; who comes second waits, and says so."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            log.warning("another process is at work behind %s: waiting for it", path)
-            fcntl.flock(file, fcntl.LOCK_EX)
+    lock = filelock.FileLock(path)
+    try:
+        lock.acquire(blocking=False)
+    except filelock.Timeout:
+        log.warning("another process is at work behind %s: waiting for it", path)
+        lock.acquire()
+    try:
         yield
+    finally:
+        lock.release()
 
 
 def write_json(path: Path, record: Mapping[str, object]) -> None:

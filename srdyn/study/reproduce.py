@@ -13,7 +13,6 @@ import os
 import re
 import shutil
 import tempfile
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent import futures
@@ -38,8 +37,6 @@ _READS |= {"04_pruning": (store.THOROUGH, "04_pruning_healed.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
 _WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
-_RECORDING = threading.Lock()
-
 
 _LONGEST = 64
 """Characters of a folder for sockets, whose whole path has 104 at most."""
@@ -178,8 +175,7 @@ def _refresh(stem: str, given: Mapping[str, object], key: str) -> None:
     _run(stem, given)
     written = [pattern.format(stem) for pattern in _WRITES.get(store.run_name(), ())]
     if written:
-        with _RECORDING:
-            verify.record(written[:1] if stem == _BENCH else written)  # `make bench` writes the tables of 07_cost
+        verify.record(written[:1] if stem == _BENCH else written)  # `make bench` writes the tables of 07_cost
     files.write_bytes(stamp, f"{key} {_written(stem)} {time.monotonic() - began:.0f}".encode())
 
 
