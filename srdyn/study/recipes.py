@@ -22,7 +22,7 @@ from srdyn.study.analysis import after_text, damage, emergence, mechanism, obser
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, parameters, store
 from srdyn.study.survey import null_tables, survey
-from srdyn.study.trials import battery, effects, retention, sets, trials
+from srdyn.study.trials import battery, effects, frontier, retention, sets, trials
 
 ARM, HEAD = "model arm share cut", "model layer head"
 Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
@@ -194,12 +194,25 @@ def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept
         return pd.DataFrame([{"model": model, "share": share, "kept": found["value"].mean(), "n": found["n"].iloc[0]}])
 
     yield "04_pruning_oracle", "model share", oracle
+    yield "04_pruning_frontier", "model how rule share rank probe", functools.partial(_way, draw, given, subject, kept)
     main = trials.Arm(scores.joint_rule(given["alpha"]), given["paper_share"], "overall")
     audit = functools.partial(subject.ask, "audit", main, 256)
     yield "04_pruning_audit", "model", lambda: audit().drop(columns="logits_differ")  # which is rounding
     ledger = memory.ledger(given["tokens"], removed=given["paper_share"])
     for table in ("04_pruning_memory", "thorough/04_pruning_memory"):
         yield table, "", lambda: ledger
+
+
+def _way(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> pd.DataFrame:
+    """One way to hold less, with the damages that are committed, but random sets, all of which are one row."""
+    options = {"every": given["frontier_every"], "seed": given["seed"]}
+    asked = frontier.Questions(tuple(given["tasks"]), subject.plan.domains, **options)
+    taken = _of("04_pruning_frontier", subject.model.name).query("rule != 'random' and share > 0")
+    row = taken.sample(1, random_state=int(draw.integers(2**31))).fillna({"rule": ""}).iloc[0]
+    each = frontier.Subject(subject.name, subject.plan, asked, kept)
+    whole = frontier.Way(frontier.WHOLE, share=0.0)
+    way = frontier.Way(row["how"], row["rule"], float(row["share"]), int(row["rank"]))
+    return frontier.table(pd.concat([each.ask("under", x) for x in (whole, way)], ignore_index=True))
 
 
 def _retention(draw: np.random.Generator, kept: Path) -> Fresh:

@@ -63,11 +63,11 @@ def _checked(table: str, keys: str, make: Callable[[], pd.DataFrame]) -> Checked
         fresh, standing = _alike(make(), recipes.stands(table))
         names = keys.split() or ["line"]
         fresh = fresh[[name for name in fresh if name in standing and (name in names or name != "line")]]
-        beside = fresh[names].merge(standing, how="left" if keys else "outer", on=names, indicator="where")
+        beside = fresh[names].merge(standing, how="left" if keys else "outer", on=names, indicator="found in")
         fresh = beside[names].merge(fresh, how="left", on=names, validate="many_to_one")
     except _BROKEN as error:
         return Checked(_name(table), 0, np.inf, f"cannot be computed again: {error!r}")
-    if len(apart := beside[beside["where"] != "both"]):
+    if len(apart := beside[beside["found in"] != "both"]):
         first = ", ".join(f"{name} {apart.iloc[0][name]}" for name in names)
         told = f"{len(apart)} rows stand only here, or only there; the first is {first}"
         return Checked(_name(table), 0, np.inf, told)

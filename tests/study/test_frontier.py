@@ -113,7 +113,7 @@ def test_the_table_has_a_row_for_each_way_with_the_interval_of_its_rows(subject)
     ways = frontier.ways(DOSES, ["rank"], first="fast decay", draws=3)
     answers = pd.concat([subject.ask("under", way) for way in ways], ignore_index=True)
     answers.loc[(answers["how"] == "whole") & (answers["probe_kind"] == "task"), "value"] = 1.0  # it can do the task
-    found = frontier._of_model(answers)
+    found = frontier.table(answers)
     assert not found.duplicated(["how", "rule", "share", "rank", "probe"]).any()
     assert set(found["probe"]) == {effects.KEPT, frontier.LOSS}
     band = found[(found["rule"] == "random") & (found["probe"] == frontier.LOSS)].iloc[0]

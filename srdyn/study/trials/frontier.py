@@ -44,6 +44,8 @@ CHECKPOINTS = (ZEROED, REPLAYED, POOLED)
 KNOWN = (REMOVED, *ROUNDED, RANK, *CHECKPOINTS)
 LEFT = 0.01
 """What is left of a write after a head's horizon."""
+_WAY = ["how", "rule", "share", "rank"]
+_ABOUT = ["model", "kind", "seed", *_WAY, "heads", "where", "bytes", "replayed"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,8 +119,23 @@ def measured(names: Sequence[str | Path], listed: Sequence[Way], plan: trials.Pl
     openings = [(opened.found(name), plan, asked, files.root() / "build") for name in names]
     work = [(opening, "ask", ("under", way)) for opening in openings for way in listed]
     answers = pd.concat(tqdm(opened.deal(Subject, work), desc="frontier", total=len(work)), ignore_index=True)
-    tables = [_of_model(given.reset_index(drop=True)) for _, given in answers.groupby("model", sort=False)]
+    tables = [table(given.reset_index(drop=True)) for _, given in answers.groupby("model", sort=False)]
     return pd.concat(tables, ignore_index=True)
+
+
+def table(answers: pd.DataFrame) -> pd.DataFrame:
+    """The rows of `measured` from what one model answered under some ways, the whole model's answers among them."""
+    tables = []
+    whole = answers[answers["how"] == WHOLE]
+    for _, rows in answers[answers["how"] != WHOLE].groupby([*_WAY, "draw"], sort=False):
+        asked = whole.merge(rows[["probe", "row"]].drop_duplicates())
+        both = pd.concat([asked.assign(arm=trials.INTACT), rows.assign(arm="way")], ignore_index=True)
+        for probe, (value, n) in {effects.KEPT: _kept(both), LOSS: _loss(both)}.items():
+            if n:
+                tables.append(rows.iloc[[0]][[*_ABOUT, "draw"]].assign(probe=probe, n=n, **value))
+    found = pd.concat(tables, ignore_index=True)
+    drawn = found["rule"] == RANDOM
+    return pd.concat([found[~drawn].drop(columns="draw"), _band(found[drawn])], ignore_index=True)
 
 
 class Subject(trials.Subject):
@@ -237,25 +254,6 @@ def behind(items: Int64[Tensor, "B T"], prefix: int, *, alone: bool) -> Int64[Te
         for row, whole in zip(kept, items, strict=True):
             row[torch.isin(row, whole[: prefix + 1])] = 0
     return kept
-
-
-def _of_model(answers: pd.DataFrame) -> pd.DataFrame:
-    """The rows of `measured` of one model."""
-    tables = []
-    whole = answers[answers["how"] == WHOLE]
-    for _, rows in answers[answers["how"] != WHOLE].groupby([*_WAY, "draw"], sort=False):
-        asked = whole.merge(rows[["probe", "row"]].drop_duplicates())
-        both = pd.concat([asked.assign(arm=trials.INTACT), rows.assign(arm="way")], ignore_index=True)
-        for probe, (value, n) in {effects.KEPT: _kept(both), LOSS: _loss(both)}.items():
-            if n:
-                tables.append(rows.iloc[[0]][[*_ABOUT, "draw"]].assign(probe=probe, n=n, **value))
-    found = pd.concat(tables, ignore_index=True)
-    drawn = found["rule"] == RANDOM
-    return pd.concat([found[~drawn].drop(columns="draw"), _band(found[drawn])], ignore_index=True)
-
-
-_WAY = ["how", "rule", "share", "rank"]
-_ABOUT = ["model", "kind", "seed", *_WAY, "heads", "where", "bytes", "replayed"]
 
 
 def _kept(both: pd.DataFrame) -> tuple[dict[str, object], int]:
