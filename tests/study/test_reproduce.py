@@ -79,6 +79,7 @@ def made(clone):
             said = []
             while not said or not said[-1].startswith("ended:"):
                 said.append(process.stdout.readline())
+                assert said[-1], process.stderr.read()
             ran = sorted(Path(line.split(" → ")[0]).stem for line in said if " → " in line)
             return ran, said[-1].removeprefix("ended:").strip()
 
@@ -120,7 +121,7 @@ def test_notebooks_on_removal_run_beside_the_others(clone, made):
     (clone / "notebooks/01_first.ipynb").write_text(notebook("n = 1", waits))
     (clone / "notebooks/03_ablation.ipynb").write_text(notebook("n = 1", "open('there', 'w').close()"))
     (clone / "notebooks/presets/reference.yaml").write_text("01_first: {n: 1}\n03_ablation: {n: 1}\n")
-    assert made("--beside", "01_first", "03_ablation") == (["01_first", "03_ablation"], "")
+    assert made("--preset", "small", "--beside", "01_first", "03_ablation") == (["01_first", "03_ablation"], "")
 
 
 def test_code_and_named_places_count_as_they_are(clone, monkeypatch):
