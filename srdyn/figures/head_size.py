@@ -21,20 +21,18 @@ def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
 
     `heads`: kind, D, half_life (tokens) of every head.
     """
-    kinds = list(table["kind"].unique())
+    kinds, sizes = list(table["kind"].unique()), sorted(table["D"].unique())
+    colours = dict(zip(sizes, style.shades(len(sizes), 0.8), strict=True))
     figure, axes = style.grid(len(kinds), 2, height=2.0)
     for kind, (left, right) in zip(kinds, axes, strict=True):
-        _shares(left, table[table["kind"] == kind])
-        _half_lives(right, heads[heads["kind"] == kind])
+        _shares(left, table[table["kind"] == kind], sizes)
+        _half_lives(right, heads[heads["kind"] == kind], colours)
         left.set_title(f"{kind}: shares of heads")
         right.set_title(f"{kind}: share of heads that forget faster")
     style.outer_labels([row[0] for row in axes], x="dimensions of a head d", y="share of heads")
     style.outer_labels([row[1] for row in axes], x="half-life (tokens)", y="share of heads")
     handles = [style.handle(name, look, linestyle="") for name, look in style.STRATA.items()]
-    sizes = sorted(table["D"].unique())
-    handles += [
-        style.handle(f"d = {d}", color=colour) for d, colour in zip(sizes, style.shades(len(sizes), 0.8), strict=True)
-    ]
+    handles += [style.handle(f"d = {d}", color=colour) for d, colour in colours.items()]
     style.legend(figure, handles)
     return style.finish(
         figure,
@@ -45,23 +43,22 @@ def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
     )
 
 
-def _shares(panel: Axes, table: pd.DataFrame) -> None:
+def _shares(panel: Axes, table: pd.DataFrame, sizes: list[int]) -> None:
     moved = style.apart(list(style.STRATA), 0.05)
     for name, look in style.STRATA.items():
         for quantity, mark in _QUANTITIES.items():
             rows = table[table["quantity"] == quantity].sort_values("D")
             at = rows["D"] * 2.0 ** moved[name]
             style.points(panel, at, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)
-    sizes = sorted(table["D"].unique())
     panel.set_xscale("log", base=2)
     panel.set_xticks(sizes, map(str, sizes))
+    panel.set_xlim(min(sizes) / 2**0.2, max(sizes) * 2**0.2)
     panel.set_ylim(-0.02, 1)
 
 
-def _half_lives(panel: Axes, heads: pd.DataFrame) -> None:
-    sizes = sorted(heads["D"].unique())
-    for d, colour in zip(sizes, style.shades(len(sizes), 0.8), strict=True):
-        half_life = np.sort(heads.loc[heads["D"] == d, "half_life"])
-        panel.step(half_life, np.arange(1, len(half_life) + 1) / len(half_life), color=colour, where="post")
+def _half_lives(panel: Axes, heads: pd.DataFrame, colours: dict[int, str]) -> None:
+    for d, own in heads.groupby("D"):
+        half_life = np.sort(own["half_life"])
+        panel.step(half_life, np.arange(1, len(half_life) + 1) / len(half_life), color=colours[d], where="post")
     panel.set_xscale("log")
     panel.set_ylim(0, 1.02)
