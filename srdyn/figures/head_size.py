@@ -21,7 +21,7 @@ def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
 
     `heads`: kind, D, half_life (tokens) of every head.
     """
-    kinds, sizes = list(table["kind"].unique()), sorted(table["D"].unique())
+    kinds, sizes = list(table["kind"].unique()), sorted(map(int, table["D"].unique()))
     colours = dict(zip(sizes, style.shades(len(sizes), 0.8), strict=True))
     figure, axes = style.grid(len(kinds), 2, height=2.0)
     for kind, (left, right) in zip(kinds, axes, strict=True):

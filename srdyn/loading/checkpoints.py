@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 
 import huggingface_hub
@@ -206,8 +206,8 @@ def require_whole(place: Path, hf: PreTrainedModel) -> None:
             f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; convert them where "
             "they come from (save_pretrained writes safetensors)"
         )
-    shapes = {name: shape for path in stored for name, shape in _shapes(path).items()}
     wanted = {name: list(x.shape) for name, x in hf.named_parameters()}
+    shapes = {name: shape for path in stored for name, shape in _shapes(path, wanted).items()}
     read = streaming.Shards(hf, dict.fromkeys(shapes, place), conversion_mapping.get_model_conversion_mapping(hf))
     if lacking := wanted.keys() - set(read) - hf.all_tied_weights_keys.keys():
         raise ValueError(f"{place} lacks weights of the model it describes: {sorted(lacking)}")
@@ -216,8 +216,8 @@ def require_whole(place: Path, hf: PreTrainedModel) -> None:
         raise ValueError(f"{place} holds weights of another model than it describes: {told}")
 
 
-def _shapes(path: Path) -> dict[str, list[int]]:
-    """The shape of each tensor in a file, from its header."""
+def _shapes(path: Path, parameters: Container[str]) -> dict[str, list[int]]:
+    """The shape of each tensor in a file, from its header; whole numbers of 64 bits are none of the parameters."""
     if not path.is_file():
         raise OSError(f"{path} is missing, although the checkpoint's index names it: download the checkpoint again")
     size, found = path.stat().st_size, {}
@@ -226,7 +226,8 @@ def _shapes(path: Path) -> dict[str, list[int]]:
             for name in opened.keys():  # noqa: SIM118, no mapping
                 held = opened.get_slice(name)
                 found[name] = held.get_shape()
-                if found[name] and held.get_dtype() not in _STORED:
+                counts = held.get_dtype() == "I64" and name not in parameters
+                if found[name] and held.get_dtype() not in _STORED and not counts:
                     raise ValueError(
                         f"{path} holds {name} as {held.get_dtype()}: take the checkpoint in 16 bits or more"
                     )

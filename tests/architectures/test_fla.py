@@ -137,7 +137,7 @@ def test_padded_sequences_are_read_as_they_are_alone():
     with ablation.ablate_heads(model, gone):
         padded, alone = logits(model, attention_mask=mask), logits(model, TOKENS[:1, 4:])
     torch.testing.assert_close(padded[:1, 4:], alone, **CLOSE)
-    with states.tapped(model, [2], lambda *_: None), pytest.raises(ValueError, match="without attention_mask"):
+    with states.tapped(model, [2], lambda *_: None), pytest.raises(ValueError, match="padding is no text"):
         logits(model, attention_mask=mask)
 
 
