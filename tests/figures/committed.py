@@ -154,8 +154,8 @@ CASES = {
         figures.head_splits, ("05_mechanism_splits",), labels={"share of heads"}, foot="n = .* samples",
     ),
     "head_sizes": case(
-        figures.head_sizes, ("05_mechanism_sizes",), ("05_mechanism_heads", "kind == 'hybrid'"),
-        labels={"dimensions of a head d", "share of heads", "half-life (tokens)"}, foot="48 heads a model; bars",
+        figures.head_sizes, ("05_mechanism_sizes",), ("05_mechanism_heads", "kind in ('hybrid', 'pure')"),
+        labels={"dimensions of a head d", "share of heads", "half-life (tokens)"}, foot="48–64 heads a model; bars",
     ),
     "loads": case(
         figures.loads, ("05_mechanism_truncation", f"arm != 'intact' and probe in {LOADS}"),
