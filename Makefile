@@ -47,14 +47,14 @@ $(VENV)/installed.%:
 
 SITE = "$(PY)" notebooks/site/build.py --preset '$(PRESET)' --set "$$P"
 reproduce: $(ENV)  ## run what is out of date among the notebooks: every table, figure, the scorecard, the site
-	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --beside --preset '$(PRESET)' --set "$$P"
+	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset '$(PRESET)' --set "$$P"
 	@$(SITE)
 
 site: $(ENV)  ## build the pages: findings, the notebooks as they ran, manual (PRESET and P say of which run)
 	@$(SITE)
 
-smoke: $(ENV)  ## run every notebook at toy size into build/smoke
-	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --beside
+smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smoke
+	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2
 
 scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
 	"$(PY)" -m srdyn.study.claims

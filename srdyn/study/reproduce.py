@@ -31,7 +31,6 @@ from srdyn.study.claims import readme, registration
 from srdyn.study.run import code, parameters, store
 
 _BENCH, _SCORECARD = "07_cost", "08_scorecard"
-_REMOVAL = ("03_ablation", "04_pruning")
 _READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_claims*.csv")}
 _READS |= {"04_pruning": (store.THOROUGH, "04_pruning_healed.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
@@ -54,7 +53,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("notebooks", nargs="*", help="their stems, such as 01_stratification; default: all")
     parser.add_argument("--preset", default=store.REFERENCE, help="one of notebooks/presets")
     parser.add_argument("--set", default="", help='parameters over it: \'n=4 models=["a", "b"]\'')
-    parser.add_argument("--beside", action="store_true", help="run those on removal beside the others")
+    parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
     given = parser.parse_args(arguments)
     with refusals.door():
         chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
@@ -62,13 +61,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
     # More threads than cores wait for each other: two notebooks at a time on two cores took seven times as long.
-    if given.beside:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // 2)))
+    if given.jobs > 1:
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.jobs)))
     note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
         in_place = contextlib.chdir(files.root() / "notebooks")  # where paths among the parameters are seen from
         with files.locked(store.build_dir() / "lock"), in_place:
-            run_all(chosen, beside=given.beside)
+            run_all(chosen, jobs=given.jobs)
     except _Stopped as error:
         raise SystemExit(f"stopped: {error}") from error
     except KeyboardInterrupt:
@@ -103,26 +102,18 @@ def _noted(path: Path) -> dict:
         return {}
 
 
-def run_all(chosen: Mapping[str, Mapping[str, object]], *, beside: bool = False) -> None:
-    """Run these notebooks with these parameters, the scorecard last, unless they are up to date.
-
-    `beside`: two at a time, those of `_REMOVAL` one after the other beside the rest, since each uses what those before
-    it have kept. What one process does alone then leaves no core idle.
-    """
+def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> None:
+    """Run these notebooks with these parameters, the scorecard last, unless they are up to date."""
     data = _data()
     keys = {stem: _key(stem, given, data) for stem, given in chosen.items()}
     print(_outlook({stem: _stamp(stem).seconds for stem in chosen if not _is_fresh(stem, keys[stem])}))
-    pools = [futures.ThreadPoolExecutor(1) for _ in range(2)]
-    try:
-        places = {stem: pools[beside and stem in _REMOVAL] for stem in chosen if stem != _SCORECARD}
-        asked = [pool.submit(_refresh, stem, chosen[stem], keys[stem]) for stem, pool in places.items()]
-        for done in futures.as_completed(asked):
-            done.result()
-    finally:
-        for pool in pools:
-            pool.shutdown(wait=False, cancel_futures=True)
-        for pool in pools:
-            pool.shutdown()
+    with futures.ThreadPoolExecutor(jobs) as pool:
+        try:
+            asked = [pool.submit(_refresh, stem, chosen[stem], keys[stem]) for stem in chosen if stem != _SCORECARD]
+            for done in futures.as_completed(asked):
+                done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
     if _SCORECARD in chosen:
         given = chosen[_SCORECARD]
         _refresh(_SCORECARD, given, _key(_SCORECARD, given, data))  # it reads what the others have just written

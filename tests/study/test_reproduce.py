@@ -90,7 +90,7 @@ def made(clone):
 def test_what_has_changed_runs_again_and_a_failure_is_one_line(clone, made):
     small = "--preset", "small", "--set", 'models=["a b", "n=3"]'
     name = reproduce.run_name("small", small[-1])
-    assert made(*small, "--beside") == (["01_first", "02_second", "08_scorecard"], "")
+    assert made(*small, "--jobs", "2") == (["01_first", "02_second", "08_scorecard"], "")
     place = clone / "build" / name
     executed = json.loads((place / "notebooks/01_first.ipynb").read_text())
     assert executed["cells"][-1]["outputs"][0]["text"] == ["ran with 2 ['a b', 'n=3']\n"]
@@ -115,13 +115,13 @@ def test_what_has_changed_runs_again_and_a_failure_is_one_line(clone, made):
     assert "no parameter itmes" in made("--set", "itmes=4")[1]
 
 
-def test_notebooks_on_removal_run_beside_the_others(clone, made):
+def test_two_notebooks_run_at_a_time(clone, made):
     (clone / "notebooks/02_second.ipynb").unlink()
     waits = "import os, time\nend = time.time() + 60\nwhile not os.path.exists('there'):\n    assert time.time() < end"
     (clone / "notebooks/01_first.ipynb").write_text(notebook("n = 1", waits))
     (clone / "notebooks/03_ablation.ipynb").write_text(notebook("n = 1", "open('there', 'w').close()"))
     (clone / "notebooks/presets/reference.yaml").write_text("01_first: {n: 1}\n03_ablation: {n: 1}\n")
-    assert made("--preset", "small", "--beside", "01_first", "03_ablation") == (["01_first", "03_ablation"], "")
+    assert made("--preset", "small", "--jobs", "2", "01_first", "03_ablation") == (["01_first", "03_ablation"], "")
 
 
 def test_code_and_named_places_count_as_they_are(clone, monkeypatch):
