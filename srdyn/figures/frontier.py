@@ -26,13 +26,15 @@ _HELD = {
 }
 
 
-@style.draws("model probe how rule share rank", "bytes where estimate low high n")
-def frontier(table: pd.DataFrame, *, smallest: float = 0.01) -> Figure:
+@style.draws("model probe how rule share rank", "bytes where replayed estimate low high n")
+def frontier(table: pd.DataFrame, *, prefix: int, smallest: float = 0.01) -> Figure:
     """What is kept (`probe`) against the share of the state's bytes that is left: models across, a line for each way.
 
-    Heads `removed` by a rule, at random (a band), or states held otherwise; checkpoints hollow. The loss is on a
-    logarithmic axis beyond ± `smallest`.
+    Heads `removed` by a rule, at random (a band), or states held otherwise; checkpoints hollow, but for those after
+    which all tokens of the `prefix` are read again: they save nothing, and lose nothing. The loss is on a logarithmic
+    axis beyond ± `smallest`.
     """
+    table = table[table["replayed"] < prefix]
     table = table.assign(line=table["rule"].where(table["how"] == "removed").fillna(""))
     figure, parts = style.crossed(table, "probe", "model", height=1.9, x="state bytes left")
     removed = [rule for rule in table.loc[table["line"] != "", "line"].unique() if rule != "random"]
@@ -70,6 +72,6 @@ def frontier(table: pd.DataFrame, *, smallest: float = 0.01) -> Figure:
     style.legend(figure, handles)
     ends = "bars: 95 % interval over rows; band: the least and greatest random set; dotted: every state off"
     rank = "dashed: nothing lost, and all bytes, which factors of rank K·V/(K+V) take"
-    hollow = "hollow: what a prefix checkpoint holds, the states themselves are whole"
+    hollow = f"hollow: what a prefix checkpoint holds, states are whole; none where all {prefix} tokens are read again"
     sizes = {probe: style.span(part["n"].astype(int)) for probe, part in table.groupby("probe", sort=False)}
     return style.finish(figure, ends, rank, hollow, *(f"{probe}: n = {n}" for probe, n in sizes.items()))

@@ -119,7 +119,7 @@ CASES = {
     ),
     "frontier": case(
         figures.frontier, ("04_pruning_frontier",), labels={"state bytes left", effects.KEPT, frontier.LOSS},
-        foot="least and greatest random set.* n = .*",
+        foot="least and greatest random set.* all 128 tokens.* n = .*", prefix=128,
     ),
     "calibrations": case(
         figures.calibrations, ("04_pruning_calibration",),

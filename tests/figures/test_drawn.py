@@ -277,6 +277,16 @@ def test_every_way_to_hold_less_lies_at_its_bytes_with_random_heads_as_a_band():
     assert [off, off] in heights(axes, "0.45")
 
 
+def test_a_checkpoint_whose_prefix_is_read_again_saves_nothing_and_is_not_drawn():
+    table, figure = given("frontier"), drawn("frontier")
+    panels_of = [(probe, model) for probe in table["probe"].unique() for model in table["model"].unique()]
+    for axes, (probe, model) in zip(figure.axes, panels_of, strict=True):
+        replayed = rows(table, probe=probe, model=model, how="checkpoint, replayed").sort_values("bytes")
+        kept = replayed[replayed["replayed"] < 128]
+        assert 0 < len(kept) < len(replayed)
+        assert kept["estimate"].tolist() in [list(line.get_ydata()) for line in axes.lines]
+
+
 def test_random_removal_is_a_band_behind_the_alphas_and_heads_alike_are_joined():
     table = given("alphas")
     table["chosen"] = np.where(table["alpha"] == 0, "a", "b")
