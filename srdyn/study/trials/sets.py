@@ -276,13 +276,10 @@ class Subject(trials.Subject):
         super().__init__(name, plan, kept / "trials")
         made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(asked), "code": trials.CODE}
         self.sets, self._asked = store.RunStore(kept / "sets", made_by=made_by), asked
-        self._held = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
-        for row, layer in zip(self._held, self.model.layers, strict=True):
-            row[list(layer.heads)] = True
 
     def beside(self) -> pd.DataFrame:
         """The intact model, and the one with every state off."""
-        arms = {trials.INTACT: torch.zeros_like(self._held), ALL_OFF: self._held}
+        arms = {trials.INTACT: torch.zeros_like(self.held), ALL_OFF: self.held}
         about = {"share": 0.0, "cut": "", "which": CHOSEN}
         tables = [self._of([heads]).assign(arm=name, **about) for name, heads in arms.items()]
         return pd.concat(tables, ignore_index=True)
@@ -297,7 +294,7 @@ class Subject(trials.Subject):
         seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"random sets")]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         options = {"n": n, "per_layer": arm.cut == "per layer", "generator": generator}
-        among = drawn(self.heads(arm, 0), self._held, **options)[first : first + BLOCK]
+        among = drawn(self.heads(arm, 0), self.held, **options)[first : first + BLOCK]
         return self._of(among, first).assign(arm=arm.label, share=arm.share, cut=arm.cut, which=RANDOM)
 
     def _of(self, sets: Iterable[Bool[Tensor, "L H"]], first: int = 0) -> pd.DataFrame:

@@ -193,6 +193,14 @@ class Subject:
         self.kept = store.RunStore(kept, made_by=made_by)
         self._sheet = functools.cache(functools.partial(battery.sheet, tokenizer=self.model.tokenizer))
 
+    @property
+    def held(self) -> Bool[Tensor, "L H"]:
+        """The heads that the model has."""
+        held = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
+        for row, layer in zip(held, self.model.layers, strict=True):
+            row[list(layer.heads)] = True
+        return held
+
     def ask(self, question: str, *details: object) -> pd.DataFrame:
         """A table of one of the methods below with the model's names; denormal numbers count as zeros meanwhile."""
         with denormals.flushed():
