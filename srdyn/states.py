@@ -183,27 +183,8 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
 
     hook = decoder.register_forward_hook(look, with_kwargs=True)
     try:
-        with _unpadded(model):
+        with feeding.unpadded(model.hf):
             yield seen
-    finally:
-        hook.remove()
-
-
-@contextlib.contextmanager
-def _unpadded(model: models.Model) -> Iterator[None]:
-    """While this is open, a pass that leaves tokens out by an attention_mask raises ValueError.
-
-    What a short convolution reads before such a token it writes after it, so that the state is not that of the others.
-    """
-
-    def look(_decoder: nn.Module, _arguments: tuple, options: dict) -> None:
-        mask = options.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and not mask.bool().all():
-            raise ValueError("padding is no text, and would change states: give sequences of one length, without it")
-
-    hook = model.hf.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
-    try:
-        yield
     finally:
         hook.remove()
 
@@ -251,7 +232,7 @@ def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, rec
         return call
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_unpadded(model))
+        stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
             if layer in layers:
                 stock = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
@@ -270,7 +251,7 @@ def tapped(
     States that one call hands out together take `held_bytes` at most.
     """
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_unpadded(model))
+        stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
             told = functools.partial(_checked_visit, model, layer, visit)
             feed = feeding.Feed(site.recipe, site.mixer, positions, told, held_bytes)

@@ -1,12 +1,14 @@
 """A recurrence that hands out its state on the way, whatever function computes it."""
 
 import bisect
+import contextlib
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from srdyn.architectures import recipe
 from srdyn.kernels import recurrence
@@ -80,3 +82,22 @@ class Feed:
 
     def _hand_out(self, position: int, state: Tensor) -> None:
         self.visit(position, self.family.oriented(state))
+
+
+@contextlib.contextmanager
+def unpadded(hf: PreTrainedModel) -> Iterator[None]:
+    """While this is open, a pass that leaves tokens out by an attention_mask raises ValueError.
+
+    What a short convolution reads before such a token it writes after it, so that the state is not that of the others.
+    """
+
+    def look(_decoder: nn.Module, _arguments: tuple, options: dict) -> None:
+        mask = options.get("attention_mask")
+        if isinstance(mask, Tensor) and mask.ndim == 2 and not mask.bool().all():
+            raise ValueError("padding is no text, and would change states: give sequences of one length, without it")
+
+    hook = hf.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
+    try:
+        yield
+    finally:
+        hook.remove()
