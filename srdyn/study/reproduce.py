@@ -67,12 +67,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         in_place = contextlib.chdir(files.root() / "notebooks")  # where paths among the parameters are seen from
         with files.locked(store.build_dir() / "lock"), in_place:
+            store.forget_compared()
             run_all(chosen, jobs=given.jobs)
     except _Stopped as error:
         raise SystemExit(f"stopped: {error}") from error
     except KeyboardInterrupt:
         raise SystemExit("interrupted; what was finished stays") from None
     readme.publish()
+    if said := store.as_committed():
+        print(said)
 
 
 def run_name(preset: str, overrides: str = "") -> str:

@@ -99,3 +99,22 @@ def test_units_say_how_far_off_each_cell_is(table):
     holed = table.assign(norm=np.nan)
     assert np.isinf(comparison.units(holed, table)["norm"]).all()
     assert not comparison.units(holed, holed)["norm"].any()
+
+
+def test_a_mean_of_ranks_may_be_as_far_off_as_its_row_says():
+    table = pd.DataFrame({"rank": [3.5, 40.25, 64.0], "low": [3.0, 40.0, 64.0], "uncertain": [0.0, 0.25, 0.5]})
+    assert comparison.faults(table.assign(rank=[3.5, 40.5, 63.75], low=[3.0, 39.75, 64.0]), table) == []
+    assert comparison.faults(table.assign(rank=[3.5, 40.75, 64.0]), table)[0].startswith("rank: 1 of 3 reals differ")
+    assert comparison.faults(table.assign(rank=[3.75, 40.25, 64.0]), table) != []
+    assert comparison.faults(table.assign(uncertain=[0.25, 0.25, 0.5]), table) == []
+    assert comparison.faults(table.assign(uncertain=[0.25, 0.5, 0.5]), table) == ["uncertain: 2 of 3 entries differ"]
+
+
+def test_bits_that_cancel_are_as_far_off_as_their_logits():
+    table = pd.DataFrame({"probe": ["needle", "bits code"], "estimate": [0.75, 1e-5], "norm": [1.0, 1e-5]})
+    assert comparison.faults(table.assign(estimate=[0.75, 5e-5]), table) == []
+    assert comparison.faults(table.assign(estimate=[0.75, 1e-3]), table) != []
+    assert comparison.faults(table.assign(estimate=[0.7505, 1e-5]), table) != []
+    assert comparison.faults(table.assign(norm=[1.0, 5e-5]), table) != []
+    bare = table.drop(columns="probe")
+    assert comparison.faults(bare.assign(estimate=[0.75, 5e-5]), bare) != []

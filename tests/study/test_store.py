@@ -41,7 +41,9 @@ def frame() -> pd.DataFrame:
 
 
 def contents(folder) -> dict[str, bytes]:
-    return {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    """All files but the notes of what was compared."""
+    found = {p.relative_to(folder).as_posix(): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+    return {name: content for name, content in found.items() if "/compared/" not in name}
 
 
 @pytest.mark.parametrize("copies", [1, 501])
@@ -64,6 +66,7 @@ def test_saving_twice_gives_the_same_bytes(clone, frame):
 def test_within_tolerance_the_committed_bytes_stay(clone, frame, caplog):
     store.save_table(frame, STEM)
     before = contents(clone)
+    caplog.clear()  # that it was not there
     store.save_table(frame.assign(spearman=frame["spearman"] * (1 + 5e-5)), STEM)
     assert contents(clone) == before
     assert not caplog.messages
@@ -77,6 +80,28 @@ def test_beyond_tolerance_table_and_side_file_are_replaced(clone, frame, caplog)
     assert all(after[name] != before[name] for name in before)
     assert "spearman: 4 of 4 reals differ" in caplog.text
     assert "0.0099 relative" in caplog.text
+
+
+def test_a_run_is_told_in_a_line(clone, frame, monkeypatch):
+    assert store.as_committed() == ""
+    store.save_table(frame, STEM)
+    store.save_table(frame, "other")
+    assert store.as_committed() == (
+        f"2 of 2 tables and figures are not as committed: {STEM}.csv: was not there | other.csv: was not there"
+    )
+    store.forget_compared()
+    store.save_table(frame.assign(spearman=frame["spearman"] * (1 + 5e-5)), STEM)
+    store.save_table(frame, "other")
+    told = "2 tables and figures are the same as committed, within 0.5 of what machines differ by"
+    assert store.as_committed() == told
+    store.save_table(frame.assign(rank=0), STEM)
+    assert store.as_committed() == (
+        f"1 of 2 tables and figures are not as committed: {STEM}.csv: "
+        "rank: 4 of 4 ranks differ, 4 by more than their band allows"
+    )
+    monkeypatch.setenv("SRDYN_RUN", "smoke")
+    store.save_table(frame, STEM)
+    assert store.as_committed() == ""
 
 
 def test_a_table_of_another_run_is_replaced_in_silence(clone, frame, monkeypatch, caplog):

@@ -1,6 +1,8 @@
 """How far a fresh table is from the one that stands, by the tolerances of a rerun on another machine."""
 
+import math
 import re
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -9,22 +11,43 @@ _RTOL, _ATOL = 1e-4, 1e-9
 """Reals of two machines agree to _RTOL; _ATOL is for those that are zero but for rounding."""
 _RANK_SHARE = 0.01
 """Share of the ranks that another machine may count one off, each with a singular value next to the threshold."""
+BITS = 1e-6 * 32 / math.log(2)
+"""What rounding leaves where bits cancel: a float32 pass is 1e-6 off (`spectra`), of logits up to 32."""
+_ASKED = {"probe", "arm", "distance", "damage", "logits_differ"}
+"""A table with one of these holds what models answered, in `_ANSWERS`: bits, or shares, whose steps are larger."""
+_ANSWERS = {"bits", "damage", "logits_differ", "intact", "value", "estimate", "difference", "interaction", "low", "high"}
+_MEANS = {"rank", "low", "high", "mechanism", "residual", "residual_low", "residual_high"}
+"""Means of ranks, which may be as far off as `uncertain` says."""
+
+
+class Compared(NamedTuple):
+    """How far off the farthest cell is, in units of its tolerance; what is out of tolerance, column by column."""
+
+    farthest: float
+    faults: list[str]
 
 
 def faults(fresh: pd.DataFrame, standing: pd.DataFrame) -> list[str]:
-    """What is out of tolerance, column by column; nothing where one table may stand for the other.
+    """The faults of `compared`: none where one table may stand for the other."""
+    return compared(fresh, standing).faults
 
-    Reals agree to 1e-4 relative. Where `uncertain` is true in either table, a rank (an integer column named `rank`,
-    `rank_…` or `…_rank`) may be one off, in at most 1 % of the entries; as many flags may differ in `uncertain` itself,
-    which is cut from reals. All else is exact.
+
+def compared(fresh: pd.DataFrame, standing: pd.DataFrame) -> Compared:
+    """A table beside the one that stands.
+
+    Reals agree to 1e-4 relative; what models answer also where it is less than `BITS` off. Where `uncertain` is true in
+    either table, a rank (an integer column named `rank`, `rank_…` or `…_rank`) may be one off, in at most 1 % of the
+    entries; where it is a number, a mean of ranks may be that far off. As many entries may differ in `uncertain`
+    itself, which is cut from reals, or one. All else is exact.
     """
     if list(fresh.columns) != list(standing.columns):
-        return [f"columns {list(fresh.columns)} for {list(standing.columns)}"]
+        return Compared(np.inf, [f"columns {list(fresh.columns)} for {list(standing.columns)}"])
     if len(fresh) != len(standing):
-        return [f"{len(fresh)} rows for {len(standing)}"]
-    band = _band(fresh, standing)
-    found = {name: _fault(fresh[name], standing[name], band) for name in fresh.columns}
-    return [f"{name}: {fault}" for name, fault in found.items() if fault]
+        return Compared(np.inf, [f"{len(fresh)} rows for {len(standing)}"])
+    off = units(fresh, standing)
+    found = {name: _fault(fresh[name], standing[name], off[name].to_numpy()) for name in fresh.columns}
+    told = [f"{name}: {fault}" for name, fault in found.items() if fault]
+    return Compared(float(off.to_numpy().max(initial=0.0)), told)
 
 
 def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
@@ -32,27 +55,31 @@ def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
 
     At most 1 is within. What must be equal is 0 or infinitely far off; a rank that is uncertain may be one off, 1.
     """
-    band = _band(fresh, standing)
-    return pd.DataFrame({name: _units(fresh[name], standing[name], band) for name in fresh.columns})
+    band, answers = _band(fresh, standing), _ANSWERS if _ASKED & set(fresh) else set()
+    least = {name: _ATOL + BITS * (name in answers) + band * (name in _MEANS) for name in fresh}
+    return pd.DataFrame({name: _units(fresh[name], standing[name], band, least[name]) for name in fresh})
 
 
-def _units(fresh: pd.Series, standing: pd.Series, band: np.ndarray) -> np.ndarray:
+def _units(fresh: pd.Series, standing: pd.Series, band: np.ndarray, least: float | np.ndarray) -> np.ndarray:
+    if fresh.name == "uncertain":
+        return (fresh != standing).to_numpy(dtype=float)
     if not _are_numbers(fresh, standing):
         differs = ~(fresh.eq(standing).fillna(False) | (fresh.isna() & standing.isna())).to_numpy(dtype=bool)
-        return np.where(differs, 1.0 if fresh.name == "uncertain" else np.inf, 0.0)
+        return np.where(differs, np.inf, 0.0)
     a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in (fresh, standing))
     alike = (a == b) | (np.isnan(a) & np.isnan(b))
     if _are_ranks(fresh.name, a, b):
-        return np.select([alike, band & (np.abs(a - b) <= 1)], [0.0, 1.0], np.inf)
+        return np.select([alike, np.abs(a - b) <= band], [0.0, 1.0], np.inf)
     if all(pd.api.types.is_integer_dtype(x) for x in (fresh, standing)):
         return np.where(alike, 0.0, np.inf)
     with np.errstate(invalid="ignore"):
-        return np.where(alike, 0.0, np.nan_to_num(np.abs(a - b) / (_ATOL + _RTOL * np.abs(b)), nan=np.inf))
+        return np.where(alike, 0.0, np.nan_to_num(np.abs(a - b) / (least + _RTOL * np.abs(b)), nan=np.inf))
 
 
 def _band(fresh: pd.DataFrame, standing: pd.DataFrame) -> np.ndarray:
-    flags = [frame.get("uncertain", pd.Series(False, index=frame.index)).eq(True) for frame in (fresh, standing)]
-    return np.logical_or(*(series.to_numpy(dtype=bool) for series in flags))
+    """How far off another machine may count the ranks of each row."""
+    told = [frame.get("uncertain", pd.Series(0.0, index=frame.index)) for frame in (fresh, standing)]
+    return np.maximum(*(series.astype(float).fillna(0.0).to_numpy() for series in told))
 
 
 def _are_numbers(*columns: pd.Series) -> bool:
@@ -65,11 +92,11 @@ def _are_ranks(name: object, *columns: np.ndarray) -> bool:
     )
 
 
-def _fault(fresh: pd.Series, standing: pd.Series, band: np.ndarray) -> str:
-    off, n = _units(fresh, standing, band), len(fresh)
+def _fault(fresh: pd.Series, standing: pd.Series, off: np.ndarray) -> str:
+    n = len(fresh)
     differ, outside = int((off > 0).sum()), int(np.isinf(off).sum())
-    if not _are_numbers(fresh, standing):
-        spared = _RANK_SHARE * n if fresh.name == "uncertain" else 0
+    if fresh.name == "uncertain" or not _are_numbers(fresh, standing):
+        spared = max(1, _RANK_SHARE * n) if fresh.name == "uncertain" else 0
         return f"{differ} of {n} entries differ" if differ > spared else ""
     a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in (fresh, standing))
     if _are_ranks(fresh.name, a, b):

@@ -1,6 +1,7 @@
 """Figures as files whose bytes depend on nothing but the figure."""
 
 import io
+import math
 import re
 from pathlib import Path
 
@@ -33,19 +34,28 @@ def save(figure: Figure, stem: str) -> Path:
     path, drawn = store.figure_dir() / f"{stem}.png", _png(figure)
     pdf = path.with_suffix(".pdf")
     whole = pdf.exists() and pdf.read_bytes().rstrip().endswith(b"%%EOF")
-    if not (whole and _looks_like(path, drawn)):
+    differ = _pixels(path, drawn)
+    same = whole and differ <= _FEW
+    store.note_compared(path, differ / _FEW, "" if same else _told(path, differ))
+    if not same:
         files.write_bytes(pdf, _drawn(figure, format="pdf", metadata=_UNDATED).getvalue())
         files.write_bytes(path, drawn)
     return path
 
 
-def _looks_like(path: Path, drawn: bytes) -> bool:
-    """Whether the png at `path` shows what `drawn` shows."""
+def _pixels(path: Path, drawn: bytes) -> float:
+    """How many pixels of the png at `path` are not those of `drawn`; infinitely many without one of its size."""
     if not path.exists():
-        return False
+        return math.inf
     there, here = (np.asarray(Image.open(x).convert("RGB"), dtype=int) for x in (path, io.BytesIO(drawn)))
     # Two palettes of 256 colours may hold a grey in shades a few levels apart.
-    return there.shape == here.shape and int((abs(there - here).max(-1) > 8).sum()) <= _FEW
+    return float((abs(there - here).max(-1) > 8).sum()) if there.shape == here.shape else math.inf
+
+
+def _told(path: Path, differ: float) -> str:
+    if math.isinf(differ):
+        return "has another size" if path.exists() else "was not there"
+    return f"{differ:.0f} pixels differ" if differ > _FEW else "its pdf was broken"
 
 
 def _png(figure: Figure) -> bytes:

@@ -9,6 +9,7 @@ import importlib.metadata
 import io
 import json
 import logging
+import math
 import os
 import platform
 import re
@@ -78,14 +79,48 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     for other in {".csv", ".parquet"} - {path.suffix}:
         path.with_suffix(other).unlink(missing_ok=True)  # first: who is killed now leaves one table or none
     if path.exists():
-        faults = comparison.faults(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
-        if not faults and _describes(path, side):
+        farthest, faults = comparison.compared(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
+        faults = faults or ([] if _describes(path, side) else ["its side file does not belong to it"])
+        note_compared(path, farthest, "; ".join(faults))
+        if not faults:
             return path
-        if run_name() in (REFERENCE, THOROUGH):
-            log.warning("%s is replaced: %s", path.name, "; ".join(faults) or "its side file does not belong to it")
+    else:
+        note_compared(path, math.inf, "was not there")
     files.write_bytes(path, content)
     files.write_json(path.with_suffix(".json"), side)
     return path
+
+
+def note_compared(path: Path, farthest: float, fault: str) -> None:
+    """Keep, of a committed run, how far what it made is from what stands at `path`, and why that is replaced, if it is.
+
+    `farthest` is in units of the tolerance.
+    """
+    if run_name() not in (REFERENCE, THOROUGH):
+        return
+    if fault:
+        log.warning("%s is replaced: %s", path.name, fault)
+    noted = {"farthest": None if math.isinf(farthest) else farthest, "fault": fault}
+    files.write_json(_noted() / f"{path.name}.json", noted)
+
+
+def forget_compared() -> None:
+    """Begin a run: nothing has been compared."""
+    shutil.rmtree(_noted(), ignore_errors=True)
+
+
+def as_committed() -> str:
+    """What the tables and figures of a committed run, since `forget_compared`, are beside those that stood, in a line.
+
+    Empty where none was made.
+    """
+    noted = {path.stem: files.read_json(path) for path in sorted(_noted().glob("*.json"))}
+    faults = [f"{name}: {found['fault']}" for name, found in noted.items() if found["fault"]]
+    if faults:
+        return f"{len(faults)} of {len(noted)} tables and figures are not as committed: {' | '.join(faults)}"
+    most = max((found["farthest"] for found in noted.values()), default=0.0)
+    same = f"{len(noted)} tables and figures are the same as committed, within {most:.2g} of what machines differ by"
+    return same if noted else ""
 
 
 def load_table(stem: str, *, run: str | None = None) -> pd.DataFrame:
@@ -147,6 +182,10 @@ class RunStore:
         if not key or len(name) > 200:
             raise ValueError(f"an item's key names a file: 1 to 200 characters once quoted, not {key!r}")
         return self.folder / f"{name}.unit"
+
+
+def _noted() -> Path:
+    return build_dir() / "compared"
 
 
 def _require_plain(frame: pd.DataFrame, stem: str) -> None:
