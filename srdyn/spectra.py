@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 EPS = 1e-4
 """Threshold of Eq. 6, relative to the largest singular value."""
 
-_FLOAT32_ERROR = 1e-6
+FLOAT32_ERROR = 1e-6
 """Relative error, in units of σ₁, that a float32 forward pass leaves in a state."""
 
 
@@ -105,7 +105,7 @@ def rank_bound(positions: Sequence[int] | Int[Tensor, " C"], d: int) -> Int64[Te
 
 
 def uncertain(
-    sigma: Float64[Tensor, "*batch D"], eps: float = EPS, *, rtol: float = _FLOAT32_ERROR
+    sigma: Float64[Tensor, "*batch D"], eps: float = EPS, *, rtol: float = FLOAT32_ERROR
 ) -> Bool[Tensor, "*batch D"]:
     """Which singular values lie so close to ε·σ₁ that another machine may count them differently.
 

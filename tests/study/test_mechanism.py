@@ -25,7 +25,7 @@ def head_rows(rank, log_decay, source="model", model="tiny", seed=0):
     table = axes.to_frame(index=False).assign(rank=rank.ravel(), log_decay=log_decay.ravel())
     names = {"model": model, "kind": "hybrid", "seed": seed, "source": source, "position": 64, "D": D}
     sweep = {f"rank {e:.0e}": table["rank"] for e in null_tables.SWEEP}
-    return table.assign(**names, nuclear_norm=1.0, document=table["sample"], **sweep)
+    return table.assign(**names, nuclear_norm=1.0, document=table["sample"], uncertain=False, **sweep)
 
 
 @pytest.fixture(scope="module")
@@ -284,3 +284,20 @@ def test_the_fork_is_judged_by_the_rules_of_c1(rounded):
 def test_the_spectrum_in_use_refuses_what_is_rounded():
     with pytest.raises(ValueError, match="float32"):
         spectra.singular_values(torch.zeros(2, 2, dtype=torch.bfloat16))
+
+
+def test_the_ranks_of_a_rounded_state_say_how_far_they_move_with_the_error_of_float32():
+    """A machine whose states are as far off, in other directions, finds means within the band."""
+    draw = torch.Generator().manual_seed(2)
+    sigma = torch.logspace(0, -5, 16).double()
+    state = torch.stack([made_state(sigma, draw) for _ in range(64)])[:, None]
+    noise = torch.randn(state.shape, generator=draw)
+    other = state + 0.5e-6 * noise / torch.linalg.matrix_norm(noise, 2)[..., None, None]
+    ranks, band = mechanism._ranks_and_bands(state, eps=EPS).unbind(-2)
+    again = mechanism._ranks_by_precision(other, eps=EPS)
+    moved = abs((again - ranks).mean(0)).flatten()
+    assert (moved <= band.mean(0).flatten()).all()
+    assert moved[2:].min() > 0
+    assert band.mean() < 2
+    exact = band[..., 0].flatten()
+    assert exact.tolist() == spectra.uncertain(spectra.singular_values(state), EPS).sum(-1).flatten().tolist()

@@ -312,6 +312,22 @@ def test_groups_of_unequal_size_are_refused(heads):
         summaries.over_samples(uneven, ["layer", "head", "position"])
 
 
+def test_a_mean_of_ranks_is_at_most_as_far_off_as_its_row_says(heads):
+    """Whichever of the doubtful ranks another machine counts one off, and in whichever direction."""
+    own = heads[heads["source"] == "model"]
+    rng = np.random.default_rng(3)
+    doubtful = own.assign(uncertain=rng.random(len(own)) < 0.1)
+    by = ["layer", "head", "position"]
+    table = summaries.over_samples(doubtful, by)
+    assert 0 < (table["uncertain"] > 0).sum() < len(table)
+    assert "uncertain" not in summaries.over_samples(own.drop(columns="uncertain"), by)
+    for _ in range(20):
+        moved = doubtful["rank"] + doubtful["uncertain"] * rng.integers(-1, 2, len(own))
+        again = summaries.over_samples(doubtful.assign(rank=moved), by)
+        for name in ("rank", "low", "high"):
+            assert ((again[name] - table[name]).abs() <= table["uncertain"] + 1e-9).all()
+
+
 def test_a_path_is_looked_for_here_in_the_repository_and_at_home(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))

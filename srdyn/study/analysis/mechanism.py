@@ -41,7 +41,8 @@ def heads(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFr
 
     Columns of `summaries.final_ranks` without source, then `predicted` (`nulls.predicted_rank` of the mean log-decay),
     `mechanism` (the null's mean rank), `mechanism_stratum`, and `residual` (model less null, mean over samples) with
-    `residual_low`, `residual_high`. A model without the null has NaN there.
+    `residual_low`, `residual_high`. A model without the null has NaN there. `uncertain` is how far off another machine
+    may count the ranks.
     """
     last = text[(text["position"] == at) & text["source"].isin([null_tables.MODEL, MECHANISM])]
     final = summaries.final_ranks(last, at)
@@ -49,7 +50,8 @@ def heads(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFr
     predicted = [_closed_form(np.array([row.log_decay]), int(row.D), eps).item() for row in own.itertuples()]
     null = null[[*OF_A_HEAD, "rank", "stratum"]].rename(columns={"rank": MECHANISM, "stratum": "mechanism_stratum"})
     table = own.assign(predicted=predicted).merge(null, on=OF_A_HEAD, how="left")
-    return table.merge(_residuals(last), on=OF_A_HEAD, how="left")
+    table = table.merge(_residuals(last), on=OF_A_HEAD, how="left", suffixes=("", "_residual"))
+    return table.assign(uncertain=table["uncertain"] + table.pop("uncertain_residual").astype(float).fillna(0.0))
 
 
 def explained(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
@@ -125,17 +127,19 @@ def precision(name: str | Path, reading: samples.Reading) -> pd.DataFrame:
 
     `float16` and `bfloat16` round the state once, before a float64 decomposition; `float32 Gram` takes the square roots
     of the eigenvalues of a Gram matrix in float32. One row for every context, sample, layer, head and precision, with
-    the columns that `observations.measure` asks for. Raises ValueError for a state beyond the largest float16.
+    the columns that `observations.measure` asks for. `uncertain` is how far the rank moves where the state is as far
+    off as float32 leaves it. Raises ValueError for a state beyond the largest float16.
     """
     model, at = models.load(opened.found(name), offload="auto"), reading.positions[-1]
-    measure = functools.partial(_ranks_by_precision, eps=reading.eps)
+    measure = functools.partial(_ranks_and_bands, eps=reading.eps)
     layers, tables = [layer.index for layer in model.layers], []
     for domain in reading.texts:
         tokens, document = reading.samples(domain, model.tokenizer)
-        ranks = states.trace(model, tokens, [at], measure=measure)
+        ranks, bands = states.trace(model, tokens, [at], measure=measure).unbind(-2)
         axes = {"layer": layers, "sample": range(len(tokens)), "position": [at], "head": range(model.grid.H)}
         places = pd.MultiIndex.from_product([*axes.values(), PRECISIONS], names=[*axes, "precision"])
         table = places.to_frame(index=False).assign(context=domain, rank=ranks.numpy().ravel())
+        table["uncertain"] = bands.numpy().ravel()
         tables.append(table.assign(document=document.numpy()[table["sample"]]))
     names = opened.about(model) | {"source": null_tables.MODEL, "D": min(model.grid.K, model.grid.V)}
     return pd.concat(tables, ignore_index=True).assign(**names)
@@ -176,10 +180,12 @@ def _residuals(last: pd.DataFrame) -> pd.DataFrame:
     """Model less mechanism null, sample by sample, in the mean of each head."""
     keys = [*OF_A_HEAD, "context", "sample"]
     own, null = (observations.with_documents(last[last["source"] == s]) for s in (null_tables.MODEL, MECHANISM))
-    both = own[[*keys, "document", "rank"]].merge(null[[*keys, "rank"]], on=keys, suffixes=("", "_null"))
+    taken = ["rank", "uncertain"]
+    both = own[[*keys, "document", *taken]].merge(null[[*keys, *taken]], on=keys, suffixes=("", "_null"))
     both = both.assign(residual=both["rank"] - both["rank_null"])
+    both["uncertain"] = both["uncertain"].astype(int) + both["uncertain_null"]
     parts = [summaries.over_samples(part, OF_A_HEAD, value="residual") for _, part in both.groupby("model")]
-    columns = [*OF_A_HEAD, "residual", "low", "high"]
+    columns = [*OF_A_HEAD, "residual", "low", "high", "uncertain"]
     table = pd.concat(parts)[columns] if parts else pd.DataFrame(columns=columns)
     return table.rename(columns={end: f"residual_{end}" for end in ("low", "high")})
 
@@ -289,6 +295,22 @@ def _split(data: observations.Cube, share: Share) -> dict[str, float]:
 def _agreement(means: Means, a: Share, b: Share) -> dict[str, observations.Pooled]:
     kappa = float(strata.kappa(a(means)[None], b(means)[None], 1)[0])
     return {"kappa": observations.single(kappa, observations.CORRELATION)}
+
+
+def _ranks_and_bands(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H 2 precisions"]:
+    """The ranks in each precision; how far an error drawn at random, and its opposite, moves them.
+
+    Rounding is no continuous function: an error of `spectra.FLOAT32_ERROR` that meets a boundary grows to that of the
+    rounding, so that no bound on singular values helps.
+    """
+    sigma, error = spectra.singular_values(state), torch.randn(state.shape, generator=torch.Generator().manual_seed(0))
+    size = spectra.FLOAT32_ERROR * sigma[..., 0] / spectra.singular_values(error)[..., 0]
+    error = (size[..., None, None] * error).float()
+    ranks = _ranks_by_precision(state, eps=eps)
+    bands = [abs(_ranks_by_precision(state + off, eps=eps) - ranks) for off in (error, -error)]
+    bands = torch.maximum(*bands)
+    bands[..., 0] = spectra.uncertain(sigma, eps).sum(-1)
+    return torch.stack([ranks, bands], -2)
 
 
 def _ranks_by_precision(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H precisions"]:

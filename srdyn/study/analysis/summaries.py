@@ -32,6 +32,9 @@ def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank") -> 
     Drawn again are the documents of each context, as in `observations.observe`; each context weighs alike. Columns:
     `by`, then `value`, low, high, n. Raises ValueError where groups differ in size: every group must hold the same
     samples of the same documents.
+
+    Where the heads say of each sample how far off another machine may count it (`uncertain`; true is one), the table
+    says it of the farthest of the three. Weights are positive, so that no count moves them farther than all together.
     """
     ordered = observations.with_documents(heads).sort_values([*by, "context", "sample"], kind="stable")
     sizes = ordered.groupby(by, sort=True, observed=True).size()
@@ -42,9 +45,20 @@ def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank") -> 
     values = ordered[value].to_numpy(np.float64).reshape(len(sizes), -1)
     times = intervals.times_drawn(documents, generator=torch.Generator().manual_seed(0))
     weights = (times / times.sum(-1, keepdims=True)).reshape(len(times), -1) / documents.shape[1]
-    low, high = np.quantile(values @ weights.T, [0.025, 0.975], axis=1)
-    table = sizes.index.to_frame(index=False)
-    return table.assign(**{value: values.mean(1), "low": low, "high": high, "n": values.shape[1]})
+    ends = functools.partial(_mean_and_ends, weights=weights)
+    found, table = ends(values), sizes.index.to_frame(index=False)
+    table = table.assign(**dict(zip([value, "low", "high"], found, strict=True)), n=values.shape[1])
+    if "uncertain" not in ordered:
+        return table
+    band = ordered["uncertain"].to_numpy(np.float64).reshape(values.shape)
+    return table.assign(uncertain=np.max([abs(ends(values + off) - found) for off in (band, -band)], axis=(0, 1)))
+
+
+def _mean_and_ends(
+    values: Float64[np.ndarray, "heads samples"], weights: Float64[np.ndarray, "draws samples"]
+) -> Float64[np.ndarray, "3 heads"]:
+    """The mean of each head, and the ends of its interval."""
+    return np.stack([values.mean(1), *np.quantile(values @ weights.T, [0.025, 0.975], axis=1)])
 
 
 def final_ranks(text: pd.DataFrame, at: int) -> pd.DataFrame:
