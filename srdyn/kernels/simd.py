@@ -264,7 +264,8 @@ def _exp(builder, x):
         x = builder.select(builder.fcmp_ordered(order, x, _constant(limit)), _constant(limit), x)
     magic = _constant(12582912.0)
     shifted = fused(x, _constant(1.4426950408889634), magic)
-    n = builder.fsub(shifted, magic)
+    # An operation without flags gets numba's, and a processor without fused multiply-add then cancels the rounding.
+    n = builder.fsub(shifted, magic, flags=("nsz",))
     # log 2 in two parts, the first of few bits, so that n times it is exact
     r = fused(n, _constant(-0.693359375), x)
     r = fused(n, _constant(2.12194440e-4), r)

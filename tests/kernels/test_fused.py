@@ -1,3 +1,8 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -91,6 +96,13 @@ def test_sigmoid_over_its_whole_range():
     normal = gate[:-16] > -80  # below it e^x leaves float32's normal range
     assert ((finite - exact).abs() <= 4e-7 * exact.abs())[normal].all()
     assert (finite[~normal].abs() < 1e-32).all()
+
+
+@pytest.mark.slow
+def test_sigmoid_on_a_processor_without_fused_multiply_add(tmp_path):
+    code = "from test_fused import *; test_sigmoid_over_its_whole_range()"
+    older = {"NUMBA_CPU_NAME": "generic", "NUMBA_CACHE_DIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    subprocess.run([sys.executable, "-c", code], env=os.environ | older, cwd=Path(__file__).parent, check=True)
 
 
 def test_refuses_what_does_not_fit():
