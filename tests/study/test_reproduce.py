@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from srdyn.loading import files
 from srdyn.study import reproduce
 from srdyn.study.claims import registration
-from srdyn.study.run import code
+from srdyn.study.run import code, store
 
 FIRST = """
 import pandas as pd
@@ -113,6 +114,21 @@ def test_what_has_changed_runs_again_and_a_failure_is_one_line(clone, made):
         "as far as it came: build/reference-items=4/notebooks/02_second.partial.ipynb"
     )
     assert "no parameter itmes" in made("--set", "itmes=4")[1]
+
+
+def test_a_committed_run_ends_with_a_line_and_no_other(clone, monkeypatch, capsys):
+    for name in ("SRDYN_RUN", "PYTHONHASHSEED"):
+        monkeypatch.setenv(name, "0")  # which the run sets, and the test takes back
+    saved = lambda chosen, jobs: store.save_table(pd.DataFrame({"n": [1]}), "01_first_n")  # noqa: E731
+    monkeypatch.setattr(reproduce, "run_all", saved)
+    monkeypatch.setattr(reproduce.readme, "publish", lambda: None)
+    said = []
+    for arguments in ([], [], ["--preset", "small"]):
+        reproduce.main(arguments)
+        said.append(capsys.readouterr().out)
+    new = "1 of 1 tables and figures are not as committed: 01_first_n.csv: was not there\n"
+    same = "1 tables and figures are the same as committed, within 0 of what machines differ by\n"
+    assert said == [new, same, ""]
 
 
 def test_two_notebooks_run_at_a_time(clone, made):
