@@ -5,7 +5,7 @@ import pandas as pd
 from srdyn.study.run import store
 
 STEM = "07_cost"
-PARTS = ("spectra", "tracing", "growth", "pruned", "memory", "training", "families")
+PARTS = ("spectra", "tracing", "growth", "pruned", "memory", "training", "families", "variation")
 
 
 def load(part: str, *, run: str = store.REFERENCE) -> pd.DataFrame:

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from srdyn import bench
-from srdyn.bench import families, footprint, pruned, throughput, timing, tracing, training
+from srdyn.bench import families, footprint, pruned, throughput, timing, tracing, training, variation
 from srdyn.study.run import store
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,10 @@ PLANS = {
     "memory": {"lengths": (256, 1024), "layers": 3, "removed": _SHARE, "B": 32, "T": 64},
     "training": {"B": 4, "T": 512, "rounds": 7},
     "families": {"T": 512, "rounds": 3, "kinds": ()},
+    "variation": {
+        "names": ("hybrid", "pure"), "domains": ("code", "math", "prose", "technical"), "T": 512,
+        "positions": (1, 4, 16, 64, 256, 512),
+    },
 }  # fmt: skip
 
 
@@ -36,6 +40,7 @@ def measured(part: str, plan: Mapping[str, object]) -> pd.DataFrame:
     parts = {
         "spectra": throughput.table, "tracing": tracing.table, "growth": tracing.growth, "pruned": pruned.table,
         "memory": footprint.table, "training": training.table, "families": families.table,
+        "variation": variation.table,
     }  # fmt: skip
     return parts[part](**plan)
 

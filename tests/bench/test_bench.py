@@ -12,7 +12,7 @@ import torch
 
 from srdyn import bench, models, spectra, states
 from srdyn.bench import __main__ as command
-from srdyn.bench import criteria, footprint, pruned, subjects, throughput, timing, tracing
+from srdyn.bench import criteria, footprint, pruned, subjects, throughput, timing, tracing, variation
 from srdyn.loading import reference
 from srdyn.study import reproduce
 from srdyn.study.run import store
@@ -26,6 +26,7 @@ PLANS = {
     "memory": {"lengths": (4, 8), "layers": 1, "removed": command._SHARE, "B": 1, "T": 4},
     "training": {"B": 1, "T": 32, "rounds": 2},
     "families": {"T": 4, "rounds": 2, "kinds": ("olmo_hybrid", "hgrn2")},
+    "variation": {"names": ("hybrid", "pure"), "domains": ("code", "prose"), "T": 24, "positions": (1, 8, 24)},
 }
 
 
@@ -47,6 +48,8 @@ def tables():
         patch.setattr(subjects, "shipped", tiny)
         patch.setattr(timing, "peak_bytes", rise)
         patch.setattr(timing, "SHORTEST", 1e-4)
+        patch.setattr(variation, "text", lambda model, domains, T: subjects.tokens(model, len(domains), T))
+        patch.setattr(variation, "elsewhere", lambda function, *given: function(*given))
         return {part: command.measured(part, PLANS[part]) for part in bench.PARTS}
 
 
@@ -55,7 +58,7 @@ def test_every_part_has_a_plan():
     assert list(command.PLANS) == list(bench.PARTS)
 
 
-@pytest.mark.parametrize("part", [part for part in bench.PARTS if part != "memory"])
+@pytest.mark.parametrize("part", [part for part in bench.PARTS if part not in ("memory", "variation")])
 def test_rows_say_what_they_took_and_over_how_many_rounds(tables, part):
     table = tables[part]
     assert set(table) >= TIMED
@@ -64,6 +67,18 @@ def test_rows_say_what_they_took_and_over_how_many_rounds(tables, part):
     assert set(table["unit"]) == {"s"}
     ends = table[["low", "high"]].to_numpy()
     assert (ends[:, 0] <= ends[:, 1]).all()
+
+
+def test_other_ways_to_read_differ_by_roundings_alone(tables):
+    """Tiny models: no compiled sweeps fit them, and the other process is this one."""
+    table = tables["variation"]
+    assert table.groupby(["model", "quantity"]).size().tolist() == [len(variation.WAYS)] * 2 * 5
+    found = table.groupby(["quantity"])["difference"].max()
+    assert found["ranks outside the band"] == 0
+    assert found["singular values"] <= found["states"] < 1e-4
+    assert found["log-probabilities"] < 1e-4
+    stock = table[table["way"] == variation.STOCK].set_index(["model", "quantity"])["difference"]
+    assert (stock.xs("states", level="quantity") > 0).all()
 
 
 def test_methods_agree_on_the_spectra(tables):
