@@ -4,9 +4,10 @@ import math
 import zlib
 
 import torch
+import transformers
 from jaxtyping import Float
 from torch import Tensor
-from transformers import Qwen3NextConfig, Qwen3NextForCausalLM
+from transformers import PreTrainedModel, Qwen3NextConfig
 
 KINDS = ("hybrid", "pure", "uniform")
 _LAYERS, TOKENS_PER_BATCH = 8, 2048
@@ -43,13 +44,13 @@ def config(
     )  # fmt: skip
 
 
-def initialise(kind: str, *, seed: int, **options) -> Qwen3NextForCausalLM:
+def initialise(kind: str, *, seed: int, **options) -> PreTrainedModel:
     """A reference model as it is before its first training step; every parameter depends only on `seed` and its name.
 
     `hybrid` and `pure` start their decays as Mamba-2 does (A uniform in [1, 16], step size log-uniform in 1e-3 … 1e-1),
     which already gives the heads different decays. `uniform` starts every head at A = 1 and step size 1e-2.
     """
-    model = Qwen3NextForCausalLM(config(kind, **options))
+    model = transformers.Qwen3NextForCausalLM(config(kind, **options))  # by name, only now: its file imports fla
     depth = model.config.num_hidden_layers
     with torch.no_grad():
         for name, parameter in model.named_parameters():
