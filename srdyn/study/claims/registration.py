@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import operator
 import types
@@ -156,16 +157,18 @@ def load(registered: str = FIRST) -> Paper:
 
     Raises ValueError where the file departs from its form, saying where.
     """
-    found = _made(Paper, _content(), "claims.yaml")
+    return _read(path().read_bytes(), registered)
+
+
+@functools.lru_cache(maxsize=2)  # a ledger asks once for every claim and kind of model
+def _read(text: bytes, registered: str) -> Paper:
+    content = presets.value(text, "claims.yaml", loader=yaml.SafeLoader)  # as whoever checks it reads it
+    found = _made(Paper, content, "claims.yaml")
     found.claim(found.primary.get("claim"))
     if not all(type(x) in (int, float) and math.isfinite(x) for x in found.thresholds.values()):
         raise ValueError(f"claims.yaml: thresholds are finite numbers, not {found.thresholds}")
     decided = [claim for claim in found.claims if registered == FIRST or claim.second is not None]
     return dataclasses.replace(found, claims=tuple(claim.by(registered) for claim in decided))
-
-
-def _content() -> object:
-    return presets.value(path().read_bytes(), "claims.yaml", loader=yaml.SafeLoader)  # as whoever checks it reads it
 
 
 def rules() -> pd.DataFrame:
