@@ -62,7 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
     # More threads than cores wait for each other: two notebooks at a time on two cores took seven times as long.
     if given.jobs > 1:
-        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // given.jobs)))
+        cores = str(max(1, (os.cpu_count() or 1) // given.jobs))
+        os.environ |= {"SRDYN_CORES": cores, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores)}
     note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
         in_place = contextlib.chdir(files.root() / "notebooks")  # where paths among the parameters are seen from

@@ -18,7 +18,12 @@ import transformers
 
 
 def deal(function: Callable, work: Iterable[tuple]) -> Iterator:
-    """`function(*item)` for every item, in this order, by processes, which find it by its name; errors end it."""
+    """`function(*item)` for every item, in this order, by processes, which find it by its name; errors end it.
+
+    Where SRDYN_CORES leaves one core, this process does it: a process more would import for seconds and then wait.
+    """
+    if _cores() == 1:
+        return (function(*item) for item in work)
     return _results([_pool().submit(function, *item) for item in work])
 
 
@@ -34,12 +39,17 @@ def _results(asked: list[Future]) -> Iterator:
             future.cancel()
 
 
+def _cores() -> int:
+    """What `reproduce --jobs` left this notebook, else all that this process may use."""
+    here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return int(os.environ.get("SRDYN_CORES") or here)
+
+
 @functools.cache
 def _pool() -> ProcessPoolExecutor:
     """Kept for further calls: starting the processes costs more than a short answer."""
     context = multiprocessing.get_context("spawn")
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return ProcessPoolExecutor(cores, mp_context=context, initializer=_start)
+    return ProcessPoolExecutor(_cores(), mp_context=context, initializer=_start)
 
 
 def _start() -> None:
