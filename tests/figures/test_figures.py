@@ -41,17 +41,12 @@ def test_every_figure_is_tried():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_axes_foot_and_size(name):
+def test_axes_foot_and_size_and_nothing_leaves_the_figure(name):
     figure = drawn(name)
     assert figure.get_figwidth() in (style.NARROW, style.WIDE)
     labels = {axes.get_xlabel() for axes in figure.axes} | {axes.get_ylabel() for axes in figure.axes}
     assert labels >= CASES[name].labels
     assert re.search(CASES[name].foot, foot(figure))
-
-
-@pytest.mark.parametrize("name", CASES)
-def test_nothing_leaves_the_figure(name):
-    figure = drawn(name)
     figure.dpi = figure_files.DPI
     canvas = FigureCanvasAgg(figure)
     canvas.draw()  # the layout is settled while drawing, at the resolution of the files
@@ -61,7 +56,10 @@ def test_nothing_leaves_the_figure(name):
     assert box.y1 <= figure.get_figheight() + 0.01
 
 
-@pytest.mark.parametrize("name", CASES)
+QUICK = ("attacks", "context_matrix", "frontier", "head_map", "rank_formation", "verdicts")
+
+
+@pytest.mark.parametrize("name", [x if x in QUICK else pytest.param(x, marks=pytest.mark.slow) for x in CASES])
 def test_saving_again_gives_the_same_bytes(name):
     assert pdf(drawn(name)) == pdf(drawn(name))
 
