@@ -1,8 +1,6 @@
 import copy
 import json
 import math
-import subprocess
-import sys
 import textwrap
 
 import conftest
@@ -161,27 +159,6 @@ def test_a_copy_is_independent(tiny, tokens):
     assert mixer.forward.__self__ is mixer
     mixer.out_proj.weight.data.zero_()
     assert not torch.equal(twin(tokens).logits, tiny.hf(tokens).logits)
-
-
-def test_flash_linear_attention_makes_no_difference_on_a_cpu(folder, tokens, tmp_path):
-    """A process in which fla cannot be imported computes the same, bit for bit."""
-    script = """
-        import sys, torch
-        sys.modules["fla"] = None
-        from srdyn import models
-        model, tokens = models.load(sys.argv[1]), torch.load(sys.argv[2])
-        generated = model.hf.generate(tokens, max_new_tokens=3, do_sample=False)
-        torch.save((model.hf(tokens).logits, generated), sys.argv[3])
-        assert sys.modules["fla"] is None
-    """
-    torch.save(tokens, tmp_path / "tokens")
-    command = [sys.executable, "-c", textwrap.dedent(script), folder, tmp_path / "tokens", tmp_path / "without"]
-    subprocess.run(command, check=True)
-    logits, generated = torch.load(tmp_path / "without")
-    model = models.load(folder)
-    assert "fla.ops" in sys.modules
-    assert torch.equal(model.hf(tokens).logits, logits)
-    assert torch.equal(model.hf.generate(tokens, max_new_tokens=3, do_sample=False), generated)
 
 
 def test_the_use_that_the_package_shows_runs_as_written(tmp_path, monkeypatch, capsys):
