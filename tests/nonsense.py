@@ -1,13 +1,14 @@
-"""Malformed inputs of every kind, drawn with a seed, and what comes of them: `python tests/nonsense.py FOLDER SEED`.
+"""Malformed inputs of every kind, drawn with a seed, and what comes of them.
 
-Works in FOLDER, which holds a clone under `clone` and a tiny model under `tiny`, and prints a line of JSON for every
-input: its kind, what it is, its outcome. A process of its own, since the hooks that check shapes in tests would stop
-much of it before srdyn does.
+`python tests/nonsense.py FOLDER SEED EVERY` works in FOLDER, which holds a clone under `clone` and a tiny model under
+`tiny`, and prints a line of JSON for every EVERY-th input: its kind, what it is, its outcome. A process of its own,
+since the hooks that check shapes in tests would stop much of it before srdyn does.
 """
 
 import contextlib
 import functools
 import io
+import itertools
 import json
 import logging
 import lzma
@@ -580,7 +581,7 @@ KINDS = (
 )  # fmt: skip
 
 
-def main(folder, seed, kinds):
+def main(folder, seed, every, kinds):
     def stop(*_):
         raise Hangs
 
@@ -594,10 +595,10 @@ def main(folder, seed, kinds):
     states.trace(model, torch.zeros(1, 4, dtype=torch.long), [4])  # compiles
     cases, out = Cases(folder, seed), sys.stdout
     for kind in kinds or KINDS:
-        for what, act, refused in getattr(cases, kind)():
+        for what, act, refused in itertools.islice(getattr(cases, kind)(), 0, None, every):
             found, told = outcome(act, refused=refused)
             print(json.dumps({"kind": kind, "what": what, "outcome": found, "told": told}), file=out, flush=True)
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])
+    main(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]), sys.argv[4:])
