@@ -90,7 +90,7 @@ def test_the_smaller_model_computes_what_the_masked_one_does_from_less(family):
     whole = model(family)
     everything = tuple(range(whole.grid.H))
 
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=4, deadline=None)
     @given(masks(family))
     @example(torch.zeros(whole.grid[:2], dtype=torch.bool))
     def check(keep):
@@ -115,7 +115,7 @@ def test_the_smaller_model_computes_what_the_masked_one_does_from_less(family):
 
 @pytest.mark.parametrize("family", ["hybrid", "qwen35, three values a key"])
 def test_pruning_twice_is_pruning_once(family):
-    @settings(max_examples=8, deadline=None)
+    @settings(max_examples=4, deadline=None)
     @given(masks(family), masks(family))
     def check(first, second):
         once = pruning.prune_heads(model(family), first & second)
