@@ -1,5 +1,6 @@
 """Small random models with L ≠ H and K ≠ V."""
 
+import functools
 import importlib
 import math
 import os
@@ -13,6 +14,7 @@ import transformers
 
 from srdyn import models
 from srdyn.loading import files
+from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
 
 SIZES = {
@@ -133,6 +135,14 @@ def visited(browser):
     for context in browser.contexts:
         context.close()
     assert told == []
+
+
+@pytest.fixture(scope="module")
+def few_resamples():
+    """Intervals by a twentieth of the resamples, where what they hold is not the question."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(intervals, "times_drawn", functools.partial(intervals.times_drawn, n=50))
+        yield
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ from srdyn.study.analysis import mechanism
 from srdyn.study.claims import registration
 from srdyn.study.survey import null_tables, survey
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 EPS = 1e-4
 D = 16
 LAYERS, H, SAMPLES = (0, 2, 3), 4, 3

@@ -17,6 +17,7 @@ from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
 from srdyn.text import tasks
 
+pytestmark = pytest.mark.usefixtures("few_resamples")
 POSITIONS = (1, 7, 16, 32, 64)
 
 
