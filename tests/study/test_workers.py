@@ -47,6 +47,11 @@ def test_results_come_in_the_order_of_the_work():
     assert list(workers.deal(square, [(x,) for x in range(7)])) == [x * x for x in range(7)]
 
 
+def test_where_one_core_is_left_this_process_does_it(monkeypatch):
+    monkeypatch.setenv("SRDYN_CORES", "1")
+    assert list(workers.deal(os.getpid, [(), ()])) == [os.getpid()] * 2
+
+
 def test_an_error_comes_out_and_the_workers_live_on():
     with pytest.raises(ValueError, match="3 on purpose"):
         list(workers.deal(fail, [(3,), (4,)]))
