@@ -60,7 +60,7 @@ scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pa
 	"$(PY)" -m srdyn.study.claims
 
 test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)
-	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 $(ARGS)
+	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
 
 STRIP := --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(wildcard notebooks/[0-9]*.ipynb)
 check: $(ENV)  ## lint, formatting, floors, notebooks without outputs and with the reference run's parameters
