@@ -146,11 +146,11 @@ class Run:
 
     def _observe(self) -> None:
         """Spectra at the log-spaced steps, weights at the kept ones; what is there already stays."""
-        path = self.folder / "spectra" / f"step-{self.step:06d}.parquet"
+        path = self.folder / "spectra" / f"step-{self.step:06d}.unit"
         if self.step in self.settings.spectra_steps() and not path.exists():
             frame, buffer = self.spectra(), io.BytesIO()
             frame.to_parquet(buffer, index=False, compression="zstd")
-            files.write_bytes(path, buffer.getvalue())
+            files.keep(path, buffer.getvalue())
         if self.step in self.settings.checkpoint_steps():
             self._write_model(f"checkpoints/step-{self.step:06d}")
 

@@ -3,6 +3,7 @@ import re
 import pandas as pd
 import pytest
 
+from srdyn.loading import files
 from srdyn.training import publish
 
 
@@ -18,7 +19,7 @@ def run(tmp_path):
     (folder / "spectra").mkdir()
     for step in (0, 2):
         table = pd.DataFrame({"step": [step], "rank": [3.0], "uncertain": [False]})
-        table.to_parquet(folder / "spectra" / f"step-{step:06d}.parquet")
+        files.keep(folder / "spectra" / f"step-{step:06d}.unit", table.to_parquet())
     return folder
 
 
@@ -41,6 +42,15 @@ def test_an_unfinished_run_is_refused_and_nothing_is_lost(run, tmp_path):
     with pytest.raises(FileNotFoundError, match="no finished model"):
         publish.publish(run, target)
     assert (target / "model.safetensors").read_bytes() == b"final"
+
+
+def test_spectra_with_a_flipped_bit_are_not_published(run, tmp_path):
+    path = run / "spectra" / "step-000002.unit"
+    whole = path.read_bytes()
+    for place in range(0, len(whole), 211):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        with pytest.raises(ValueError, match=r"step-000002\.unit is broken"):
+            publish.publish(run, tmp_path / "models" / "hybrid")
 
 
 def test_another_model_and_what_was_added_stay(run, tmp_path):
