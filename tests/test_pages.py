@@ -164,6 +164,7 @@ def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clon
     fetched = r'<(?:script|img|iframe)[^>]*src="https?:|<link[^>]*rel="stylesheet"[^>]*href="https?:'
     assert [name for name, text in pages.items() if re.search(fetched, text)] == []
     assert "<math" in pages["notebooks/01_stratification.html"]
+    assert re.search(r'href="[^"]*05_mechanism_retention.csv"', pages["notebooks/site/findings.html"])
     for name in ("index", "notebooks/09_explore", "notebooks/site/your_model", "notebooks/site/api/states"):
         page = visited(site / f"{name}.html", width=390)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")

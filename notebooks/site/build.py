@@ -8,6 +8,7 @@ that the run executed, else the sources; nothing is run.
 import argparse
 import json
 import os
+import re
 from pathlib import Path
 
 from sphinx.cmd import build
@@ -17,7 +18,7 @@ from srdyn.study import reproduce
 from srdyn.study.run import store
 
 SHOWN = ("notebooks/site/*.md", "data/README.md", "data/models/README.md", "CHANGELOG.md", ".github/*.md")
-LINKED = ("data/paper/claims.yaml", "CITATION.cff")
+LINKED = ("data/paper/claims.yaml", "CITATION.cff", "notebooks/presets/*.yaml", "data/tables/**/*.csv")
 FIGURES = ("*.png", "*.md")
 WIDGET = "application/vnd.jupyter.widget-view+json"
 HERE = Path(__file__).parent
@@ -51,7 +52,8 @@ def gather(source: Path) -> Path:
         executed = store.build_dir() / "notebooks" / path.name
         found[path.relative_to(root)] = executed if executed.exists() else path
     for name, path in found.items():
-        files.write_bytes(source / name, still(path.read_bytes()) if path.suffix == ".ipynb" else path.read_bytes())
+        change = {".ipynb": still, ".md": with_tables}.get(path.suffix, bytes)
+        files.write_bytes(source / name, change(path.read_bytes()))
     for path in [*root.glob("srdyn/[a-z]*.py"), root / "srdyn" / "figures" / "atlas.py"]:
         module = ".".join(path.relative_to(root).with_suffix("").parts)
         page = f"# {path.stem}\n\n```{{eval-rst}}\n.. automodule:: {module}\n```\n"
@@ -62,6 +64,16 @@ def gather(source: Path) -> Path:
     for path in [path for path in source.rglob("*") if path.is_file() and path not in kept]:
         path.unlink()
     return source
+
+
+def with_tables(page: bytes) -> bytes:
+    """A page of a folder's folder in which the committed tables that it names are links."""
+    return re.sub(r"`((?:thorough/)?\d\d_\w+)`", _linked, page.decode()).encode()
+
+
+def _linked(named: re.Match) -> str:
+    path = f"data/tables/{named[1]}.csv"
+    return f"[{named[0]}](../../{path})" if (files.root() / path).exists() else named[0]
 
 
 def still(notebook: bytes) -> bytes:

@@ -37,6 +37,11 @@ def as_rst(app, what, name, thing, options, lines: list[str]) -> None:
     lines[:] = ["".join(line) for line in plain]
 
 
+def is_alias(app, what, name, thing, skip: bool, options) -> bool | None:
+    """Fields of a named tuple are told of in its own lines; Python's say their number."""
+    return True if (getattr(thing, "__doc__", None) or "").startswith("Alias for field number") else None
+
+
 def inline(translator, node) -> None:
     """A formula within a line, in MathML."""
     translator.body.append(latex2mathml.tex2mathml(node.astext()))
@@ -50,6 +55,7 @@ def display(translator, node) -> None:
 
 
 def setup(app) -> None:
-    """Formulas and docstrings as above."""
+    """Formulas, docstrings and members as above."""
     app.connect("autodoc-process-docstring", as_rst)
+    app.connect("autodoc-skip-member", is_alias)
     app.add_html_math_renderer("mathml", (inline, None), (display, None))
