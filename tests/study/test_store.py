@@ -92,7 +92,7 @@ def test_a_run_is_told_in_a_line(clone, frame, monkeypatch):
     store.forget_compared()
     store.save_table(frame.assign(spearman=frame["spearman"] * (1 + 5e-5)), STEM)
     store.save_table(frame, "other")
-    told = "2 tables and figures are the same as committed, within 0.5 of what machines differ by"
+    told = "2 tables and figures are the same as committed, within 0.5 of their tolerances"
     assert store.as_committed() == told
     store.save_table(frame.assign(rank=0), STEM)
     assert store.as_committed() == (

@@ -119,7 +119,7 @@ def as_committed() -> str:
     if faults:
         return f"{len(faults)} of {len(noted)} tables and figures are not as committed: {' | '.join(faults)}"
     most = max((found["farthest"] for found in noted.values()), default=0.0)
-    same = f"{len(noted)} tables and figures are the same as committed, within {most:.2g} of what machines differ by"
+    same = f"{len(noted)} tables and figures are the same as committed, within {most:.2g} of their tolerances"
     return same if noted else ""
 
 
