@@ -131,7 +131,7 @@ def test_a_committed_run_ends_with_a_line_and_no_other(clone, monkeypatch, capsy
         reproduce.main(arguments)
         said.append(capsys.readouterr().out)
     new = "1 of 1 tables and figures are not as committed: 01_first_n.csv: was not there\n"
-    same = "1 tables and figures are the same as committed, within 0 of what machines differ by\n"
+    same = "1 tables and figures are the same as committed, within 0 of their tolerances\n"
     assert said == [new, same, ""]
 
 
