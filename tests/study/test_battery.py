@@ -11,7 +11,7 @@ from srdyn.loading import files, reference
 from srdyn.study.trials import battery
 from srdyn.text import tasks
 
-SMALL = battery.Battery(("needle", "sum"), ("code", "math"), length=96, items=30, windows=5, copies=3)
+SMALL = battery.Battery(("needle", "sum"), ("code", "math"), length=96, items=30, windows=5, copies=3, rows=20)
 
 
 @pytest.fixture(scope="module")

@@ -16,13 +16,17 @@ def notebook(source):
     return json.dumps({"cells": [{"metadata": {}, "source": ["# Title"]}, cell]})
 
 
+OWN = {"own": "n: 2\n01_first: {n: 4}\n", "other": "01_first: {items: 4}\n"}
+
+
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     (tmp_path / "data").mkdir()
     (tmp_path / "notebooks/presets").mkdir(parents=True)
     (tmp_path / "notebooks/01_first.ipynb").write_text(notebook("models = ['a']  # why\nn = 8\neps = 1.0e-4"))
     (tmp_path / "notebooks/02_second.ipynb").write_text(notebook("quick = True\nitems = 3\nn = 8"))
-    for name, text in {"reference": REFERENCE, "small": "n: 2\nitems: 20\n", "slip": "itmes: 2\n"}.items():
+    presets = {"reference": REFERENCE, "small": "n: 2\nitems: 20\n", "slip": "itmes: 2\n"} | OWN
+    for name, text in presets.items():
         (tmp_path / f"notebooks/presets/{name}.yaml").write_text(text)
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     return tmp_path
@@ -35,12 +39,15 @@ def test_a_preset_lies_over_the_reference_and_values_over_both(clone):
     small = parameters.of_run(both, "small", {"n": 3})
     assert small == {"01_first": first | {"n": 3}, "02_second": {"items": 20, "n": 3}}
     assert parameters.of_run(both, "reference", {"items": 5})["01_first"] == first
+    own = parameters.of_run(both, "own", {})
+    assert own == {"01_first": first | {"n": 4}, "02_second": {"items": 3, "n": 2}}
 
 
 @pytest.mark.parametrize(
     ("stems", "preset", "given", "message"),
     [
-        (["01_first"], "large", {}, "no preset 'large' in notebooks/presets; there are reference, slip, small"),
+        (["01_first"], "large", {}, "no preset 'large' in notebooks/presets; there are other, own, reference, slip, s"),
+        (["02_second"], "other", {}, "preset other: 01_first has no parameter items; there are models, eps, n"),
         (["01_first"], "slip", {}, "preset slip: 01_first, 02_second has no parameter itmes"),
         (["01_first"], "small", {"items": 1}, "given: 01_first has no parameter items; there are models, eps, n"),
         (["01_first", "03_third"], "small", {}, "no notebook 03_third; there are 01_first, 02_second"),

@@ -19,6 +19,7 @@ QUICK = "quick"
 def of_run(stems: Sequence[str], preset: str, overrides: Mapping[str, object]) -> dict[str, dict[str, object]]:
     """The parameters of every notebook of a run, by its stem; what a preset says of other notebooks is passed over.
 
+    What a preset says under the stem of a notebook is for that one alone.
     Raises ValueError for a notebook or preset that is not there, for a parameter that no notebook has, for a value of
     another kind than the reference run's, and for an override that none of these notebooks has.
     """
@@ -26,9 +27,14 @@ def of_run(stems: Sequence[str], preset: str, overrides: Mapping[str, object]) -
     if strange := [stem for stem in stems if stem not in reference]:
         raise ValueError(f"there is no notebook {', '.join(strange)}; there are {', '.join(reference)}")
     chosen = {} if preset == store.REFERENCE else presets.read(preset)
-    _require_known(chosen, reference, f"preset {preset}")
+    own, where = {stem: chosen.pop(stem) for stem in reference if stem in chosen}, f"preset {preset}"
+    _require_known(chosen, reference, where)
+    for stem, given in own.items():
+        if not isinstance(given, dict):
+            raise ValueError(f"{where}: {stem} must map names of parameters to values, not be {given!r:.60}")
+        _require_known(given, {stem: reference[stem]}, where)
     _require_known(overrides, {stem: reference[stem] for stem in stems}, "parameters given")
-    over = {stem: presets.over(reference[stem], chosen, f"preset {preset}") for stem in stems}
+    over = {stem: presets.over(reference[stem], chosen | own.get(stem, {}), where) for stem in stems}
     return {stem: presets.over(over[stem], overrides, "parameters given") for stem in stems}
 
 

@@ -42,7 +42,7 @@ class Battery:
     copies: int = 8
     part: str = "evaluation"
     seed: int = 0
-    rows: int = 20
+    rows: int = 12
     text_alone: bool = False
 
 

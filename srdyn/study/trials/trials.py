@@ -114,7 +114,7 @@ def plan(
     """
     ask = functools.partial(battery.Battery, domains=tuple(domains), seed=options.get("seed", 0), text_alone=text_alone)
     few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
-    asked, read = min(items, 200) // 20, min(windows, 10) // 3  # one pass a head: a larger run does not ask more
+    asked, read = min(items, 120) // 12, min(windows, 10) // 3  # one pass a head: a larger run does not ask more
     fewer = {"items": max(1, asked), "rows": max(2, asked), "windows": max(1, read), "copies": 0}
     calibrates = ask(tuple(tasks), **fewer, part="calibration")
     return Plan(ask(tuple(tasks), items=items, windows=windows, **few), calibrates, tuple(domains), **options)
