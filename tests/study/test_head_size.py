@@ -6,8 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from srdyn.loading import files
 from srdyn.study.analysis import head_size
-from srdyn.study.run import store
 
 RANKS = {32: [1, 2, 16, 32], 64: [1, 2, 30, 64]}
 
@@ -53,9 +53,9 @@ def test_half_lives_are_compared_with_the_first_size(heads):
     assert math.isnan(table.loc[64, "p"])
 
 
-def test_what_is_registered_follows_from_the_committed_decays():
+def test_what_is_registered_follows_from_the_decays_of_that_day():
     """By the closed form, written out, for the models of heads of 64 whose decays were known."""
-    committed = store.load_table("05_mechanism_heads", run=store.REFERENCE)
+    committed = pd.read_csv(files.data_dir() / "paper" / "head_size_decays.csv")
     for row in head_size.registered().itertuples():
         own = committed[committed["model"] == row.model]
         share = np.minimum(1, math.log(1e4) / -own["log_decay"] / row.D)
