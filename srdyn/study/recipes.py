@@ -111,7 +111,7 @@ def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at
 
 def _experiments(draw: np.random.Generator, kept: Path) -> Fresh:
     """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
-    place, profile = _place(draw.choice(_given("04_pruning_composition")["models"])), None
+    place, profiles = _place(draw.choice(_given("04_pruning_composition")["models"])), {}
     for table in ("03_ablation", "04_pruning", "thorough/03_ablation", "thorough/04_pruning"):
         given, thorough = _given(f"{table}_composition"), "thorough/" * ("/" in table)
         plan = _plan(given["plan"])
@@ -120,7 +120,9 @@ def _experiments(draw: np.random.Generator, kept: Path) -> Fresh:
         rows = 1 if "04" in table else given["set_rows"]
         asked = sets.questions(plan.questions.tasks if "04" in table else ("needle",), rows=rows, seed=given["seed"])
         subject = sets.Subject(place, dataclasses.replace(plan, questions=few), asked, kept)
-        profile = subject.ask("profile") if profile is None else profile
+        if plan.sequences not in profiles:  # the thorough run chooses heads by more text
+            profiles[plan.sequences] = subject.ask("profile")
+        profile = profiles[plan.sequences]
         damages = _of(f"{thorough}03_ablation_heads", subject.model.name)
         known = ["axis", "layer", "head", "probe", "damage", "intact"]
         subject.kept.put("profile", profile)
