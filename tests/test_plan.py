@@ -26,13 +26,15 @@ HUB = [name for name in PRESETS if any("../data" not in model for model in value
 
 @functools.cache
 def known():
-    return list(parameters.of_run(STEMS, "reference", {}).values())
+    return parameters.of_run(STEMS, "reference", {})
 
 
 @pytest.mark.parametrize("preset", PRESETS)
 def test_every_key_is_a_parameter_of_a_notebook_and_of_its_kind(preset):
-    for key, value in values(preset).items():
-        defaults = [notebook[key] for notebook in known() if key in notebook]
+    own = {(stem, key): value for stem in STEMS for key, value in values(preset).get(stem, {}).items()}
+    for (stem, key), value in (own | {("", k): v for k, v in values(preset).items() if k not in STEMS}).items():
+        asked = [known()[stem]] if stem else known().values()
+        defaults = [notebook[key] for notebook in asked if key in notebook]
         assert defaults, key
         assert all(type(value) is type(default) for default in defaults), key
         if isinstance(value, list) and value:
