@@ -21,7 +21,10 @@ EPS = 1e-4
 """Threshold of Eq. 6, relative to the largest singular value."""
 
 FLOAT32_ERROR = 1e-6
-"""Relative error, in units of σ₁, that a float32 forward pass leaves in a state."""
+"""Relative error, in units of σ₁, that a float32 forward pass leaves in a singular value next to the threshold.
+
+No bound, but room: such values move by less, states as a whole by some times as much (notebook 07).
+"""
 
 
 def singular_values(
