@@ -14,13 +14,15 @@ from srdyn.study import reproduce
 from srdyn.study.claims import registration
 from srdyn.study.run import code, store
 
-FIRST = """
+WAITS = """
 import os, time
-import pandas as pd
-from srdyn.study.run import store
 end = time.time() + 60
 while not os.path.exists("there"):  # the second notebook is at work beside this one
     assert time.time() < end
+"""
+FIRST = """
+import pandas as pd
+from srdyn.study.run import store
 print("ran with", n, models)
 store.save_table(pd.DataFrame({"n": [n]}), "01_first_claims")
 """
@@ -47,7 +49,7 @@ def clone(tmp_path, monkeypatch):
     (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
     (tmp_path / "constraints.txt").touch()
     (tmp_path / "README.md").write_text("untouched")
-    (tmp_path / "notebooks/01_first.ipynb").write_text(notebook("n = 1\nmodels = []", FIRST))
+    (tmp_path / "notebooks/01_first.ipynb").write_text(notebook("n = 1\nmodels = []", WAITS + FIRST))
     (tmp_path / "notebooks/02_second.ipynb").write_text(notebook("items = 1", SECOND))
     (tmp_path / "notebooks/08_scorecard.ipynb").write_text(notebook("kinds = []", SCORECARD))
     (tmp_path / "notebooks/presets/reference.yaml").write_text(PRESET)
