@@ -67,7 +67,7 @@ def gather(source: Path) -> Path:
 
 
 def with_tables(page: bytes) -> bytes:
-    """A page of a folder's folder in which the committed tables that it names are links."""
+    """A page that lies two folders deep, in which the committed tables that it names are links."""
     return re.sub(r"`((?:thorough/)?\d\d_\w+)`", _linked, page.decode()).encode()
 
 

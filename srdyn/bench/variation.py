@@ -1,5 +1,6 @@
 """How far one reading of a text is from another that differs only in how it is computed."""
 
+import functools
 import multiprocessing
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -47,8 +48,9 @@ def table(*, names: Sequence[str], domains: Sequence[str], T: int, positions: Se
         tokens = text(model, domains, T)
         study = read(STUDY, name, tokens, positions)
         for way in WAYS:
-            found = (elsewhere if way == OLDER else _here)(read, way, name, tokens, positions)
-            rows += [{**opened.about(model), "way": way, **row} for row in _beside(study, found)]
+            reads = functools.partial(elsewhere, read) if way == OLDER else read
+            found = _beside(study, reads(way, name, tokens, positions))
+            rows += [{**opened.about(model), "way": way, **row} for row in found]
     return pd.DataFrame(rows)
 
 
@@ -80,10 +82,6 @@ def elsewhere(function: Callable[..., Read], *given: object) -> Read:
     """What the function returns in a process that uses `OLDER` instructions alone."""
     with mock.patch.dict(os.environ, _OLDER), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
         return pool.submit(function, *given).result()
-
-
-def _here(function: Callable[..., Read], *given: object) -> Read:
-    return function(*given)
 
 
 def _beside(study: Read, found: Read) -> Iterator[dict[str, object]]:

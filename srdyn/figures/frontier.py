@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from srdyn.figures import style
 
@@ -62,6 +63,16 @@ def frontier(table: pd.DataFrame, *, prefix: int, smallest: float = 0.01) -> Fig
             panel.yaxis.set_major_formatter(lambda value, place: f"{value:g}")
         panel.set_xlim(0, 1.06)
         panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "¼", "½", "¾", "1"])
+    style.legend(figure, _handles(looks))
+    ends = "bars: 95 % interval over rows; band: the least and greatest random set; dotted: every state off"
+    rank = "dashed: nothing lost, and all bytes, which factors of rank K·V/(K+V) take"
+    hollow = f"hollow: what a prefix checkpoint holds, states are whole; none where all {prefix} tokens are read again"
+    sizes = {probe: style.span(part["n"].astype(int)) for probe, part in table.groupby("probe", sort=False)}
+    return style.finish(figure, ends, rank, hollow, *(f"{probe}: n = {n}" for probe, n in sizes.items()))
+
+
+def _handles(looks: dict[tuple[str, str], style.Look]) -> list[Line2D]:
+    """What the lines are, by way and rule: heads removed, random ones, then states held otherwise."""
     names = {"rank": "cut to rank r"} | {how: how for how in _HELD if how.startswith("checkpoint")}
     handles = [style.handle(f"removed: {rule}", look, linewidth=0.6) for (_, rule), look in looks.items() if rule]
     handles += [style.handle("random heads removed", color=_RANDOM.colour)]
@@ -69,9 +80,4 @@ def frontier(table: pd.DataFrame, *, prefix: int, smallest: float = 0.01) -> Fig
     for how, look in held.items():
         face = {"markerfacecolor": "white"} if how.startswith("checkpoint") else {}
         handles.append(style.handle(names.get(how, f"all in {how}"), look, linestyle="", **face))
-    style.legend(figure, handles)
-    ends = "bars: 95 % interval over rows; band: the least and greatest random set; dotted: every state off"
-    rank = "dashed: nothing lost, and all bytes, which factors of rank K·V/(K+V) take"
-    hollow = f"hollow: what a prefix checkpoint holds, states are whole; none where all {prefix} tokens are read again"
-    sizes = {probe: style.span(part["n"].astype(int)) for probe, part in table.groupby("probe", sort=False)}
-    return style.finish(figure, ends, rank, hollow, *(f"{probe}: n = {n}" for probe, n in sizes.items()))
+    return handles

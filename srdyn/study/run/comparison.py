@@ -15,18 +15,8 @@ BITS = 1e-6 * 32 / math.log(2)
 """What rounding leaves where bits cancel: a float32 pass is 1e-6 off (`spectra`), of logits up to 32."""
 _ASKED = {"probe", "arm", "distance", "damage", "logits_differ"}
 """A table with one of these holds what models answered, in `_ANSWERS`: bits, or shares, whose steps are larger."""
-_ANSWERS = {
-    "bits",
-    "damage",
-    "logits_differ",
-    "intact",
-    "value",
-    "estimate",
-    "difference",
-    "interaction",
-    "low",
-    "high",
-}
+_ANSWERS = {"bits", "damage", "logits_differ", "intact", "value", "estimate", "difference", "interaction"}
+_ANSWERS |= {"low", "high"}
 _MEANS = {"rank", "low", "high", "exact", "mechanism", "residual", "residual_low", "residual_high"}
 """Means of ranks, which may be as far off as `uncertain` says."""
 

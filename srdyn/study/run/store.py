@@ -106,7 +106,8 @@ def note_compared(path: Path, farthest: float, fault: str) -> None:
 
 def forget_compared() -> None:
     """Begin a run: nothing has been compared."""
-    shutil.rmtree(_noted(), ignore_errors=True)
+    if _noted().exists():
+        shutil.rmtree(_noted())
 
 
 def as_committed() -> str:
