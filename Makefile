@@ -8,6 +8,8 @@ P ?=
 ONLY ?=
 ARGS ?=
 VENV ?= .venv
+# Notebooks at a time, each with its share of the cores. One where parameters are yours: two models may be too large.
+JOBS ?= $(if $(P),1,2)
 
 # PY=python uses the active environment (conda, say) as it is; without it a venv is made when missing. Its stamp's name
 # ends in a hash of what it was made from, as a clone's file times mean nothing.
@@ -32,7 +34,7 @@ reproduce smoke train bench lab: export MALLOC_TRIM_THRESHOLD_ := 1073741824
 help:  ## list the targets
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 20
 	@printf '\nVariables: PRESET=name of notebooks/presets/*.yaml · P="parameter=value …" overrides it\n'
-	@printf '           ONLY="03_ablation …" runs some notebooks\n'
+	@printf '           ONLY="03_ablation …" runs some notebooks · JOBS=1 one at a time\n'
 	@printf '           ARGS="…" for pytest, srdyn.training.train, JupyterLab · PY=python for your own environment\n'
 
 env: $(ENV)  ## create the environment in .venv (the other targets do so when it is missing)
@@ -47,7 +49,7 @@ $(VENV)/installed.%:
 
 SITE = "$(PY)" notebooks/site/build.py --preset '$(PRESET)' --set "$$P"
 reproduce: $(ENV)  ## run what is out of date among the notebooks: every table, figure, the scorecard, the site
-	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset '$(PRESET)' --set "$$P"
+	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset '$(PRESET)' --set "$$P" --jobs $(JOBS)
 	@$(SITE)
 
 site: $(ENV)  ## build the pages: findings, the notebooks as they ran, manual (PRESET and P say of which run)

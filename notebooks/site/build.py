@@ -34,7 +34,8 @@ def main() -> None:
     source = gather(store.build_dir() / "site-source")
     site = files.root() / "build" / "site" if name == store.REFERENCE else store.build_dir() / "site"
     doctrees = store.build_dir() / "doctrees"
-    status = build.main(["-q", "-W", "--keep-going", "-c", str(HERE), "-d", str(doctrees), str(source), str(site)])
+    options = ["-q", "-W", "--keep-going", "-j", "auto", "-c", str(HERE), "-d", str(doctrees)]
+    status = build.main([*options, str(source), str(site)])
     if not status:
         size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
         print(f"site: {site / 'index.html'} ({size / 1e6:.0f} MB)")

@@ -126,9 +126,9 @@ def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tup
 
 
 def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tuple[Figure, Parts]:
-    """A figure with a panel for each value of a column, three to a row, titled by it, beside its rows; shared axes."""
+    """A figure with a panel for each value of a column, beside its rows; three to a row, of four two; shared axes."""
     names = list(table[by].unique())
-    columns = min(3, len(names))
+    columns = 2 if len(names) == 4 else min(3, len(names))
     rows = -(-len(names) // columns)
     figure, axes = grid(rows, columns, height=height, **{"sharex": True, "sharey": True} | shared)
     for unused in axes.flat[len(names) :]:

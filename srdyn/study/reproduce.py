@@ -34,6 +34,8 @@ _BENCH, _SCORECARD = "07_cost", "08_scorecard"
 _READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_claims*.csv")}
 _READS |= {"04_pruning": (store.THOROUGH, "04_pruning_healed.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
+_SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mechanism", "04_pruning")
+"""Those begun first, the longest before all; 02 and 05 use what 01 has kept, 04 what 03: at once both would make it."""
 _WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 
@@ -112,8 +114,8 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> Non
     keys = {stem: _key(stem, given, data) for stem, given in chosen.items()}
     print(_outlook({stem: _stamp(stem).seconds for stem in chosen if not _is_fresh(stem, keys[stem])}))
     stems = [stem for stem in chosen if stem != _SCORECARD]
-    if jobs > 1:  # neighbours use what the other has kept; side by side both would make it
-        stems = [*stems[::2], *stems[1::2]]
+    if jobs > 1:
+        stems.sort(key=lambda stem: _SIDE_BY_SIDE.index(stem) if stem in _SIDE_BY_SIDE else len(_SIDE_BY_SIDE))
     with futures.ThreadPoolExecutor(jobs) as pool:
         try:
             asked = [pool.submit(_refresh, stem, chosen[stem], keys[stem]) for stem in stems]

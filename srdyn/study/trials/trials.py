@@ -110,12 +110,14 @@ def plan(
 ) -> Plan:
     """A plan with at least `items` of each task, `windows` of each domain; `options` are the other fields of `Plan`.
 
-    Single heads are left out on fewer questions, of the calibration part: all tasks, a third of the windows.
+    Single heads are left out on fewer questions, of the calibration part: all tasks, two windows of a domain or
+    a third of up to ten.
     """
     ask = functools.partial(battery.Battery, domains=tuple(domains), seed=options.get("seed", 0), text_alone=text_alone)
     few = {"rows": min(battery.Battery.rows, items), "copies": min(battery.Battery.copies, items)}
-    asked, read = min(items, 120) // 12, min(windows, 10) // 3  # one pass a head: a larger run does not ask more
-    fewer = {"items": max(1, asked), "rows": max(2, asked), "windows": max(1, read), "copies": 0}
+    # One pass a head: a larger run does not ask more.
+    asked, read = min(items, 120) // 12, max(min(windows, 2), min(windows, 10) // 3)
+    fewer = {"items": max(1, asked), "rows": max(2, asked), "windows": read, "copies": 0}
     calibrates = ask(tuple(tasks), **fewer, part="calibration")
     return Plan(ask(tuple(tasks), items=items, windows=windows, **few), calibrates, tuple(domains), **options)
 
