@@ -61,8 +61,10 @@ smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smok
 scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
 	"$(PY)" -m srdyn.study.claims
 
+# Tests in another order with every commit, in the same one with each run of it. SEED=… for others.
+SEED ?= $(shell echo $$((16#$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))))
 test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)
-	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 --dist loadfile --randomly-seed=$(SEED) $(ARGS)
 
 STRIP := --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(wildcard notebooks/[0-9]*.ipynb)
 check: $(ENV)  ## lint, formatting, floors, notebooks without outputs and with the reference run's parameters
