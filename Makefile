@@ -8,7 +8,7 @@ P ?=
 ONLY ?=
 ARGS ?=
 VENV ?= .venv
-# Notebooks at a time, each with its share of the cores. One where parameters are yours: two models may be too large.
+# Notebooks at a time. One where parameters are yours: two models may be too large.
 JOBS ?= $(if $(P),1,2)
 
 # PY=python uses the active environment (conda, say) as it is; without it a venv is made when missing. Its stamp's name
@@ -56,7 +56,7 @@ site: $(ENV)  ## build the pages: findings, the notebooks as they ran, manual (P
 	@$(SITE)
 
 smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smoke
-	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2
+	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2 --processes 1
 
 scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
 	"$(PY)" -m srdyn.study.claims
