@@ -165,7 +165,9 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
         losses["healed"] = loss(model, text)
     found = cost(losses)
     export.save(model, arguments.out, cost=found)
-    print(found.to_string(index=False), export.realised(model, tp=arguments.tp).to_string(index=False), sep="\n\n")
+    held = "weights: {:,} bytes, {:,} after".format(*export.weight_bytes(model))
+    saved = export.realised(model, tp=arguments.tp).to_string(index=False)
+    print(found.to_string(index=False), held, saved, sep="\n\n")
     return found
 
 
