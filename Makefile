@@ -8,7 +8,7 @@ P ?=
 ONLY ?=
 ARGS ?=
 VENV ?= .venv
-# Notebooks at a time, each with its share of the cores. One where parameters are yours: two models may be too large.
+# Notebooks at a time. One where parameters are yours: two models may be too large.
 JOBS ?= $(if $(P),1,2)
 
 # PY=python uses the active environment (conda, say) as it is; without it a venv is made when missing. Its stamp's name
@@ -56,13 +56,15 @@ site: $(ENV)  ## build the pages: findings, the notebooks as they ran, manual (P
 	@$(SITE)
 
 smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smoke
-	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2
+	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2 --processes 1
 
 scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
 	"$(PY)" -m srdyn.study.claims
 
+# Tests in another order with every commit, in the same one with each run of it. SEED=… for others.
+SEED ?= $(shell echo $$((16#$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))))
 test: $(ENV)  ## run the tests (ARGS="-k store" for some of them, ARGS="-m slow" for the slow)
-	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 --dist loadfile $(ARGS)
+	OMP_NUM_THREADS=1 "$(PY)" -m pytest -n auto --maxprocesses 4 --dist loadfile --randomly-seed=$(SEED) $(ARGS)
 
 STRIP := --keep-id --extra-keys "metadata.papermill cell.metadata.papermill" $(wildcard notebooks/[0-9]*.ipynb)
 check: $(ENV)  ## lint, formatting, floors, notebooks without outputs and with the reference run's parameters

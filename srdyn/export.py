@@ -7,13 +7,14 @@ else every value head that stays gets a copy of its key. Nothing is trained or t
 
 import copy
 import math
+import re
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping
 
 from srdyn import architectures, models
 from srdyn.architectures.counts import COUNTS, REASONS, Counts
@@ -44,14 +45,17 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     tokenizer, and README.md with what was removed, what engines make of it (`realised`) and, where it was measured, the
     `cost` of it. The logits are those of the pruned model; for a norm over a group of Mamba-2 heads that lost some but
     not all of them, up to its ε, which an ordinary configuration shares with other norms. Of a model that also sees
-    the part that reads is written. Raises ValueError as `shape` does, FileExistsError as `pruning.save` does.
+    the part that reads is written; one without attention says `use_cache` false where transformers fails with a cache.
+    Raises ValueError as `shape` does, FileExistsError as `pruning.save` does.
     """
     config, target = configuration(model), Path(folder).expanduser()
     with torch.device("meta"):
         stock = type(model.hf)._from_config(config, dtype=model.hf.dtype)
-    stock.generation_config = model.hf.generation_config
+    stock.generation_config = copy.deepcopy(model.hf.generation_config)
+    if not engines.can_cache(sizes(model)):
+        stock.generation_config.use_cache = False
     with folders.replacing(target) as new:
-        stock.save_pretrained(new, state_dict=_convolutions_apart(model, weights(model, stock)))
+        stock.save_pretrained(new, state_dict=_as_engines_read(model, stock, weights(model, stock)))
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
         (new / "README.md").write_text(card(model, cost), "utf-8")
@@ -105,6 +109,10 @@ def configuration(model: models.Model) -> PreTrainedConfig:
     width = found.heads * model.grid.V
     numbers = {"heads": found.heads, "keys": found.keys, "width": width, "expand": width // text.hidden_size}
     inner.update({getattr(counts, x): number for x, number in numbers.items() if getattr(counts, x) is not None})
+    if not engines.can_cache(sizes(model)):
+        inner["use_cache"] = False
+    if counts.shares:
+        inner["expand_k"], inner["expand_v"] = (found.heads * n / text.hidden_size for n in model.grid[2:])
     if "linear_attn_config" in inner:  # Kimi Linear's own, which goes before the others
         inner["linear_attn_config"] = inner["linear_attn_config"] | {"num_heads": found.heads}
     return type(config).from_dict(stated)
@@ -160,6 +168,20 @@ def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd
     return pd.DataFrame(rows, columns=["engine", "before", "after", "lacks"])
 
 
+def keys_left(whole: engines.Sizes, heads: int) -> int:
+    """Keys or groups of a layer that `heads` are kept of: whole keys go, or each head gets one; groups all stay."""
+    counts = COUNTS.get(whole.mixer, Counts(""))
+    if counts.keys is not None and not counts.repeats:
+        return whole.keys
+    return heads if whole.keys * heads % whole.heads else whole.keys * heads // whole.heads
+
+
+def weight_bytes(model: models.Model) -> tuple[int, int]:
+    """Bytes of all weights before any pruning, and now."""
+    before, after = (report.weight_bytes(hf)[0] for hf in (_whole(model), model.hf))
+    return before, after
+
+
 def demands(model: models.Model, *, tp: int = 1) -> pd.DataFrame:
     """What each engine asks of the exported model's heads, our value, whether it is met; raises as `shape` does."""
     found = shape(model)
@@ -172,7 +194,7 @@ def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:
     found, L, H = shape(model), model.grid.L, model.grid.H
     how = ", a copy of its key for each" if found.repeated else f" on {found.keys} keys or groups"
     kept = [(str(layer.index), ", ".join(map(str, layer.heads))) for layer in model.layers]
-    before, after = (report.weight_bytes(hf)[0] for hf in (_whole(model), model.hf))
+    before, after = weight_bytes(model)
     saved = [
         (row.engine, *("–" if math.isnan(x) else report.in_mib(int(x)) for x in (row.before, row.after)), row.lacks)
         for row in realised(model).itertuples()
@@ -229,13 +251,26 @@ def _whole(model: models.Model) -> PreTrainedModel:
     return checkpoints.outline(config, dtype=model.hf.dtype)
 
 
-def _convolutions_apart(model: models.Model, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors of OLMo Hybrid with queries', keys' and values' convolutions each under the name that engines read.
+def _as_engines_read(model: models.Model, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors under names that engines read too, where transformers 5.23 alone reads what it writes.
 
-    Left to itself, transformers 5.23 writes them in thirds of equal length, which only it puts together again.
+    Of OLMo Hybrid it writes queries', keys' and values' convolutions in thirds of equal length. Of Kimi Linear it
+    writes dense feed-forward layers as if they were mixtures of experts: `stock` is told to leave the names alone.
     """
-    if "OlmoHybridGatedDeltaNet" not in {type(site.mixer).__name__ for site in architectures.sites(model.hf)}:
+    mixers = {type(site.mixer).__name__ for site in architectures.sites(model.hf)}
+    if "OlmoHybridGatedDeltaNet" in mixers:
+        return _convolutions_apart(model, state)
+    if "KimiLinearDeltaAttention" not in mixers:
         return state
+    every = conversion_mapping.get_model_conversion_mapping(stock, add_legacy=False)
+    stock._weight_conversions = [x for x in every if r"\.block_sparse_moe\." not in x.source_patterns]
+    sparse = "|".join(str(i) for i, kind in enumerate(stock.config.mlp_layer_types) if kind == "sparse")
+    moved = (rf"(\.layers\.({sparse}))\.mlp\.", r"\1.block_sparse_moe.")
+    return {re.sub(*moved, name): x for name, x in state.items()}
+
+
+def _convolutions_apart(model: models.Model, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with queries', keys' and values' convolutions each under its name."""
     (heads, keys, _), (_, _, K, V), apart = shape(model), model.grid, {}
     for name, x in state.items():
         parts = x.split([keys * K, keys * K, heads * V]) if name.endswith(".conv1d.weight") else [x]

@@ -107,10 +107,15 @@ def page(*passports: Mapping[str, Any], selected: Sequence[Sequence[int]] = ()) 
 def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Every number of a head that differs: layer, head, measure, a, b; ranks at the end. Empty where none does.
 
-    Raises ValueError for passports of another form or of models with other layers or heads.
+    What removal costs counts where both have it. Where they read other text (`measured`), part of it is the text's.
+    Raises ValueError for passports of another form, measured at other positions or another ε, or of models with other
+    layers or heads.
     """
     if a["schema"] != b["schema"]:
         raise ValueError(f"the passports have the forms {a['schema']} and {b['schema']}: measure one again")
+    for what in ("positions", "eps"):
+        if (ours := a["measured"][what]) != (other := b["measured"][what]):
+            raise ValueError(f"the passports were measured with {what} {ours} and {other}: measure one again")
     rows, theirs = [], {(head["layer"], head["head"]): head for head in b["heads"]}
     if theirs.keys() != {(head["layer"], head["head"]) for head in a["heads"]}:
         raise ValueError(f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads")
@@ -118,6 +123,8 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
         other = theirs[ours["layer"], ours["head"]]
         pairs = [(name, ours[name], other[name]) for name in COMPARED]
         pairs.append(("rank", ours["rank"][-1], other["rank"][-1]))
+        if ours["removal"] and other["removal"]:
+            pairs.append(("removal", ours["removal"]["bits"], other["removal"]["bits"]))
         rows += [(ours["layer"], ours["head"], *pair) for pair in pairs if pair[1] != pair[2]]
     return pd.DataFrame(rows, columns=["layer", "head", "measure", "a", "b"])
 
@@ -132,11 +139,14 @@ def capacity(
 ) -> str:
     """What a model with `keep` heads in every layer gives, in a line; `cost` is `prune.cost` of such a one.
 
-    Sequences are those of `tokens` tokens whose caches fit beside nothing else. Keys go with their heads.
+    Sequences are those of `tokens` tokens whose caches fit beside nothing else. Keys go as `export.keys_left` says.
+    Raises ValueError unless 1 ≤ keep ≤ all of a layer's heads.
     """
     about = passport["model"]
     whole = engines.Sizes(**about["sizes"])
-    cut = whole._replace(heads=keep, keys=max(1, math.ceil(whole.keys * keep / whole.heads)))
+    if not 1 <= keep <= whole.heads:
+        raise ValueError(f"a layer of {about['name']} has {whole.heads} heads: keep 1 to all of them, not {keep}")
+    cut = whole._replace(heads=keep, keys=export.keys_left(whole, keep))
     before, after = (engines.state_bytes(sizes)["transformers"] for sizes in (whole, cut))
     kept = about["kv_bytes_per_token"] * tokens
     more = int(gib * GIB // (after + kept)) - int(gib * GIB // (before + kept))

@@ -55,7 +55,8 @@ def read(
 
 def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray, " N"]:
     """Bits that the model needs for a token, in the mean over each window."""
-    return evals.window_bits(model, tokens) / (tokens.shape[1] - 1)
+    rows = tqdm(tokens.split(8), desc="loss", leave=False)
+    return np.concatenate([evals.window_bits(model, some) for some in rows]) / (tokens.shape[1] - 1)
 
 
 def cost(losses: Mapping[str, Float64[np.ndarray, " N"]], *, seed: int = 0) -> pd.DataFrame:
@@ -165,7 +166,9 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
         losses["healed"] = loss(model, text)
     found = cost(losses)
     export.save(model, arguments.out, cost=found)
-    print(found.to_string(index=False), export.realised(model, tp=arguments.tp).to_string(index=False), sep="\n\n")
+    held = "weights: {:,} bytes, {:,} after".format(*export.weight_bytes(model))
+    saved = export.realised(model, tp=arguments.tp).to_string(index=False)
+    print(found.to_string(index=False), held, saved, sep="\n\n")
     return found
 
 

@@ -111,9 +111,8 @@ def save(model: models.Model, folder: str | Path) -> Path:
     """Write weights (safetensors), configuration and tokenizer, whole or not at all, for `models.load` to read back.
 
     `srdyn_kept` in config.json lists the heads that each linear layer kept; srdyn_files.json lists what was written.
-    What else reads such a folder is stopped by its `model_type`, which says where to turn; `export.save` writes what
-    others read.
-    A folder that holds exactly what an earlier call wrote is replaced. Raises FileExistsError for one that holds
+    What else reads such a folder is stopped by its `model_type`, which says where to turn (transformers, asked for the
+    class itself, only warns of that before it names sizes); `export.save` writes what others read. A folder that holds exactly what an earlier call wrote is replaced. Raises FileExistsError for one that holds
     anything else: files that were added or changed, a model from elsewhere.
     """
     target = Path(folder).expanduser()

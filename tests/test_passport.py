@@ -9,8 +9,8 @@ import pandas as pd
 import pytest
 import torch
 
-from srdyn import models, passport, prune, pruning, spectra, states
-from srdyn.loading import files
+from srdyn import export, models, passport, prune, pruning, spectra, states
+from srdyn.loading import engines, files
 
 SCHEMA = json.loads((files.root() / "srdyn" / "passport.schema.json").read_text())
 
@@ -70,6 +70,10 @@ def test_of_itself_nothing_differs_of_another_each_number_is_named(found):
     frame = passport.diff(found, other)
     assert frame["measure"].tolist() == ["norm", "rank"]
     assert (frame["b"] - frame["a"]).tolist() == pytest.approx([1, 2])
+    other["heads"][7]["removal"] = other["heads"][7]["removal"] | {"bits": 9.0}
+    assert passport.diff(found, other)["measure"].tolist() == ["norm", "rank", "removal"]
+    with pytest.raises(ValueError, match=r"measured with eps 0\.0001 and 0\.001"):
+        passport.diff(found, found | {"measured": found["measured"] | {"eps": 1e-3}})
     del other["heads"][0]
     with pytest.raises(ValueError, match="do not have the same layers and heads"):
         passport.diff(found, other)
@@ -105,6 +109,19 @@ def test_capacity_in_one_line(found):
     more = 2**30 // (whole * 3 // 4 + kept) - 2**30 // (whole + kept)
     assert f" {more} more sequences" in line
     assert passport.capacity(found, 6).endswith("loss not measured")
+
+
+def test_capacity_counts_the_keys_that_an_export_has(model, found):
+    for keep in (6, 5):  # whole keys, a key for each head
+        score = torch.rand(model.grid[:2], generator=torch.Generator().manual_seed(0))
+        chosen = export.choices(model) if keep == 6 else {}
+        cut = pruning.prune_heads(model, pruning.select(score, 1 - keep / 8, uniform=True, **chosen))
+        saved = export.realised(cut).set_index("engine").loc["transformers"]
+        whole = engines.Sizes(**found["model"]["sizes"])
+        sizes = whole._replace(heads=keep, keys=export.keys_left(whole, keep))
+        assert engines.state_bytes(sizes)["transformers"] == saved["after"]
+    with pytest.raises(ValueError, match="has 8 heads: keep 1 to all of them, not 9"):
+        passport.capacity(found, 9)
 
 
 def test_the_command_writes_both_and_compares(place, found, tmp_path, capsys):

@@ -7,7 +7,8 @@ class Counts(NamedTuple):
     """What a family's configuration calls the numbers that a cut changes.
 
     Value heads, the keys or groups that they share, their width together, the whole multiple of the hidden size that
-    this width must be. Only where `repeats` may keys be repeated: where nothing but heads reads them.
+    this width must be. Only where `repeats` may keys be repeated: where nothing but heads reads them. With `shares` the
+    widths of all keys and of all values are stated, as any share of the hidden size (`expand_k`, `expand_v`).
     """
 
     heads: str
@@ -15,6 +16,7 @@ class Counts(NamedTuple):
     width: str | None = None
     expand: str | None = None
     repeats: bool = False
+    shares: bool = False
 
 
 DELTA = Counts("linear_num_value_heads", "linear_num_key_heads", repeats=True)
@@ -30,12 +32,14 @@ COUNTS: dict[str, Counts] = {
     "GraniteMoeHybridMambaLayer": Counts("mamba_n_heads", "mamba_n_groups", expand="mamba_expand"),
     "Zamba2MambaMixer": Counts("n_mamba_heads", "mamba_ngroups", expand="mamba_expand"),
     **dict.fromkeys(("GatedDeltaNet", "KimiDeltaAttention", "GatedDeltaProduct", "Comba"), FLA),
+    **dict.fromkeys(("DeltaNet", "RWKV6Attention"), Counts("num_heads", shares=True)),
+    "GatedLinearAttention": Counts("num_heads", "num_kv_heads", repeats=True, shares=True),
 }
 """By the class of the recurrent layers."""
-WIDTH = "its configuration gives the width of all heads together, as a share of the hidden size"
+WIDTH = "its heads are together as wide as its hidden size"
 REASONS = {
     "BailingHybridDeltaAttention": "its configuration has one number for the heads of linear layers and of attention",
-    **dict.fromkeys(("DeltaNet", "GatedLinearAttention", "HGRN2Attention", "RWKV6Attention", "RWKV7Attention"), WIDTH),
+    **dict.fromkeys(("HGRN2Attention", "RWKV7Attention"), WIDTH),
     "MultiScaleRetention": "its heads decay by their place among the others, which a cut changes",
 }
 """Why a family's configuration cannot state a cut."""

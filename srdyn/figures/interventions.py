@@ -40,6 +40,7 @@ def doses(table: pd.DataFrame, *, marked: float) -> Figure:
         for arm, line in part[part["arm"] != "intact"].groupby("arm", sort=False):
             line = line.sort_values("share")
             style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
+        panel.set_xlim(left=0)  # the intact model
     _arm_legend(figure, table["arm"])
     return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
 

@@ -25,6 +25,10 @@ KNOWN = {
 }  # fmt: skip
 """Layers whose heads each engine counts by the configuration; llama.cpp has one number for Kimi's and attention's."""
 
+_COUNTING = ("Mamba2Mixer", "GatedDeltaNet", "KimiDeltaAttention", "GatedDeltaProduct", "Comba", "DeltaNet",
+             "GatedLinearAttention", "RWKV6Attention")  # fmt: skip
+"""Layers whose models read on from a cache without being told how much it has read."""
+
 
 class Sizes(NamedTuple):
     """The recurrent layers of a model, all alike, and the attention beside them.
@@ -72,7 +76,10 @@ def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[s
     Nemotron-H have it by themselves; Qwen3-Next takes the model's own without it. No draft tokens, no prefix cache.
     """
     shift = sizes.channels * (sizes.kernel - 1)
-    page = (shift * sizes.itemsize + sizes.state * state_itemsize) // tp
+    # Groups that the devices do not divide are held by each (`extra_groups_for_head_shards` of both engines).
+    shared = sizes if sizes.keys % tp == 0 else sizes._replace(keys=tp)
+    sharded = shared.channels * (sizes.kernel - 1)
+    page = (sharded * sizes.itemsize + sizes.state * state_itemsize) // tp
     if sizes.attention:
         token = sizes.attention * sizes.itemsize // max(1, min(tp, sizes.kv))
         step = (16 if sizes.kv else 128) * token
@@ -80,10 +87,15 @@ def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[s
     by_layer = {
         "transformers": sizes.channels * sizes.kernel * sizes.itemsize + sizes.state * 4,
         "vLLM": page,
-        "SGLang": (shift * 2 + sizes.state * 4) // tp,
+        "SGLang": (sharded * 2 + sizes.state * 4) // tp,
         "llama.cpp": (shift + sizes.state) * 4,
     }
     return {engine: sizes.layers * size for engine, size in by_layer.items()}
+
+
+def can_cache(sizes: Sizes) -> bool:
+    """Whether transformers 5.23 reads on from a cache: it asks a layer of attention how many tokens were read."""
+    return sizes.attention > 0 or sizes.mixer in _COUNTING
 
 
 def demands(sizes: Sizes, *, tp: int = 1) -> Iterator[Demand]:
@@ -91,6 +103,7 @@ def demands(sizes: Sizes, *, tp: int = 1) -> Iterator[Demand]:
     mixer, heads, keys, ratio = sizes.mixer, sizes.heads, sizes.keys, sizes.heads // sizes.keys
     delta, shown = mixer in _DELTA, f"{heads} heads, {keys} keys"
     yield Demand("transformers", "keys divide heads", shown, heads % keys == 0)
+    yield Demand("transformers", "attention, to read through a cache", str(sizes.attention), can_cache(sizes))
     for engine, known in KNOWN.items():
         yield Demand(engine, "takes the number of heads from the configuration", mixer, mixer in known)
         yield Demand(engine, "keys divide heads", shown, heads % keys == 0)

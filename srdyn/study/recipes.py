@@ -248,6 +248,7 @@ def _training(draw: np.random.Generator, kept: Path) -> Fresh:
     yield "06_emergence_identity", "model measure step reference value position", lambda: ranks
     yield "06_emergence_origin", "", lambda: of_each(emergence.origin)
     yield "06_emergence_moved", "", lambda: second.moved(history, **first)
+    yield "06_emergence_kept", "", lambda: second.kept(history, **first)
     yield "06_emergence_claims", "", lambda: emergence.measured(ranks)
     halves = emergence.measured(ranks).query("measure == 'identity in training'")
     again = lambda: pd.concat([second.identity(history, **first), halves], ignore_index=True)  # noqa: E731

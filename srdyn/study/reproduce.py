@@ -56,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default=store.REFERENCE, help="one of notebooks/presets")
     parser.add_argument("--set", default="", help='parameters over it: \'n=4 models=["a", "b"]\'')
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
+    parser.add_argument("--processes", type=int, help="to which each deals its work; default: as many as cores")
     given = parser.parse_args(arguments)
     with refusals.door():
         chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
@@ -63,9 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.getLogger("papermill").setLevel(logging.ERROR)  # which warns of cells that it cannot parse; we have
     os.environ |= {"SRDYN_RUN": run_name(given.preset, given.set), "PYTHONHASHSEED": "0"}
     # More threads than cores wait for each other: two notebooks at a time on two cores took seven times as long.
+    # Processes of one thread do not, so that each notebook may have one for every core: the last one left has all.
     if given.jobs > 1:
-        cores = str(max(1, (os.cpu_count() or 1) // given.jobs))
-        os.environ |= {"SRDYN_CORES": cores, "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", cores)}
+        threads = str(max(1, (os.cpu_count() or 1) // given.jobs))
+        os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", threads)
+    if given.processes:
+        os.environ["SRDYN_PROCESSES"] = str(given.processes)
     note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
         in_place = contextlib.chdir(files.root() / "notebooks")  # where paths among the parameters are seen from

@@ -36,9 +36,17 @@ def test_a_state_of_its_own_is_counted_as_transformers_has_it():
         ({"heads": 12, "keys": 6}, 4, "vLLM", "4 devices divide heads and keys"),
         ({"V": 64}, 1, "llama.cpp", "square states"),
         ({"mixer": "KimiLinearDeltaAttention"}, 1, "llama.cpp", "takes the number of heads"),
+        ({"attention": 0}, 1, "transformers", "attention, to read through a cache"),
     ],
 )
 def test_what_an_engine_asks_for_in_vain_is_named(change, tp, engine, asks):
     vain = [x for x in engines.demands(QWEN._replace(**change), tp=tp) if not x.ok and x.engine == engine]
     assert any(x.asks.startswith(asks) for x in vain)
     assert [x for x in engines.demands(QWEN) if not x.ok] == []
+
+
+def test_groups_that_devices_do_not_divide_are_held_by_each():
+    """vLLM's and SGLang's `extra_groups_for_head_shards`: as many groups as devices."""
+    one = engines.Sizes("Mamba2Mixer", 1, 8, 1, 16, 4, 4, 0, 0, 2)
+    found = engines.state_bytes(one, tp=4)
+    assert found["SGLang"] == found["vLLM"] == (3 * (2 * 4 * 16 + 8 * 4) * 2 + 8 * 16 * 4 * 4) // 4

@@ -107,6 +107,14 @@ def test_heads_that_moved_are_named():
     assert found[["rank_before", "rank_after"]].to_numpy().tolist() == [[30, 60], [60, 3]]
 
 
+def test_kappa_is_split_into_order_and_shares():
+    kept = lambda *ends: second.kept(history(*ends), at=512).loc[0, ["kappa", "only_shares", "same_shares"]]  # noqa: E731
+    assert kept([2, 3, 60, 61], [2, 3, 60, 61]).tolist() == [1, 1, 1]
+    shares = kept([60, 61, 62, 63], [2, 3, 60, 61])  # all high before: the order is kept, and κ cannot say so
+    assert shares.tolist() == [0, 0, 1]
+    assert kept([2, 3, 60, 61], [60, 61, 2, 3]).tolist() == [-1, 1, -1]
+
+
 def test_names_are_those_of_the_claims():
     named = [measure.name for measure in registration.load().claim("C10").second.measures]
     assert {second.RHO, second.KAPPA} <= set(named)

@@ -48,7 +48,7 @@ def test_results_come_in_the_order_of_the_work():
 
 
 def test_where_one_core_is_left_this_process_does_it(monkeypatch):
-    monkeypatch.setenv("SRDYN_CORES", "1")
+    monkeypatch.setenv("SRDYN_PROCESSES", "1")
     assert list(workers.deal(os.getpid, [(), ()])) == [os.getpid()] * 2
 
 

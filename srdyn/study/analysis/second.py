@@ -128,6 +128,24 @@ def moved(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     return found[found["before"] != found["after"]].reset_index(drop=True)
 
 
+def kept(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
+    """What κ between the strata before and after training is made of: their order, or how many heads are in each (C10).
+
+    Columns: model, kind, seed, n (heads); `kappa` at the last step; `only_shares`, what it would be had training kept
+    the order and changed the shares alone: strata of other sizes cannot agree; `same_shares`, κ of the trained strata
+    with the start's order cut at the trained shares. Of heads that start equal, that of the earlier layer is lower.
+    """
+    rows = []
+    for names, windows, data in emergence.halves_of_each_model(history, at):
+        first, second = np.split(windows.mean(0), 2, axis=-1)
+        before, after = ((first[..., i] + second[..., i]).ravel().round(9) / 2 for i in (0, -1))
+        ordered = np.sort(after)[before.argsort(kind="stable").argsort()]  # the trained ranks in the order of the start
+        pairs = {"kappa": (before, after), "only_shares": (before, ordered), "same_shares": (ordered, after)}
+        found = {name: strata.kappa(a[None], b[None], data.D)[0] for name, (a, b) in pairs.items()}
+        rows.append(names | {"n": len(after)} | found)
+    return pd.DataFrame(rows)
+
+
 def _high(means: Means, cube: Cube) -> Float[np.ndarray, "high C"]:
     """The mean ranks of the heads that are high-rank at the last position."""
     ranks = means.mean(0).reshape(-1, len(cube.positions))

@@ -20,9 +20,9 @@ import transformers
 def deal(function: Callable, work: Iterable[tuple]) -> Iterator:
     """`function(*item)` for every item, in this order, by processes, which find it by its name; errors end it.
 
-    Where SRDYN_CORES leaves one core, this process does it: a process more would import for seconds and then wait.
+    Where it may be one only, this process does it: another would import for seconds and then wait.
     """
-    if _cores() == 1:
+    if _processes() == 1:
         return (function(*item) for item in work)
     return _results([_pool().submit(function, *item) for item in work])
 
@@ -39,17 +39,17 @@ def _results(asked: list[Future]) -> Iterator:
             future.cancel()
 
 
-def _cores() -> int:
-    """What `reproduce --jobs` left this notebook, else all that this process may use."""
+def _processes() -> int:
+    """As many as `reproduce --processes` says, else as there are cores for this process."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return int(os.environ.get("SRDYN_CORES") or here)
+    return int(os.environ.get("SRDYN_PROCESSES") or here)
 
 
 @functools.cache
 def _pool() -> ProcessPoolExecutor:
     """Kept for further calls: starting the processes costs more than a short answer."""
     context = multiprocessing.get_context("spawn")
-    return ProcessPoolExecutor(_cores(), mp_context=context, initializer=_start)
+    return ProcessPoolExecutor(_processes(), mp_context=context, initializer=_start)
 
 
 def _start() -> None:
