@@ -35,7 +35,7 @@ def domains() -> list[str]:
 
 def domain(
     name: str | Path,
-    tokenizer: PreTrainedTokenizerBase,
+    tokenizer: PreTrainedTokenizerBase | None,
     *,
     n: int,
     length: int,
@@ -46,8 +46,10 @@ def domain(
 
     Windows lie inside single documents, never overlap, and are drawn without replacement; no special token is added.
     `part` is one of `PARTS`, to which documents are dealt out, always alike. Raises ValueError for an unknown name or
-    part, or where the part holds fewer windows, and as `documents.read` does.
+    part, where the part holds fewer windows or there is no tokenizer, and as `documents.read` does.
     """
+    if tokenizer is None:  # a model's, where its folder holds none
+        raise ValueError("no tokenizer: put its files (tokenizer.json, tokenizer_config.json) beside the weights")
     return _shuffled(name, tokenizer, n, length, generator, part).tokens[:n]
 
 

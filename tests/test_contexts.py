@@ -91,6 +91,11 @@ def test_too_few_windows_say_how_many_there_are():
         draw("prose", n=0)
 
 
+def test_a_model_without_a_tokenizer_is_told_what_is_missing():
+    with pytest.raises(ValueError, match=r"no tokenizer: put its files \(tokenizer\.json"):
+        contexts.domain("prose", None, n=1, length=8, generator=generator())
+
+
 def test_unknown_names_list_the_known_ones():
     with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
         draw("poetry")

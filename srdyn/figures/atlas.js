@@ -116,7 +116,7 @@ export function mount(root, passports, {selected = [], onSelect = () => {}, onLo
         cells.set(key(place), cell);
       }
     });
-    const under = e => { const cell = document.elementFromPoint(e.clientX, e.clientY)?.closest("[role=gridcell]"); return cell?.place?.[0] === which && grid.contains(cell) ? cell : null; };
+    const under = e => { const cell = grid.getRootNode().elementFromPoint(e.clientX, e.clientY)?.closest("[role=gridcell]"); return cell?.place?.[0] === which && grid.contains(cell) ? cell : null; };
     grid.onpointerdown = e => {
       const from = under(e), adds = e.ctrlKey || e.metaKey || mode === "Select";
       drag = from && (e.pointerType === "mouse" || mode === "Select") ? {from, before: adds ? new Set(chosen) : new Set(), moved: false} : null;

@@ -139,7 +139,8 @@ def _outlook(stale: Mapping[str, str]) -> str:
         f"{stem} ({'not timed yet' if took != took else f'{took / 60:.1f} min'})" for stem, took in seconds.items()
     )
     known = sum(took for took in seconds.values() if took == took) / 60
-    return f"{len(stale)} to run: {', '.join(listed)}; {known:.0f} min the last time" if stale else "all is up to date"
+    last = f"; {known:.0f} min the last time" if known else ""
+    return f"{len(stale)} to run: {', '.join(listed)}{last}" if stale else "all is up to date"
 
 
 class _Stamp(NamedTuple):
