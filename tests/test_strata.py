@@ -144,6 +144,23 @@ def test_bimodality_tells_two_groups_from_one():
     assert strata.bimodality(np.linspace(0, 1, 5000))["sarle"] == pytest.approx(5 / 9, abs=1e-3)
 
 
+def test_sarle_is_that_of_sample_moments():
+    """Against the sums written out; values that lean to one side, few enough for every correction to count."""
+    x = np.array([0.0, 0, 0, 1, 5])
+    n, d = len(x), x - x.mean()
+    s2 = (d**2).sum() / (n - 1)
+    skewness = n / ((n - 1) * (n - 2)) * (d**3).sum() / s2**1.5
+    excess = n * (n + 1) / ((n - 1) * (n - 2) * (n - 3)) * (d**4).sum() / s2**2 - 3 * (n - 1) ** 2 / ((n - 2) * (n - 3))
+    wanted = (skewness**2 + 1) / (excess + 3 * (n - 1) ** 2 / ((n - 2) * (n - 3)))
+    assert strata.bimodality(x)["sarle"] == pytest.approx(wanted, rel=1e-12)
+
+
+def test_shares_are_of_the_heads_that_have_a_rank():
+    ranks = np.array([[2.0, 16, 17, 60], [57, 58, np.nan, 20], [np.nan] * 4])
+    found = strata.shares(ranks, 64)  # low to 16, high from 57.6
+    np.testing.assert_allclose(found, [[2 / 4, 1 / 4, 1 / 4], [0, 2 / 3, 1 / 3], [np.nan] * 3])
+
+
 def test_bimodality_without_spread_or_values_is_nan():
     values = np.array([3.0, 1.0, np.nan, 4.0, 1.0, 9.0])
     assert strata.bimodality(values)["n"] == 5
