@@ -1,5 +1,6 @@
 """What heads score: means over sequences against loops over single ones, the oracle against a planted head."""
 
+import copy
 import math
 
 import pytest
@@ -95,11 +96,11 @@ def test_the_oracle_spares_the_head_that_does_the_work(trained):
     assert score.argmin() == 1 * trained.grid.H + 2
 
 
-def test_a_head_without_a_finite_score_is_named(trained, monkeypatch):
-    layer = trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj
-    weight = layer.weight.detach().clone()
-    weight[:, 2 * trained.grid.V] = math.nan  # what reads head 2
-    monkeypatch.setattr(layer, "weight", torch.nn.Parameter(weight))
+def test_a_head_without_a_finite_score_is_named(trained):
+    trained = copy.deepcopy(trained)
+    with torch.no_grad():  # what reads head 2
+        layer = trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj
+        layer.weight[:, 2 * trained.grid.V] = math.nan
     tokens = torch.randint(0, 64, (1, 32), generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=rf"layer {trained.layers[1].index} has no finite scores for the heads \[2\]"):
         scores.profile(trained, tokens)
