@@ -91,7 +91,8 @@ def main() -> None:
     failed = False
     for name in parser.parse_args().names:
         try:
-            about = models.check(name) if presets.path(name) is None else None
+            is_place = "/" in name  # which no preset has; looking for one wants the repository
+            about = models.check(name) if is_place or presets.path(name) is None else None
             print(about or of_preset(name))
             failed |= bool(about and about.unsupported)
         except refusals.MENDED_BY_USERS as error:

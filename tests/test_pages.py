@@ -1,6 +1,7 @@
 """README and pages: short, linked to what is there, every command and every line of Python in them works."""
 
 import ast
+import html
 import importlib.util
 import os
 import re
@@ -8,6 +9,8 @@ import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
+from urllib import parse
 
 import pytest
 import yaml
@@ -89,6 +92,20 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
+def leading_nowhere(pages: dict[str, str], site: Path) -> list[str]:
+    """Links within the site to a file that is not there, or to a place that the page does not have."""
+    places = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
+    found = []
+    for name, text in pages.items():
+        for link in re.findall(r'<(?:a|img|link|script)\b[^>]*?\b(?:href|src)="([^"]*)"', text):
+            path, _, anchor = parse.unquote(html.unescape(link)).partition("#")
+            target = os.path.normpath(Path(name).parent / path.split("?")[0]) if path else name
+            there = parse.urlsplit(path).scheme or (site / target).exists()
+            if not there or (anchor and target in places and anchor not in places[target]):
+                found.append(f"{name}: {link}")
+    return found
+
+
 def test_the_readme_is_short():
     text = (ROOT / "README.md").read_text()
     assert len(text.splitlines()) <= 150
@@ -143,6 +160,23 @@ def test_every_link_leads_somewhere(path):
     assert [link for link in inside if not (path.parent / link).exists()] == []
 
 
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_table_that_is_named_is_there(path):
+    named = re.findall(r"`((?:thorough/)?\d\d_[a-z]\w+)`", path.read_text())
+    kept = [ROOT / "data/tables", ROOT / "notebooks"]
+    assert [name for name in named if not any([*folder.glob(f"{name}.*")] for folder in kept)] == []
+
+
+def test_the_commands_of_the_readme_begin():
+    lines = [shlex.split(line, comments=True) for line in commands((ROOT / "README.md").read_text())]
+    began = [["make", "-n", f"PY={sys.executable}", *words[1:]] for words in lines if words[0] == "make"]
+    began += [[sys.executable, *words[1:]] for words in lines if words[0] == "python"]
+    assert len(began) > 6
+    for words in began:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
+        assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
+
+
 def test_the_citation_is_of_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == srdyn.__version__
 
@@ -157,12 +191,16 @@ def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clon
     )
     assert built.returncode == 0, built.stderr
     site = clone / "build/site"
-    pages = {path.relative_to(site).as_posix(): path.read_text() for path in site.rglob("*.html")}
+    found = [path for path in site.rglob("*.html") if "_static" not in path.parts]  # where the theme keeps a template
+    pages = {path.relative_to(site).as_posix(): path.read_text() for path in found}
     assert {"index.html", "search.html", "notebooks/01_stratification.html", "notebooks/site/api/states.html"} <= set(
         pages
     )
     fetched = r'<(?:script|img|iframe)[^>]*src="https?:|<link[^>]*rel="stylesheet"[^>]*href="https?:'
     assert [name for name, text in pages.items() if re.search(fetched, text)] == []
+    assert leading_nowhere(pages, site) == []
+    assert "notebooks/03_ablation.html#c8" in pages["index.html"]
+    assert "without outputs, since this run has not executed them" in built.stdout
     assert "<math" in pages["notebooks/01_stratification.html"]
     assert re.search(r'href="[^"]*05_mechanism_retention.csv"', pages["notebooks/site/findings.html"])
     for name in ("index", "notebooks/09_explore", "notebooks/site/your_model", "notebooks/site/api/states"):

@@ -4,6 +4,10 @@ import ast
 import json
 import os
 import re
+import shutil
+import subprocess
+import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -82,6 +86,25 @@ def test_pins_are_versions_or_ranges_that_any_machine_can_install():
 def test_conda_installs_the_same_project():
     packages = yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"][-1]["pip"]
     assert packages == ["--constraint constraints.txt", "--editable .[dev]"]
+
+
+def test_a_wheel_holds_all_and_reads_models_by_their_path_from_any_folder(tmp_path):
+    for name in ("pyproject.toml", "LICENSE"):
+        shutil.copy(ROOT / name, tmp_path)
+    shutil.copytree(ROOT / "srdyn", tmp_path / "srdyn", ignore=shutil.ignore_patterns("__pycache__"))
+    build = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    subprocess.run([sys.executable, "-c", build], cwd=tmp_path, capture_output=True, check=True)
+    [wheel] = tmp_path.glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if name.startswith("srdyn/")}
+    assert packed == {path.relative_to(tmp_path).as_posix() for path in (tmp_path / "srdyn").rglob("*.*")}
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    env = {name: value for name, value in os.environ.items() if name != "SRDYN_ROOT"}
+    run = [sys.executable, "-m", "srdyn.plan", str(ROOT / "data/models/hybrid")]
+    env |= {"PYTHONPATH": str(tmp_path / "installed")}
+    (tmp_path / "elsewhere").mkdir()
+    done = subprocess.run(run, cwd=tmp_path / "elsewhere", env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "hybrid (qwen3_next)" in done.stdout
 
 
 def test_no_registry_host_and_no_place_of_one_machine_is_written():

@@ -21,6 +21,8 @@ SHOWN = ("notebooks/site/*.md", "data/README.md", "data/models/README.md", "CHAN
 LINKED = ("data/paper/claims.yaml", "CITATION.cff", "notebooks/presets/*.yaml", "data/tables/**/*.csv")
 FIGURES = ("*.png", "*.md")
 WIDGET = "application/vnd.jupyter.widget-view+json"
+SECTION = re.compile(r"\A\*\*([^*]+?)(?:\.|(?<=\?))\*\*\s+")
+"""How a cell begins that has a heading of its own: bold, with its full stop."""
 HERE = Path(__file__).parent
 
 
@@ -35,6 +37,8 @@ def main() -> None:
     site = files.root() / "build" / "site" if name == store.REFERENCE else store.build_dir() / "site"
     doctrees = store.build_dir() / "doctrees"
     options = ["-q", "-W", "--keep-going", "-j", "auto", "-c", str(HERE), "-d", str(doctrees)]
+    if bare := [path.stem for path, shown in notebooks().items() if path == shown]:
+        print(f"without outputs, since this run has not executed them (make reproduce does): {', '.join(bare)}")
     status = build.main([*options, str(source), str(site)])
     if not status:
         size = sum(path.stat().st_size for path in site.rglob("*") if path.is_file())
@@ -45,13 +49,13 @@ def main() -> None:
 def gather(source: Path) -> Path:
     """All that the pages show, in one folder; what is no longer there goes."""
     root, kept = files.root(), {source / "index.md"}
-    written = (root / "README.md").read_text("utf-8") + "\n" + (HERE / "contents.md").read_text("utf-8")
+    readme = (root / "README.md").read_text("utf-8")
+    readme = re.sub(r"^\| \[(.+?)\]\((notebooks/.+?)\)", _at_section, readme, flags=re.MULTILINE)
+    written = readme + "\n" + (HERE / "contents.md").read_text("utf-8")
     files.write_bytes(source / "index.md", written.encode())
     found = {path.relative_to(root): path for pattern in SHOWN + LINKED for path in root.glob(pattern)}
     found |= {Path("figures", p.name): p for folder in _figure_dirs() for f in FIGURES for p in folder.glob(f)}
-    for path in (root / "notebooks").glob("[0-9]*.ipynb"):
-        executed = store.build_dir() / "notebooks" / path.name
-        found[path.relative_to(root)] = executed if executed.exists() else path
+    found |= {path.relative_to(root): shown for path, shown in notebooks().items()}
     for name, path in found.items():
         change = {".ipynb": still, ".md": with_tables}.get(path.suffix, bytes)
         files.write_bytes(source / name, change(path.read_bytes()))
@@ -67,6 +71,21 @@ def gather(source: Path) -> Path:
     return source
 
 
+def notebooks() -> dict[Path, Path]:
+    """Every notebook, and what is shown of it: the copy that the run executed, else itself."""
+    sources = sorted((files.root() / "notebooks").glob("[0-9]*.ipynb"))
+    executed = [store.build_dir() / "notebooks" / path.name for path in sources]
+    return {path: copy if copy.exists() else path for path, copy in zip(sources, executed, strict=True)}
+
+
+def _at_section(row: re.Match) -> str:
+    """A claim's row, its link leading to the section of the notebook that is headed by it, where one is."""
+    claim, notebook = row.groups()
+    anchor = re.sub(r"[^\w -]", "", claim.lower()).replace(" ", "-")
+    headed = f'"**{claim}.**' in (files.root() / notebook).read_text("utf-8")
+    return f"| [{claim}]({notebook}#{anchor})" if headed else row[0]
+
+
 def with_tables(page: bytes) -> bytes:
     """A page that lies two folders deep, in which the committed tables that it names are links."""
     return re.sub(r"`((?:thorough/)?\d\d_\w+)`", _linked, page.decode()).encode()
@@ -78,12 +97,17 @@ def _linked(named: re.Match) -> str:
 
 
 def still(notebook: bytes) -> bytes:
-    """A notebook without its widgets, progress bars all of them, for which the page would ask the network."""
+    """A notebook without its widgets, progress bars all of them, for which the page would ask the network.
+
+    What its cells begin with in bold becomes a heading, which the page's list of contents has.
+    """
     content = json.loads(notebook)
     content["metadata"].pop("widgets", None)
     for cell in content["cells"]:
         shown = [output for output in cell.get("outputs", []) if WIDGET not in output.get("data", {})]
         cell |= {"outputs": shown} if "outputs" in cell else {}
+        if cell["cell_type"] == "markdown":
+            cell["source"] = SECTION.sub(r"## \1\n\n", "".join(cell["source"]))
     return json.dumps(content).encode()
 
 

@@ -228,7 +228,7 @@ export function mount(root, passports, {selected = [], onSelect = () => {}, onLo
       left: [[1, "1"], [height(-80), "1e-4"], [0, "1e-8"]], below: [1, d / 2, d].map(x => [(x - 1) / (d - 1 || 1), x])});
     const numbers = draw(into, "dl");
     for (const [name, [value]] of Object.entries(MEASURES)) if (value(h, p) != null) {
-      const row = draw(numbers, "div"), interval = name.startsWith("bits") ? ` [${shown(h.removal.low)}, ${shown(h.removal.high)}]` : "";
+      const row = draw(numbers, "div"), interval = name.startsWith("bits") && h.removal.low != null ? ` [${shown(h.removal.low)}, ${shown(h.removal.high)}]` : "";
       draw(row, "dt", {}, name); draw(row, "dd", {}, shown(value(h, p)) + interval);
     }
     if (p.text) read(into, p.text, p.text.gain[p.heads.indexOf(h)]);

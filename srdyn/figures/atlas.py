@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from tqdm.auto import tqdm
 
 from srdyn import ablation, models, passport, prune, states
 from srdyn.loading import processes
@@ -38,11 +39,7 @@ class Atlas:
     @property
     def selected(self) -> Bool[Tensor, "L H"]:
         """The selected heads as `ablation.ablate_heads` takes them; `~selected` is what `pruning.prune_heads` keeps."""
-        grid = self.passports[0]["model"]["grid"]
-        heads = torch.zeros(grid["L"], grid["H"], dtype=torch.bool)
-        for layer, head in self.places:
-            heads[layer, head] = True
-        return heads
+        return _mask(self.passports[0]["model"]["grid"], self.places)
 
     def loss(self, tokens: Int[Tensor, "N T"] | None = None) -> tuple[float, float]:
         """Bits that the model needs for a token with all heads, and without the selected: of the text, or of `tokens`.
@@ -69,19 +66,21 @@ def show(
     *subjects: models.Model | Mapping[str, Any],
     text: str | Int[Tensor, "1 T"] | None = None,
     selected: Sequence[Sequence[int]] = (),
+    removal: bool = False,
     live: bool | None = None,
 ) -> Atlas:
     """An atlas of one or two models as they read a text, or of passports that were measured before.
 
     Of a model as it reads it shows, beside what its passport does, by how much each token changed the Frobenius norm of
-    each state. A text is cut where more would make the page too large. It is a widget if `live`, by default where
-    Jupyter's kernel and anywidget are there and no run is at work (marimo: `live=True`). Raises ValueError for other
-    than one or two subjects, for a model without a text or a text without a tokenizer, and for grids that differ.
+    each state and, with `removal`, what the text costs more without each head, in bits a token, by a pass a head. A
+    text is cut where more would make the page too large. It is a widget if `live`, by default where Jupyter's kernel
+    and anywidget are there and no run is at work (marimo: `live=True`). Raises ValueError for other than one or two
+    subjects, for a model without a text or a text without a tokenizer, and for grids that differ.
     """
     if len(subjects) not in (1, 2):
         raise ValueError(f"an atlas shows one or two models side by side, got {len(subjects)}")
     read = [_tokens(x, text) if isinstance(x, models.Model) else None for x in subjects]
-    found = [x if tokens is None else _read(x, tokens) for x, tokens in zip(subjects, read, strict=True)]
+    found = [x if tokens is None else _read(x, tokens, removal) for x, tokens in zip(subjects, read, strict=True)]
     grids = [[about["model"]["grid"][axis] for axis in "LH"] for about in found]
     if grids[0] != grids[-1]:
         raise ValueError(f"heads side by side need grids [L, H] of one size, got {grids[0]} and {grids[-1]}")
@@ -97,8 +96,8 @@ def _tokens(model: models.Model, text: str | Tensor | None) -> Int[Tensor, "1 T"
     return tokens[:1, : NUMBERS // (model.grid.L * model.grid.H)]
 
 
-def _read(model: models.Model, tokens: Int[Tensor, "1 T"]) -> dict[str, Any]:
-    """A passport with what every token did to every head beside it."""
+def _read(model: models.Model, tokens: Int[Tensor, "1 T"], removal: bool) -> dict[str, Any]:
+    """A passport with what every token did to every head beside it; `removal` in it is of this text alone."""
     T = tokens.shape[1]
     most = min(T, POSITIONS, max(2, NUMBERS // (passport.PLACES * model.grid.L * model.grid.H)))
     even = np.linspace(1, T, most).round().astype(int).tolist()
@@ -107,9 +106,21 @@ def _read(model: models.Model, tokens: Int[Tensor, "1 T"]) -> dict[str, Any]:
     change = torch.cat([size[:, :1], size.diff(dim=1)], 1) / size.amax(1, keepdim=True).clamp(min=1e-30)
     held = [(layer, head) for layer, row in enumerate(model.layers) for head in row.heads]  # as a passport lists them
     gain = [(100 * change[layer, :, head]).round().int().tolist() for layer, head in held]
+    if removal:
+        whole = prune.loss(model, tokens).mean()
+        for row, place in zip(found["heads"], tqdm(held, desc="removals", leave=False), strict=True):
+            with ablation.ablate_heads(model, _mask(found["model"]["grid"], [place])):
+                row["removal"] = {"bits": round(float(prune.loss(model, tokens).mean() - whole), 4)}
     ids = tokens[0].tolist()
     spelled = [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
     return found | {"text": {"tokens": spelled, "gain": gain}}
+
+
+def _mask(grid: Mapping[str, int], places: Sequence[Sequence[int]]) -> Bool[Tensor, "L H"]:
+    heads = torch.zeros(grid["L"], grid["H"], dtype=torch.bool)
+    for layer, head in places:
+        heads[layer, head] = True
+    return heads
 
 
 def _size(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H"]:

@@ -116,7 +116,7 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> Non
     """Run these notebooks with these parameters, the scorecard last, unless they are up to date."""
     data = _data()
     keys = {stem: _key(stem, given, data) for stem, given in chosen.items()}
-    print(_outlook({stem: _stamp(stem).seconds for stem in chosen if not _is_fresh(stem, keys[stem])}))
+    print(_outlook({stem: _stamp(stem).seconds for stem in chosen if not _is_fresh(stem, keys[stem])}, jobs))
     stems = [stem for stem in chosen if stem != _SCORECARD]
     if jobs > 1:
         stems.sort(key=lambda stem: _SIDE_BY_SIDE.index(stem) if stem in _SIDE_BY_SIDE else len(_SIDE_BY_SIDE))
@@ -132,14 +132,16 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> Non
         _refresh(_SCORECARD, given, _key(_SCORECARD, given, data))  # it reads what the others have just written
 
 
-def _outlook(stale: Mapping[str, str]) -> str:
-    """What will run, and how long each took the last time: `2 to run: 01_x (3 min), 02_y (not timed yet)`."""
+def _outlook(stale: Mapping[str, str], jobs: int) -> str:
+    """What will run, and how long each took the last time: `2 to run: 01_x (3.0 min), 02_y (not timed yet)`."""
     seconds = {stem: float(lasted or "nan") for stem, lasted in stale.items()}
     listed = (
         f"{stem} ({'not timed yet' if took != took else f'{took / 60:.1f} min'})" for stem, took in seconds.items()
     )
-    known = sum(took for took in seconds.values() if took == took) / 60
-    last = f"; {known:.0f} min the last time" if known else ""
+    known = [took / 60 for took in seconds.values() if took == took]
+    last = f"; {sum(known):.0f} min the last time, added up" if known else ""
+    if jobs > 1 and len(known) > 1:
+        last += f", {max(*known, sum(known) / jobs):.0f} at least with {jobs} side by side"
     return f"{len(stale)} to run: {', '.join(listed)}{last}" if stale else "all is up to date"
 
 

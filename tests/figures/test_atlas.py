@@ -93,6 +93,15 @@ def test_the_mask_is_of_what_was_selected_and_costs_what_its_ablation_does(model
     assert shown.loss(windows)[0] == pytest.approx(prune.loss(model, windows).mean())
 
 
+def test_what_the_text_costs_without_each_head_is_what_its_ablation_does(model, tokens):
+    [one] = atlas.show(model, text=TEXT, removal=True).passports
+    assert len({head["removal"]["bits"] for head in one["heads"]}) > 12
+    head = one["heads"][11]
+    alone = atlas.Atlas([one], model, tokens, [[one["model"]["layers"].index(head["layer"]), head["head"]]])
+    before, after = alone.loss()
+    assert head["removal"]["bits"] == pytest.approx(after - before, abs=1e-4)
+
+
 def test_what_a_browser_selects_comes_back_and_is_answered(model, shown, monkeypatch):
     widget = atlas.show(model, text=TEXT, live=True)
     assert not widget.selected.any()
@@ -195,6 +204,22 @@ def test_mouse_and_keys_show_compare_and_select(shown, opened):
     page.get_by_label("Colour").select_option("half-life (tokens)")
     assert "half-life" in cells.first.get_attribute("aria-label")
     assert page.locator("svg[role=img][aria-label]").count() == 4
+
+
+@pytest.mark.site
+def test_a_drag_selects_in_a_shadow_root_where_marimo_keeps_widgets_and_colours_tell_the_damage(model, opened):
+    rooted = 'mount(main.attachShadow({mode: "open"}).appendChild(document.createElement("div"))'
+    page = opened(atlas.show(model, text=TEXT, removal=True).page().replace("mount(main", rooted))
+    cells = page.locator(GRID)
+    cells.nth(1).hover()
+    page.mouse.down()
+    cells.nth(10).hover()
+    page.mouse.up()
+    assert json.loads(page.locator("main").get_attribute("data-selected")) == [[0, 1], [0, 2], [1, 1], [1, 2]]
+    page.get_by_label("Colour").select_option("bits a token without it")
+    assert re.fullmatch(
+        r"layer 0, head 1: bits a token without it -?[\d.e-]+", cells.nth(1).get_attribute("aria-label")
+    )
 
 
 @pytest.mark.site

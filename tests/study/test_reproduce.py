@@ -122,6 +122,16 @@ def test_two_run_at_a_time_then_what_has_changed_and_a_failure_is_one_line(clone
     assert "no parameter itmes" in made("--set", "itmes=4")[1]
 
 
+def test_what_will_run_is_said_with_the_time_it_took():
+    two = {"01_first": "1200", "02_second": "600", "03_third": ""}
+    each = "01_first (20.0 min), 02_second (10.0 min), 03_third (not timed yet)"
+    said = f"3 to run: {each}; 30 min the last time, added up"
+    assert reproduce._outlook(two, 1) == said
+    assert reproduce._outlook(two, 2) == said + ", 20 at least with 2 side by side"
+    assert reproduce._outlook({"01_first": ""}, 2) == "1 to run: 01_first (not timed yet)"
+    assert reproduce._outlook({}, 2) == "all is up to date"
+
+
 def test_a_committed_run_ends_with_a_line_and_no_other(clone, monkeypatch, capsys):
     for name in ("SRDYN_RUN", "PYTHONHASHSEED"):
         monkeypatch.setenv(name, "0")  # which the run sets, and the test takes back
