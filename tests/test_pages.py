@@ -20,6 +20,7 @@ from srdyn.study.run import parameters
 
 ROOT = files.root()
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("notebooks/site/*.md")), ROOT / ".github/CONTRIBUTING.md"]
+TABLES = [x for x in (ROOT / "data/tables").rglob("0*.*") if x.suffix in {".csv", ".parquet"}]
 TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
 ELSEWHERE = {"harness", "AutoModelForCausalLM"}
 """What examples import that need an optional extra, the hub, or a process of their own; other tests run these."""
@@ -141,6 +142,13 @@ def test_every_link_leads_somewhere(path):
     links = re.findall(r"\]\(([^)\s#]+)", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL))
     inside = [link for link in links if "://" not in link]
     assert [link for link in inside if not (path.parent / link).exists()] == []
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
+def test_every_table_that_is_named_is_there(path):
+    named = set(re.findall(r"`((?:thorough/)?0\d_[a-z0-9_]+)`", path.read_text()))
+    there = {table.relative_to(ROOT / "data/tables").with_suffix("").as_posix() for table in TABLES}
+    assert named - there - {notebook.stem for notebook in ROOT.glob("notebooks/0*.ipynb")} == set()
 
 
 def test_the_citation_is_of_this_version():
