@@ -20,7 +20,7 @@ def says(sentence):
 
 
 def test_about_half_of_the_heads_hold_little():
-    assert says("About half of the heads of 64 dimensions hold little")
+    assert says("About half of the heads hold little in the four models")
     heads = table("01_stratification_heads", "source == 'model' and model in @FOUR")
     assert (heads["rank"] <= heads["D"] / 4).groupby(heads["model"]).mean().between(0.4, 0.67).all()
 
@@ -82,3 +82,16 @@ def test_the_primary_contrast_has_two_signs():
     found = table("03_ablation_differences", asked, run=store.THOROUGH).set_index("seed")
     assert found.loc[0, "low"] > 0 > found.loc[1, "high"]
     assert len(found) == 2
+
+
+def test_no_choice_is_told_apart_among_random_sets_nor_text_spared_in_the_pure_models():
+    assert says("neither the highest nor the lowest ranks are told apart in any model")
+    places = table("03_ablation_places")
+    assert (len(places), set(places["verdict"])) == (8, {"undecided"})
+    assert says(
+        "heads removed cost text in both pure models even where the oracle chooses; in the hybrids that is open"
+    )
+    asked = "how == 'removed' and rule == 'oracle' and share == 0.25 and probe == 'bits a token more'"
+    more = table("04_pruning_frontier", asked).set_index("model")["low"]
+    assert set(more.index[more > 0]) == {"pure", "pure-seed1"}
+    assert len(more) == 4
