@@ -20,9 +20,11 @@ The whole use, from the root of the repository:
     print(smaller.generate("The key of", max_new_tokens=12))
 """
 
+import time
 import warnings
 
 # flash-linear-attention says so when it is imported without a GPU, where none of its kernels is used.
 warnings.filterwarnings("ignore", "Triton is not supported on current platform", UserWarning)
 
 __version__ = "0.1.0"
+BEGAN = time.time()  # of what is edited later, this process may have imported what stood there before

@@ -46,7 +46,7 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     `cost` of it. The logits are those of the pruned model; for a norm over a group of Mamba-2 heads that lost some but
     not all of them, up to its ε, which an ordinary configuration shares with other norms. Of a model that also sees
     the part that reads is written; one without attention says `use_cache` false where transformers fails with a cache.
-    Raises ValueError as `shape` does, FileExistsError as `pruning.save` does.
+    Raises ValueError as `shape` does, FileExistsError and OSError as `pruning.save` does.
     """
     config, target = configuration(model), Path(folder).expanduser()
     with torch.device("meta"):
@@ -54,7 +54,7 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     stock.generation_config = copy.deepcopy(model.hf.generation_config)
     if not engines.can_cache(sizes(model)):
         stock.generation_config.use_cache = False
-    with folders.replacing(target) as new:
+    with folders.replacing(target, wanted=report.weight_bytes(stock)[0]) as new:
         stock.save_pretrained(new, state_dict=_as_engines_read(model, stock, weights(model, stock)))
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)

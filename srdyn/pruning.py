@@ -10,7 +10,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from srdyn import architectures, models
-from srdyn.loading import checkpoints, folders, streaming
+from srdyn.loading import checkpoints, folders, report, streaming
 
 
 def saturation_score(
@@ -114,10 +114,10 @@ def save(model: models.Model, folder: str | Path) -> Path:
     What else reads such a folder is stopped by its `model_type`, which says where to turn (transformers, asked for the
     class itself, only warns of that before it names sizes); `export.save` writes what others read. A folder that holds
     exactly what an earlier call wrote is replaced. Raises FileExistsError for one that holds anything else: files that
-    were added or changed, a model from elsewhere.
+    were added or changed, a model from elsewhere; OSError for a disk that is too full.
     """
     target = Path(folder).expanduser()
-    with folders.replacing(target) as new:
+    with folders.replacing(target, wanted=report.weight_bytes(model.hf)[0]) as new:
         model.hf.save_pretrained(new)
         checkpoints.mark(new)
         if model.tokenizer is not None:

@@ -16,7 +16,7 @@ import saved
 import torch
 from study import test_reproduce
 
-from srdyn import models, prune
+from srdyn import export, models, prune, pruning
 from srdyn.loading import files, folders
 from srdyn.study.run import code, store
 from srdyn.study.survey import survey
@@ -201,6 +201,15 @@ def test_a_folder_on_a_full_disk_leaves_the_old_one(full_disk):
         (new / "a").write_bytes(bytes(2**22))
     assert (full_disk / "it/a").read_bytes() == b"old"
     assert [path.name for path in full_disk.iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("save", [pruning.save, export.save])
+def test_a_model_that_a_full_disk_cannot_hold_is_told_how_much_it_wants(save, full_disk):
+    model = models.load(files.data_dir() / "models" / "pure")
+    with pytest.raises(OSError, match=r"no space left for .*disk/it, which wants [\d,]+ bytes") as refused:
+        save(model, full_disk / "it")
+    assert refused.value.errno == errno.ENOSPC
+    assert list(full_disk.iterdir()) == []
 
 
 def test_what_a_dead_process_was_writing_goes_and_what_a_live_one_writes_stays(tmp_path):

@@ -2,6 +2,8 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from srdyn import nulls, spectra
 from srdyn.kernels import recurrence
@@ -31,6 +33,15 @@ def test_states_equal_the_recurrence_token_by_token():
     assert sigma.shape == (L, B, len(positions), H, 5)
     expected = spectra.singular_values(expected).reshape(L, B, len(positions), H, 5)
     torch.testing.assert_close(sigma, expected, rtol=1e-9, atol=1e-12)
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), K=st.integers(1, 6), V=st.integers(1, 6), beta=st.floats(0, 2), T=st.integers(1, 70))
+def test_ranks_of_random_writes_are_bounded_as_those_of_a_model_are(seed, K, V, beta, T):
+    g, _ = gates(T, 2, seed=seed)
+    positions = sorted({1, (T + 1) // 2, T})
+    sigma = nulls.decay_only(g, K, V, positions, beta=beta, generator=seeded(seed))
+    assert (spectra.effective_rank(sigma, 1e-10) <= spectra.rank_bound(positions, min(K, V))[:, None]).all()
 
 
 def test_a_position_does_not_depend_on_the_others_nor_on_the_length():

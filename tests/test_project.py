@@ -129,6 +129,12 @@ def test_the_repository_stays_small():
     assert sum(size for path, size in sizes.items() if path.parts[0] == "data") <= 150 * MB
 
 
+def test_every_change_is_checked_tried_and_verified():
+    asked = yaml.safe_load((ROOT / ".github/workflows/tests.yml").read_text())["jobs"]["tests"]["steps"]
+    words = {word for step in asked for word in step.get("run", "").split()}
+    assert {"check", "test", "smoke", "verify"} <= words
+
+
 def test_the_licence_is_there_in_full():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text

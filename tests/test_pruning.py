@@ -319,6 +319,20 @@ def test_the_saturation_score_is_equation_14():
         assert float(score[layer, head]) == pytest.approx(expected, rel=1e-12, nan_ok=True)
 
 
+@settings(max_examples=50, deadline=None)
+@given(seed=st.integers(0, 10**6), alpha=st.floats(0, 1), scale=st.floats(1e-3, 1e3), gone=st.integers(0, 5))
+def test_saturation_lies_between_0_and_1_and_knows_no_unit_of_the_norm(seed, alpha, scale, gone):
+    rank, norm = 8 * torch.rand(2, 2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    rank[0, :gone] = norm[0, :gone] = torch.nan
+    score = pruning.saturation_score(rank, norm, 8, alpha)
+    assert torch.equal(score.isnan(), rank.isnan())
+    assert ((score.nan_to_num() >= 0) & (score.nan_to_num() <= 1 + 1e-12)).all()
+    again = pruning.saturation_score(rank, scale * norm, 8, alpha)
+    torch.testing.assert_close(again, score, rtol=1e-12, atol=1e-12, equal_nan=True)
+    fuller = pruning.saturation_score(rank, norm.clamp(min=0.5 * norm.nan_to_num().max()), 8, alpha)
+    assert (fuller - score >= -1e-12).logical_or(score.isnan()).all()
+
+
 def test_states_at_zero_have_no_saturation():
     zero = torch.zeros(2, 3)
     assert torch.equal(pruning.saturation_score(zero, zero, 8), zero)

@@ -1,4 +1,5 @@
 import copy
+import functools
 import weakref
 from unittest import mock
 
@@ -7,6 +8,8 @@ import families
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from IPython import display
 from torch import nn
 from transformers.models.qwen3_next import modeling_qwen3_next
@@ -80,6 +83,24 @@ def test_a_state_does_not_depend_on_the_other_positions(tiny_hybrid, tokens):
     among_many = states.trace(tiny_hybrid, tokens, ODD, measure=whole)
     for c, position in enumerate(ODD):
         assert torch.equal(states.trace(tiny_hybrid, tokens, [position], measure=whole)[:, :, 0], among_many[:, :, c])
+
+
+@functools.cache
+def hybrid():
+    return models.from_hf(conftest.qwen3_next(["linear_attention", "full_attention", "linear_attention"]), name="own")
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), T=st.integers(1, 90), data=st.data())
+def test_a_state_holds_no_more_than_was_read_and_nothing_of_what_comes_later(seed, T, data):
+    tokens = torch.randint(0, 64, (1, T), generator=torch.Generator().manual_seed(seed))
+    position = data.draw(st.integers(1, T))
+    state = states.trace(hybrid(), tokens, [position], measure=whole)
+    before = states.trace(hybrid(), tokens[:, :position], [position], measure=whole)
+    # Attention over more or fewer tokens differs in the last bits, which later layers amplify.
+    assert (state - before).norm() <= 1e-5 * before.norm()
+    rank = spectra.effective_rank(states.trace(hybrid(), tokens, [position]))
+    assert rank.max() <= spectra.rank_bound([position], min(hybrid().grid.K, hybrid().grid.V))[0]
 
 
 @pytest.mark.parametrize(("together", "function"), [(1, "with states"), (5, "with states"), (1, "plain")])

@@ -161,6 +161,17 @@ def test_shares_are_of_the_heads_that_have_a_rank():
     np.testing.assert_allclose(found, [[2 / 4, 1 / 4, 1 / 4], [0, 2 / 3, 1 / 3], [np.nan] * 3])
 
 
+@settings(max_examples=20, deadline=None)
+@given(ranks=st.lists(st.integers(0, 64), min_size=1, max_size=20), gone=st.integers(0, 5), seed=st.integers(0, 99))
+def test_shares_are_one_together_whatever_the_order_and_are_those_of_the_strata(ranks, gone, seed):
+    values = np.random.default_rng(seed).permutation([*map(float, ranks), *[np.nan] * gone])
+    found = strata.shares(values[None], 64)[0]
+    assert found.sum() == pytest.approx(1)
+    np.testing.assert_allclose(found, strata.shares(np.array(ranks, float)[None], 64)[0])
+    named = strata.stratify(pd.concat([rows(0, head, [rank], D=64) for head, rank in enumerate(ranks)]))["stratum"]
+    np.testing.assert_allclose(found, [(named == name).mean() for name in strata.STRATA])
+
+
 def test_bimodality_without_spread_or_values_is_nan():
     values = np.array([3.0, 1.0, np.nan, 4.0, 1.0, 9.0])
     assert strata.bimodality(values)["n"] == 5

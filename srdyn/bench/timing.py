@@ -18,6 +18,7 @@ import pandas as pd
 import torch
 
 from srdyn.study.analysis import intervals
+from srdyn.study.run import workers
 
 Case = Callable[[], object]
 SHORTEST = 0.02
@@ -126,7 +127,7 @@ def peak_bytes(prepare: Callable[..., Case], *arguments: object) -> int:
 
     That is its highest resident memory less what is resident when it starts (or the highest before it).
     """
-    with ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn")) as pool:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=workers.watch_parent) as pool:
         return pool.submit(_rise, prepare, arguments).result()
 
 

@@ -18,7 +18,7 @@ from srdyn import contexts, models, spectra, states
 from srdyn.architectures import cpu_speedups
 from srdyn.bench import subjects
 from srdyn.kernels import denormals
-from srdyn.study.run import opened
+from srdyn.study.run import opened, workers
 
 STUDY, ROWS, THREAD, CACHE = "as the study reads", "rows one at a time", "one thread", "through the cache"
 PLAIN, STOCK, OLDER = "without compiled sweeps", "transformers' functions", "older instructions"
@@ -80,7 +80,8 @@ def read(way: str, name: str, tokens: Int64[Tensor, "B T"], positions: Sequence[
 
 def elsewhere(function: Callable[..., Read], *given: object) -> Read:
     """What the function returns in a process that uses `OLDER` instructions alone."""
-    with mock.patch.dict(os.environ, _OLDER), ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    spawn, watch = multiprocessing.get_context("spawn"), workers.watch_parent
+    with mock.patch.dict(os.environ, _OLDER), ProcessPoolExecutor(1, spawn, initializer=watch) as pool:
         return pool.submit(function, *given).result()
 
 

@@ -1,6 +1,7 @@
 """Folders that appear whole or not at all, and take the place of nothing but what srdyn wrote."""
 
 import contextlib
+import errno
 import json
 import re
 import shutil
@@ -15,18 +16,21 @@ LIST = "srdyn_files.json"
 
 
 @contextlib.contextmanager
-def replacing(folder: str | Path, *, mark: str | None = None) -> Iterator[Path]:
+def replacing(folder: str | Path, *, mark: str | None = None, wanted: int = 0) -> Iterator[Path]:
     """Where to write a new folder, which takes the place of `folder` when the block ends; after an error nothing has.
 
     `folder` may be absent or empty, or hold what its `LIST` says and nothing else. With `mark`, for folders without a
     list, it must have a file of this name and no file of a name that the new one lacks. Raises FileExistsError
-    otherwise. A call that was killed leaves the old folder whole, at worst hidden until the next one brings it back.
+    otherwise, OSError on a disk without the `wanted` bytes. A killed call leaves the old folder whole, at worst hidden
+    until the next one brings it back.
     """
     target = Path(folder).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
     _recover(target)
     if mark is None:
         _require_listed(target)  # before the long writing, and once more after it
+    if shutil.disk_usage(target.parent).free < wanted:
+        raise OSError(errno.ENOSPC, f"no space left for {target}, which wants {wanted:,} bytes")
     new = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.", suffix=".tmp"), "new")
     former = new.with_name("former")
     try:

@@ -85,10 +85,14 @@ def _reading(draw: np.random.Generator, kept: Path) -> Fresh:
 
 
 def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at: dict[str, int]) -> Fresh:
-    """The measures of the first registration that one model's head tables decide, of the model alone."""
+    """The measures of both registrations that one model's head tables decide, of the model alone."""
     text, heads = (table[table["source"] == null_tables.MODEL] for table in (text, heads))
     of = observations
     read, attacked = (heads[heads["context"].isin(reading.attacks) == under] for under in (False, True))
+    anew, times, norm = {"over_heads": True}, {"first": 128, "second": 2048}, {"value": "nuclear_norm"}
+    pooled = {"low-rank heads": "low", "high-rank heads": "high", "middle of all heads": "middle"}
+    between = [("cosine of ranks", at), ("cosine of norms", at | norm)]
+    between = [(text, name, of.cosine_between, options) for name, options in between]
     asked = {
         "01_stratification_claims": [
             (text, "smaller group", of.smaller_group, at),
@@ -96,12 +100,26 @@ def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at
             (text, "high heads follow", of.follow, {}),
             (text, "low heads drift", of.drift, {}),
         ],
+        "01_stratification_claims_second": [
+            *((text, name, second.share_of_all, anew | at | {"stratum": stratum}) for name, stratum in pooled.items()),
+            (text, "high heads hold", second.hold, anew),
+            (text, "high heads settle", second.settle, anew),
+            (text, "low heads drift", of.drift, anew),
+        ],
         "02_consistency_claims": [
+            (text, "spearman 128 to 2048", of.order_in_time, times),
             (text, "spearman d to 16d", of.order_from_d, {}),
-            (text, "cosine of ranks", of.cosine_between, at),
-            (text, "cosine of norms", of.cosine_between, at | {"value": "nuclear_norm"}),
+            *between,
             (read, "kappa between contexts", of.kappa_between, at),
+            (read, "spearman between contexts", of.spearman_between, at),
             (attacked, "smaller group under attack", of.least_group, at),
+        ],
+        "02_consistency_claims_second": [
+            *between,
+            (text, "cosine of ranks in time", second.cosine_in_time, times),
+            (text, "cosine of norms in time", second.cosine_in_time, times | norm),
+            (text, "kappa between domains", of.kappa_between, at),
+            (text, "spearman between domains", of.spearman_between, at),
         ],
     }
     for table, measures in asked.items():
@@ -262,7 +280,36 @@ def _derived(draw: np.random.Generator, kept: Path) -> Fresh:
     yield "03_ablation_regression", "", lambda: effects.regression(stands("03_ablation_heads"))
     yield "thorough/03_ablation_regression", "", lambda: effects.regression(stands("thorough/03_ablation_heads"))
     yield "05_mechanism_damage", "", lambda: damage.predicted(stands("05_mechanism_single"))
+    contrasts = [("high against random", "high", "random", 1), ("low against random", "low", "random", 1)]
+    contrasts.append(("loss without high", "high", "intact", -1))
+    for run in ("", "thorough/"):
+        yield f"{run}03_ablation_claims", "measure model", functools.partial(_lost, run, contrasts)
+        yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
+    later, gate = "03_ablation_claims_second", {"probe": "needle", "name": "needles without state"}
+    low = stands("03_ablation_places").query("arm == 'tied low'")
+    yield later, "measure model", lambda: _lost("", [("loss without high", "tied high", "intact", -1)])
+    yield later, "measure model", lambda: sets.measured(low, "place of low")
+    yield later, "measure model", lambda: sets.gate(stands("03_ablation_sets"), **gate)
     yield "08_scorecard", "", _scorecard
+
+
+def _lost(run: str, asked: list[tuple[str, str, str, int]]) -> pd.DataFrame:
+    """Measures of C8: the needles that an arm costs beside another, with a sign, and the heads behind them."""
+    share, rows = _given("03_ablation_composition")["primary_share"], []
+    needle, composition = stands(f"{run}03_ablation_differences"), stands(f"{run}03_ablation_composition")
+    needle = needle[(needle["probe"] == "needle") & (needle["share"] == share)]
+    for name, arm, versus, sign in asked:
+        found = needle[(needle["arm"] == arm) & (needle["versus"] == versus)]
+        rows.append(effects.described(effects.measured(found, name, sign=sign), composition, arm, share=share))
+    return pd.concat(rows, ignore_index=True)
+
+
+def _against_random(run: str) -> pd.DataFrame:
+    """A measure of C9, of the first seeds: what the score keeps beyond random heads."""
+    given, table = _given("04_pruning_composition"), stands(f"{run}04_pruning_differences")
+    main = (table["arm"] == scores.joint_rule(given["alpha"])) & (table["share"] == given["paper_share"])
+    main &= (table["cut"] == "overall") & (table["probe"] == effects.KEPT) & (table["versus"] == "random")
+    return effects.measured(table[main], "against random").drop(columns="over")  # which names the tasks too
 
 
 def _scorecard() -> pd.DataFrame:

@@ -73,6 +73,25 @@ except RuntimeError as error:
     assert said[1].startswith("srdyn.two changed after this process began: start it")
 
 
+def test_an_edit_between_two_imports_is_refused_though_the_sources_are_read_after_it(copied):
+    (copied / "srdyn/three.py").write_text("X = 1\n")
+    script = """
+import pathlib, time
+from srdyn import three
+time.sleep(0.1)  # file systems keep time in steps
+pathlib.Path("srdyn/three.py").write_text("X = 2\\n")
+from srdyn.study.run import code
+print(code.hash_of("srdyn.study.survey.survey") != "")
+try:
+    code.hash_of("srdyn.three")
+except RuntimeError as error:
+    print(error)
+"""
+    said = asked(copied, script).splitlines()
+    assert said[0] == "True"
+    assert said[1].startswith("srdyn.three changed after this process began: start it")
+
+
 def test_imports_are_found_as_import_linter_finds_them():
     graph = grimp.build_graph("srdyn")
     for module in (SURVEY, "srdyn.study.trials.trials", "srdyn.figures"):

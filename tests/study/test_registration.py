@@ -4,6 +4,8 @@ import copy
 
 import pytest
 import yaml
+from hypothesis import given
+from hypothesis import strategies as st
 
 from srdyn.study.claims import registration
 
@@ -119,6 +121,23 @@ NAN = float("nan")
 def test_the_whole_interval_decides(at_least, interval, outcome):
     measure = registration.Measure("m", "q", "u", {"at_least" if at_least else "at_most": 0.9})
     assert measure.outcome(*interval) == outcome
+
+
+reals = st.floats(-1e6, 1e6)
+
+
+@given(threshold=reals, ends=st.tuples(reals, reals).map(sorted), inside=st.floats(0, 1))
+def test_what_the_whole_interval_obeys_each_of_its_values_does_and_the_mirrored_rule_says_the_same(
+    threshold, ends, inside
+):
+    low, high = ends
+    value = min(max(low + inside * (high - low), low), high)
+    measure, mirrored = (
+        registration.Measure("m", "q", "u", {rule: x}) for rule, x in (("at_least", threshold), ("at_most", -threshold))
+    )
+    said = measure.outcome(value, low, high)
+    assert said == mirrored.outcome(-value, -high, -low)
+    assert {"pass": [True], "fail": [False], "undecided": [True, False]}[said].count(measure.satisfied(value)) == 1
 
 
 def test_rules_have_one_side_each():

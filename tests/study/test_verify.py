@@ -74,6 +74,31 @@ def test_a_bit_of_any_file_is_found(copy):
     assert sorted(verify.bytes_changed()) == [f"{name}: differs from what was recorded" for name in names]
 
 
+def test_a_digit_of_any_table_and_a_bit_of_any_figure_is_found(copy):
+    wanted = []
+    for path in sorted([*(copy / "data/tables").rglob("*.*"), *(copy / "figures").glob("0*")]):
+        change_digit(path, ",") if path.suffix == ".csv" else flip(path)
+        wanted.append(path.relative_to(copy).as_posix())
+    assert len(wanted) > 250
+    assert sorted(verify.bytes_changed()) == [f"{name}: differs from what was recorded" for name in sorted(wanted)]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ("rule: {below: 0.0}", "rule: {below: 0.5}", "figures/scorecard.md:"),
+        ("notebook: 03_ablation", "notebook: 03_oblation", "data/paper/claims.yaml: C8 is decided in 03_oblation"),
+    ],
+)
+def test_a_claim_that_says_something_else_is_found_though_it_was_recorded(copy, before, after, told):
+    path = copy / "data/paper/claims.yaml"
+    text = path.read_text()
+    assert before in text
+    files.write_bytes(path, text.replace(before, after).encode())
+    verify.record(["*"])
+    assert any(fault.startswith(told) for fault in verify.faults())
+
+
 def test_a_table_changed_together_with_its_side_file_is_found(copy):
     change_digit(copy / f"{TABLE}.csv", "\n")
     side = json.loads((copy / f"{TABLE}.json").read_bytes())

@@ -72,7 +72,7 @@ def test_what_this_process_alone_knows_is_answered_here(monkeypatch, caplog):
     assert "one process alone knows mine" in caplog.text
 
 
-@pytest.mark.parametrize(("how", "seconds"), [(signal.SIGKILL, 0), (signal.SIGTERM, 600)], ids=["idle", "at work"])
+@pytest.mark.parametrize(("how", "seconds"), [(signal.SIGKILL, 0), (signal.SIGTERM, 600), (signal.SIGKILL, 600)])
 def test_workers_end_with_their_parent(how, seconds, tmp_path):
     """All of them hold the parent's output, so that it ends with the last."""
     script = tmp_path / "parent.py"

@@ -96,6 +96,18 @@ def test_a_data_set_is_read_once_and_kept(hub, caplog):
     assert documents.content_hash("hf:owner/name") != documents.content_hash("hf:owner/name::test")
 
 
+def test_a_kept_data_set_that_broke_is_said_and_read_again(hub, caplog):
+    documents.read("hf:owner/name")
+    [kept] = (hub.parent / "clone/build/datasets").glob("*.jsonl")
+    whole = kept.read_bytes()
+    for broken in (whole.replace(b"id", b"ie", 1).replace(b"text", b"texs", 1), whole[:-9]):
+        kept.write_bytes(broken)
+        assert documents.read("hf:owner/name") == TEXTS
+        assert f"{kept} is broken and made again" in caplog.text
+        assert kept.read_bytes() == whole
+        caplog.clear()
+
+
 def test_only_the_beginning_of_a_data_set_is_read(hub, monkeypatch):
     monkeypatch.setattr(documents, "MOST_DOCUMENTS", 2)
     assert documents.read("hf:owner/name") == TEXTS[:2]

@@ -172,6 +172,21 @@ def test_a_corpus_is_read_once_and_kept_as_tokens(tmp_path, monkeypatch):
         recipes.text(tier._replace(corpus="tokenizer"))
 
 
+@pytest.mark.parametrize("damage", [lambda x: x[:99] + bytes([x[99] ^ 1]) + x[100:], lambda x: x[:-9]])
+def test_a_state_that_broke_is_said_and_trained_anew_to_the_same_weights(tmp_path, damage, caplog):
+    first = train.Run(settings(steps=2), tmp_path, device="cpu")
+    first.train()
+    state = tmp_path / "state.pt"
+    state.write_bytes(damage(state.read_bytes()))
+    again = train.Run(settings(steps=2), tmp_path, device="cpu")
+    again.resume()
+    assert again.step == 0
+    assert f"{state} is broken and made again" in caplog.text
+    again.train()
+    theirs = again.model.hf.state_dict()
+    assert all(torch.equal(weight, theirs[name]) for name, weight in first.model.hf.state_dict().items())
+
+
 def test_another_training_in_the_same_folder_is_refused(tmp_path):
     train.Run(settings(steps=1), tmp_path, device="cpu").save()
     with pytest.raises(ValueError, match="not to these settings"):

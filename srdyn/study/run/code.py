@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import srdyn
+
 PACKAGE = Path(__file__).parents[2]
 
 
@@ -19,15 +21,17 @@ _FILES = {
 }
 _SOURCES = {name: path.read_bytes() for name, path in _FILES.items()}
 _LOADED = frozenset(sys.modules)
+_EDITED = frozenset(name for name in _LOADED & _FILES.keys() if _FILES[name].stat().st_mtime > srdyn.BEGAN)
 
 
 def hash_of(*modules: str) -> str:
     """SHA-256 over the code of these modules of srdyn and of all that they import of it; docstrings do not count.
 
-    Raises RuntimeError where one was edited after this process began and before it was imported.
+    Raises RuntimeError where one was edited after this process began and before it, or this module, was imported.
     """
     names = reached(*modules)
     edited = [n for n in names if n in sys.modules and n not in _LOADED and _FILES[n].read_bytes() != _SOURCES[n]]
+    edited += [n for n in names if n in _EDITED]
     if edited:
         raise RuntimeError(f"{', '.join(edited)} changed after this process began: start it (the kernel) again")
     return _joint(names)

@@ -54,12 +54,12 @@ def _pool() -> ProcessPoolExecutor:
 
 def _start() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook stops asking; its workers end with it
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+    watch_parent()
     torch.set_num_threads(1)
     transformers.utils.logging.disable_progress_bar()
 
 
-def _end_with_parent() -> None:
-    """A killed parent says nothing, and a worker that waits for work holds both ends of its pipe: it would wait on."""
-    multiprocessing.connection.wait([multiprocessing.parent_process().sentinel])
-    os._exit(1)
+def watch_parent() -> None:
+    """This process ends with its parent: of a killed one it would hold both ends of a pipe, and wait for ever."""
+    ended = functools.partial(multiprocessing.connection.wait, [multiprocessing.parent_process().sentinel])
+    threading.Thread(target=lambda: ended() and os._exit(1), daemon=True).start()
