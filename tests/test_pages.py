@@ -163,7 +163,6 @@ def test_every_link_leads_somewhere(path):
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
 def test_every_table_that_is_named_is_there(path):
-<<<<<<< HEAD
     named = re.findall(r"`((?:thorough/)?\d\d_[a-z]\w+)`", path.read_text())
     kept = [ROOT / "data/tables", ROOT / "notebooks"]
     assert [name for name in named if not any([*folder.glob(f"{name}.*")] for folder in kept)] == []
@@ -177,11 +176,6 @@ def test_the_commands_of_the_readme_begin():
     for words in began:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
-=======
-    named = set(re.findall(r"`((?:thorough/)?0\d_[a-z0-9_]+)`", path.read_text()))
-    there = {table.relative_to(ROOT / "data/tables").with_suffix("").as_posix() for table in TABLES}
-    assert named - there - {notebook.stem for notebook in ROOT.glob("notebooks/0*.ipynb")} == set()
->>>>>>> 27267273eef41ed505ba31768442127e3e7c638f
 
 
 def test_the_citation_is_of_this_version():

@@ -26,7 +26,7 @@ def test_about_half_of_the_heads_hold_little():
 
 
 def test_without_the_slowest_quarter_needles_fall_far_below_random():
-    assert says("needles fall far below what random heads cost in all five models")
+    assert says("far fewer needles are found than without as many random heads, in all five models")
     needle = table("03_ablation_estimates", "probe == 'needle' and share == 0.25 and window == 0", run=store.THOROUGH)
     found = needle.pivot_table(index="model", columns="arm", values="estimate")
     assert len(found) == 5
@@ -34,8 +34,8 @@ def test_without_the_slowest_quarter_needles_fall_far_below_random():
 
 
 def test_far_needles_hang_on_the_slower_of_the_saturated_heads():
-    assert says("far needles are lost in three of four models, in two of these at ranks above 0.85 of the bound")
-    assert says("at most one needle of ten is lost")
+    assert says("lost in three of the four models, in two of these although the ranks stay above 0.85 of their bound")
+    assert says("at most one needle in ten is lost")
     far = table("05_mechanism_retention", "distance >= 512")
     intact = far[far["group"] == "intact"].set_index(["model", "distance"])["estimate"]
     cut = far[far["factor"] == 1 / 16].set_index(["model", "distance"])
@@ -48,14 +48,16 @@ def test_far_needles_hang_on_the_slower_of_the_saturated_heads():
 
 
 def test_at_the_papers_share_no_rule_keeps_all_tasks():
-    assert says("At 38.9 % no rule keeps all tasks")
+    assert says("the paper's share, no rule keeps all tasks")
     rivals = table("04_pruning_rivals", "share == 0.389")
     kept = rivals[rivals["testable"] & rivals["probe"].isin(["needle", "recall8", "chain", "sum"])]
     assert ((kept["estimate"] / kept["intact"]).groupby([kept["model"], kept["arm"]]).min() < 0.9).all()
 
 
 def test_the_joint_score_among_random_sets_at_a_dose_that_the_oracle_stands():
-    assert says("worse than nearly all random sets at a tenth of the heads, in the first seeds, and like any other")
+    assert says(
+        "at a tenth of the heads, it is worse than nearly all random sets; in the second, at a twentieth, like any other"
+    )
     doses = table("04_pruning_oracle", "testable").set_index("model")["share"]
     assert doses[FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
     places = table("04_pruning_places", f"probe == '{effects.KEPT}'").set_index("model")
@@ -64,8 +66,8 @@ def test_the_joint_score_among_random_sets_at_a_dose_that_the_oracle_stands():
 
 
 def test_fewer_bits_lose_nothing_and_rank_8_five_thousandths():
-    assert says("a quarter of the bytes is left and nothing is lost that a few rows can tell")
-    assert says("cut to rank 8, as many bytes, five thousandths of a bit in one model")
+    assert says("a quarter of the bytes is left, and nothing is lost that the few rows read could show")
+    assert says("Cut to rank 8, states take as many bytes, and one model loses five thousandths of a bit a token")
     whole = table("04_pruning_frontier", "share == 1 and 0.24 < bytes < 0.26")
     rounded = whole[whole["how"].isin(["int8", "fp8"])]
     more = rounded[rounded["probe"] == "bits a token more"]
@@ -77,7 +79,7 @@ def test_fewer_bits_lose_nothing_and_rank_8_five_thousandths():
 
 
 def test_the_primary_contrast_has_two_signs():
-    assert says("comes out for the paper in one seed and against it in the other")
+    assert says("It comes out for the paper in one seed and against it in the other")
     asked = "probe == 'needle' and share == 0.25 and arm == 'high' and versus == 'random' and kind == 'hybrid'"
     found = table("03_ablation_differences", asked, run=store.THOROUGH).set_index("seed")
     assert found.loc[0, "low"] > 0 > found.loc[1, "high"]
@@ -85,12 +87,10 @@ def test_the_primary_contrast_has_two_signs():
 
 
 def test_no_choice_is_told_apart_among_random_sets_nor_text_spared_in_the_pure_models():
-    assert says("neither the highest nor the lowest ranks are told apart in any model")
+    assert says("neither the highest nor the lowest ranks are told apart from them, in any model")
     places = table("03_ablation_places")
     assert (len(places), set(places["verdict"])) == (8, {"undecided"})
-    assert says(
-        "heads removed cost text in both pure models even where the oracle chooses; in the hybrids that is open"
-    )
+    assert says("text is predicted worse in both pure models, even if the oracle chooses; in the hybrids that is open")
     asked = "how == 'removed' and rule == 'oracle' and share == 0.25 and probe == 'bits a token more'"
     more = table("04_pruning_frontier", asked).set_index("model")["low"]
     assert set(more.index[more > 0]) == {"pure", "pure-seed1"}
