@@ -23,7 +23,6 @@ from srdyn.study.run import parameters
 
 ROOT = files.root()
 PAGES = [ROOT / "README.md", *sorted(ROOT.glob("notebooks/site/*.md")), ROOT / ".github/CONTRIBUTING.md"]
-TABLES = [x for x in (ROOT / "data/tables").rglob("0*.*") if x.suffix in {".csv", ".parquet"}]
 TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
 ELSEWHERE = {"harness", "AutoModelForCausalLM"}
 """What examples import that need an optional extra, the hub, or a process of their own; other tests run these."""

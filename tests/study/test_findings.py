@@ -55,9 +55,8 @@ def test_at_the_papers_share_no_rule_keeps_all_tasks():
 
 
 def test_the_joint_score_among_random_sets_at_a_dose_that_the_oracle_stands():
-    assert says(
-        "at a tenth of the heads, it is worse than nearly all random sets; in the second, at a twentieth, like any other"
-    )
+    assert says("at a tenth of the heads, it is worse than nearly all random sets;")
+    assert says("in the second, at a twentieth, like any other")
     doses = table("04_pruning_oracle", "testable").set_index("model")["share"]
     assert doses[FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
     places = table("04_pruning_places", f"probe == '{effects.KEPT}'").set_index("model")
