@@ -70,7 +70,7 @@ def crossover(table: pd.DataFrame) -> Figure:
             style.points(panel, x, line, look, linestyle="-", linewidth=0.8, width=0.6)
         panel.set_xscale("log", base=2)
         panel.axhline(0, zorder=0, **style.BOUND)
-    style.outer_labels([panel for panel, _ in parts], x="distance (tokens)", y="recall − local (bits a token)")
+    style.outer_labels([panel for panel, _ in parts], x="distance (tokens)", y="recall − local\n(bits a token)")
     style.legend(figure, [style.handle(group, look) for group, look in _GROUPS.items()])
     note = "lost without the group; above 0 it is worth more to recall; bars: 95 % interval over passages"
     return style.finish(figure, note, f"n = {style.span(table['n'])} passages a symbol")
