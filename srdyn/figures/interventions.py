@@ -73,7 +73,8 @@ def single_heads(table: pd.DataFrame) -> Figure:
         panel.axhline(0, zorder=1, **style.BOUND)
         panel.set_yscale("symlog", linthresh=0.01)
     heads = table.groupby("model")[["layer", "head"]].apply(lambda t: len(t.drop_duplicates()))
-    return style.finish(figure, f"{style.span(heads)} heads a model", "dark to light: first to last layer")
+    unit = "bits lost without one head: a byte of text, an answer of a task"
+    return style.finish(figure, unit, "dark to light: first to last layer", f"{style.span(heads)} heads a model")
 
 
 @style.draws("model probe predictor", "coefficient low high")
