@@ -87,7 +87,7 @@ def computed_again(seed: int | None = None) -> list[str]:
         print(checked, flush=True)
         done.append(checked)
     for name in recompute.others([checked.table for checked in done]):
-        print(f"{name}: {'measured times, not computed again' if '/07_cost_' in name else 'hash only'}")
+        print(f"{name}: {'measured by make bench, not computed again' if '/07_cost_' in name else 'hash only'}")
     return [str(checked) for checked in done if checked.fault]
 
 

@@ -157,7 +157,7 @@ def test_the_command_names_every_fault_and_fails(copy, monkeypatch, capsys):
     told = capsys.readouterr().out
     assert told.startswith(f"{WEIGHTS}: differs from what was recorded\n")
     assert f"\n{TABLE}.csv: hash only\n" in told
-    assert "\ndata/tables/07_cost_memory.csv: measured times, not computed again\n" in told
+    assert "\ndata/tables/07_cost_memory.csv: measured by make bench, not computed again\n" in told
     monkeypatch.setattr(sys, "argv", ["verify", "--record", "data/models/*"])
     verify.main()
     monkeypatch.setattr(sys, "argv", ["verify"])
