@@ -31,6 +31,12 @@ def test_ranks_and_norms_are_means_over_sequences(trained, tokens, found):
     assert found.D == 16
 
 
+def test_means_are_those_of_all_sequences_however_they_are_read(trained, tokens, found, monkeypatch):
+    monkeypatch.setattr(models, "batch_size", lambda model, T: 1)
+    for name, mean in scores.profile(trained, tokens)._asdict().items():
+        torch.testing.assert_close(torch.as_tensor(mean), torch.as_tensor(getattr(found, name)), rtol=1e-5, atol=1e-8)
+
+
 def test_decay_is_the_mean_gate(trained, tokens, found):
     g = states.gates(trained, tokens)[0].double()
     torch.testing.assert_close(found.decay, g.mean((1, 2)), rtol=1e-6, atol=1e-9)
