@@ -167,7 +167,7 @@ CASES = {
     ),
     "crossover": case(
         figures.crossover, ("05_mechanism_gaps",),
-        labels={"distance (tokens)", "recall − local (bits a token)"}, foot=r"n = \d+ passages",
+        labels={"distance (tokens)", "recall − local\n(bits a token)"}, foot=r"n = \d+ passages",
     ),
     "damage_predictors": case(
         figures.damage_predictors, ("05_mechanism_damage",), labels={"ρ, or share"}, foot="n = 48–64 heads",
