@@ -15,28 +15,13 @@ from torch import Tensor
 from srdyn import models
 
 LINEAR, SOFTMAX = "linear_attention", "full_attention"
-EXPERTS = {
-    "num_experts": 4,
-    "num_experts_per_tok": 2,
-    "moe_intermediate_size": 8,
-    "shared_expert_intermediate_size": 8,
-}
-LATENT = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "moe_intermediate_size": 8,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "num_experts_per_tok": 2,
-    "kv_lora_rank": 8,
-    "qk_rope_head_dim": 4,
-    "qk_nope_head_dim": 8,
-    "v_head_dim": 8,
-    "pad_token_id": None,
-    "bos_token_id": None,
-    "eos_token_id": None,
-}
+EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+EXPERTS |= {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
+NO_TOKENS = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+SMALL = {"vocab_size": 64, "hidden_size": 32, **NO_TOKENS}
+LATENT = SMALL | {"intermediate_size": 48, "moe_intermediate_size": 8, "num_experts_per_tok": 2}
+LATENT |= {"num_attention_heads": 2, "num_key_value_heads": 2}
+LATENT |= {"kv_lora_rank": 8, "qk_rope_head_dim": 4, "qk_nope_head_dim": 8, "v_head_dim": 8}
 """Softmax layers that keep keys and values in a latent space."""
 Array = np.ndarray
 Keys = Float[Array, "B T Hk K"]
@@ -46,43 +31,49 @@ PerChannel = Float[Array, "B T H K"]
 State = Float[Array, "B H K V"]
 
 
+def last(moved: Float[Array, "B T H K K"], written: Float[Array, "B T H K V"]) -> State:
+    """The last state of S ← A S + W, with these A and W of each token."""
+    state = np.zeros_like(written[:, 0])
+    for t in range(written.shape[1]):
+        state = moved[:, t] @ state + written[:, t]
+    return state
+
+
+def outer(a: Float[Array, "... K"], b: Float[Array, "... V"]) -> Float[Array, "... K V"]:
+    return a[..., :, None] * b[..., None, :]
+
+
+def kept(g: Float[Array, "B T H *K"], K: int) -> Float[Array, "B T H K K"]:
+    """diag(exp(g)) of a decay of each head, or of each of its key channels."""
+    return np.exp(g if g.ndim == 4 else g[..., None])[..., None] * np.eye(K)
+
+
+def each(k: Keys, v: Values) -> PerChannel:
+    """The key of every value head."""
+    return np.repeat(k, v.shape[2] // k.shape[2], axis=2)
+
+
 def delta(q: Keys, k: Keys, v: Values, g: Float[Array, "B T H *K"], beta: PerHead) -> State:
-    """The last state of the delta rule, decay per head or per key channel."""
-    B, T, H, V = v.shape
-    K, share = k.shape[3], H // k.shape[2]
-    last = np.zeros((B, H, K, V))
-    for b, h in np.ndindex(B, H):
-        for t in range(T):
-            key, S = k[b, t, h // share], np.broadcast_to(np.exp(g[b, t, h]), (K,))[:, None] * last[b, h]
-            last[b, h] = S + np.outer(key, beta[b, t, h] * (v[b, t, h] - S.T @ key))
-    return last
-
-
-def any_heads(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
-    """Some heads of every layer, but of one layer none."""
-    keep = torch.rand(L, H, generator=generator) < 0.6
-    keep[:, int(torch.randint(H, (), generator=generator))] = True
-    keep[int(torch.randint(L, (), generator=generator))] = False
-    return keep
+    """The delta rule, decay per head or per key channel: A = (1 − β k kᵀ) diag(exp(g)), W = β k vᵀ."""
+    k, decay = each(k, v), kept(g, k.shape[3])
+    strong = beta[..., None] * k
+    return last(decay - outer(strong, k) @ decay, outer(strong, v))
 
 
 def dual(q: Keys, k: Keys, v: Values, g: PerHead, beta: PerHead) -> State:
-    """The last state of Mamba-2: the writes, each decayed by all that came after it."""
-    after = g.sum(1, keepdims=True) - g.cumsum(1)
-    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
-    return np.einsum("bthk,bth,bthv->bhkv", k, np.exp(after) * beta, v)
+    """Mamba-2: A = exp(g), W = β k vᵀ."""
+    return last(kept(g, k.shape[3]), outer(beta[..., None] * each(k, v), v))
 
 
 def written(q: PerChannel, k: PerChannel, v: Values, g: PerChannel) -> State:
-    """The last state of what only decays and writes, by key channel: the writes, each decayed by all after it."""
-    after = g.sum(1, keepdims=True) - g.cumsum(1)
-    return np.einsum("bthk,bthv->bhkv", np.exp(after) * k, v)
+    """What only decays and writes, by key channel: A = diag(exp(g)), W = k vᵀ."""
+    return last(kept(g, k.shape[3]), outer(k, v))
 
 
 def products(
     q: PerChannel, k: Float[Array, "B T n H K"], v: Float[Array, "B T n H V"], g: PerHead, beta: Float[Array, "B T n H"]
 ) -> State:
-    """The last state of several delta-rule writes a token: `delta` for all of them in turn, the first one decaying."""
+    """Several delta-rule writes a token: `delta` for all of them in turn, the first one decaying."""
     B, T, n, H, _ = k.shape
     decay = np.zeros((B, T, n, H))
     decay[:, :, 0] = g
@@ -91,25 +82,22 @@ def products(
 
 
 def asked(q: Keys, k: Keys, v: Values, p: Keys, g: PerHead, beta: PerHead) -> State:
-    """The last state of Comba, by its transition matrix: S ← (exp(g) − β k pᵀ) S + β k vᵀ."""
-    B, T, H, V = v.shape
-    K, share = k.shape[3], H // k.shape[2]
-    last = np.zeros((B, H, K, V))
-    for b, t, h in np.ndindex(B, T, H):
-        key, asks = k[b, t, h // share], p[b, t, h // share]
-        moved = np.exp(g[b, t, h]) * np.eye(K) - beta[b, t, h] * np.outer(key, asks)
-        last[b, h] = moved @ last[b, h] + beta[b, t, h] * np.outer(key, v[b, t, h])
-    return last
+    """Comba: A = exp(g) − β k pᵀ, W = β k vᵀ."""
+    strong = beta[..., None] * each(k, v)
+    return last(kept(g, k.shape[3]) - outer(strong, each(p, v)), outer(strong, v))
 
 
 def transitions(q: PerChannel, k: PerChannel, v: Values, g: PerChannel, a: PerChannel, b: PerChannel) -> State:
-    """The last state of RWKV-7, by its transition matrix: S ← (diag(exp(g)) + b aᵀ) S + k vᵀ."""
-    B, T, H, V = v.shape
-    last = np.zeros((B, H, k.shape[3], V))
-    for b_, t, h in np.ndindex(B, T, H):
-        moved = np.diag(np.exp(g[b_, t, h])) + np.outer(b[b_, t, h], a[b_, t, h])
-        last[b_, h] = moved @ last[b_, h] + np.outer(k[b_, t, h], v[b_, t, h])
-    return last
+    """RWKV-7: A = diag(exp(g)) + b aᵀ, W = k vᵀ."""
+    return last(kept(g, k.shape[3]) + outer(b, a), outer(k, v))
+
+
+def any_heads(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
+    """Some heads of every layer, but of one layer none."""
+    keep = torch.rand(L, H, generator=generator) < 0.6
+    keep[:, int(torch.randint(H, (), generator=generator))] = True
+    keep[int(torch.randint(L, (), generator=generator))] = False
+    return keep
 
 
 def even_heads(groups: int, L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:
@@ -230,8 +218,7 @@ MODULES = {
     "FalconH1": "falcon_h1",
     "Zamba2": "zamba2",
 }
-SSM = {"vocab_size": 64, "hidden_size": 32, "initializer_range": 0.1, "tie_word_embeddings": True}
-SSM |= dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
+SSM = SMALL | {"initializer_range": 0.1, "tie_word_embeddings": True}
 SSM_ATTENTION = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
 BAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 12, "mamba_chunk_size": 16, "num_hidden_layers": 3}
 NO_LIMIT = {"time_step_min": 1e-30}
@@ -279,13 +266,8 @@ def falcon_h1(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
 def zamba2(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
     # Larger weights make its attention so sharp that an input changed by 1e-6 changes the logits by 2e-3.
     sizes = {"initializer_range": 0.02} | sizes
-    mixer = {
-        "n_mamba_heads": 8,
-        "mamba_d_state": 12,
-        "mamba_ngroups": groups,
-        "chunk_size": 16,
-        "add_bias_linear": True,
-    }
+    mixer = {"n_mamba_heads": 8, "mamba_d_state": 12, "mamba_ngroups": groups, "chunk_size": 16}
+    mixer |= {"add_bias_linear": True}
     kinds = {"num_hidden_layers": 4, "layers_block_type": [LINEAR, "hybrid", LINEAR, "hybrid"]}
     return state_spaces("Zamba2", SSM_ATTENTION | mixer | kinds | NO_LIMIT | sizes)
 
@@ -294,8 +276,7 @@ def dual_family(id: str, build: Callable[[], transformers.PreTrainedModel], grou
     return Family(id, build, last_state=dual, keep=functools.partial(even_heads, groups))
 
 
-FLA = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 3, "intermediate_size": 48, "initializer_range": 0.1}
-FLA |= {"bos_token_id": None, "eos_token_id": None, "pad_token_id": None, "tie_word_embeddings": True}
+FLA = SSM | {"num_hidden_layers": 3, "intermediate_size": 48}
 PRODUCTS = {"num_heads": 4, "head_dim": 8, "expand_v": 1.5, "num_householder": 2, "use_forget_gate": True}
 LOW_RANKS = {
     6: {"proj_low_rank_dim": 4, "gate_low_rank_dim": 4},

@@ -32,10 +32,6 @@ class GatedDeltaNet(recipe.Recipe):
         functions |= {self.chunk_tap: scan.gated_delta_rule, self.step_tap: decode.gated_delta_rule}
         return functions | {self.conv_step: decode.convolution(functions[self.conv_step])}
 
-    def chunk_of(self, call: recipe.Call) -> int:
-        """The compiled scan has the same bits wherever it is cut."""
-        return 1 if call.timed["query"].device.type == "cpu" else self.chunk
-
     def make_runnable(self, mixer: nn.Module) -> None:
         super().make_runnable(mixer)
         heads = self.heads(mixer)

@@ -195,8 +195,8 @@ class Recipe:
         return function(*arguments, **named)
 
     def chunk_of(self, call: Call) -> int:
-        """How many tokens a chunk of this call has."""
-        return self.chunk
+        """How many tokens a chunk of this call has; on a CPU one, where `cpu_functions` read token by token."""
+        return 1 if next(iter(call.timed.values())).device.type == "cpu" else self.chunk
 
     def returned(self, outputs: Tensor, state: Tensor, options: dict) -> object:
         """What the layer expects back from a function that it called with these options."""

@@ -168,7 +168,7 @@ class TestEveryFamily:
             g, found = states.gates(model, TOKENS)[0], states.trace(model, TOKENS, POSITIONS, measure=whole)
             by_token = states.trace(model, TOKENS, BY_TOKEN, measure=whole, route="segments")
             at_once = states.trace(model, TOKENS, BY_TOKEN, measure=whole)
-            reads = [states.inputs(model, TOKENS, layer) for layer in range(model.grid.L)]
+            reads = states.from_inputs(model, TOKENS, lambda read: read)
             changed = logits(model)
         set_g = own[0][..., 1::2] / asked["factor"] if "factor" in asked else -math.log(2) / asked["tokens"]
         torch.testing.assert_close(g[0][..., 1::2], torch.as_tensor(set_g).expand_as(g[0][..., 1::2]))

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 
 from srdyn import ablation, architectures, models, pruning, states
 from srdyn.architectures import rebinding
-from srdyn.architectures.fla import layers
+from srdyn.architectures.fla import ops
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:According to Bo"),
@@ -122,21 +122,13 @@ def test_a_copy_and_a_second_wrapping_change_nothing():
     assert torch.equal(logits(again), logits(model))
 
 
-def test_padded_sequences_are_read_as_they_are_alone():
-    model = delta_net()
-    mask = torch.ones_like(TOKENS)
+def test_padded_and_packed_sequences_are_refused():
+    model, mask = delta_net(), torch.ones_like(TOKENS)
+    assert torch.equal(logits(model, attention_mask=mask), logits(model))
     mask[0, :4] = 0
-    options = {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
-    together = model.hf.generate(TOKENS, attention_mask=mask, **options)[:, -3:]
-    for row, start in ((0, 4), (1, 0)):
-        alone = TOKENS[row : row + 1, start:]
-        generated = model.hf.generate(alone, attention_mask=torch.ones_like(alone), **options)
-        assert torch.equal(together[row], generated[0, -3:])
-    gone = torch.zeros(3, 4, dtype=torch.bool)
-    gone[0, 1] = True
-    with ablation.ablate_heads(model, gone):
-        padded, alone = logits(model, attention_mask=mask), logits(model, TOKENS[:1, 4:])
-    torch.testing.assert_close(padded[:1, 4:], alone, **CLOSE)
+    for options in ({"attention_mask": mask}, {"cu_seqlens": torch.tensor([0, 5, 11])}):
+        with pytest.raises(ValueError, match="without padding"):
+            logits(model, TOKENS[: len(mask)], **options)
     with states.tapped(model, [2], lambda *_: None), pytest.raises(ValueError, match="padding is no text"):
         logits(model, attention_mask=mask)
 
@@ -244,4 +236,4 @@ def test_every_twin_stands_for_something_that_is_called():
         for module in families.model(family).hf.modules():
             if type(module).__module__.startswith("fla."):
                 called |= set(rebinding.names(module))
-    assert not set(layers.FUNCTIONS) - called - {"chunk_simple_gla", "fused_recurrent_simple_gla", "l2norm"}
+    assert not set(ops.FUNCTIONS) - called - {"l2norm"}

@@ -1,12 +1,13 @@
 """The plain torch twins against flash-linear-attention's own references, which are plain torch too."""
 
+import functools
 import importlib
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from srdyn.architectures.fla import ops, rules
+from srdyn.architectures.fla import delta, linear, ops, rwkv
 from srdyn.kernels import recurrence
 
 B, T, H, K, V = 2, 9, 4, 6, 5
@@ -23,142 +24,119 @@ def drawn(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture
-def read():
-    """What a recurrence reads: queries and keys of length 1, decays below 0, write strengths between 0 and 1."""
-    q, k, a, b = F.normalize(drawn(4, B, T, H, K), dim=-1)
-    return {
-        "q": q,
-        "k": k,
-        "v": drawn(B, T, H, V, seed=1),
-        "a": a,
-        "b": b,
-        "g": -drawn(B, T, H, seed=2).exp(),
-        "per_channel": -drawn(B, T, H, K, seed=3).exp(),
-        "beta": drawn(B, T, H, seed=4).sigmoid(),
-        "state": drawn(B, H, K, V, seed=5),
-    }
+# Queries and keys of length 1, decays below 0, write strengths between 0 and 1.
+Q, KEY, A, ASKED = F.normalize(drawn(4, B, T, H, K), dim=-1)
+VALUE, STATE = drawn(B, T, H, V, seed=1), drawn(B, H, K, V, seed=5)
+G, PER_CHANNEL, BETA = -drawn(B, T, H, seed=2).exp(), -drawn(B, T, H, K, seed=3).exp(), drawn(B, T, H, seed=4).sigmoid()
+READ, BONUS = {"q": Q, "k": KEY, "v": VALUE}, drawn(H, K, seed=9)
+RKV = {"r": Q, "k": KEY, "v": VALUE, "w": PER_CHANNEL}
+PLAIN = {"use_gate_in_kernel": False, "allow_neg_eigval": False, "use_qk_l2norm_in_kernel": True}
+TWICE = {"k": drawn(B, 2 * T, H, K, seed=6), "v": drawn(B, 2 * T, H, V, seed=7), "beta": drawn(B, 2 * T, H).sigmoid()}
+TWICE["k"] = F.normalize(TWICE["k"], dim=-1)
 
 
-def by_head(*tensors):
-    return (x.transpose(1, 2) for x in tensors)
+def by_head(path, *tensors, **options):
+    """A reference that reads `[B, H, T, …]`."""
 
-
-def gated_delta_rule(r):
-    ours = rules.gated_delta_rule, dict(q=r["q"], k=r["k"], v=r["v"], g=r["g"], beta=r["beta"])
-    return *ours, reference("ops.gated_delta_rule.naive.naive_recurrent_gated_delta_rule"), ours[1]
-
-
-def delta_rule(r):
-    q, k, v, beta = r["q"], r["k"], r["v"], r["beta"]
-
-    def theirs(initial_state, output_final_state):
-        rule = reference("ops.delta_rule.naive.delta_rule_recurrence")
-        o, state = rule(*by_head(q, k, v, beta), initial_state=initial_state)
+    def theirs(initial_state):
+        read = (x.transpose(1, 2) for x in tensors)
+        o, state = reference(f"ops.{path}")(*read, **options, initial_state=initial_state)
         return o.transpose(1, 2), state
 
-    return rules.gated_delta_rule, dict(q=q, k=k, v=v, beta=beta), theirs, {}
+    return theirs
 
 
-def kda(r):
-    ours = rules.kda, dict(q=r["q"], k=r["k"], v=r["v"], g=r["per_channel"], beta=r["beta"])
-    return *ours, reference("ops.kda.naive.naive_recurrent_kda"), ours[1]
+def partial(path, **options):
+    return functools.partial(reference(f"ops.{path}"), **options, output_final_state=True)
 
 
-def kda_with_shared_keys(r):
-    ours = rules.kda, dict(q=r["q"][:, :, :2], k=r["k"][:, :, :2], v=r["v"], g=r["per_channel"], beta=r["beta"])
-    return *ours, reference("ops.kda.naive.naive_recurrent_kda"), ours[1]
-
-
-def gla(r):
-    shared = dict(q=r["q"], k=r["k"], v=r["v"])
-    theirs = reference("ops.gla.naive.naive_recurrent_gla"), shared | {"gk": r["per_channel"]}
-    return rules.gated_linear_attention, shared | {"g": r["per_channel"]}, *theirs
-
-
-def simple_gla(r):
-    ours = rules.simple_gla, dict(q=r["q"], k=r["k"], v=r["v"], g=r["g"])
-    return *ours, reference("ops.simple_gla.naive.naive_recurrent_simple_gla"), ours[1]
-
-
-def gated_delta_product(r):
-    twice = {"k": drawn(B, 2 * T, H, K, seed=6) / K, "v": drawn(B, 2 * T, H, V, seed=7)}
-    ours = dict(q=r["q"], g=r["g"], beta=drawn(B, 2 * T, H, seed=8).sigmoid(), num_householder=2, **twice)
-    theirs = reference("ops.gated_delta_product.naive.naive_recurrent_gated_delta_product")
-    return rules.gated_delta_product, ours, theirs, ours | {"scale": K**-0.5}
-
-
-def comba(r):
+SHARED = READ | {"q": Q[:, :, :2], "k": KEY[:, :, :2]}
+RULES = {
+    "gated_deltanet": (
+        delta.GatedDeltaNet, READ | PLAIN | {"g": G, "beta": BETA.logit()},
+        partial("gated_delta_rule.naive.naive_recurrent_gated_delta_rule", **READ, g=G, beta=BETA),
+    ),
+    "delta_net": (
+        delta.DeltaNet, READ | PLAIN | {"beta": BETA},
+        by_head("delta_rule.naive.delta_rule_recurrence", Q, KEY, VALUE, BETA),
+    ),
+    "kda": (
+        delta.KimiDeltaAttention, READ | PLAIN | {"g": PER_CHANNEL, "beta": BETA.logit()},
+        partial("kda.naive.naive_recurrent_kda", **READ, g=PER_CHANNEL, beta=BETA),
+    ),
+    "kda, keys shared": (
+        delta.KimiDeltaAttention, SHARED | PLAIN | {"g": PER_CHANNEL, "beta": BETA.logit()},
+        partial("kda.naive.naive_recurrent_kda", **SHARED, g=PER_CHANNEL, beta=BETA),
+    ),
+    "gla": (
+        linear.GatedLinearAttention, READ | {"g": PER_CHANNEL},
+        partial("gla.naive.naive_recurrent_gla", **READ, gk=PER_CHANNEL),
+    ),
+    "gla, fused": (
+        linear.GatedLinearAttention, READ | {"gk": PER_CHANNEL},
+        partial("gla.naive.naive_recurrent_gla", **READ, gk=PER_CHANNEL),
+    ),
+    "simple_gla": (
+        linear.SimpleGatedLinearAttention, READ | {"g": G},
+        partial("simple_gla.naive.naive_recurrent_simple_gla", **READ, g=G),
+    ),
+    "gated_deltaproduct": (
+        delta.GatedDeltaProduct, TWICE | {"q": Q, "g": G, "num_householder": 2},
+        partial(
+            "gated_delta_product.naive.naive_recurrent_gated_delta_product",
+            **TWICE, q=Q, g=G, num_householder=2, scale=K**-0.5,
+        ),
+    ),
     # The token-by-token reference erases after the decay, unlike the kernels; the chunked one does as they do.
-    ours = rules.comba, dict(q=r["q"], k=r["k"], v=r["v"], p=r["a"], g=r["g"], beta=r["beta"])
-    return *ours, reference("ops.comba.naive.naive_chunk_comba"), ours[1]
+    "comba": (
+        delta.Comba, READ | {"p": A, "g": G, "beta": BETA},
+        partial("comba.naive.naive_chunk_comba", **READ, p=A, g=G, beta=BETA),
+    ),
+    "rwkv6": (
+        rwkv.Rwkv6, RKV | {"u": BONUS, "scale": 1.0},
+        by_head("rwkv6.recurrent_naive.naive_recurrent_rwkv6", Q, KEY, VALUE, PER_CHANNEL, u=BONUS, scale=1.0,
+                output_final_state=True),
+    ),
+    "rwkv7": (
+        rwkv.Rwkv7, RKV | {"a": A, "b": ASKED, "scale": K**-0.5},
+        by_head("generalized_delta_rule.dplr.naive.dplr_recurrence", Q, KEY, VALUE, A, ASKED, PER_CHANNEL),
+    ),
+}  # fmt: skip
+"""The recipe, what its layer calls its recurrence with, and the reference."""
 
 
-def rwkv6(r):
-    u = drawn(H, K, seed=9)
-
-    def theirs(initial_state, output_final_state):
-        rule = reference("ops.rwkv6.recurrent_naive.naive_recurrent_rwkv6")
-        o, state = rule(*by_head(r["q"], r["k"], r["v"], r["per_channel"]), u, 1.0, initial_state, True)
-        return o.transpose(1, 2), state
-
-    return rules.rwkv6, dict(r=r["q"], k=r["k"], v=r["v"], w=r["per_channel"], u=u, scale=1.0), theirs, {}
-
-
-def rwkv7(r):
-    def theirs(initial_state, output_final_state):
-        rule = reference("ops.generalized_delta_rule.dplr.naive.dplr_recurrence")
-        read = by_head(r["q"], r["k"], r["v"], r["a"], r["b"], r["per_channel"])
-        o, state = rule(*read, initial_state=initial_state)
-        return o.transpose(1, 2), state
-
-    ours = dict(r=r["q"], k=r["k"], v=r["v"], w=r["per_channel"], a=r["a"], b=r["b"], scale=K**-0.5)
-    return rules.rwkv7, ours, theirs, {}
-
-
-RULES = [gated_delta_rule, delta_rule, kda, kda_with_shared_keys, gla, simple_gla, gated_delta_product, comba, rwkv6]
-RULES += [rwkv7]
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_a_recurrence_is_that_of_the_reference(rule, read):
-    twin, arguments, theirs, options = rule(read)
-    state = read["state"]
-    expected = theirs(**options, initial_state=state.clone(), output_final_state=True)
-    outputs, last = twin(**arguments, initial_state=state, output_final_state=True)
-    torch.testing.assert_close(outputs, expected[0], **CLOSE)
-    torch.testing.assert_close(last, expected[1], **CLOSE)
-    flipped = twin(**arguments, initial_state=state.mT, output_final_state=True, state_v_first=True)
-    assert torch.equal(flipped[0], outputs)
-    assert torch.equal(flipped[1], last.mT)
-    assert twin(**arguments)[1] is None
-
-
-@pytest.mark.parametrize("rule", RULES)
-def test_packed_sequences_are_read_apart(rule, read):
-    twin, arguments, _, _ = rule(read)
-    apart = twin(**arguments, initial_state=read["state"], output_final_state=True)
-    timed = {name: x for name, x in arguments.items() if isinstance(x, torch.Tensor) and x.ndim > 2}
-    packed = arguments | {name: x.flatten(0, 1)[None] for name, x in timed.items()}
-    ends = torch.tensor([0, T, 2 * T])
-    outputs, last = twin(**packed, initial_state=read["state"], output_final_state=True, cu_seqlens=ends)
-    torch.testing.assert_close(outputs[0], apart[0].flatten(0, 1), rtol=0, atol=0)
-    assert torch.equal(last, apart[1])
-
-
-def test_the_first_writes_of_a_fused_rwkv7_are_those_of_the_chunked_one(read):
-    shared = dict(r=read["q"], k=read["k"], v=read["v"], w=read["per_channel"], scale=1.0)
-    kk, a = read["a"], read["b"].sigmoid()
-    fused, _ = rules.fused_rwkv7(**shared, kk=kk, a=a)
-    chunked, _ = rules.rwkv7(**shared, a=-kk, b=kk * a)
-    assert torch.equal(fused, chunked)
-
-
-def test_retention_is_that_of_the_reference(read):
-    q, k, v = read["q"], read["k"], read["v"]
-    expected = reference("ops.retention.naive.naive_retention")(*by_head(q, k, v)).transpose(1, 2)
-    outputs, _ = rules.simple_gla(q=q, k=k, v=v, g_gamma=rules.retention_decays(H))
+@pytest.mark.parametrize("name", RULES)
+def test_a_recurrence_is_that_of_the_reference(name):
+    kind, called, theirs = RULES[name]
+    known, first = kind(), kind().oriented(STATE)
+    known.writes = 2
+    expected, expected_last = theirs(initial_state=STATE.clone())
+    outputs, last = known.on_cpu(**called, initial_state=first, output_final_state=True)
     torch.testing.assert_close(outputs, expected, **CLOSE)
+    torch.testing.assert_close(known.oriented(last), expected_last, **CLOSE)
+    assert known.on_cpu(**called)[1] is None
+    with pytest.raises(ValueError, match="without padding"):
+        known.on_cpu(**called, cu_seqlens=torch.tensor([0, T]))
+
+
+def test_fused_forms_are_the_chunked_ones():
+    rwkv7 = rwkv.Rwkv7()
+    fused, _ = rwkv7.on_cpu(**RKV, scale=1.0, kk=A, a=BETA[..., None] * ASKED)
+    chunked, _ = rwkv7.on_cpu(**RKV, scale=1.0, a=-A, b=A * (BETA[..., None] * ASKED))
+    assert torch.equal(fused, chunked)
+    product = delta.GatedDeltaProduct()
+    product.writes = 2
+    every, g = torch.zeros(B, T, 2, H, K), torch.zeros(B, T, 2, H)
+    every[:, :, 1], g[:, :, 0] = Q, G
+    fused, _ = product.on_cpu(**TWICE, q=every.flatten(1, 2), g=g.flatten(1, 2))
+    chunked, _ = product.on_cpu(**TWICE, q=Q, g=G, num_householder=2)
+    assert torch.equal(fused[:, 1::2], chunked)
+
+
+def test_retention_is_that_of_the_reference():
+    expected = reference("ops.retention.naive.naive_retention")(*(x.transpose(1, 2) for x in READ.values()))
+    outputs, _ = linear.Retention().on_cpu(**READ, g_gamma=linear.retention_decays(H))
+    torch.testing.assert_close(outputs, expected.transpose(1, 2), **CLOSE)
 
 
 def test_gates_that_the_kernels_compute_are_those_of_the_references():
@@ -166,11 +144,9 @@ def test_gates_that_the_kernels_compute_are_those_of_the_references():
     for bound, name in ((None, "naive_kda_gate"), (-5.0, "naive_kda_lowerbound_gate")):
         options = {} if bound is None else {"lower_bound": bound}
         expected = reference(f"ops.kda.gate.{name}")(g, A_log, dt_bias, **options)
-        torch.testing.assert_close(rules.log_decay(g, A_log, dt_bias, bound), expected)
-    per_head = rules.log_decay(g[..., 0], A_log, dt_bias[:H])
+        torch.testing.assert_close(delta.log_decay(g, A_log, dt_bias, bound), expected)
+    per_head = delta.log_decay(g[..., 0], A_log, dt_bias[:H])
     torch.testing.assert_close(per_head, -A_log.exp() * F.softplus(g[..., 0] + dt_bias[:H]))
-    doubled = rules.write_strength(g[..., 0], is_logit=True, allow_neg_eigval=True)
-    torch.testing.assert_close(doubled, 2 * g[..., 0].sigmoid())
 
 
 @pytest.mark.parametrize("residual", [None, drawn(B, T, 12, seed=1)])
@@ -203,11 +179,8 @@ def test_a_rotation_is_that_of_the_reference(interleaved):
     turn = reference("modules.rotary.ops.rotary_embedding_ref")
     expected = turn(x, cos[4 : 4 + T], sin[4 : 4 + T], interleaved)
     torch.testing.assert_close(ops.rotary_embedding(x, cos, sin, interleaved, seqlen_offsets=4), expected)
-    offsets, ends = torch.tensor([4, 0]), torch.tensor([0, T, 2 * T])
-    apart = ops.rotary_embedding(x, cos, sin, interleaved, seqlen_offsets=offsets)
+    apart = ops.rotary_embedding(x, cos, sin, interleaved, seqlen_offsets=torch.tensor([4, 0]))
     torch.testing.assert_close(apart[:1], expected[:1])
-    packed = ops.rotary_embedding(x.flatten(0, 1)[None], cos, sin, interleaved, seqlen_offsets=offsets, cu_seqlens=ends)
-    assert torch.equal(packed[0], apart.flatten(0, 1))
 
 
 def test_a_convolution_goes_on_where_it_stopped():
@@ -223,12 +196,6 @@ def test_a_convolution_goes_on_where_it_stopped():
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), expected)
     assert torch.equal(state, last)
-    packed, states = ops.causal_conv1d(
-        x.flatten(0, 1)[None], weight, bias, x.flatten(0, 1)[None], None, True, "silu",
-        cu_seqlens=torch.tensor([0, T, 2 * T]),
-    )  # fmt: skip
-    torch.testing.assert_close(packed[0], expected.flatten(0, 1))
-    assert torch.equal(states, last)
 
 
 def test_a_shift_goes_on_where_it_stopped():
@@ -239,9 +206,6 @@ def test_a_shift_goes_on_where_it_stopped():
     rest, end = ops.token_shift(x[:, 2:], cache=cache, output_cache=True)
     assert torch.equal(torch.cat([first, rest], 1), whole)
     assert torch.equal(end, last)
-    packed, ends = ops.token_shift(x.flatten(0, 1)[None], torch.tensor([0, T, 2 * T]), output_cache=True)
-    assert torch.equal(packed[0], whole.flatten(0, 1))
-    assert torch.equal(ends, last)
 
 
 def test_small_functions_are_those_of_the_references():

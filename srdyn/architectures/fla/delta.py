@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from typing import ClassVar
 
 import torch
+import torch.nn.functional as F
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from srdyn.architectures import recipe
-from srdyn.architectures.fla import layers, rules
+from srdyn.architectures.fla import layers
 from srdyn.kernels import recurrence
 
 _QKV = {
@@ -32,8 +34,8 @@ class GatedDeltaNet(layers.Layer):
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         (q, k, v), options, g = call.floats("q", "k", "v"), call.options, call.timed["g"]
         if options["use_gate_in_kernel"]:
-            g = rules.log_decay(g, options["A_log"], options["dt_bias"], options.get("lower_bound"))
-        beta = rules.write_strength(call.timed["beta"], is_logit=True, allow_neg_eigval=options["allow_neg_eigval"])
+            g = log_decay(g, options["A_log"], options["dt_bias"], options.get("lower_bound"))
+        beta = call.timed["beta"].float().sigmoid() * (2 if options["allow_neg_eigval"] else 1)
         return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
 
     def forgetting(self, call: recipe.Call, decay: recipe.Decay) -> recipe.Call:
@@ -125,6 +127,11 @@ class GatedDeltaProduct(layers.Layer):
             timed[name] = rows.flatten(1, 2) if is_fused or name not in self.once else rows
         return super().run(function, dataclasses.replace(call, timed=timed))
 
+    def on_cpu(self, **options) -> tuple[Tensor, Tensor | None]:
+        """As for any layer; the fused form has a row for each write, of which the layer takes a token's last."""
+        outputs, last = super().on_cpu(**options)
+        return outputs if "num_householder" in options else outputs.repeat_interleave(self.writes, dim=1), last
+
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         q, k, v, beta = call.floats("q", "k", "v", "beta")
         g = call.timed["g"].float() if "g" in call.timed else beta.new_zeros(q.shape[:3])
@@ -161,3 +168,13 @@ class Comba(layers.Layer):
         q, k, p = (recurrence.l2norm(x) for x in call.floats("q", "k", "p"))
         v, g, beta = call.floats("v", "g", "beta")
         return recipe.Inputs(q=q, k=k, v=v, p=p, g=g, beta=beta)
+
+
+def log_decay(
+    g: Float[Tensor, "B T H *K"], A_log: Float[Tensor, " H"] | None, dt_bias: Float[Tensor, " _"] | None,
+    lower_bound: float | None = None,
+) -> Float[Tensor, "B T H *K"]:  # fmt: skip
+    """What the kernels make of a raw g: −exp(A_log)·softplus(g + dt_bias), or lower_bound·sigmoid(exp(A_log)·(…))."""
+    g = g.float() if dt_bias is None else g.float() + dt_bias.float().view(g.shape[2:])
+    rate = torch.ones(()) if A_log is None else A_log.float().exp().view(-1, *[1] * (g.ndim - 3))
+    return -rate * F.softplus(g) if lower_bound is None else lower_bound * (rate * g).sigmoid()

@@ -16,9 +16,16 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from srdyn.architectures import rebinding, recipe
-from srdyn.architectures.fla import ops, rules
+from srdyn.architectures.fla import ops
+from srdyn.kernels import recurrence, scan, transition
 
-FUNCTIONS = ops.FUNCTIONS | rules.FUNCTIONS
+_COMPILED = {
+    recurrence.gated_delta_rule: functools.partial(scan.gated_delta_rule, output_final_state=True),
+    recurrence.kimi_delta_rule: transition.kimi_delta_rule,
+    recurrence.gated_linear_attention: transition.gated_linear_attention,
+    recurrence.rwkv7: transition.rwkv7,
+}
+"""Faster forms of rules, which return the last state alone."""
 
 
 class Layer(recipe.Recipe):
@@ -63,8 +70,22 @@ class Layer(recipe.Recipe):
         return super().taken_apart(arguments, self._expanded(options))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
-        """Whatever the layer calls that has a twin."""
-        return {name: FUNCTIONS[name] for name in rebinding.names(mixer) if name in FUNCTIONS}
+        """Whatever the layer calls that has a twin, and the recurrence."""
+        twins = {name: ops.FUNCTIONS[name] for name in rebinding.names(mixer) if name in ops.FUNCTIONS}
+        return twins | dict.fromkeys(self.readers, self.of(mixer).on_cpu)
+
+    def on_cpu(self, **options) -> tuple[Tensor, Tensor | None]:
+        """What `chunk_tap` and `step_tap` return: the recipe's rule for what they read, in float32.
+
+        Token by token, so that the results are the same wherever a pass is cut. Raises ValueError for packed sequences.
+        """
+        call = self.taken_apart((), options)
+        ops.require_unpacked(options.get("cu_seqlens"))
+        state = None if call.state is None else self.oriented(call.state.float())
+        outputs, last = _COMPILED.get(self.rule, self.rule)(*self.inputs(call), initial_state=state)
+        last = last if self.rule in _COMPILED else last[:, -1]
+        last = self.oriented(last).contiguous() if options.get(self.wants_state) else None
+        return outputs.to(call.timed["v"].dtype), last
 
     def make_runnable(self, mixer: nn.Module) -> None:
         if not self.kept(mixer):

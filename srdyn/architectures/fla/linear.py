@@ -7,11 +7,12 @@ import importlib
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from srdyn.architectures import rebinding, recipe, slicing
-from srdyn.architectures.fla import layers, rules
+from srdyn.architectures.fla import layers
 from srdyn.kernels import recurrence
 
 
@@ -111,7 +112,7 @@ class Retention(Writer):
 
     def of(self, mixer: nn.Module) -> "Retention":
         known = copy.copy(super().of(mixer))
-        known.decay = rules.retention_decays(self.unpruned(mixer).H)[list(self.kept(mixer))]
+        known.decay = retention_decays(self.unpruned(mixer).H)[list(self.kept(mixer))]
         return known
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
@@ -123,27 +124,27 @@ class Retention(Writer):
         own = call.options.get("g_gamma", self.decay)
         return dataclasses.replace(call, options=call.options | {"g_gamma": decay.of(own.expand(1, 1, -1))[0, 0]})
 
-    def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
-        return super().cpu_functions(mixer) | dict.fromkeys(self.readers, self._decaying(mixer, rules.simple_gla))
-
     def make_runnable(self, mixer: nn.Module) -> None:
         if self.kept(mixer):
             # fla's own has the decays of its heads' present numbers, and no others.
             ops = importlib.import_module("fla.ops.simple_gla")
             stock = ops.chunk_simple_gla, ops.fused_recurrent_simple_gla
-            known = dict(zip(self.readers, (self._decaying(mixer, function) for function in stock), strict=True))
-            rebinding.bind(mixer, known)
+            decaying = (_decaying(self.of(mixer).decay, function) for function in stock)
+            rebinding.bind(mixer, dict(zip(self.readers, decaying, strict=True)))
         super().make_runnable(mixer)
 
-    def _decaying(self, mixer: nn.Module, function: Callable) -> Callable:
-        """The function with the decays of the heads that the layer holds."""
-        decay = self.of(mixer).decay
 
-        @functools.wraps(function)
-        def call(*, q: Tensor, g_gamma: Tensor = decay, **options) -> tuple[Tensor, Tensor | None]:
-            return function(q=q, **options, g_gamma=g_gamma.to(q.device))
+def retention_decays(H: int) -> Float[Tensor, " H"]:
+    """RetNet's log-decays: log(1 − 2^(−5−h))."""
+    return torch.log1p(-torch.exp2(-5.0 - torch.arange(H)))
 
-        return call
+
+def _decaying(decay: Float[Tensor, " held"], function: Callable) -> Callable:
+    @functools.wraps(function)
+    def call(*, q: Tensor, g_gamma: Tensor = decay, **options) -> tuple[Tensor, Tensor | None]:
+        return function(q=q, **options, g_gamma=g_gamma.to(q.device))
+
+    return call
 
 
 def _own_bound(mixer: nn.Module, arguments: tuple, options: dict) -> tuple[tuple, dict]:

@@ -15,7 +15,6 @@ from torch import Tensor, nn
 _Rows = Float[Tensor, "*batch D"]
 _Vector = Float[Tensor, " D"]
 _Sequences = Float[Tensor, "B T D"]
-_Packed = Int[Tensor, " sequences_and_1"]
 
 
 def layer_norm(
@@ -68,20 +67,9 @@ def l2norm(x: _Rows, eps: float = 1e-6, output_dtype: torch.dtype | None = None)
 def causal_conv1d(
     x: _Sequences, weight: Float[Tensor, "D W"], bias: _Vector | None = None, residual: _Sequences | None = None,
     initial_state: Float[Tensor, "N D W"] | None = None, output_final_state: bool | None = False,
-    activation: str | None = None, backend: str | None = None, cu_seqlens: _Packed | None = None,
-    chunk_indices: Tensor | None = None,
+    activation: str | None = None, backend: str | None = None, cu_seqlens: Tensor | None = None,
 ) -> tuple[_Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
     """Each channel convolved with what it was, then SiLU if `activation` is named, plus residual; the last W inputs."""
-    if cu_seqlens is not None:
-        parts = [
-            causal_conv1d(
-                x[:, start:end], weight, bias, None if residual is None else residual[:, start:end],
-                None if initial_state is None else initial_state[n : n + 1], output_final_state, activation,
-            )
-            for n, (start, end) in enumerate(bounds(cu_seqlens))
-        ]  # fmt: skip
-        states = torch.cat([state for _, state in parts]) if output_final_state else None
-        return torch.cat([y for y, _ in parts], dim=1), states
     D, W = weight.shape
     past = x.new_zeros(len(x), D, W) if initial_state is None else initial_state.to(x.dtype)
     stream = torch.cat([past, x.mT], dim=-1)
@@ -94,44 +82,34 @@ def causal_conv1d(
 def short_convolution(
     module: nn.Conv1d, x: _Sequences, residual: _Sequences | None = None, mask: Tensor | None = None,
     cache: Float[Tensor, "N D W"] | None = None, output_final_state: bool | None = False,
-    cu_seqlens: _Packed | None = None, chunk_indices: Tensor | None = None,
+    cu_seqlens: Tensor | None = None, chunk_indices: Tensor | None = None,
 ) -> tuple[_Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
     """The forward of a `ShortConvolution`, for one token as for many; the cache that it is given stays as it is."""
     x = x if mask is None else x * mask[..., None]
-    return causal_conv1d(
-        x, module.weight[:, 0], module.bias, residual, cache, output_final_state, module.activation,
-        cu_seqlens=cu_seqlens,
-    )  # fmt: skip
+    weight, bias, activation = module.weight[:, 0], module.bias, module.activation
+    return causal_conv1d(x, weight, bias, residual, cache, output_final_state, activation)
 
 
 def token_shift(
-    x: _Sequences, cu_seqlens: _Packed | None = None, cache: Float[Tensor, "N D"] | None = None,
+    x: _Sequences, cu_seqlens: Tensor | None = None, cache: Float[Tensor, "N D"] | None = None,
     output_cache: bool = False, chunk_indices: Tensor | None = None,
 ) -> _Sequences | tuple[_Sequences, Float[Tensor, "N D"]]:  # fmt: skip
     """What the token before was, minus what this one is; before the first is `cache`, or zero. And the last token."""
-    if cu_seqlens is None:
-        first = torch.zeros_like(x[:, :1]) if cache is None else cache[:, None]
-        before, last = torch.cat([first, x[:, :-1]], dim=1), x[:, -1]
-    else:
-        starts, ends = cu_seqlens[:-1].long(), cu_seqlens[1:].long() - 1
-        before, last = x.roll(1, dims=1), x[0, ends]
-        before[0, starts] = 0 if cache is None else cache
-    return (before - x, last) if output_cache else before - x
+    first = torch.zeros_like(x[:, :1]) if cache is None else cache[:, None]
+    moved = torch.cat([first, x[:, :-1]], dim=1) - x
+    return (moved, x[:, -1]) if output_cache else moved
 
 
 def rotary_embedding(
     x: Float[Tensor, "B T H D"], cos: Float[Tensor, "places half"], sin: Float[Tensor, "places half"],
     interleaved: bool = False, inplace: bool = False, seqlen_offsets: int | Int[Tensor, " N"] = 0,
-    cu_seqlens: _Packed | None = None, chunk_indices: Tensor | None = None,
+    cu_seqlens: Tensor | None = None, chunk_indices: Tensor | None = None,
 ) -> Float[Tensor, "B T H D"]:  # fmt: skip
     """The first channels turned by the angle of their token's place, pair by pair; the others as they are."""
-    places = _places(x, seqlen_offsets, cu_seqlens)
-    cos, sin = (table.float()[places][:, :, None] for table in (cos, sin))
-    turned, rest = x.float().split([2 * cos.shape[-1], x.shape[-1] - 2 * cos.shape[-1]], dim=-1)
-    a, b = turned.unflatten(-1, (-1, 2)).unbind(-1) if interleaved else turned.chunk(2, dim=-1)
-    pairs = a * cos - b * sin, a * sin + b * cos
-    turned = torch.stack(pairs, -1).flatten(-2) if interleaved else torch.cat(pairs, -1)
-    return torch.cat([turned, rest], dim=-1).to(x.dtype)
+    offsets = torch.as_tensor(seqlen_offsets, device=x.device).reshape(-1, 1)
+    places = offsets + torch.arange(x.shape[1], device=x.device)
+    turn = theirs("fla.modules.rotary.ops:rotary_embedding_ref")
+    return turn(x.float(), cos.float()[places], sin.float()[places], interleaved).to(x.dtype)
 
 
 def sqrelu(x: Tensor) -> Tensor:
@@ -169,25 +147,27 @@ class CrossEntropy(nn.CrossEntropyLoss):
         return super().forward(logits.flatten(0, -2).float(), target.flatten())
 
 
-def bounds(cu_seqlens: _Packed) -> list[tuple[int, int]]:
-    """Where each packed sequence starts and ends."""
-    ends = cu_seqlens.tolist()
-    return list(zip(ends[:-1], ends[1:], strict=True))
+def unpad_hidden_states(
+    hidden_states: _Sequences, cu_seqlens: Tensor | None = None, attention_mask: Tensor | None = None, q_len: int = 0
+) -> tuple[_Sequences, None, None]:
+    """Sequences as they are, which need not be packed. Raises ValueError for padded and for packed ones."""
+    padded = attention_mask is not None and not attention_mask[:, -q_len:].all()
+    require_unpacked(attention_mask if padded else cu_seqlens)
+    return hidden_states, None, None
 
 
-def _places(x: Tensor, offsets: int | Tensor, cu_seqlens: _Packed | None) -> Int[Tensor, "_ T"]:
-    """The place of every token in its sequence."""
-    if cu_seqlens is None:
-        offsets = torch.as_tensor(offsets, device=x.device).reshape(-1, 1)
-        return offsets + torch.arange(x.shape[1], device=x.device)
-    lengths = cu_seqlens.diff()
-    starts = cu_seqlens[:-1] - torch.as_tensor(offsets, device=x.device)
-    return (torch.arange(x.shape[1], device=x.device) - starts.repeat_interleave(lengths))[None]
+def require_unpacked(told: Tensor | None) -> None:
+    """Raises ValueError where tensors tell how sequences are padded or packed."""
+    if told is not None:
+        raise ValueError(
+            "on a CPU models of flash-linear-attention read sequences of one length, without padding (attention_mask) "
+            "or packing (cu_seqlens): call them for each sequence, or on a GPU"
+        )
 
 
 _TWINS = (
     causal_conv1d, elu_p1, l2norm, layer_norm, rms_norm, rms_norm_gated, rms_norm_linear, rotary_embedding, swiglu,
-    swiglu_linear, token_shift,
+    swiglu_linear, token_shift, unpad_hidden_states,
 )  # fmt: skip
 FUNCTIONS = {twin.__name__: twin for twin in _TWINS} | {"l2_norm": l2norm, "swish": F.silu, "group_norm": layer_norm}
 FUNCTIONS |= {

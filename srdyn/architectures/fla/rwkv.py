@@ -63,7 +63,8 @@ class Rwkv6(Rwkv):
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
         r, k, v, w = call.floats(*self.timed)
-        return recipe.Inputs(q=call.options["scale"] * r, k=k, v=v, g=w, bonus=call.options["u"].detach().float())
+        # Cloned, it is no parameter where no gradients are taken.
+        return recipe.Inputs(q=call.options["scale"] * r, k=k, v=v, g=w, bonus=call.options["u"].float().clone())
 
 
 class Rwkv7(Rwkv):
