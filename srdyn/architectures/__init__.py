@@ -50,21 +50,22 @@ def supported() -> pd.DataFrame:
 
 def refusal(hf: nn.Module) -> str | None:
     """Why the model cannot be studied, where it has recurrent layers of a refused class without a recipe; else None."""
-    unknown = (module for module in hf.modules() if recipe_for(module) is None)
-    reasons = (_by_class(module, unsupported.REASONS) for module in unknown)
+    kinds = dict.fromkeys(map(type, hf.modules()))  # few, of many modules
+    reasons = (_by_class(kind, unsupported.REASONS) for kind in kinds if recipe_for(kind) is None)
     return next((reason for reason in reasons if reason is not None), None)
 
 
-def recipe_for(module: nn.Module) -> recipe.Recipe | None:
-    """The recipe of a module's class or of its nearest known base class; None where the module holds no known state."""
-    return _by_class(module, _RECIPES)
+def recipe_for(kind: type) -> recipe.Recipe | None:
+    """The recipe of a class of modules or of its nearest known base; None where such a module holds no known state."""
+    return _by_class(kind, _RECIPES)
 
 
 def sites(hf: nn.Module) -> list[Site]:
     """The recurrent layers of a model in decoder order; empty where there is none that srdyn knows."""
-    found = ((module, recipe_for(module)) for module in hf.modules())
-    known = [Site(known.index(mixer), mixer, known.of(mixer)) for mixer, known in found if known is not None]
-    return sorted(known, key=lambda site: site.index)
+    modules = list(hf.modules())
+    known = {kind: recipe_for(kind) for kind in {*map(type, modules)}}
+    found = [(module, known[type(module)]) for module in modules if known[type(module)] is not None]
+    return sorted((Site(x.index(mixer), mixer, x.of(mixer)) for mixer, x in found), key=lambda site: site.index)
 
 
 def keep_heads(hf: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:
@@ -98,9 +99,9 @@ def registered() -> list[str]:
     return [name for name in _RECIPES if name not in _SHIPPED]
 
 
-def _by_class(module: nn.Module, known: Mapping[str, _Entry]) -> _Entry | None:
-    """The entry under the full name of the module's class, or of the nearest of its bases that has one."""
-    names = (f"{base.__module__}.{base.__qualname__}" for base in type(module).__mro__)
+def _by_class(kind: type, known: Mapping[str, _Entry]) -> _Entry | None:
+    """The entry under the full name of the class, or of the nearest of its bases that has one."""
+    names = (f"{base.__module__}.{base.__qualname__}" for base in kind.__mro__)
     return next((known[name] for name in names if name in known), None)
 
 

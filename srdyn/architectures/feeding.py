@@ -90,14 +90,11 @@ def unpadded(hf: PreTrainedModel) -> Iterator[None]:
 
     What a short convolution reads before such a token it writes after it, so that the state is not that of the others.
     """
-
-    def look(_decoder: nn.Module, _arguments: tuple, options: dict) -> None:
-        mask = options.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.ndim == 2 and not mask.bool().all():
-            raise ValueError("padding is no text, and would change states: give sequences of one length, without it")
-
-    hook = hf.get_decoder().register_forward_pre_hook(look, with_kwargs=True)
-    try:
+    with hf.get_decoder().register_forward_pre_hook(_refuse_padding, with_kwargs=True):
         yield
-    finally:
-        hook.remove()
+
+
+def _refuse_padding(_decoder: nn.Module, _arguments: tuple, options: dict) -> None:
+    mask = options.get("attention_mask")
+    if isinstance(mask, Tensor) and mask.ndim == 2 and not mask.bool().all():
+        raise ValueError("padding is no text, and would change states: give sequences of one length, without it")

@@ -1,5 +1,6 @@
 """The gated delta rule on a CPU, token by token, compiled, for where `recurrence` is too slow; names as there."""
 
+import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -103,12 +104,12 @@ def _run_forward(inputs, state, positions):
 
 def sweep(kernel: Callable, arguments: tuple, heads: int, scratch: Sequence[tuple[int, ...]] = ()) -> None:
     """A compiled sweep over so many heads, which torch's threads share, each with arrays of the shapes in `scratch`."""
-
-    def run(first: int, stop: int) -> None:
-        kernel(*arguments, fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in scratch)), first, stop)
-
     with denormals.flushed():
-        threads.split(run, heads)
+        threads.split(functools.partial(_swept, kernel, arguments, scratch), heads)
+
+
+def _swept(kernel, arguments, scratch, first, stop):
+    kernel(*arguments, fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in scratch)), first, stop)
 
 
 def filled(x: Tensor, axes: int) -> Tensor:

@@ -18,7 +18,7 @@ def test_every_supported_class_exists_and_calls_what_its_recipe_names():
     for name in table["mixer"]:
         module, cls = name.rsplit(".", 1)
         mixer = object.__new__(getattr(importlib.import_module(module), cls))
-        known = architectures.recipe_for(mixer)
+        known = architectures.recipe_for(type(mixer))
         called = inspect.unwrap(type(mixer).forward).__code__.co_names
         assert {known.chunk_tap, known.step_tap, *known.convolutions} <= set(called)
 
@@ -35,10 +35,8 @@ def test_the_class_decides_and_a_subclass_counts(tiny_pure):
     class Custom(type(mixer)):
         pass
 
-    derived = copy.deepcopy(mixer)
-    derived.__class__ = Custom
-    assert architectures.recipe_for(derived) is architectures.recipe_for(mixer)
-    assert architectures.recipe_for(nn.Linear(2, 2)) is None
+    assert architectures.recipe_for(Custom) is architectures.recipe_for(type(mixer)) is not None
+    assert architectures.recipe_for(nn.Linear) is None
 
 
 def test_a_class_has_one_recipe():

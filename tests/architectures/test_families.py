@@ -41,13 +41,14 @@ def generated(model, **options):
     return model.hf.generate(TOKENS[:, :9], max_new_tokens=4, do_sample=False, **options)
 
 
-def masks(family, n=1):
-    """Draws of heads to keep, and all heads of the model gone."""
+@functools.cache
+def pruned_models(family):
+    """Heads to keep, as they are drawn and none at all, each with the model of these heads."""
     L, H, _, _ = families.model(family).grid
-    generator = torch.Generator().manual_seed(4)
-    drawn = [family.keep(L, H, generator) for _ in range(n)]
-    assert any((~row).all() for keep in drawn for row in keep)
-    return [*drawn, torch.zeros(L, H, dtype=torch.bool)]
+    drawn = family.keep(L, H, torch.Generator().manual_seed(4))
+    assert any((~row).all() for row in drawn)
+    kept = [drawn, torch.zeros(L, H, dtype=torch.bool)]
+    return [(keep, pruning.prune_heads(families.model(family), keep)) for keep in kept]
 
 
 def held(keep):
@@ -140,8 +141,7 @@ class TestEveryFamily:
 
     def test_an_ablated_model_computes_what_the_smaller_one_does(self, family):
         model, before = families.model(family), logits(families.model(family))
-        for keep in masks(family):
-            pruned = pruning.prune_heads(model, keep)
+        for keep, pruned in pruned_models(family):
             assert [layer.heads for layer in pruned.layers] == held(keep)
             with ablation.ablate_heads(model, ~keep):
                 ablated = logits(model)
@@ -208,8 +208,7 @@ class TestEveryFamily:
         pd.testing.assert_series_equal(asked.run(), asked.first, check_exact=True)
 
     def test_a_pruned_model_holds_the_states_of_its_heads_alone(self, family):
-        for keep in masks(family):
-            pruned = pruning.prune_heads(families.model(family), keep)
+        for keep, pruned in pruned_models(family):
             with ablation.ablate_heads(families.model(family), ~keep):
                 expected = states.trace(families.model(family), TOKENS, POSITIONS, measure=whole)
             expected[(~keep)[:, None, None].expand(expected.shape[:-1])] = torch.nan
@@ -218,8 +217,7 @@ class TestEveryFamily:
                 assert_same_states(family, found, expected)
 
     def test_bytes_are_those_that_a_cache_holds(self, family):
-        whole_model = families.model(family)
-        for model in (whole_model, *(pruning.prune_heads(whole_model, keep) for keep in masks(family))):
+        for model in (families.model(family), *(pruned for _, pruned in pruned_models(family))):
             site = architectures.sites(model.hf)[0]
             cache = site.recipe.empty_cache(model.hf)
             with torch.no_grad():
@@ -236,16 +234,14 @@ class TestEveryFamily:
         loaded = models.load(tmp_path / "stock", device="cpu")
         assert loaded.layers == model.layers
         assert torch.equal(logits(loaded), logits(model))
-        for keep in masks(family):
-            pruned = pruning.prune_heads(model, keep)
+        for _, pruned in pruned_models(family):
             loaded = models.load(pruning.save(pruned, tmp_path / "pruned"), device="cpu")
             assert (loaded.grid, loaded.layers) == (pruned.grid, pruned.layers)
             assert type(loaded.hf) is type(pruned.hf)
             assert torch.equal(logits(loaded), logits(pruned))
 
     def test_a_pruned_model_generates_as_without_a_cache_and_as_the_ablated_one(self, family):
-        for keep in masks(family):
-            pruned = pruning.prune_heads(families.model(family), keep)
+        for keep, pruned in pruned_models(family):
             tokens = generated(pruned)
             assert torch.equal(tokens, generated(pruned, use_cache=False))
             with ablation.ablate_heads(families.model(family), ~keep):
