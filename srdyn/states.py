@@ -29,8 +29,6 @@ _Visit = Callable[[int, int, Tensor], None]
 _Gates = tuple[Float32[Tensor, "L B T H"], Float32[Tensor, "L B T H"]]
 _Taken = TypeVar("Taken")
 _MARKS = " ▁▂▃▄▅▆▇█"
-_HELD = 2**25
-"""Bytes of states that one call may hand out together: memory does not grow with the number of positions."""
 
 
 def trace(
@@ -242,20 +240,17 @@ def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, rec
 
 
 @contextlib.contextmanager
-def tapped(
-    model: models.Model, positions: recurrence.Positions, visit: _Visit, *, held_bytes: int = _HELD
-) -> Iterator[None]:
+def tapped(model: models.Model, positions: recurrence.Positions, visit: _Visit) -> Iterator[None]:
     """While this is open, every pass over a whole sequence calls `visit(layer, position, state)` (the forward route).
 
     The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were.
-    States that one call hands out together take `held_bytes` at most.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
             told = functools.partial(_checked_visit, model, layer, visit)
-            feed = feeding.Feed(site.recipe, site.mixer, positions, told, held_bytes)
-            stack.enter_context(taken_over(site, site.recipe.readers, feed.read))
+            fed = functools.partial(feeding.fed, site.recipe, positions, told)
+            stack.enter_context(taken_over(site, site.recipe.readers, fed))
         yield
 
 

@@ -6,11 +6,10 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
 from torch import Tensor
 
-from srdyn.kernels import denormals, fused, recurrence, scan_loops, simd, threads
-from srdyn.kernels.recurrence import Asked, Initial, Keys, PerHead, State, Values
+from srdyn.kernels import denormals, fused, scan_loops, simd, threads
+from srdyn.kernels.recurrence import Initial, Keys, PerHead, State, Values
 from srdyn.kernels.scan_loops import PANEL
 
 
@@ -28,28 +27,6 @@ def gated_delta_rule(
     outputs, state = _Scan.apply(*inputs, first_state(initial_state, *inputs[1:3]))
     state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
     return outputs[..., : value.shape[-1]].to(query.dtype), state
-
-
-def with_states(
-    query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, *, positions: Asked,
-    initial_state: Initial = None, use_qk_l2norm_in_kernel: bool = False, **others: object,
-) -> tuple[Values, State, Float[Tensor, "B C H K V"]]:  # fmt: skip
-    """What `gated_delta_rule` returns, to the bit, and the states after the tokens named by `positions`; no gradients.
-
-    All has the same bits wherever the pass is cut. Raises ValueError as `check` and `recurrence.checked_positions` do.
-    """
-    check(key, value, others)
-    listed = np.array(recurrence.checked_positions(positions, value.shape[1]))
-    with torch.no_grad():
-        inputs = _ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
-        state = first_state(initial_state, *inputs[1:3]).clone()
-        outputs, _, states = _run_forward(inputs, state, listed)
-    K, V = key.shape[-1], value.shape[-1]
-    return outputs[..., :V].to(query.dtype), state[..., :K, :V], states[..., :K, :V]
-
-
-gated_delta_rule.with_states = with_states
-"""`states.tapped` takes many states from one call of a function that has this."""
 
 
 def check(key: Keys, value: Values, options: Mapping[str, object]) -> None:

@@ -79,27 +79,6 @@ def test_logits_and_states_are_those_of_the_triton_kernels(tmp_path):
             torch.testing.assert_close(ours, state.float(), rtol=0, atol=1e-5 * float(state.abs().max()))
 
 
-def test_a_checkpoint_loads_where_flash_linear_attention_was_not_imported(tmp_path):
-    model = delta_net()
-    model.hf.save_pretrained(tmp_path / "model")
-    torch.save(TOKENS, tmp_path / "tokens")
-    script = """
-        import sys, torch
-        from srdyn import architectures, models
-        assert "fla" not in sys.modules
-        model = models.load(sys.argv[1], device="cpu")
-        tokens = torch.load(sys.argv[2])
-        with torch.no_grad():
-            found = model.hf(tokens).logits, model.hf.generate(tokens, max_new_tokens=3, do_sample=False)
-        torch.save(found, sys.argv[3])
-    """
-    paths = [tmp_path / name for name in ("model", "tokens", "found")]
-    subprocess.run([sys.executable, "-c", textwrap.dedent(script), *paths], check=True)
-    found, generated = torch.load(tmp_path / "found")
-    assert torch.equal(found, logits(model))
-    assert torch.equal(generated, model.hf.generate(TOKENS, max_new_tokens=3, do_sample=False))
-
-
 def test_models_that_srdyn_did_not_load_stay_as_they_are():
     other = families.fla("GatedDeltaNet", "gated_deltanet", **families.SHARED_KEYS)
     classes = {type(module) for module in other.modules()}

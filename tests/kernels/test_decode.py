@@ -29,7 +29,7 @@ def stepped(q, k, v, g, beta, state, *, threads=1):
 def test_steps_meet_a_float64_loop_and_have_the_bits_of_a_pass(shape):
     inputs = drawn(tokens=7, **shape)
     expected, states = numpy_loop(*inputs)
-    whole, last, _ = scan.with_states(*inputs[:5], positions=None, initial_state=inputs[5])
+    whole, last = scan.gated_delta_rule(*inputs[:5], initial_state=inputs[5], output_final_state=True)
     outputs, state = stepped(*inputs[:5], inputs[5].clone())
     assert torch.equal(outputs, whole)
     assert torch.equal(state, last)
