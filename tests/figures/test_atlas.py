@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import jsonschema
 import numpy as np
 import pytest
 import torch
@@ -96,6 +97,7 @@ def test_the_mask_is_of_what_was_selected_and_costs_what_its_ablation_does(model
 def test_what_the_text_costs_without_each_head_is_what_its_ablation_does(model, tokens):
     [one] = atlas.show(model, text=TEXT, removal=True).passports
     assert len({head["removal"]["bits"] for head in one["heads"]}) > 12
+    jsonschema.validate(one, json.loads((files.root() / "srdyn" / "passport.schema.json").read_text()))
     head = one["heads"][11]
     alone = atlas.Atlas([one], model, tokens, [[one["model"]["layers"].index(head["layer"]), head["head"]]])
     before, after = alone.loss()
