@@ -68,7 +68,16 @@ def same(stem, figure):
     return figure_files._pixels(store.figure_dir(store.REFERENCE) / f"{stem}.png", figure_files._png(figure))
 
 
-QUICK = ("half_lives", "measures", "places", "rank_against_decay", "verdicts")
+QUICK = ("measures", "rank_against_decay")
+
+
+@pytest.mark.parametrize("path", sorted(store.figure_dir(store.REFERENCE).glob("*.png")), ids=lambda path: path.stem)
+def test_committed_files_are_small_and_without_dates(path):
+    assert path.stat().st_size <= 300_000
+    content = path.with_suffix(".pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"CreationDate" not in content
+    assert b"Type3" not in content
 
 
 def test_every_committed_figure_is_redrawn():
