@@ -86,7 +86,7 @@ CASES = {
     "doses": case(
         figures.doses,
         ("03_ablation_estimates", f"{ANSWERED} and arm in ['intact', 'high', 'low', 'random']", "probe"),
-        labels={"share of heads removed", *TASKS, effects.TEXT}, foot="dotted: 38.9% · n = .* items", marked=0.389,
+        labels={"share of each layer's heads removed", *TASKS, effects.TEXT}, foot="heads allow · n = .* items",
     ),
     "contrasts": case(
         figures.contrasts, ("03_ablation_differences", f"{BESIDE} and probe in {TASKS}"),
@@ -95,7 +95,7 @@ CASES = {
     ),
     "single_heads": case(
         figures.single_heads, ("03_ablation_heads", "seed == 0"),
-        labels={"effective rank r (calibration)", "needle"}, foot="48–64 heads a model",
+        labels={"layer; within it, effective rank r / d", "needle"}, foot="48–64 heads a model",
     ),
     "coefficients": case(
         figures.coefficients, ("03_ablation_regression", "seed == 0 and probe in ['needle', 'recall8']"),

@@ -195,10 +195,16 @@ def test_contrasts_are_hollow_where_the_intact_model_does_not_solve_the_task():
 
 
 def test_single_heads_lie_at_their_rank_and_damage():
-    points = drawn("single_heads").axes[0].collections[0].get_offsets()
-    part = given("single_heads")
+    part, axes = given("single_heads"), drawn("single_heads").axes[0]
     part = rows(part, model="hybrid", probe=part["probe"].iloc[0])
-    np.testing.assert_allclose(points, part[["rank", "damage"]])
+    layers, share = sorted(part["layer"].unique()), part["rank"] / part["D"]
+    named = [label.get_text() for label in drawn("single_heads").axes[-2].get_xticklabels()]
+    assert named == [str(layer) for layer in layers] == list("012456")
+    place = part["layer"].map(layers.index) + 0.8 * (share - 0.5)
+    strata = {"low": share <= 0.25, "middle": (share > 0.25) & (share < 0.9), "high": share >= 0.9}
+    for name, own in strata.items():
+        [line] = [line for line in lines(axes, style.STRATA[name].colour) if line.get_marker() != "None"]
+        np.testing.assert_allclose(line.get_xydata(), np.stack([place[own], part["damage"][own]], 1))
 
 
 def test_coefficients_lie_beside_their_predictor_and_only_as_many_probes_as_looks_are_drawn():

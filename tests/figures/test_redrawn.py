@@ -44,8 +44,7 @@ OTHERS = {
         asked("03_ablation_differences", BITS, BESIDE), unit="bits per byte or token", better="left"
     ),
     "03_ablation_doses": lambda: figures.doses(
-        asked("03_ablation_estimates", [*TASKS, TEXT, "induction second"], DOSES, share=lambda x: 1 - x["state"]),
-        marked=0.389,
+        asked("03_ablation_estimates", [*TASKS, TEXT, "induction second"], DOSES)
     ),
     "03_ablation_heads": lambda: figures.single_heads(asked("03_ablation_heads", [*TASKS, "bits code"], "seed == 0")),
     "03_ablation_regression": lambda: figures.coefficients(
@@ -58,10 +57,10 @@ OTHERS = {
 }
 
 
-def asked(stem, probes, where="", **columns):
+def asked(stem, probes, where=""):
     found = table(stem, where)
     found = found[found["probe"].isin(probes)].reset_index(drop=True)
-    return found.assign(panel=found["probe"], **columns)
+    return found.assign(panel=found["probe"])
 
 
 def same(stem, figure):
