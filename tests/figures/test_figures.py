@@ -48,8 +48,7 @@ def test_axes_foot_and_size_and_nothing_leaves_the_figure(name):
     assert labels >= CASES[name].labels
     assert re.search(CASES[name].foot, foot(figure))
     figure.dpi = figure_files.DPI
-    figure.draw_without_rendering()  # the layout is settled while drawing, at the resolution of the files
-    box = figure.get_tightbbox()
+    box = figure.get_tightbbox()  # at the resolution of the files
     assert min(box.x0, box.y0) >= -0.01
     assert box.x1 <= figure.get_figwidth() + 0.01
     assert box.y1 <= figure.get_figheight() + 0.01
