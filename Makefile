@@ -56,7 +56,7 @@ site: $(ENV)  ## build the pages: findings, the notebooks as they ran, manual (P
 	@$(SITE)
 
 smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smoke
-	@"$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2 --processes 1
+	@SRDYN_PROCESSES=1 "$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2
 
 scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
 	"$(PY)" -m srdyn.study.claims

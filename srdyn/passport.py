@@ -188,7 +188,7 @@ def _null_ranks(
 
 
 def _removals(model: models.Model, tokens: Int[Tensor, "N T"]) -> dict[tuple[int, int], dict[str, float]]:
-    """What the model needs more for a token without each head that it holds, in bits, with its interval."""
+    """What the model needs more for a token without each head that it holds, in bits; of several windows, its ends."""
     whole, found = prune.loss(model, tokens), {}
     held = [(layer, head) for layer, row in enumerate(model.layers) for head in row.heads]
     for layer, head in tqdm(held, desc="removals", leave=False):
@@ -196,7 +196,7 @@ def _removals(model: models.Model, tokens: Int[Tensor, "N T"]) -> dict[tuple[int
         heads[layer, head] = True
         with ablation.ablate_heads(model, heads):
             cost = prune.cost({"whole": whole, "without": prune.loss(model, tokens)}).iloc[1]
-        found[layer, head] = {"bits": cost["more"], "low": cost["low"], "high": cost["high"]}
+        found[layer, head] = cost[["more", "low", "high"]].dropna().rename({"more": "bits"}).to_dict()
     return found
 
 

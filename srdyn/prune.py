@@ -60,12 +60,17 @@ def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray,
 
 
 def cost(losses: Mapping[str, Float64[np.ndarray, " N"]], *, seed: int = 0) -> pd.DataFrame:
-    """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows."""
+    """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows.
+
+    Of one window there is none: its ends are NaN.
+    """
     (_, first), *_ = losses.items()
     rows = []
     for name, found in losses.items():
         more, low, high = found - first, 0.0, 0.0
-        if more.any():
+        if len(more) == 1:
+            low = high = np.nan
+        elif more.any():
             drawn = {"random_state": np.random.default_rng(seed), "method": "percentile", "n_resamples": 2000}
             low, high = stats.bootstrap((more,), np.mean, **drawn).confidence_interval
         numbers = {"bits a token": found.mean(), "more": more.mean(), "low": low, "high": high}

@@ -145,9 +145,9 @@ def few_resamples():
         yield
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def own_workers():
-    """Processes that start in this test and end with it."""
+    """Processes that start in this module and end with it."""
     workers._pool.cache_clear()
     yield
     workers._pool().shutdown()

@@ -74,7 +74,8 @@ def heal_work(place):
 
 
 def make_work(place):
-    reproduce.main(["--preset", "small", "--jobs", "2", "--processes", "1"])
+    os.environ["SRDYN_PROCESSES"] = "1"
+    reproduce.main(["--preset", "small", "--jobs", "2"])
 
 
 WORKS = {name.removesuffix("_work"): value for name, value in list(globals().items()) if name.endswith("_work")}

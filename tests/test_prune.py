@@ -85,6 +85,9 @@ def test_the_cost_is_paired():
     assert found.loc["pruned", ["more", "low", "high"]].tolist() == [0.5, 0.5, 0.5]
     assert found.loc["whole", "more"] == 0
     assert found.loc["whole", "bits a token"] == 9.5
+    alone = prune.cost({"whole": first[:1], "pruned": first[:1] + 0.5}).iloc[1]
+    assert alone["more"] == 0.5
+    assert alone[["low", "high"]].isna().all()
 
 
 def test_the_loss_is_bits_a_token(tmp_path):

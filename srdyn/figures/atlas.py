@@ -15,7 +15,6 @@ import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from srdyn import ablation, models, passport, prune, states
 from srdyn.loading import processes
@@ -39,7 +38,11 @@ class Atlas:
     @property
     def selected(self) -> Bool[Tensor, "L H"]:
         """The selected heads as `ablation.ablate_heads` takes them; `~selected` is what `pruning.prune_heads` keeps."""
-        return _mask(self.passports[0]["model"]["grid"], self.places)
+        grid = self.passports[0]["model"]["grid"]
+        heads = torch.zeros(grid["L"], grid["H"], dtype=torch.bool)
+        for layer, head in self.places:
+            heads[layer, head] = True
+        return heads
 
     def loss(self, tokens: Int[Tensor, "N T"] | None = None) -> tuple[float, float]:
         """Bits that the model needs for a token with all heads, and without the selected: of the text, or of `tokens`.
@@ -101,26 +104,15 @@ def _read(model: models.Model, tokens: Int[Tensor, "1 T"], removal: bool) -> dic
     T = tokens.shape[1]
     most = min(T, POSITIONS, max(2, NUMBERS // (passport.PLACES * model.grid.L * model.grid.H)))
     even = np.linspace(1, T, most).round().astype(int).tolist()
-    found = passport.measure(model, tokens, positions=sorted({2**i for i in range(T.bit_length())} | set(even)))
+    positions = sorted({2**i for i in range(T.bit_length())} | set(even))
+    found = passport.measure(model, tokens, positions=positions, removal=tokens if removal else None)
     size = states.trace(model, tokens, range(1, T + 1), measure=_size)[:, 0]  # [L, T, H]
     change = torch.cat([size[:, :1], size.diff(dim=1)], 1) / size.amax(1, keepdim=True).clamp(min=1e-30)
     held = [(layer, head) for layer, row in enumerate(model.layers) for head in row.heads]  # as a passport lists them
     gain = [(100 * change[layer, :, head]).round().int().tolist() for layer, head in held]
-    if removal:
-        whole = prune.loss(model, tokens).mean()
-        for row, place in zip(found["heads"], tqdm(held, desc="removals", leave=False), strict=True):
-            with ablation.ablate_heads(model, _mask(found["model"]["grid"], [place])):
-                row["removal"] = {"bits": round(float(prune.loss(model, tokens).mean() - whole), 4)}
     ids = tokens[0].tolist()
     spelled = [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
     return found | {"text": {"tokens": spelled, "gain": gain}}
-
-
-def _mask(grid: Mapping[str, int], places: Sequence[Sequence[int]]) -> Bool[Tensor, "L H"]:
-    heads = torch.zeros(grid["L"], grid["H"], dtype=torch.bool)
-    for layer, head in places:
-        heads[layer, head] = True
-    return heads
 
 
 def _size(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H"]:

@@ -4,8 +4,10 @@ from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from srdyn import strata
 from srdyn.figures import style
 
 ARMS = {
@@ -28,21 +30,45 @@ TITLES = {
 }
 
 
+_MOST_LABELS = 12
+"""Layers that are named along an axis."""
+
+
 @style.draws("model panel arm share", "estimate low high")
-def doses(table: pd.DataFrame, *, marked: float) -> Figure:
-    """What is answered (`panel`) against the share of heads removed, one `marked`: models across, a line an arm."""
-    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of heads removed")
+def doses(table: pd.DataFrame) -> Figure:
+    """What is answered (`panel`) with a share of each layer's heads removed: models across, side by side the arms."""
+    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of each layer's heads removed")
+    arms = [arm for arm in ARMS if arm in set(table["arm"]) - {"intact"}]
+    looks = {arm: (ARMS[arm], aside) for arm, aside in style.apart(arms, 0.24).items()}
+    removed = table[table["arm"] != "intact"]
     for panel, part in parts:
-        panel.axvline(marked, color="0.7", linestyle=":", linewidth=0.8, zorder=0)
         for intact in part.loc[part["arm"] == "intact", "estimate"]:
             panel.axhline(intact, zorder=1, **style.BOUND)
-        shifts = dict(zip(ARMS, np.linspace(-0.012, 0.012, len(ARMS)), strict=True))
-        for arm, line in part[part["arm"] != "intact"].groupby("arm", sort=False):
-            line = line.sort_values("share")
-            style.points(panel, line["share"] + shifts[arm], line, ARMS[arm], linestyle="-", linewidth=0.9, zorder=3)
-        panel.set_xlim(left=0)  # the intact model
+        _in_steps(panel, part, "arm", looks, removed["share"], linewidth=0.4, zorder=3)
+        panel.set_xlim(-0.5, removed["share"].nunique() - 0.5)
     _arm_legend(figure, table["arm"])
-    return style.finish(figure, "bars: 95 % interval over rows and draws", f"dotted: {marked:.1%}", _sizes(table))
+    shares = "shares as near as a layer's heads allow"
+    return style.finish(figure, "bars: 95 % interval over rows and draws", shares, _sizes(table))
+
+
+def _in_steps(
+    panel: Axes,
+    table: pd.DataFrame,
+    by: str,
+    looks: Mapping[str, tuple[style.Look, float]],
+    steps: pd.Series,
+    *,
+    value: str = "estimate",
+    linewidth: float = 0.9,
+    **mark: object,
+) -> None:
+    """A line for each value of `by` over the values of the column that `steps` is, evenly spaced, each moved aside."""
+    ticks = sorted(steps.unique())
+    for name, line in table[table[by].isin(looks)].groupby(by, sort=False):
+        (look, aside), line = looks[name], line.sort_values(steps.name)
+        x = np.array([ticks.index(step) for step in line[steps.name]]) + aside
+        style.points(panel, x, line, look, value=value, linestyle="-", linewidth=linewidth, **mark)
+    panel.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
 
 
 def _arm_legend(figure: Figure, arms: pd.Series) -> None:
@@ -66,15 +92,27 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
 
 @style.draws("model probe layer head", "rank damage D")
 def single_heads(table: pd.DataFrame) -> Figure:
-    """What removing one head costs against its effective rank: probes down, models across, dark to light by layer."""
-    figure, parts = style.crossed(table, "probe", "model", height=1.4, x="effective rank r (calibration)")
+    """What removing one head costs: probes down, models across, in each layer the heads by effective rank, 0 … D."""
+    table = strata.stratify(table, by=["model", "probe", "layer", "head"])
+    label = "layer; within it, effective rank r / d"
+    figure, parts = style.crossed(table, "probe", "model", height=1.4, x=label, sharex="col")
     for panel, part in parts:
-        panel.scatter(part["rank"], part["damage"], c=part["layer"], cmap=style.COLOURMAP, s=9, linewidth=0, zorder=2)
+        layers = sorted(part["layer"].unique())
+        x = part["layer"].map(layers.index) + 0.8 * (part["rank"] / part["D"] - 0.5)
+        for name, look in style.STRATA.items():
+            own = part["stratum"] == name
+            panel.plot(x[own], part.loc[own, "damage"], look.marker, color=look.colour, markersize=3, zorder=2)
         panel.axhline(0, zorder=1, **style.BOUND)
+        for between in range(1, len(layers)):
+            panel.axvline(between - 0.5, color="0.85", linewidth=0.5, zorder=0)
+        named = range(0, len(layers), -(-len(layers) // _MOST_LABELS))
+        panel.set_xticks(named, [layers[place] for place in named])
+        panel.tick_params(axis="x", length=0)
         panel.set_yscale("symlog", linthresh=0.01)
+    style.legend(figure, [style.handle(f"{name} rank", look, linestyle="") for name, look in style.STRATA.items()])
     heads = table.groupby("model")[["layer", "head"]].apply(lambda t: len(t.drop_duplicates()))
     unit = "bits lost without one head: a byte of text, an answer of a task"
-    return style.finish(figure, unit, "dark to light: first to last layer", f"{style.span(heads)} heads a model")
+    return style.finish(figure, unit, f"{style.span(heads)} heads a model")
 
 
 @style.draws("model probe predictor", "coefficient low high")
@@ -119,15 +157,11 @@ def _listed(
 def windows(table: pd.DataFrame) -> Figure:
     """How much more an arm costs (nats) when softmax sees the last w tokens only: probes across, a line an arm."""
     figure, parts = style.panels(table, "probe", height=1.9, sharey=False)
-    sizes = sorted(table["window"].unique())
+    looks = {arm: (look, 0.03 * (place - 2)) for place, (arm, look) in enumerate(ARMS.items())}
     for panel, part in parts:
         panel.axhline(0, zorder=1, **style.BOUND)
-        for arm, line in part.groupby("arm", sort=False):
-            line = line.sort_values("window")
-            x = np.array([sizes.index(size) for size in line["window"]]) + 0.03 * (list(ARMS).index(arm) - 2)
-            style.points(panel, x, line, ARMS[arm], value="interaction", linestyle="-", linewidth=0.9)
-        panel.set_xticks(range(len(sizes)), [f"{size}" for size in sizes])
-        panel.set_xlim(-0.5, len(sizes) - 0.5)
+        _in_steps(panel, part, "arm", looks, table["window"], value="interaction")
+        panel.set_xlim(-0.5, table["window"].nunique() - 0.5)
     style.outer_labels(figure.axes, x="softmax window w (tokens)", y="arm × window\n(nats)")
     _arm_legend(figure, table["arm"])
     note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
@@ -142,16 +176,13 @@ def loads(table: pd.DataFrame) -> Figure:
     """
     named = table.assign(panel="every " + table["every"].astype(str) + " tokens")
     figure, parts = style.crossed(named, "panel", "model", height=1.4, x="rank that the states are cut to")
-    probes, ranks = list(table["probe"].unique()), sorted(table["truncated"].unique())
-    looks = [style.Look(colour, mark) for colour, mark in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
-    looks = dict(zip(probes, looks, strict=True))
+    probes = list(table["probe"].unique())
+    marks = [style.Look(colour, mark) for colour, mark in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
+    places = [0.06 * (place - len(probes) / 2) for place in range(len(probes))]
+    looks = dict(zip(probes, zip(marks, places, strict=True), strict=True))
     for panel, part in parts:
-        for place, (probe, look) in enumerate(looks.items()):
-            line = part[part["probe"] == probe].sort_values("truncated")
-            x = np.array([ranks.index(rank) for rank in line["truncated"]]) + 0.06 * (place - len(probes) / 2)
-            style.points(panel, x, line, look, linestyle="-", linewidth=0.9)
-        panel.set_xticks(range(len(ranks)), ranks)
-    style.legend(figure, [style.handle(*load) for load in looks.items()])
+        _in_steps(panel, part, "probe", looks, table["truncated"])
+    style.legend(figure, [style.handle(probe, look) for probe, (look, _) in looks.items()])
     told = "share of items right; recall n: n pairs at once, needle: two facts, needle4: four"
     return style.finish(figure, "bars: 95 % interval over rows", told, _sizes(table))
 

@@ -40,13 +40,9 @@ class Run:
 
     def verdicts(self) -> pd.DataFrame:
         """The verdicts on this notebook's claims, each with the value that decides it; those by the second rules."""
-        ledger, second = (claims.ledger(registered=name) for name in ("first", "second"))
-        own = ledger["notebook"] == self.stem
-        found = ledger.loc[own, ["claim", "kind", "verdict", "leading"]].reset_index(drop=True)
-        second = second.loc[(second["notebook"] == self.stem) & (second["kind"] != ""), ["claim", "kind", "verdict"]]
-        if second.empty:
-            return found
-        return found.merge(second.rename(columns={"verdict": "second"}), on=["claim", "kind"], how="left")
+        book, columns = claims.both(), ["claim", "kind", "verdict", "leading", "second"]
+        found = book.loc[book["notebook"] == self.stem, columns].reset_index(drop=True)
+        return found.drop(columns="second") if found["second"].isna().all() else found
 
     def _named(self, name: str) -> str:
         return f"{self.stem}_{name}" if name else self.stem

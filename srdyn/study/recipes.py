@@ -290,7 +290,7 @@ def _derived(draw: np.random.Generator, kept: Path) -> Fresh:
     yield later, "measure model", lambda: _lost("", [("loss without high", "tied high", "intact", -1)])
     yield later, "measure model", lambda: sets.measured(low, "place of low")
     yield later, "measure model", lambda: sets.gate(stands("03_ablation_sets"), **gate)
-    yield "08_scorecard", "", _scorecard
+    yield "08_scorecard", "", claims.both
 
 
 def _lost(run: str, asked: list[tuple[str, str, str, int]]) -> pd.DataFrame:
@@ -310,12 +310,6 @@ def _against_random(run: str) -> pd.DataFrame:
     main = (table["arm"] == scores.joint_rule(given["alpha"])) & (table["share"] == given["paper_share"])
     main &= (table["cut"] == "overall") & (table["probe"] == effects.KEPT) & (table["versus"] == "random")
     return effects.measured(table[main], "against random").drop(columns="over")  # which names the tasks too
-
-
-def _scorecard() -> pd.DataFrame:
-    later = claims.ledger(registered="second")[["claim", "kind", "verdict", "leading", "why"]]
-    later.columns = ["claim", "kind", "second", "second_leading", "second_why"]
-    return claims.ledger().merge(later[later["kind"] != ""], on=["claim", "kind"], how="left")
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:

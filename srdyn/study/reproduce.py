@@ -35,7 +35,10 @@ _READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_clai
 _READS |= {"04_pruning": (store.THOROUGH, "04_pruning_healed.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
 _SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mechanism", "04_pruning")
-"""Those begun first, the longest before all; 02 and 05 use what 01 has kept, 04 what 03: at once both would make it."""
+"""Those begun first, the longest before all; 02 and 05 use what 01 has kept, 04 what 03: at once both would make it.
+
+No clock tells this order: by the time that they took, 04 would begin beside 03.
+"""
 _WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 
@@ -56,7 +59,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--preset", default=store.REFERENCE, help="one of notebooks/presets")
     parser.add_argument("--set", default="", help='parameters over it: \'n=4 models=["a", "b"]\'')
     parser.add_argument("--jobs", type=int, default=1, help="notebooks at a time")
-    parser.add_argument("--processes", type=int, help="to which each deals its work; default: as many as cores")
     given = parser.parse_args(arguments)
     with refusals.door():
         chosen = parameters.of_run(given.notebooks or _every(), given.preset, parameters.parsed(given.set))
@@ -68,8 +70,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.jobs > 1:
         threads = str(max(1, (os.cpu_count() or 1) // given.jobs))
         os.environ["OMP_NUM_THREADS"] = os.environ.get("OMP_NUM_THREADS", threads)
-    if given.processes:
-        os.environ["SRDYN_PROCESSES"] = str(given.processes)
     note(notebooks=" ".join(chosen), P=given.set, PRESET=given.preset)
     try:
         in_place = contextlib.chdir(files.root() / "notebooks")  # where paths among the parameters are seen from

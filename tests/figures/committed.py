@@ -7,7 +7,7 @@ from typing import NamedTuple
 import matplotlib as mpl
 
 from srdyn import figures
-from srdyn.loading import reference
+from srdyn.loading import presets, reference
 from srdyn.study.claims import registration
 from srdyn.study.run import store
 from srdyn.study.trials import effects, frontier
@@ -42,8 +42,11 @@ def case(draw, *tables, labels, foot, **options):
     return Case(draw, tables, labels, foot, options)
 
 
-ANSWERED = f"seed == 0 and probe in {[*TASKS, effects.TEXT, effects.KEPT]}"
-BESIDE = "versus == 'random' and share == 0.25 and arm in ['high', 'low']"
+SCORED, SAID, LEFT = [*TASKS, effects.KEPT], [*TASKS, effects.TEXT, "induction second"], [effects.KEPT, effects.TEXT]
+REGRESSED = ["needle", "recall8", "bits code", "bits prose"]
+BESIDE = "versus == 'random' and share == 0.25 and arm in ['high', 'low', 'tied high', 'tied low']"
+ARMS = "seed == 0 and arm in ['intact', 'high', 'low', 'random', 'decay-matched']"
+FAMILIES = presets.read(store.REFERENCE)["04_pruning"]["families"]
 LOADS = ["needle", "needle4", "recall4", "recall8", "recall16"]
 AT = "position == 512"
 STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
@@ -85,20 +88,20 @@ CASES = {
     ),
     "doses": case(
         figures.doses,
-        ("03_ablation_estimates", f"{ANSWERED} and arm in ['intact', 'high', 'low', 'random']", "probe"),
-        labels={"share of heads removed", *TASKS, effects.TEXT}, foot="dotted: 38.9% · n = .* items", marked=0.389,
+        ("03_ablation_estimates", f"{ARMS} and probe in {SAID}", "probe"),
+        labels={"share of each layer's heads removed", *TASKS, effects.TEXT}, foot="heads allow · n = .* items",
     ),
     "contrasts": case(
-        figures.contrasts, ("03_ablation_differences", f"{BESIDE} and probe in {TASKS}"),
+        figures.contrasts, ("03_ablation_differences", f"{BESIDE} and probe in {SCORED}"),
         labels={"difference to random heads\n(share of items)"}, foot="right of the dashed .* n = .* items",
         unit="share of items",
     ),
     "single_heads": case(
-        figures.single_heads, ("03_ablation_heads", "seed == 0"),
-        labels={"effective rank r (calibration)", "needle"}, foot="48–64 heads a model",
+        figures.single_heads, ("03_ablation_heads", f"seed == 0 and probe in {[*TASKS, 'bits code']}"),
+        labels={"layer; within it, effective rank r / d", "needle"}, foot="48–64 heads a model",
     ),
     "coefficients": case(
-        figures.coefficients, ("03_ablation_regression", "seed == 0 and probe in ['needle', 'recall8']"),
+        figures.coefficients, ("03_ablation_regression", f"seed == 0 and probe in {REGRESSED}"),
         labels={"coefficient (ranks, standardised)"}, foot="95 % interval, heads resampled",
     ),
     "places": case(
@@ -106,12 +109,12 @@ CASES = {
         labels={"share of random\nsets that do worse", "needles found"}, foot="200 random sets", value="needles found",
     ),
     "windows": case(
-        figures.windows, ("03_ablation_window", f"versus == 'intact' and {ANSWERED}"),
+        figures.windows, ("03_ablation_window", f"versus == 'intact' and {ARMS} and probe in {[*TASKS, effects.TEXT]}"),
         labels={"softmax window w (tokens)", "arm × window\n(nats)"}, foot="n = .* items",
     ),
     "rules": case(
-        figures.rules, ("04_pruning_estimates", f"arm != 'intact' and {ANSWERED}", "probe"),
-        labels={*TASKS, effects.TEXT}, foot="to .* of the state's bytes left",
+        figures.rules, ("04_pruning_estimates", f"arm != 'intact' and probe in {LEFT}", "probe"),
+        labels={*LEFT}, foot="to .* of the state's bytes left",
     ),
     "alphas": case(
         figures.alphas, ("04_pruning_alphas",), labels={"α (0: norm, 1: rank)", effects.KEPT, effects.TEXT},
@@ -126,7 +129,7 @@ CASES = {
         labels={"share of removed heads in common"}, foot="as many heads drawn at random",
     ),
     "memory": case(
-        figures.memory, ("04_pruning_memory", "model in ['hybrid', 'pure', 'qwen3_next', 'kimi_linear', 'mamba2']"),
+        figures.memory, ("04_pruning_memory", f"model in {FAMILIES}"),
         labels={"context length (tokens)", "whole cache of one sequence", "share of the whole cache freed"},
         foot="what goes with .*% of the states",
     ),

@@ -96,6 +96,7 @@ def test_the_mask_is_of_what_was_selected_and_costs_what_its_ablation_does(model
 def test_what_the_text_costs_without_each_head_is_what_its_ablation_does(model, tokens):
     [one] = atlas.show(model, text=TEXT, removal=True).passports
     assert len({head["removal"]["bits"] for head in one["heads"]}) > 12
+    assert {tuple(head["removal"]) for head in one["heads"]} == {("bits",)}  # one text has no interval
     head = one["heads"][11]
     alone = atlas.Atlas([one], model, tokens, [[one["model"]["layers"].index(head["layer"]), head["head"]]])
     before, after = alone.loss()

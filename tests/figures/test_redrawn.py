@@ -1,20 +1,19 @@
 """Every committed figure is the one that its committed tables give."""
 
 import pytest
-from committed import TASKS, drawn, table
+from committed import BESIDE, CASES, drawn, table
 
-from srdyn import figures
-from srdyn.loading import presets
 from srdyn.study.run import figure_files, store
-from srdyn.study.trials.effects import KEPT, TEXT
+from srdyn.study.trials.effects import KEPT
 
 STEMS = {
     "trajectories": "01_stratification", "head_map": "01_stratification_map",
     "rank_distribution": "01_stratification_distribution", "shares": "01_stratification_shares",
     "measures": "02_consistency", "context_matrix": "02_consistency_pairs", "attacks": "02_consistency_attacks",
     "cosine_bound": "02_consistency_steps", "time_order": "02_consistency_time",
-
-    "places": "03_ablation_sets",
+    "doses": "03_ablation_doses", "contrasts": "03_ablation", "places": "03_ablation_sets",
+    "single_heads": "03_ablation_heads", "coefficients": "03_ablation_regression", "windows": "03_ablation_window",
+    "rules": "04_pruning", "memory": "04_pruning_memory",
     "alphas": "04_pruning_alphas", "frontier": "04_pruning_frontier",
     "calibrations": "04_pruning_calibration",
     "rank_against_decay": "05_mechanism", "explained_variance": "05_mechanism_explained",
@@ -28,47 +27,33 @@ STEMS = {
     "verdicts": "08_scorecard",
 }  # fmt: skip
 
-BESIDE = "versus == 'random' and share == 0.25 and arm in ['high', 'low', 'tied high', 'tied low']"
-DOSES = "seed == 0 and arm in ['intact', 'high', 'low', 'random', 'decay-matched']"
-WINDOWS = "versus == 'intact' and seed == 0 and arm in ['high', 'low', 'random', 'decay-matched']"
-SCORED = [*TASKS, KEPT]
-BITS = [f"bits {name}" for name in ("code", "math", "prose", "technical")] + [
-    TEXT,
-    "induction first",
-    "induction second",
-]
-FAMILIES = presets.read(store.REFERENCE)["04_pruning"]["families"]
 OTHERS = {
-    "03_ablation": lambda: figures.contrasts(asked("03_ablation_differences", SCORED, BESIDE), unit="share of items"),
-    "03_ablation_bits": lambda: figures.contrasts(
-        asked("03_ablation_differences", BITS, BESIDE), unit="bits per byte or token", better="left"
+    "03_ablation_bits": lambda: CASES["contrasts"].draw(
+        table("03_ablation_differences", f"{BESIDE} and (probe.str.startswith('bits') or probe.str.startswith('ind'))"),
+        unit="bits per byte or token",
+        better="left",
     ),
-    "03_ablation_doses": lambda: figures.doses(
-        asked("03_ablation_estimates", [*TASKS, TEXT, "induction second"], DOSES, share=lambda x: 1 - x["state"]),
-        marked=0.389,
+    "04_pruning_sets": lambda: CASES["places"].draw(
+        table("04_pruning_sets", f"probe == '{KEPT}'"), value="accuracy kept"
     ),
-    "03_ablation_heads": lambda: figures.single_heads(asked("03_ablation_heads", [*TASKS, "bits code"], "seed == 0")),
-    "03_ablation_regression": lambda: figures.coefficients(
-        asked("03_ablation_regression", ["needle", "recall8", "bits code", "bits prose"], "seed == 0")
-    ),
-    "03_ablation_window": lambda: figures.windows(asked("03_ablation_window", [*TASKS, TEXT], WINDOWS)),
-    "04_pruning": lambda: figures.rules(asked("04_pruning_estimates", [KEPT, TEXT], "arm != 'intact'")),
-    "04_pruning_sets": lambda: figures.places(asked("04_pruning_sets", [KEPT]), value="accuracy kept"),
-    "04_pruning_memory": lambda: figures.memory(table("04_pruning_memory", f"model in {FAMILIES}")),
 }
-
-
-def asked(stem, probes, where="", **columns):
-    found = table(stem, where)
-    found = found[found["probe"].isin(probes)].reset_index(drop=True)
-    return found.assign(panel=found["probe"], **columns)
+"""Those that one function draws of other rows."""
 
 
 def same(stem, figure):
     return figure_files._pixels(store.figure_dir(store.REFERENCE) / f"{stem}.png", figure_files._png(figure))
 
 
-QUICK = ("half_lives", "measures", "places", "rank_against_decay", "verdicts")
+QUICK = ("measures", "rank_against_decay")
+
+
+@pytest.mark.parametrize("path", sorted(store.figure_dir(store.REFERENCE).glob("*.png")), ids=lambda path: path.stem)
+def test_committed_files_are_small_and_without_dates(path):
+    assert path.stat().st_size <= 300_000
+    content = path.with_suffix(".pdf").read_bytes()
+    assert content.startswith(b"%PDF")
+    assert b"CreationDate" not in content
+    assert b"Type3" not in content
 
 
 def test_every_committed_figure_is_redrawn():

@@ -186,18 +186,6 @@ def test_an_order_made_in_training_is_told_from_one_kept(values):
     assert shares[1] == pytest.approx(1)
 
 
-def test_sentences_say_what_the_tables_hold(values, table):
-    kept = values[0].copy()
-    kept[..., 0] = kept[..., -1]
-    both = pd.concat([table, history(kept, values[1], model="kept")])
-    origins = emergence.origin(both, at=64)
-    measured = emergence.measured(emergence.identity(both, at=64))
-    first, second = emergence.sentences(measured, origins)
-    share = one(origins, model="hybrid", measure="rank at the start")[0]
-    assert f"hybrid: ranks before the first step explain {share:.0%} of the order" in first
-    assert "kept: ranks before the first step explain 100% of the order" in second
-
-
 def test_trajectories_name_the_stratum_at_the_end(values, table):
     second = history(*values, model="hybrid-seed1", seed=1)
     found = emergence.trajectories(pd.concat([table, second]), at=64)

@@ -132,14 +132,10 @@ def test_documents_are_drawn_whole(random_ranks):
     table = heads(ranks)
     together = table.assign(document=table["sample"] // 4)
     once = heads(random_ranks[:2])
-    cube = observations.cube(together)
-    statistic = lambda means: observations.spearman_between(means, cube, at=256)  # noqa: E731
-    _, whole = observations.observe(cube, statistic)
-    _, expected = observations.observe(observations.cube(once), statistic)
-    assert whole == pytest.approx(expected)
-    _, apart = observations.observe(observations.cube(table), statistic)
-    assert apart.high - apart.low < whole.high - whole.low
-    found = observations.measure(together, "rho", observations.spearman_between, at=256)
+    measured = (observations.measure(x, "rho", observations.spearman_between, at=256) for x in (together, once, table))
+    (found, expected, apart), ends = measured, ["estimate", "low", "high"]
+    assert found[ends].iloc[0].tolist() == pytest.approx(expected[ends].iloc[0].tolist())
+    assert (apart["high"] - apart["low"] < found["high"] - found["low"]).all()
     assert (found["n"].item(), found["over"].item()) == (8, "2 documents of each context")
 
 

@@ -42,7 +42,7 @@ def test_samples_come_from_as_many_documents_as_there_are(heads, place, reading)
     own = heads[heads["source"] == "model"].groupby(["context", "sample"])["document"].unique().map(list)
     for context in ("code", "prose"):
         texts = contexts.held_out_documents(context, part="trace")
-        tokens = reading.tokens(context, model.tokenizer)
+        tokens = reading.samples(context, model.tokenizer).tokens
         for row, [document] in zip(tokens, own[context], strict=True):
             assert model.tokenizer.decode(row) in texts[document]
     assert own.map(tuple).groupby("context").nunique().eq(3).all()
@@ -58,12 +58,12 @@ def test_windows_of_one_document_stand_for_themselves(tmp_path, place, caplog):
 
 def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
     model = models.load(place)
-    sigma = states.trace(model, reading.tokens("code", model.tokenizer), POSITIONS)
+    sigma = states.trace(model, reading.samples("code", model.tokenizer).tokens, POSITIONS)
     own = heads[(heads["source"] == "model") & (heads["context"] == "code")]
     cube = observations.cube(own)
     expected = spectra.effective_rank(sigma).permute(1, 0, 3, 2).numpy()
     np.testing.assert_array_equal(cube.values[:, 0], expected)
-    decay = states.gates(model, reading.tokens("code", model.tokenizer))[0].double().mean(2)
+    decay = states.gates(model, reading.samples("code", model.tokenizer).tokens)[0].double().mean(2)
     found = observations.cube(own, "log_decay").values[:, 0, :, :, 0]
     np.testing.assert_allclose(found, decay.permute(1, 0, 2).numpy(), rtol=1e-6)
 
@@ -230,7 +230,7 @@ def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading,
 def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkeypatch):
     model = models.load(place)
     with pytest.raises(ValueError, match="poetry"):
-        reading.tokens("poetry", model.tokenizer)
+        reading.samples("poetry", model.tokenizer)
     with pytest.raises(ValueError, match="astrology"):
         survey.heads([place], reading, sources=["astrology"], kept=tmp_path)
 
@@ -278,7 +278,7 @@ def test_consecutive_norms_obey_the_bound(place, reading):
 def test_consecutive_norms_are_those_of_a_direct_trace(place, reading):
     model = models.load(place)
     steps = summaries.consecutive_cosines(str(place), reading, [9], n=1)
-    tokens = reading.tokens("prose", model.tokenizer)[:1]
+    tokens = reading.samples("prose", model.tokenizer).tokens[:1]
     before, now = states.trace(model, tokens, [8, 9])[1, 0].sum(-1).numpy()
     expected = before @ now / np.linalg.norm(before) / np.linalg.norm(now)
     layer = model.layers[1].index

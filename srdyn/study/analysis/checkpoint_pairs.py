@@ -69,11 +69,11 @@ def _side_by_side(first: observations.Cube, second: observations.Cube) -> observ
 def _rows(agree: Agreement, data: observations.Cube) -> pd.DataFrame:
     """The pair's row and its null's."""
 
-    def statistic(means: observations.Means) -> observations.Pooled:
+    def statistic(means: observations.Means) -> dict[str, observations.Pooled]:
         first, second = np.moveaxis(means.mean(0).reshape(1, -1, 2), -1, 0)
-        return observations.single(float(agree(first, second)[0]), observations.CORRELATION, "pairs")
+        return {"pair": observations.single(float(agree(first, second)[0]), observations.CORRELATION, "pairs")}
 
-    found, interval = observations.observe(data, statistic)
+    found, interval = statistic(data.values.mean(0))["pair"], observations.observe_each(data, statistic)["pair"]
     permuted = _permuted(agree, data)
     as_well = f"{int((permuted >= found.value).sum())} of {PERMUTATIONS} permutations agree as well"
     null = intervals.of_resamples(float(permuted.mean()), permuted)

@@ -195,22 +195,6 @@ def observed(
     return pd.concat(tables, ignore_index=True)
 
 
-def sentences(measures: pd.DataFrame, origins: pd.DataFrame) -> list[str]:
-    """What the tables of `measured` and `origin` say of each model."""
-    found = []
-    halves = measures[measures["measure"] == "identity in training"].set_index("model")["estimate"]
-    for model, of_model in origins.groupby("model", sort=False):
-        explained = of_model.set_index("measure")["estimate"]
-        low, high = of_model.loc[of_model["measure"] == "rank at the start", ["low", "high"]].iloc[0]
-        found.append(
-            f"{model}: ranks before the first step explain {explained['rank at the start']:z.0%} of the order of the "
-            f"ranks after training [{low:z.0%}, {high:z.0%}], decays after training "
-            f"{explained['decay at the end']:z.0%}, and the start {explained['start beyond decay']:z.0%} beyond those; "
-            f"halves of the text agree to ρ = {halves[model]:.2f}."
-        )
-    return found
-
-
 def _training(folder: Path) -> dict:
     """What training says of these weights: settings and step."""
     return json.loads((folder / "training.json").read_text())

@@ -120,7 +120,7 @@ def measure(
     Columns: measure, model, kind, seed, source, estimate, low, high, n (samples of each context), over (what was drawn
     again), why (how much of it is undefined).
     """
-    each = functools.partial(_named, name=name, statistic=statistic)
+    each = lambda means, **given: {name: statistic(means, **given)}  # noqa: E731
     return measure_each(heads, each, value=value, over_heads=over_heads, **options)
 
 
@@ -147,22 +147,10 @@ def measure_each(
     return pd.DataFrame(rows)
 
 
-def _named(means: Means, cube: Cube, *, name: str, statistic: Callable[..., Pooled], **options) -> dict[str, Pooled]:
-    return {name: statistic(means, cube, **options)}
-
-
-def observe(
-    data: Cube, statistic: Callable[[Means], Pooled], *, over_heads: bool = False
-) -> tuple[Pooled, intervals.Interval]:
-    """A statistic of the means over samples, with its bootstrap interval over the documents of each context."""
-    found = observe_each(data, lambda means: {"": statistic(means)}, over_heads=over_heads)
-    return statistic(data.values.mean(0)), found[""]
-
-
 def observe_each(
     data: Cube, statistics: Callable[[Means], dict[Key, Pooled]], *, over_heads: bool = False
 ) -> dict[Key, intervals.Interval]:
-    """The intervals of several statistics that are computed together, as in `observe`."""
+    """Bootstrap intervals, over the documents of each context, of statistics of the means over samples."""
     found = statistics(data.values.mean(0))
     resampled = [statistics(means) for means in resamples(data, over_heads=over_heads)]
     return {

@@ -29,7 +29,7 @@ Known = tuple[Float64[Tensor, "B T H"], ...]
 def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank") -> pd.DataFrame:
     """Mean of `value` over samples (and over contexts that `by` does not name), with a bootstrap interval of the mean.
 
-    Drawn again are the documents of each context, as in `observations.observe`; each context weighs alike. Columns:
+    Drawn again are the documents of each context, as for `observations.measure`; each context weighs alike. Columns:
     `by`, then `value`, low, high, n. Raises ValueError where groups differ in size: every group must hold the same
     samples of the same documents.
 
@@ -198,7 +198,7 @@ def consecutive_cosines(name: str, reading: samples.Reading, tokens_at: list[int
     Rows: model, kind, seed, context, sample, layer, position, cosine, bound.
     """
     model = models.load(opened.found(name), offload="auto")
-    parts = [reading.tokens(domain, model.tokenizer)[:n, : max(tokens_at)] for domain in reading.texts]
+    parts = [reading.samples(domain, model.tokenizer).tokens[:n, : max(tokens_at)] for domain in reading.texts]
     sizes, tokens = [len(part) for part in parts], torch.cat(parts)
     rows = {"context": np.repeat(reading.texts, sizes), "sample": np.concatenate([np.arange(size) for size in sizes])}
     positions = sorted({p for t in tokens_at for p in (t - 1, t)})

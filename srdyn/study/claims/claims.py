@@ -90,6 +90,13 @@ def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
     return pd.DataFrame([blank | entry for of_claim in entries for entry in of_claim], columns=list(blank))
 
 
+def both() -> pd.DataFrame:
+    """The ledger beside what the second rules say: second, second_leading, second_why; NaN where there are none."""
+    later = ledger(registered=registration.SECOND).query("kind != ''")[["claim", "kind", "verdict", "leading", "why"]]
+    later.columns = ["claim", "kind", "second", "second_leading", "second_why"]
+    return ledger().merge(later, on=["claim", "kind"], how="left")
+
+
 def scorecard() -> str:
     """The ledger in Markdown: verdicts by both registrations, then every measure with its interval and its nulls."""
     book, paper, second = ledger(), registration.load(), ledger(registered=registration.SECOND)

@@ -2,11 +2,13 @@
 
 import functools
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import pandas as pd
 import torch
 import transformers
+from tqdm.auto import tqdm
 
 from srdyn import architectures, models, scores
 from srdyn.architectures import cpu_speedups
@@ -57,6 +59,12 @@ def made_by(model: models.Model, name: str | Path) -> dict[str, str]:
 def identity(model: models.Model, name: str | Path) -> str:
     """What tells these weights from others: the folder's content, or the hub's commit."""
     return files.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
+
+
+def table(make: Callable, openings: Sequence[tuple], questions: Sequence[tuple], *, desc: str) -> pd.DataFrame:
+    """One table of what `make(*opening).ask(*question)` is for every opening and question, as `deal` gets them."""
+    work = [(opening, "ask", question) for opening in openings for question in questions]
+    return pd.concat(tqdm(deal(make, work), desc=desc, total=len(work)), ignore_index=True)
 
 
 def deal(make: Callable, work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:

@@ -40,7 +40,7 @@ def _results(asked: list[Future]) -> Iterator:
 
 
 def _processes() -> int:
-    """As many as `reproduce --processes` says, else as there are cores for this process."""
+    """As many as `SRDYN_PROCESSES` says (one where the work is small), else as there are cores for this process."""
     here = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return int(os.environ.get("SRDYN_PROCESSES") or here)
 

@@ -56,10 +56,6 @@ class Reading:
         """The contexts in reading order: domains by their names in `texts`, tasks, attacks."""
         return [*self.texts, *self.tasks, *self.attacks]
 
-    def tokens(self, name: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "B T"]:
-        """The samples of one context. Raises ValueError for a name that is not in this reading."""
-        return self.samples(name, tokenizer).tokens
-
     def samples(self, name: str, tokenizer: PreTrainedTokenizerBase) -> contexts.Windows:
         """The samples of one context, those of a domain from as many documents as there are, with their documents.
 

@@ -25,7 +25,6 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Int64
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from srdyn import ablation, evals
 from srdyn.kernels import denormals, rounding
@@ -113,12 +112,9 @@ def measured(names: Sequence[str | Path], listed: Sequence[Way], plan: trials.Pl
     the accuracy kept; bits a token more than the whole model), low, high, n (answers, or tokens), over (what the ends
     speak of). Random sets are one row: the mean, and the least and greatest of them.
     """
-    trials.profiles(names, plan)
-    if any(way.rule == trials.ORACLE for way in listed):
-        trials.damages(names, plan)
+    trials.prepare(names, plan, [way.rule for way in listed])
     openings = [(opened.found(name), plan, asked, files.root() / "build") for name in names]
-    work = [(opening, "ask", ("under", way)) for opening in openings for way in listed]
-    answers = pd.concat(tqdm(opened.deal(Subject, work), desc="frontier", total=len(work)), ignore_index=True)
+    answers = opened.table(Subject, openings, [("under", way) for way in listed], desc="frontier")
     tables = [table(given.reset_index(drop=True)) for _, given in answers.groupby("model", sort=False)]
     return pd.concat(tables, ignore_index=True)
 

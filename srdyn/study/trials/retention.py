@@ -60,11 +60,6 @@ class Questions:
     seed: int = 0
 
 
-def heads(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
-    """Every head of every model: rank, norm (nuclear), half_life (tokens), write (strength), D, group (of `GROUPS`)."""
-    return _everywhere(names, asked, [("heads",)])
-
-
 def set_to(names: Sequence[str | Path], asked: Questions, half_lives: Sequence[float]) -> pd.DataFrame:
     """What is answered, by distance, while all heads of a group have one half-life; `intact` beside.
 
@@ -89,7 +84,7 @@ def repeated(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
 def single(names: Sequence[str | Path], asked: Questions) -> pd.DataFrame:
     """Bits that an answer costs more, by distance, without one head and with its half-life sixteen times shorter.
 
-    Columns: layer, axis, head, changed (`removed`, `half-life ÷ 16`), distance, damage, those of `heads`.
+    Columns: layer, axis, head, changed (`removed`, `half-life ÷ 16`), distance, damage, those of `Subject.heads`.
     """
     return _everywhere(names, asked, [("single",)])
 
@@ -111,7 +106,7 @@ class Subject:
         return self.kept.get(key).assign(**opened.about(self.model))
 
     def heads(self) -> pd.DataFrame:
-        """One row for every head."""
+        """One row for every head: rank, nuclear norm, half_life (tokens), write (strength), D, group (of `GROUPS`)."""
         tokens, model = self._text(), self.model
         rank, norm, d = self._ranks(tokens)
         log_decay, write = (gate.double().mean((1, 2)) for gate in states.gates(model, tokens))
@@ -260,6 +255,4 @@ def passages(writer: tasks.Writer, distance: int, n: int) -> tuple[Int64[Tensor,
 
 def _everywhere(names: Sequence[str | Path], asked: Questions, work: Sequence[tuple]) -> pd.DataFrame:
     openings = [(opened.found(name), asked, files.root() / "build" / "retention") for name in names]
-    dealt = [(opening, "ask", item) for opening in openings for item in work]
-    tables = tqdm(opened.deal(Subject, dealt), desc=f"retention: {work[-1][0]}", total=len(dealt))
-    return pd.concat(tables, ignore_index=True)
+    return opened.table(Subject, openings, work, desc=f"retention: {work[-1][0]}")

@@ -29,7 +29,6 @@ import pandas as pd
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from srdyn import ablation
 from srdyn.loading import files
@@ -134,15 +133,11 @@ def answers(
     (share right, or bits per byte), bits, n (answers), model, kind, seed. `intact` and `all off` are answered beside,
     as arms of one set. Kept by mask in build/sets.
     """
-    trials.profiles(names, plan)
-    if any(arm.name == trials.ORACLE for arm in arms):
-        trials.damages(names, plan)
-    kept = files.root() / "build"
-    openings = [(opened.found(name), plan, asked, kept) for name in names]
-    blocks = [("beside", ())] + [("chosen", (arm,)) for arm in arms]
-    blocks += [("random", (arm, sets, first)) for arm in arms for first in range(0, sets, BLOCK)]
-    work = [(opening, "ask", (question, *each)) for opening in openings for question, each in blocks]
-    return pd.concat(tqdm(opened.deal(Subject, work), desc="sets", total=len(work)), ignore_index=True)
+    trials.prepare(names, plan, [arm.name for arm in arms])
+    openings = [(opened.found(name), plan, asked, files.root() / "build") for name in names]
+    blocks = [("beside",), *(("chosen", arm) for arm in arms)]
+    blocks += [("random", arm, sets, first) for arm in arms for first in range(0, sets, BLOCK)]
+    return opened.table(Subject, openings, blocks, desc="sets")
 
 
 def places(table: pd.DataFrame) -> pd.DataFrame:

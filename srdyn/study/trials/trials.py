@@ -19,7 +19,6 @@ import pandas as pd
 import torch
 from jaxtyping import Bool
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from srdyn import ablation, models, pruning, scores, spectra, strata
 from srdyn.architectures import linear_cache
@@ -128,10 +127,15 @@ def answers(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.
     Columns: those of `battery.answers`, draw, removed (heads, or those truncated), arm, share, cut, window, truncated,
     layers, model, kind, seed. Models and arms are dealt out to all cores, one thread each.
     """
-    profiles(names, plan)
-    if any(arm.name == ORACLE for arm in arms):
-        damages(names, plan)
+    prepare(names, plan, [arm.name for arm in arms])
     return _everywhere("answers", names, plan, [(arm,) for arm in arms])
+
+
+def prepare(names: Sequence[str | Path], plan: Plan, rules: Sequence[str]) -> None:
+    """Find once what these rules choose heads by, which every process that asks for an arm would else find."""
+    profiles(names, plan)
+    if ORACLE in rules:
+        damages(names, plan)
 
 
 def profiles(names: Sequence[str | Path], plan: Plan) -> pd.DataFrame:
@@ -336,6 +340,4 @@ def _everywhere(
     """One table of what every model answers to a question, asked with each of the details; all cores work on it."""
     kept = files.root() / "build" / "trials"
     openings = [(opened.found(name), plan, kept) for name in names]
-    work = [(opening, "ask", (question, *each)) for opening in openings for each in details]
-    tables = tqdm(opened.deal(Subject, work), desc=question, total=len(work))
-    return pd.concat(tables, ignore_index=True)
+    return opened.table(Subject, openings, [(question, *each) for each in details], desc=question)
