@@ -154,7 +154,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     keep = pruning.select(score, arguments.share, uniform=True, tp=arguments.tp, **chosen)
     text = read(model, arguments.text, part="evaluation", **options)
     losses = {"whole": loss(model, text)}
-    if streaming.is_attached(model.hf):  # only weights that are held can be cut
+    if arguments.heal and streaming.is_attached(model.hf):  # only weights that are held can be trained
         model = models.load(arguments.model, device="cpu", dtype=model.hf.dtype)
     model = pruning.prune_heads(model, keep)
     export.configuration(model)  # what cannot be exported is known before the long part

@@ -33,9 +33,15 @@ def test_one_command_from_a_model_to_an_ordinary_smaller_one(place, tmp_path, ca
     assert (out / folders.LIST).is_file()
 
 
-def test_weights_elsewhere_are_brought_here_to_be_cut(place, tmp_path):
+def test_weights_elsewhere_are_cut_on_their_way_and_brought_here_to_be_healed(place, tmp_path, monkeypatch):
+    loaded, original = [], models.load
+    monkeypatch.setattr(models, "load", lambda *given, **how: loaded.append(how["device"]) or original(*given, **how))
     prune.main(words(place, tmp_path / "smaller", offload="disk", share=0.5))
+    assert len(loaded) == 1
+    assert len(list((tmp_path / "smaller").glob("model-*-of-00006.safetensors"))) == 6
     assert models.load(tmp_path / "smaller", device="cpu").grid.H == 4
+    prune.main(words(place, tmp_path / "smaller", offload="disk", share=0.5, heal=1))
+    assert [path.name for path in (tmp_path / "smaller").glob("*.safetensors")] == ["model.safetensors"]
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_written(tmp_path, place, monkeypatch, capsys):
