@@ -6,8 +6,10 @@ else every value head that stays gets a copy of its key. Nothing is trained or t
 """
 
 import copy
+import functools
 import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -18,7 +20,7 @@ from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping
 
 from srdyn import architectures, models
 from srdyn.architectures.counts import COUNTS, REASONS, Counts
-from srdyn.loading import checkpoints, engines, folders, markdown, memory, report
+from srdyn.loading import checkpoints, engines, folders, markdown, memory, report, streaming
 
 MARK = "srdyn_"
 """What keys of ours in a configuration begin with, which an ordinary checkpoint does not have."""
@@ -46,6 +48,7 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     `cost` of it. The logits are those of the pruned model; for a norm over a group of Mamba-2 heads that lost some but
     not all of them, up to its ε, which an ordinary configuration shares with other norms. Of a model that also sees
     the part that reads is written; one without attention says `use_cache` false where transformers fails with a cache.
+    Weights that come from elsewhere are written a file for each layer, of which one is held at a time.
     Raises ValueError as `shape` does, FileExistsError and OSError as `pruning.save` does.
     """
     config, target = configuration(model), Path(folder).expanduser()
@@ -55,7 +58,8 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     if not engines.can_cache(sizes(model)):
         stock.generation_config.use_cache = False
     with folders.replacing(target, wanted=report.weight_bytes(stock)[0]) as new:
-        stock.save_pretrained(new, state_dict=_as_engines_read(model, stock, weights(model, stock)))
+        named = functools.partial(_as_engines_read, model, stock)
+        streaming.save(stock, new, weights(model), apart=streaming.is_attached(model.hf), named=named)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
         (new / "README.md").write_text(card(model, cost), "utf-8")
@@ -118,20 +122,15 @@ def configuration(model: models.Model) -> PreTrainedConfig:
     return type(config).from_dict(stated)
 
 
-def weights(model: models.Model, stock: PreTrainedModel) -> dict[str, Tensor]:
-    """The model's tensors as its stock twin names and shapes them; all but those of cut layers are not copied."""
-    found, state = shape(model), model.hf.state_dict()
-    names = {id(module): name for name, module in model.hf.named_modules()}
-    for site in architectures.sites(model.hf):
+def weights(model: models.Model) -> Mapping[str, Tensor]:
+    """The model's tensors as its stock twin names and shapes them, those of cut layers made when they are asked for."""
+    repeat_keys = shape(model).repeated
+
+    def as_stock(site: architectures.Site) -> None:
         if site.recipe.is_pruned(site.mixer):
-            mixer = copy.deepcopy(site.mixer)
-            site.recipe.as_stock(mixer, repeat_keys=found.repeated)
-            prefix = names[id(site.mixer)] + "."
-            state = {name: x for name, x in state.items() if not name.startswith(prefix)}
-            state |= {prefix + name: x for name, x in mixer.state_dict().items()}
-    wanted = {name: x.shape for name, x in stock.state_dict().items()}
-    assert {name: x.shape for name, x in state.items()} == wanted, "a stock layer has other tensors"
-    return state
+            site.recipe.as_stock(site.mixer, repeat_keys=repeat_keys)
+
+    return streaming.Changed(model.hf, as_stock)
 
 
 def sizes(model: models.Model) -> engines.Sizes:

@@ -18,9 +18,12 @@ on a third. The same in Python:
 """
 
 import argparse
+import hashlib
 import io
+import json
 import logging
-from collections.abc import Mapping, Sequence
+import shutil
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,7 +36,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from srdyn import contexts, evals, export, models, pruning, scores
-from srdyn.loading import files, refusals, streaming
+from srdyn.loading import checkpoints, files, refusals, streaming
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +104,7 @@ def heal(
         raise ValueError(f"{model.name} holds no weights to train, they come from elsewhere: load it without offload")
     optimizer = torch.optim.AdamW(model.hf.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     call = {"steps": steps, "rate": rate, "batch": batch, "windows": list(tokens.shape), "sum": int(tokens.sum())}
+    call["heads"] = [list(layer.heads) for layer in model.layers]
     path = None if folder is None else Path(folder) / "heal.pt"
     losses = _resumed(model, optimizer, path, call)
     model.hf.train()
@@ -127,9 +131,13 @@ def _step(model: models.Model, tokens: Int[Tensor, "B T"], optimizer: torch.opti
 
 
 def _keep(model: models.Model, optimizer: torch.optim.Optimizer, path: Path, call: dict, losses: list[float]) -> None:
-    buffer = io.BytesIO()
     state = {"model": model.hf.state_dict(), "optimizer": optimizer.state_dict()}
-    torch.save(state | {"call": call, "losses": losses}, buffer)
+    _write(path, state | {"call": call, "losses": losses})
+
+
+def _write(path: Path, record: dict[str, object]) -> None:
+    buffer = io.BytesIO()
+    torch.save(record, buffer)
     files.keep(path, buffer.getvalue())
 
 
@@ -147,30 +155,71 @@ def _resumed(model: models.Model, optimizer: torch.optim.Optimizer, path: Path |
     return saved["losses"]
 
 
+def _kept(path: Path, of: Sequence[object], make: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
+    """The tensors that `make` gives, left at `path` with what they are `of` for the next call, which then takes them.
+
+    What is there of anything else, or broken, is made again, which is logged.
+    """
+    if (content := files.kept(path)) is not None:
+        found = torch.load(io.BytesIO(content), weights_only=True)
+        if found["of"] == _digest(of):
+            return found["tensors"]
+        log.warning("%s is of another model, text or cut, and made again", path)
+    made = [*make()]
+    _write(path, {"of": _digest(of), "tensors": made})
+    return made
+
+
+def _digest(of: Sequence[object]) -> str:
+    return hashlib.sha256(json.dumps(of).encode()).hexdigest()
+
+
+def _identity(model: models.Model, where: str) -> list[object]:
+    """What tells a checkpoint, and how it was loaded, from another without reading it."""
+    place = checkpoints.folder(checkpoints.source(where), model.hf.config)
+    stored = [] if place is None else checkpoints.weight_files(place)
+    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in stored]
+    return [model.name, str(model.hf.dtype), model.device.type, stats]
+
+
 def run(arguments: argparse.Namespace) -> pd.DataFrame:
-    """Everything that the command does; the cost, as it stands in the exported model's card."""
+    """Everything that the command does; the cost, as it stands in the exported model's card.
+
+    What it has found lies beside the folder, in `<out>.unfinished`, until all is written: an interrupted call goes on.
+    """
     if arguments.heal < 0:
         raise ValueError(f"--heal is a number of steps, 0 or more, not {arguments.heal}")
     options = {"length": arguments.length, "n": arguments.n, "seed": arguments.seed}
+    out = Path(arguments.out).expanduser()
+    work = out.with_name(f"{out.name}.unfinished")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
-    chosen = {} if arguments.keys == "repeated" else export.choices(model)
-    profile = scores.profile(model, read(model, arguments.text, part="calibration", **options))
+    chosen, of = {} if arguments.keys == "repeated" else export.choices(model), _identity(model, arguments.model)
+    calibration, text = (read(model, arguments.text, part=part, **options) for part in ("calibration", "evaluation"))
+    means = _kept(work / "profile", [of, calibration.tolist()], lambda: scores.profile(model, calibration)[:-1])
+    profile = scores.Profile(*means, D=min(model.grid.K, model.grid.V))
     score = scores.RULES[arguments.rule](profile, torch.Generator().manual_seed(arguments.seed))
     keep = pruning.select(score, arguments.share, uniform=True, tp=arguments.tp, **chosen)
-    text = read(model, arguments.text, part="evaluation", **options)
-    losses = {"whole": loss(model, text)}
-    if streaming.is_attached(model.hf):  # only weights that are held can be cut
+    losses = {}
+
+    def measure(name: str, *more: object) -> None:
+        [found] = _kept(work / name, [of, text.tolist(), *more], lambda: [torch.from_numpy(loss(model, text))])
+        losses[name] = found.numpy()
+
+    measure("whole")
+    if arguments.heal and streaming.is_attached(model.hf):  # only weights that are held can be trained
         model = models.load(arguments.model, device="cpu", dtype=model.hf.dtype)
     model = pruning.prune_heads(model, keep)
     export.configuration(model)  # what cannot be exported is known before the long part
-    losses["pruned"] = loss(model, text)
+    measure("pruned", keep.tolist())
     if arguments.heal:
         n = min(arguments.heal, 64) * 8 // len(arguments.text)
         windows = read(model, arguments.text, part="trace", **options | {"n": max(n, 1)})
-        heal(model, windows, steps=arguments.heal, rate=arguments.rate, folder=f"{arguments.out}.heal")
+        place = work / f"healing {_digest([of, keep.tolist()])[:8]}"
+        heal(model, windows, steps=arguments.heal, rate=arguments.rate, folder=place)
         losses["healed"] = loss(model, text)
     found = cost(losses)
-    export.save(model, arguments.out, cost=found)
+    export.save(model, out, cost=found)
+    shutil.rmtree(work)
     held = "weights: {:,} bytes, {:,} after".format(*export.weight_bytes(model))
     saved = export.realised(model, tp=arguments.tp).to_string(index=False)
     print(found.to_string(index=False), held, saved, sep="\n\n")

@@ -92,14 +92,15 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
 
     Weights, states and convolution caches of the others are gone, keys that nobody reads with as well. Its logits are
     those of the model with the others' outputs at zero. L, H and the heads' numbers remain; a layer without heads adds
-    nothing. An open ablation is not taken over. Raises ValueError for a mask of another shape or type, for one that
-    keeps a head that was pruned away before, and for a model whose weights are on disk or on the CPU for a GPU.
+    nothing. An open ablation is not taken over. Weights that come from elsewhere are cut on their way, layer by layer.
+    Raises ValueError for a mask of another shape or type, and for one that keeps a head that was pruned away before.
     """
-    if streaming.is_attached(model.hf):
-        raise ValueError(f"{model.name} holds no weights to cut, they come from elsewhere: load it without offload")
     models.checked_mask(model, keep, "keep")
     kept = {str(layer.index): row.nonzero()[:, 0].tolist() for layer, row in zip(model.layers, keep, strict=True)}
-    hf = copy.deepcopy(model.hf)
+    if streaming.is_attached(model.hf):
+        hf = streaming.copied(model.hf, lambda site: site.recipe.keep(site.mixer, kept[str(site.index)]))
+    else:
+        hf = copy.deepcopy(model.hf)
     for site in architectures.sites(hf):
         # On several GPUs the decoder's layer moves what its mixer reads; a hook of the mixer's own would hide the cut.
         accelerate.hooks.remove_hook_from_module(site.mixer)
@@ -118,7 +119,7 @@ def save(model: models.Model, folder: str | Path) -> Path:
     """
     target = Path(folder).expanduser()
     with folders.replacing(target, wanted=report.weight_bytes(model.hf)[0]) as new:
-        model.hf.save_pretrained(new)
+        streaming.save(model.hf, new, streaming.weights(model.hf), apart=streaming.is_attached(model.hf))
         checkpoints.mark(new)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)

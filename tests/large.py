@@ -1,6 +1,6 @@
-"""A Qwen3-Next checkpoint of several gigabytes, written a layer at a time, and a trace of it with little memory.
+"""A Qwen3-Next checkpoint of several gigabytes, written a layer at a time, traced and cut with little memory.
 
-`python tests/large.py write FOLDER` makes the first, `python tests/large.py trace FOLDER` does the second.
+`python tests/large.py write FOLDER` makes it, `trace FOLDER` and `cut FOLDER` read it.
 """
 
 import json
@@ -12,7 +12,7 @@ import transformers
 from safetensors.torch import save_file
 from transformers import core_model_loading
 
-from srdyn import models, states
+from srdyn import export, models, pruning, states
 from srdyn.loading import checkpoints
 
 LAYERS, EXPERTS = 32, 64
@@ -73,6 +73,15 @@ def trace(folder: Path) -> torch.Tensor:
     return states.trace(model, tokens(model), POSITIONS)
 
 
+def cut(folder: Path) -> dict[str, int]:
+    """Half of the heads are cut out of what is on disk, into FOLDER/cut; bytes written, and what memory that took."""
+    model = models.load(folder, device="cpu", offload="disk")
+    before = peak()
+    keep = pruning.select(torch.zeros(model.grid[:2]), 0.5, uniform=True, **export.choices(model))
+    out = export.save(pruning.prune_heads(model, keep), folder / "cut")
+    return {"written": sum(path.stat().st_size for path in out.glob("*.safetensors")), "took": peak() - before}
+
+
 def tokens(model: models.Model) -> torch.Tensor:
     """What is read."""
     generator = torch.Generator().manual_seed(1)
@@ -89,6 +98,8 @@ if __name__ == "__main__":
     what, folder = sys.argv[1], Path(sys.argv[2])
     if what == "write":
         print(f"{write(folder) / 1e9:.2f} GB written, {peak() / 1e9:.2f} GB resident at most")
+    elif what == "cut":
+        print(json.dumps(cut(folder)))
     else:
         sigma = trace(folder)
         print(json.dumps({"shape": list(sigma.shape), "finite": bool(sigma.isfinite().all()), "peak": peak()}))

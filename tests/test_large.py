@@ -1,4 +1,4 @@
-"""A checkpoint of gigabytes is traced with little memory, as its small twin is traced in memory."""
+"""A checkpoint of gigabytes is traced and cut with little memory, as its small twin is traced in memory."""
 
 import json
 import shutil
@@ -20,6 +20,14 @@ def test_a_small_twin_is_traced_from_disk_as_in_memory(tmp_path):
     large.write(tmp_path, layers=4, experts=8, sizes=large.SIZES | NARROW)
     model = models.load(tmp_path, device="cpu")
     assert torch.equal(large.trace(tmp_path), states.trace(model, large.tokens(model), large.POSITIONS))
+
+
+def test_cutting_what_is_on_disk_holds_about_a_layer(tmp_path):
+    large.write(tmp_path, layers=8, experts=8, sizes=large.SIZES | {"hidden_size": 512, "vocab_size": 512})
+    done = subprocess.run([sys.executable, large.__file__, "cut", tmp_path], check=True, capture_output=True, text=True)
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["written"] > 2.5e8
+    assert found["took"] < found["written"] / 2
 
 
 @pytest.mark.slow

@@ -7,7 +7,7 @@ import saved
 import torch
 import transformers
 
-from srdyn import export, models, prune
+from srdyn import export, models, prune, pruning, scores
 from srdyn.loading import folders
 
 
@@ -33,9 +33,72 @@ def test_one_command_from_a_model_to_an_ordinary_smaller_one(place, tmp_path, ca
     assert (out / folders.LIST).is_file()
 
 
-def test_weights_elsewhere_are_brought_here_to_be_cut(place, tmp_path):
+def counted(monkeypatch, module, name):
+    """The function of a module from now on, with how often it was called in its list."""
+    calls, original = [], getattr(module, name)
+    monkeypatch.setattr(module, name, lambda *given, **how: calls.append(given) or original(*given, **how))
+    return calls
+
+
+def interrupted(*_, **__):
+    raise KeyboardInterrupt
+
+
+def test_an_interrupted_command_goes_on_with_what_it_had(place, tmp_path, monkeypatch, caplog):
+    out, whole, kept = f"{tmp_path / 'smaller'}/", tmp_path / "whole", tmp_path / "smaller.unfinished"
+    options = {"share": 0.5, "heal": 3}
+    prune.main(words(place, whole, **options))
+    profiles, losses = counted(monkeypatch, scores, "profile"), counted(monkeypatch, prune, "loss")
+    with monkeypatch.context() as broken:
+        broken.setattr(export, "save", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prune.main(words(place, out, **options))
+    assert [path.name.split()[0] for path in sorted(kept.iterdir())] == ["healing", "profile", "pruned", "whole"]
+    assert (len(profiles), len(losses)) == (1, 3)
+    (kept / "pruned").write_bytes(b"broken")
+    prune.main(words(place, out, **options))
+    assert (len(profiles), len(losses)) == (1, 3 + 2)  # the broken one and the healed
+    assert f"{kept / 'pruned'} is broken and made again" in caplog.text
+    assert not kept.exists()
+    files = [sorted(x.name for x in folder.iterdir()) for folder in (whole, tmp_path / "smaller")]
+    assert files[0] == files[1]
+    for name in files[0]:
+        assert (whole / name).read_bytes() == (tmp_path / "smaller" / name).read_bytes()
+
+
+def test_what_was_kept_of_another_model_text_or_cut_is_not_taken(place, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(export, "save", interrupted)
+    profiles, losses = counted(monkeypatch, scores, "profile"), counted(monkeypatch, prune, "loss")
+    other = saved.tiny(tmp_path / "other", seed=1)
+    calls = [({}, 1, 2), ({"share": 0.5}, 1, 3), ({"share": 0.5, "length": 32}, 2, 5)]
+    for options, profiled, lost in calls:
+        with pytest.raises(KeyboardInterrupt):
+            prune.main(words(place, tmp_path / "smaller", **options))
+        assert (len(profiles), len(losses)) == (profiled, lost)
+    with pytest.raises(KeyboardInterrupt):
+        prune.main(words(other, tmp_path / "smaller", share=0.5, length=32))
+    assert (len(profiles), len(losses)) == (3, 7)
+    assert caplog.text.count("is of another model, text or cut") == 1 + 3 + 3
+
+
+def test_healing_other_heads_is_another_healing(place, tmp_path):
+    model = models.load(place, device="cpu")
+    text = prune.read(model, ["prose"], part="trace", n=2, length=32)
+    first, second = (torch.arange(8).expand(3, 8) < 4, torch.arange(8).expand(3, 8) >= 4)
+    prune.heal(pruning.prune_heads(model, first), text, steps=1, folder=tmp_path)
+    with pytest.raises(ValueError, match="belongs to another healing"):
+        prune.heal(pruning.prune_heads(model, second), text, steps=1, folder=tmp_path)
+
+
+def test_weights_elsewhere_are_cut_on_their_way_and_brought_here_to_be_healed(place, tmp_path, monkeypatch):
+    loaded, original = [], models.load
+    monkeypatch.setattr(models, "load", lambda *given, **how: loaded.append(how["device"]) or original(*given, **how))
     prune.main(words(place, tmp_path / "smaller", offload="disk", share=0.5))
+    assert len(loaded) == 1
+    assert len(list((tmp_path / "smaller").glob("model-*-of-00006.safetensors"))) == 6
     assert models.load(tmp_path / "smaller", device="cpu").grid.H == 4
+    prune.main(words(place, tmp_path / "smaller", offload="disk", share=0.5, heal=1))
+    assert [path.name for path in (tmp_path / "smaller").glob("*.safetensors")] == ["model.safetensors"]
 
 
 def test_what_cannot_be_exported_is_told_before_anything_is_written(tmp_path, place, monkeypatch, capsys):

@@ -190,7 +190,7 @@ def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
     before = files.content_hash(folder)
     broken = copy.deepcopy(model("pure"))
 
-    def fail(path):
+    def fail(path, **_):
         path.mkdir()
         raise OSError("disk full")
 

@@ -1,12 +1,17 @@
 """What inference engines make of a model's recurrent layers: bytes of a sequence, and what they ask of the heads.
 
-From their sources as read in 2026 (main branches; nothing was served), by file where a formula stands:
+From their sources as read in November 2026 (nothing was served), by file and commit where a formula stands:
 - transformers 5.23, cache_utils.py: float32 states, convolutions of the whole kernel in the model's precision.
-- vLLM, model_executor/layers/mamba/mamba_utils.py (shapes, precisions), platforms/interface.py and
-  v1/core/kv_cache_utils.py (one page size for all layers: the attention block grows until it holds a layer's state, in
-  steps of 16 tokens, of 128 with multi-head latent attention, and the state is padded to the block).
-- SGLang, srt/configs/mamba_utils.py: float32 states, bfloat16 convolutions, slots without padding.
-- llama.cpp, src/llama-memory-recurrent.cpp and llama-hparams.cpp: float32 throughout, allocated at the start.
+- vLLM, model_executor/layers/mamba/mamba_utils.py (02d7108, shapes and precisions), `_align_hybrid_block_size` of
+  platforms/interface.py (0.28; the attention block grows until its page holds a layer's state, in steps of 16 tokens,
+  of 128 with multi-head latent attention, and the state is padded to this page) and v1/kv_cache_interface.py (001cabc:
+  a page for a layer and sequence). Not counted: with `--enable-prefix-caching`, off for these models unless asked for,
+  the mode "align" holds two pages, and a checkpoint at each block that ended a step; v1/core/kv_cache_utils.py makes
+  groups of as many layers as attend, and pads the last group where that does not divide the recurrent ones.
+- SGLang, srt/configs/mamba_utils.py (02e208d): float32 states unless the configuration has `mamba_ssm_dtype`, bfloat16
+  convolutions, slots without padding.
+- llama.cpp, `n_embd_r` and `n_embd_s` of src/llama-hparams.cpp (8b1d44b; the newest has Kimi's beside them), and
+  src/llama-memory-recurrent.cpp (0054ee8): float32 throughout, allocated at the start, a row for a sequence.
 Issues: vLLM #41112 and #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843,
 #31091.
 """
@@ -72,14 +77,16 @@ class Demand(NamedTuple):
 def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[str, int]:
     """Bytes that one sequence takes in each engine beside keys and values, on one of `tp` devices (vLLM and SGLang).
 
-    `state_itemsize` is that of vLLM's states: 4 with `--mamba-ssm-cache-dtype float32`, and as Qwen3.5, Kimi Linear and
-    Nemotron-H have it by themselves; Qwen3-Next takes the model's own without it. No draft tokens, no prefix cache.
+    `state_itemsize` is that of vLLM's states: 4 with `--mamba-ssm-cache-dtype float32`, and as Qwen3.5 and Nemotron-H
+    have it by themselves; Qwen3-Next takes the model's own without it, Kimi Linear's is 4 whatever is given. No draft
+    tokens, no prefix cache.
     """
+    itemsize = 4 if sizes.mixer == "KimiLinearDeltaAttention" else state_itemsize
     shift = sizes.channels * (sizes.kernel - 1)
     # Groups that the devices do not divide are held by each (`extra_groups_for_head_shards` of both engines).
     shared = sizes if sizes.keys % tp == 0 else sizes._replace(keys=tp)
     sharded = shared.channels * (sizes.kernel - 1)
-    page = (sharded * sizes.itemsize + sizes.state * state_itemsize) // tp
+    page = (sharded * sizes.itemsize + sizes.state * itemsize) // tp
     if sizes.attention:
         token = sizes.attention * sizes.itemsize // max(1, min(tp, sizes.kv))
         step = (16 if sizes.kv else 128) * token

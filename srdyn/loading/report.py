@@ -10,7 +10,7 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from srdyn import architectures
-from srdyn.loading import checkpoints, devices, markdown, memory, refusals
+from srdyn.loading import checkpoints, devices, markdown, memory, refusals, streaming
 
 _LENGTHS = (2048, 32768, 131072)
 _MIB = 2**20
@@ -196,9 +196,7 @@ def weight_bytes(hf: PreTrainedModel) -> tuple[int, int]:
     """Bytes of all parameters, tied ones once, and of the largest part that is brought in at once."""
     by_part: collections.Counter[str] = collections.Counter()
     for name, parameter in hf.named_parameters():
-        words = name.split(".")
-        end = next((i for i, word in enumerate(words) if word.isdigit()), len(words) - 1)
-        by_part[".".join(words[: end + 1])] += parameter.numel() * parameter.itemsize
+        by_part[streaming.part_of(name)] += parameter.numel() * parameter.itemsize
     return by_part.total(), max(by_part.values(), default=0)
 
 

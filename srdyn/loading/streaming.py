@@ -4,18 +4,23 @@ accelerate's hooks place and remove them. Its own offload to disk is not used: i
 transformers puts together from several weights, such as all experts, and maps files, whose pages count as memory.
 """
 
+import collections
 import copy
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import accelerate
 import torch
 from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, core_model_loading
 from transformers.modeling_utils import LoadStateDictConfig, LoadStateDictInfo
+
+from srdyn import architectures
+from srdyn.loading import files
 
 
 class Shards(Mapping[str, Tensor]):
@@ -90,6 +95,90 @@ class Shards(Mapping[str, Tensor]):
 
     def _read(self, key: str) -> Tensor:
         return self._opened(self.files[key]).get_tensor(key)
+
+
+class Changed(Mapping[str, Tensor]):
+    """A model's parameters and buffers by name, those of recurrent layers as a change of the layers leaves them.
+
+    `change` is done to a copy of one layer, in place, when one of its tensors is asked for; the others of this layer
+    are all that is kept. Only names from before the change are listed.
+    """
+
+    def __init__(self, hf: PreTrainedModel, change: Callable[[architectures.Site], None]) -> None:
+        names = {id(module): name for name, module in hf.named_modules()}
+        self._sites = {f"{names[id(site.mixer)]}.": site for site in architectures.sites(hf)}
+        self._weights, self._change = weights(hf), change
+        self._waiting: dict[str, Tensor] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._weights)
+
+    def __len__(self) -> int:
+        return len(self._weights)
+
+    def __getitem__(self, name: str) -> Tensor:
+        prefix = next((x for x in self._sites if name.startswith(x)), None)
+        if prefix is None:
+            return self._weights[name]
+        if name not in self._waiting:
+            site = self._sites[prefix]._replace(mixer=copy.deepcopy(self._sites[prefix].mixer))
+            held = {x: self._weights[prefix + x] for x, _ in site.mixer.named_parameters()}
+            site.mixer.load_state_dict(held, strict=False, assign=True)
+            self._change(site)
+            self._waiting = {prefix + x: value for x, value in site.mixer.state_dict().items()}
+        return self._waiting.pop(name)
+
+
+def weights(hf: PreTrainedModel) -> Mapping[str, Tensor]:
+    """A model's parameters and buffers by name, wherever they are kept."""
+    return hf.get_input_embeddings()._hf_hook.weights_map.dataset if is_attached(hf) else hf.state_dict()
+
+
+def copied(hf: PreTrainedModel, change: Callable[[architectures.Site], None]) -> PreTrainedModel:
+    """A copy of a model whose weights come from elsewhere; to it they come as `Changed` by this."""
+    return copy.deepcopy(hf, {id(weights(hf)): Changed(hf, change)})
+
+
+def save(
+    hf: PreTrainedModel,
+    folder: Path,
+    held: Mapping[str, Tensor],
+    *,
+    apart: bool,
+    named: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+) -> None:
+    """Write what `hf.save_pretrained` does, but the weights `held`, under the names that `named` gives them.
+
+    `apart` gives each part, a layer or what lies beside them, a file of its own, and one part is held at a time.
+    """
+    wanted, index, parts = hf.state_dict(), {}, collections.defaultdict(list)
+
+    def read(names: Iterable[str]) -> dict[str, Tensor]:
+        found = {name: held[name] for name in names}
+        assert all(x.shape == wanted[name].shape for name, x in found.items()), "a layer has other tensors"
+        return named(found)
+
+    if not apart:
+        hf.save_pretrained(folder, state_dict=read(wanted))
+        return
+    hf.save_pretrained(folder, state_dict={})  # all but the weights
+    for name in [name for name in wanted if name not in hf.all_tied_weights_keys]:
+        parts[part_of(name)].append(name)
+    for number, names in enumerate(tqdm(parts.values(), desc="layers written", leave=False), 1):
+        stored = core_model_loading.revert_weight_conversion(hf, read(names))
+        file = f"model-{number:05}-of-{len(parts):05}.safetensors"
+        save_file({name: x.contiguous() for name, x in stored.items()}, folder / file, {"format": "pt"})
+        index |= dict.fromkeys(stored, file)
+    size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    about = {"metadata": {"total_size": size}, "weight_map": index}
+    files.write_json(folder / "model.safetensors.index.json", about)
+
+
+def part_of(name: str) -> str:
+    """The part that a parameter is brought in with: its layer, or itself where it lies beside them."""
+    words = name.split(".")
+    end = next((i for i, word in enumerate(words) if word.isdigit()), len(words) - 1)
+    return ".".join(words[: end + 1])
 
 
 def from_pretrained(stock: type, where: str, **options) -> tuple[PreTrainedModel, dict, Shards]:

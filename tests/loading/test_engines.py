@@ -20,6 +20,24 @@ def test_vllm_pads_states_to_its_pages(heads, keys, tp, float32, bfloat16):
         assert found == pytest.approx(expected, abs=0.06)
 
 
+@pytest.mark.parametrize(("heads", "block"), [(32, 528), (48, 784)])
+def test_vllm_s_logs_tell_the_same_blocks(heads, block):
+    """ "Setting attention block size to 528 tokens" of Qwen3.5-4B (vLLM issue #40696), and 784 of Qwen3.5-27B."""
+    sizes = engines.Sizes("Qwen3_5GatedDeltaNet", 48, heads, 16, 128, 128, 4, 2 * 4 * 256, 4, 2)
+    assert engines.state_bytes(sizes)["vLLM"] == 48 * block * 2 * 4 * 256 * 2
+
+
+def test_llama_cpp_s_log_tells_the_same_bytes():
+    """ "size = 748.12 MiB ... S (f32): 720.00 MiB" of a Qwen3.5-27B geometry, with four rows more for drafts."""
+    sizes = engines.Sizes("Qwen3_5GatedDeltaNet", 48, 48, 16, 128, 128, 4, 2 * 4 * 256, 4, 2)
+    assert engines.state_bytes(sizes)["llama.cpp"] * 5 == 748.125 * 2**20
+
+
+def test_kimi_linear_s_states_are_float32_in_vllm():
+    kimi = engines.Sizes("KimiLinearDeltaAttention", 1, 32, 32, 128, 128, 4, 0, 0, 2)
+    assert engines.state_bytes(kimi, state_itemsize=2) == engines.state_bytes(kimi)
+
+
 def test_a_state_of_its_own_is_counted_as_transformers_has_it():
     assert engines.state_bytes(QWEN)["transformers"] == 36 * (8192 * 4 * 2 + 32 * 128 * 128 * 4)
     assert engines.state_bytes(QWEN)["llama.cpp"] == 36 * 4 * (32 * 128 * 128 + 3 * 8192)

@@ -8,7 +8,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from srdyn import ablation, models, pruning, states
+from srdyn import ablation, export, models, pruning, states
 from srdyn.loading import streaming
 
 LINEAR, FULL = "linear_attention", "full_attention"
@@ -157,9 +157,63 @@ def test_a_pruned_model_streams(stays, tokens, tmp_path):
     assert torch.equal(streamed.hf(tokens).logits, whole.hf(tokens).logits)
 
 
-def test_a_model_that_holds_no_weights_is_not_pruned(streams):
-    with pytest.raises(ValueError, match=r"holds no weights to cut.*load it without offload"):
-        pruning.prune_heads(streams, torch.ones(2, 4, dtype=torch.bool))
+EXPORTED = ("kimi_linear", "zamba2", "falcon_h1, norm", "qwen3_5_moe", "fla gated_deltaproduct")
+
+
+def tensors(folder):
+    files = list(folder.glob("*.safetensors"))
+    held = [load_file(path) for path in files]
+    return {name: x for part in held for name, x in part.items()}, len(files)
+
+
+@pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
+@pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, whenever one is built
+@pytest.mark.parametrize("family", families.FAMILIES, ids=str)
+def test_heads_are_cut_out_of_what_is_on_disk(family, tmp_path):
+    """As in memory, tensor for tensor, in the model, in its own folder and in an ordinary one."""
+    families.model(family).hf.save_pretrained(tmp_path / "whole")
+    whole, streamed = (models.load(tmp_path / "whole", device="cpu", offload=offload) for offload in (None, "disk"))
+    tokens = torch.randint(0, 64, (1, 40))
+    even = {}
+    if family.id in EXPORTED:
+        even = {export.save: pruning.select(torch.rand(whole.grid[:2]), 0.5, uniform=True, **export.choices(whole))}
+    keep = family.keep(*whole.grid[:2], torch.Generator().manual_seed(0))
+    for save, heads in (even | {pruning.save: keep}).items():
+        inside, outside = (pruning.prune_heads(model, heads) for model in (whole, streamed))
+        assert streaming.is_attached(outside.hf)
+        assert torch.equal(inside.logits(tokens), outside.logits(tokens))
+        ours, theirs = (save(model, tmp_path / model.hf.device.type) for model in (outside, inside))
+        (found, n), (expected, one) = map(tensors, (ours, theirs))
+        assert n > one == 1
+        assert found.keys() == expected.keys()
+        assert all(torch.equal(found[name], x) and found[name].dtype == x.dtype for name, x in expected.items())
+        assert (ours / "config.json").read_bytes() == (theirs / "config.json").read_bytes()
+        assert torch.equal(*(models.load(place, device="cpu").logits(tokens) for place in (ours, theirs)))
+    assert streaming.is_attached(streamed.hf)
+
+
+def test_what_is_cut_twice_on_disk_is_what_is_cut_twice_in_memory(stays, streams, tokens):
+    first = torch.tensor([[True, False, True, True], [True] * 4])
+    second = torch.tensor([[True, False, False, True], [False, True, True, False]])
+    twice = [pruning.prune_heads(pruning.prune_heads(model, first), second) for model in (stays, streams)]
+    assert torch.equal(*(model.logits(tokens) for model in twice))
+
+
+def test_an_interrupted_writing_leaves_no_folder(streams, tmp_path, monkeypatch):
+    pruned = pruning.prune_heads(streams, torch.tensor([[True, True, False, False]] * 2))
+    original = streaming.Shards._read
+
+    def broken(shards, key):
+        if ".layers.1." in key:
+            raise KeyboardInterrupt
+        return original(shards, key)
+
+    monkeypatch.setattr(streaming.Shards, "_read", broken)
+    with pytest.raises(KeyboardInterrupt):
+        export.save(pruned, tmp_path / "cut")
+    assert list(tmp_path.iterdir()) == []
+    monkeypatch.undo()
+    assert len(list(export.save(pruned, tmp_path / "cut").glob("*.safetensors"))) == 3 + 2  # layers, embedding, norm
 
 
 def test_missing_weights_are_an_error_from_disk_too(folder, tmp_path):
