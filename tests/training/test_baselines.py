@@ -66,11 +66,6 @@ def test_continuations_count_more_than_occurrences_below_the_highest_order():
     assert model.bits(b"zc")[1] < model.bits(b"zb")[1]
 
 
-def test_text_with_a_zero_byte_is_refused():
-    with pytest.raises(ValueError, match="zero byte"):
-        baselines.KneserNey([b"a\0b"])
-
-
 def test_xz_squeezes_what_repeats_and_nothing_else(monkeypatch):
     letters = "".join(random.Random(0).choices("0123456789abcdef", k=20_000))
     for document, low, high in ((letters, 4, 5), ("abc" * 10_000, 0, 0.1), ("ß" * 10_000, 0, 0.1)):
