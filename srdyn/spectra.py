@@ -5,8 +5,6 @@ Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIP
 Rudelson & Vershynin, Sampling from large matrices, J. ACM 54(4), 2007 (stable rank).
 """
 
-import logging
-import types
 from collections.abc import Sequence
 
 import torch
@@ -14,8 +12,6 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from srdyn.kernels import singular_values_cpu
-
-log = logging.getLogger(__name__)
 
 EPS = 1e-4
 """Threshold of Eq. 6, relative to the largest singular value."""
@@ -27,14 +23,12 @@ No bound, but room: such values move by less, states as a whole by some times as
 """
 
 
-def singular_values(
-    states: Float[Tensor, "*batch K V"], *, allow_nan: bool = False, thresholds: Sequence[float] = (EPS,)
-) -> Float64[Tensor, "*batch D"]:
+def singular_values(states: Float[Tensor, "*batch K V"], *, allow_nan: bool = False) -> Float64[Tensor, "*batch D"]:
     """Singular values of every state, largest first, as float64, without gradients.
 
-    On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by `from_kernel`, to 1e-5·σ₁, with every rank at the `thresholds` (of
-    σ₁) as float64 gives it; elsewhere by `reference`. With `allow_nan` a state that is NaN throughout, as of a head
-    that was pruned away, has a NaN spectrum. Raises ValueError for states below float32 and any other NaN or infinity.
+    On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by a Triton kernel, to 1e-12·σ₁; elsewhere by `reference`. With
+    `allow_nan` a state that is NaN throughout, as of a head that was pruned away, has a NaN spectrum. Raises ValueError
+    for states below float32 and any other NaN or infinity.
     """
     if states.dtype not in (torch.float32, torch.float64):
         why = "rounding a state once to bfloat16 lifts its effective rank from 4 to 41 at eps = 1e-4"
@@ -44,14 +38,14 @@ def singular_values(
     states = states.detach()
     # NaN and infinity survive a sum, which takes a fraction of the time of a look at every entry
     if states.sum((-2, -1)).isfinite().all():
-        return _measured(states, thresholds)
+        return _measured(states)
     removed = states.isnan().all(-1).all(-1) if allow_nan else states.new_zeros(states.shape[:-2], dtype=torch.bool)
     bad = ~states.isfinite().all(-1).all(-1) & ~removed
     if bad.any():
         first = f"the first at batch index {tuple(bad.nonzero()[0].tolist())} of {tuple(bad.shape)}"
         told = "only a head that was pruned away may be NaN, throughout, with allow_nan=True"
         raise ValueError(f"{int(bad.sum())} of {bad.numel()} states hold NaN or infinity, {first}; {told}")
-    sigma = _measured(states.masked_fill(removed[..., None, None], 0.0), thresholds)
+    sigma = _measured(states.masked_fill(removed[..., None, None], 0.0))
     return sigma.masked_fill(removed[..., None], torch.nan)
 
 
@@ -59,19 +53,6 @@ def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"
     """The same by torch.linalg in float64, which the faster forms must meet."""
     # A float32 decomposition, or a Gram matrix, would add singular values of its own near ε·σ₁.
     return torch.linalg.svdvals(states.double())
-
-
-def from_kernel(
-    states: Float[Tensor, "*batch K V"], *, thresholds: Sequence[float] = (EPS,)
-) -> tuple[Float64[Tensor, "*batch D"], Bool[Tensor, "*batch"]]:
-    """Singular values by the Triton kernel in float32, and which states were `uncertain` and measured in float64."""
-    kernel = _triton()
-    sigma = kernel.singular_values(states)
-    rtol = kernel.ERROR[torch.float32]
-    doubtful = torch.stack([uncertain(sigma, eps, rtol=rtol).any(-1) for eps in thresholds]).any(0)
-    log.info("%d of %d spectra measured again in float64", int(doubtful.sum()), doubtful.numel())
-    sigma[doubtful] = kernel.singular_values(states[doubtful], precision=torch.float64)
-    return sigma, doubtful
 
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
@@ -107,32 +88,27 @@ def rank_bound(positions: Sequence[int] | Int[Tensor, " C"], d: int) -> Int64[Te
     return torch.as_tensor(positions, dtype=torch.int64).clamp(max=d)
 
 
-def uncertain(
-    sigma: Float64[Tensor, "*batch D"], eps: float = EPS, *, rtol: float = FLOAT32_ERROR
-) -> Bool[Tensor, "*batch D"]:
+def uncertain(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Bool[Tensor, "*batch D"]:
     """Which singular values lie so close to ε·σ₁ that another machine may count them differently.
 
-    An error E of the state, ‖E‖₂ ≤ rtol·σ₁, moves each σ by at most ‖E‖₂ (Weyl) and the threshold by ε‖E‖₂, so the
-    band is |σ − ε·σ₁| ≤ (1 + ε)·rtol·σ₁: 1 % of the threshold at the defaults. Never true for zero or NaN spectra.
+    An error E of the state, ‖E‖₂ ≤ δσ₁ with δ = `FLOAT32_ERROR`, moves each σ by at most ‖E‖₂ (Weyl), the threshold by
+    ε‖E‖₂, so the band is |σ − ε·σ₁| ≤ (1 + ε)·δσ₁: 1 % of `EPS`. Never true for zero or NaN spectra.
     Raises ValueError unless 0 < ε < 1.
     """
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
-    return ((sigma - eps * largest).abs() <= (1 + eps) * rtol * largest) & (largest > 0)
+    return ((sigma - eps * largest).abs() <= (1 + eps) * FLOAT32_ERROR * largest) & (largest > 0)
 
 
-def _measured(states: Float[Tensor, "*batch K V"], thresholds: Sequence[float]) -> Float64[Tensor, "*batch D"]:
+def _measured(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
     if states.device.type == "cpu":
         return singular_values_cpu.singular_values(states)
-    if states.is_cuda and max(states.shape[-2:]) <= _triton().WIDEST:
-        return from_kernel(states, thresholds=thresholds)[0]
-    return reference(states)
+    if not states.is_cuda:
+        return reference(states)
+    from srdyn.kernels import singular_values_triton as kernel  # needs Triton, which only some platforms have
 
-
-def _triton() -> types.ModuleType:
-    from srdyn.kernels import singular_values_triton  # needs Triton, which only some platforms have
-
-    return singular_values_triton
+    wide = max(states.shape[-2:]) > kernel.WIDEST
+    return reference(states) if wide else kernel.singular_values(states)
 
 
 def _relative(sigma: Float64[Tensor, "*batch D"], unit: Float64[Tensor, "*batch 1"]) -> Float64[Tensor, "*batch D"]:

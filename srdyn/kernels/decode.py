@@ -1,4 +1,4 @@
-"""One more token of a Gated DeltaNet layer on a CPU, compiled.
+"""One more token of a Gated DeltaNet layer on a CPU.
 
 A step costs what reading and writing the state costs, once the states no longer fit the processor's caches. Both
 functions stand in for transformers', which go over the state a dozen times, and change what the cache holds in place.
@@ -11,17 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srdyn.kernels import denormals, fused, fused_loops, scan, scan_loops, threads
+from srdyn.kernels import fused, scan
 from srdyn.kernels.recurrence import Initial, Keys, PerHead, State, Values
-from srdyn.kernels.simd import WIDTH, compiled, load, mul, mul_add, sigmoid, splat, store, sub
-
-SHARED_FROM = 2**19
-"""Numbers in a layer's states from which on starting threads pays."""
+from srdyn.kernels.simd import WIDTH, compiled, load, mul, sigmoid, store
 
 
 def gated_delta_rule(
     query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, *, initial_state: Initial = None,
-    use_qk_l2norm_in_kernel: bool = False, **options: object,
+    **options: object,
 ) -> tuple[Values, State | None]:  # fmt: skip
     """`scan.gated_delta_rule` to the bit, but for one token without gradients `initial_state` becomes the last state.
 
@@ -30,15 +27,11 @@ def gated_delta_rule(
     """
     inputs = (query, key, value, g, beta)
     if value.shape[1] != 1 or not _fits(initial_state) or _differentiated(*inputs, initial_state):
-        options |= {"initial_state": initial_state, "use_qk_l2norm_in_kernel": use_qk_l2norm_in_kernel}
-        return scan.gated_delta_rule(*inputs, **options)
+        return scan.gated_delta_rule(*inputs, initial_state=initial_state, **options)
     scan.check(key, value, options)
-    outputs = torch.empty(value.shape, dtype=torch.float32)
-    now = [x.detach()[:, 0].float().numpy() for x in (query, key, value, g.float().exp(), beta)]
-    run = functools.partial(_step, *now, initial_state.detach().numpy(), outputs.numpy(), use_qk_l2norm_in_kernel)
-    most = 1 if initial_state.numel() < SHARED_FROM else None
-    with denormals.flushed():
-        threads.split(run, initial_state.shape[0] * initial_state.shape[1], most=most)
+    with torch.no_grad():
+        ready = scan.ready(*inputs, options.get("use_qk_l2norm_in_kernel", False))
+        outputs, *_ = scan.run_forward(ready, initial_state, np.arange(0))
     return outputs.to(query.dtype), initial_state if options.get("output_final_state") else None
 
 
@@ -68,48 +61,11 @@ def convolution(stock: Callable) -> Callable:
 
 def _fits(state: Tensor | None) -> bool:
     plain = state is not None and state.dtype == torch.float32 and state.is_contiguous()
-    return plain and not any(size % scan_loops.PANEL for size in state.shape[2:])
+    return plain and not any(size % scan.PANEL for size in state.shape[2:])
 
 
 def _differentiated(*tensors: Tensor | None) -> bool:
     return torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in tensors)
-
-
-@compiled
-def _step(q, k, v, decay, beta, state, out, normalise, first, last):
-    """The heads `first` to `last` of the B·H heads; the second walk over a panel finds it in the second-level cache."""
-    Hk, K = q.shape[1:]
-    H, V = v.shape[1:]
-    zero, scale = splat(np.float32(0)), np.float32(K**-0.5)
-    query, key, value = np.empty((1, K), np.float32), np.empty((1, K), np.float32), np.empty(V, np.float32)
-    for pair in range(first, last):
-        b, h = pair // H, pair % H
-        hk = h // (H // Hk)
-        query[0], key[0], value[:] = q[b, hk], k[b, hk], v[b, h]
-        if normalise:
-            fused_loops.shorten(query, query, scale, fused.EPS)
-            fused_loops.shorten(key, key, 1.0, fused.EPS)
-        else:
-            query *= scale
-        a, strength = splat(decay[b, h]), splat(beta[b, h])
-        for column in range(0, V, 32):
-            top = pair * K * V + column
-            r0 = r1 = zero
-            for i in range(K):
-                place, k_i = top + i * V, splat(key[0, i])
-                r0, r1 = mul_add(k_i, load(state, place), r0), mul_add(k_i, load(state, place + 16), r1)
-            u0 = mul(strength, sub(load(value, column), mul(a, r0)))
-            u1 = mul(strength, sub(load(value, column + 16), mul(a, r1)))
-            o0 = o1 = zero
-            for i in range(K):
-                place, k_i, q_i = top + i * V, splat(key[0, i]), splat(query[0, i])
-                s0 = mul_add(k_i, u0, mul(a, load(state, place)))
-                s1 = mul_add(k_i, u1, mul(a, load(state, place + 16)))
-                store(state, place, s0)
-                store(state, place + 16, s1)
-                o0, o1 = mul_add(q_i, s0, o0), mul_add(q_i, s1, o1)
-            store(out, pair * V + column, o0)
-            store(out, pair * V + column + 16, o1)
 
 
 @compiled

@@ -12,6 +12,9 @@ from srdyn.kernels import denormals, fused, scan_loops, simd, threads
 from srdyn.kernels.recurrence import Initial, Keys, PerHead, State, Values
 from srdyn.kernels.scan_loops import PANEL
 
+SHARED_FROM = 2**19
+"""Numbers in a pass's states, taken over its tokens, from which on starting threads pays."""
+
 
 def gated_delta_rule(
     query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, *, initial_state: Initial = None,
@@ -23,7 +26,7 @@ def gated_delta_rule(
     ValueError as `check` does.
     """
     check(key, value, others)
-    inputs = _ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
+    inputs = ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
     outputs, state = _Scan.apply(*inputs, first_state(initial_state, *inputs[1:3]))
     state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
     return outputs[..., : value.shape[-1]].to(query.dtype), state
@@ -40,7 +43,7 @@ def check(key: Keys, value: Values, options: Mapping[str, object]) -> None:
         raise ValueError(f"value heads must be a multiple of key heads, got {value.shape[2]} on {key.shape[2]}")
 
 
-def _ready(query, key, value, g, beta, normalise):
+def ready(query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, normalise: bool) -> tuple[Tensor, ...]:
     """The inputs as the kernels take them: float32, contiguous, q scaled, K and V filled up to whole panels."""
     scale = key.shape[-1] ** -0.5
     q, k, v = (filled(x, 1) for x in (query, key, value))
@@ -53,7 +56,7 @@ class _Scan(torch.autograd.Function):
     def forward(ctx, q, k, v, g, beta, initial_state):
         inputs, state = (q, k, v, g, beta), initial_state.clone()
         starts = np.arange(0, v.shape[1], scan_loops.BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
-        outputs, error, checkpoints = _run_forward(inputs, state, starts)
+        outputs, error, checkpoints = run_forward(inputs, state, starts)
         ctx.save_for_backward(q, k, g, beta, error, checkpoints)
         return outputs, state
 
@@ -70,19 +73,26 @@ class _Scan(torch.autograd.Function):
         return gradients
 
 
-def _run_forward(inputs, state, positions):
+def run_forward(inputs: tuple[Tensor, ...], state: State, positions: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, errors e and the states after `positions`, from inputs as of `ready`; `state` becomes the last one."""
     q, k, v, g, beta = inputs
     outputs, error = torch.empty_like(v), torch.empty_like(v)
     captured = v.new_empty(len(state), len(positions), *state.shape[1:])
     arrays = fused.arrays(q, k, v, g.exp(), beta), fused.arrays(state, outputs, error, captured), positions
-    sweep(scan_loops.forward, arrays, len(state) * v.shape[2])
+    heads = len(state) * v.shape[2]
+    sweep(scan_loops.forward, arrays, heads, most=heads if v.shape[1] * state.numel() >= SHARED_FROM else 1)
     return outputs, error, captured
 
 
-def sweep(kernel: Callable, arguments: tuple, heads: int, scratch: Sequence[tuple[int, ...]] = ()) -> None:
-    """A compiled sweep over so many heads, which torch's threads share, each with arrays of the shapes in `scratch`."""
+def sweep(
+    kernel: Callable, arguments: tuple, heads: int, scratch: Sequence[tuple[int, ...]] = (), *, most: int | None = None
+) -> None:
+    """A compiled sweep over so many heads, which torch's threads share, each with arrays of the shapes in `scratch`.
+
+    At most `most` threads, which do not change the results.
+    """
     with denormals.flushed():
-        threads.split(functools.partial(_swept, kernel, arguments, scratch), heads)
+        threads.split(functools.partial(_swept, kernel, arguments, scratch), heads, most=most)
 
 
 def _swept(kernel, arguments, scratch, first, stop):

@@ -18,7 +18,6 @@ Arrays are C-contiguous float32, K and V multiples of `PANEL`. The first index o
 
 import numpy as np
 
-from srdyn.kernels import simd
 from srdyn.kernels.simd import WIDTH, add, compiled, load, mul, mul_add, prefetch, splat, store, sub, total
 
 PANEL = 32
@@ -176,7 +175,9 @@ def _tokens_back(known, gradients, scratch, place, stop):
         if t >= 0:
             strength = beta[b, t, h]
             for n in range(0, PANEL, WIDTH):
-                du = simd.row_totals(lanes_of_du, n * WIDTH)
+                for j in range(n, n + WIDTH):
+                    columns[0, j] = total(load(lanes_of_du, j * WIDTH))
+                du = load(columns, n)
                 dbeta[b, t, h] += total(mul(du, load(error, at + n)))
                 dr = mul(splat(-strength), du)
                 store(columns, n, dr)

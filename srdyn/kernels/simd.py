@@ -96,9 +96,10 @@ def splat(typingctx, number) -> tuple:
     vector = _OF[number]
 
     def codegen(context, builder, signature, args):
-        undefined = ir.Constant(vector.llvm, ir.Undefined)
-        single = builder.insert_element(undefined, args[0], ir.Constant(ir.IntType(32), 0))
-        return _shuffled(builder, single, undefined, [0] * vector.llvm.count)
+        undefined, integer = ir.Constant(vector.llvm, ir.Undefined), ir.IntType(32)
+        single = builder.insert_element(undefined, args[0], ir.Constant(integer, 0))
+        first = ir.Constant(ir.VectorType(integer, vector.llvm.count), [0] * vector.llvm.count)
+        return builder.shuffle_vector(single, undefined, first)
 
     return vector(number), codegen
 
@@ -107,11 +108,6 @@ def _address(context, builder, array_type, array, index, vector):
     """Where array.flat[index] lies, as a pointer to a vector."""
     data = context.make_array(array_type)(context, builder, array).data
     return builder.bitcast(builder.gep(data, [index]), vector.llvm.as_pointer())
-
-
-def _shuffled(builder, a, b, lanes):
-    """The lanes of `a` and, counted on, of `b` in this order."""
-    return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(ir.IntType(32), len(lanes)), lanes))
 
 
 def _called(builder, name, args, *, result=None, flags=()):
@@ -207,36 +203,6 @@ def total(typingctx, vector) -> tuple:
         return _called(builder, name, [zero, args[0]], result=ir.FloatType(), flags=_F32.flags)
 
     return types.float32(_F32), codegen
-
-
-@intrinsic
-def row_totals(typingctx, array, index) -> tuple:
-    """float32: the sixteen row sums of array.flat[index : index + 256] seen as 16 × 16, by a tree of shuffles."""
-
-    def codegen(context, builder, signature, args):
-        rows = []
-        for row in range(WIDTH):
-            start = builder.add(args[1], context.get_constant(types.intp, WIDTH * row))
-            place = _address(context, builder, signature.args[0], args[0], start, _F32)
-            rows.append((builder.load(place, align=4), [row]))
-        while len(rows) > 1:
-            half = len(rows) // 2
-            rows = [_folded(builder, a, b) for a, b in zip(rows[:half], rows[half:], strict=True)]
-        vector, order = rows[0]
-        return _shuffled(builder, vector, vector, [order.index(row) for row in range(WIDTH)])
-
-    return _F32(array, types.intp), codegen
-
-
-def _folded(builder, first, second):
-    (a, rows_a), (b, rows_b) = first, second
-    groups = len(rows_a)
-    width = WIDTH // groups
-    low = [group * width + lane for group in range(2 * groups) for lane in range(width // 2)]
-    high = [lane + width // 2 for lane in low]
-    return builder.fadd(
-        _shuffled(builder, a, b, low), _shuffled(builder, a, b, high), flags=_F32.flags
-    ), rows_a + rows_b
 
 
 @intrinsic

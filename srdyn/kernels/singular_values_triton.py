@@ -17,21 +17,17 @@ import triton.language as tl
 from jaxtyping import Float, Float64
 from torch import Tensor
 
-ERROR = {torch.float32: 1e-5, torch.float64: 1e-12}
-"""Bound on the error of a singular value by the precision of the arithmetic, in units of the matrix's largest."""
-
 WIDEST = 128
 """The largest K and V that fit the registers of one program."""
 
-_HALVINGS = {torch.float32: 28, torch.float64: 56}
+_HALVINGS = 56
+"""Of the interval that holds a singular value: one for each of float64's 53 binary digits, and three."""
 
 
-def singular_values(
-    matrices: Float[Tensor, "*batch K V"], *, precision: torch.dtype = torch.float32
-) -> Float64[Tensor, "*batch D"]:
-    """Singular values of finite float32 or float64 matrices, largest first, to within ERROR[precision]·σ₁.
+def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
+    """Singular values of finite float32 or float64 matrices, largest first, by float64 arithmetic to 1e-12·σ₁.
 
-    `precision` is that of the arithmetic, float32 or float64. Raises ValueError for K or V above `WIDEST`.
+    Raises ValueError for K or V above `WIDEST`.
     """
     *shape, K, V = matrices.shape
     if max(K, V) > WIDEST:
@@ -42,13 +38,13 @@ def singular_values(
     # The power of two above the largest entry of each, as float64, which no float32 denormal escapes.
     exponents = tall.abs().amax((-2, -1)).double().frexp().exponent
     unit = torch.ldexp(torch.ones_like(exponents, dtype=torch.float64), exponents)
-    d, e, sigma = (unit.new_empty(batch, N, dtype=precision) for _ in range(3))
+    d, e, sigma = (unit.new_empty(batch, N) for _ in range(3))
     if batch:
         rows, columns = (max(16, triton.next_power_of_2(size)) for size in (M, N))
-        # 32 entries a thread in float32, a quarter of its registers; a program has 1 to 16 warps of 32 threads
-        warps = min(16, max(1, rows * columns * d.element_size() // 4096))
+        # 16 entries a thread, an eighth of its registers, 32 in the widest; a program has 1 to 16 warps of 32 threads
+        warps = min(16, max(1, rows * columns // 512))
         _bidiagonalise[(batch,)](tall, unit, d, e, *tall.stride(), M, N, rows, columns, num_warps=warps)
-        _bisect[(batch,)](d, e, sigma, N, columns, _HALVINGS[precision], num_warps=max(1, columns // 32))
+        _bisect[(batch,)](d, e, sigma, N, columns, _HALVINGS, num_warps=max(1, columns // 32))
     return (sigma * unit[:, None]).reshape(*shape, N)
 
 
@@ -63,7 +59,7 @@ def _bidiagonalise(
     places = matrices + matrix * stride + i[:, None] * row_stride + j[None, :] * column_stride
     a = tl.load(places, mask=(i[:, None] < M) & (j[None, :] < N), other=0.0)
     # by a power of two: exact, also for a float32 denormal, which float64 holds as a normal number
-    a = (a.to(tl.float64) / tl.load(unit + matrix)).to(d.dtype.element_ty)
+    a = a.to(tl.float64) / tl.load(unit + matrix)
     diagonal, beside = tl.zeros([COLUMNS], a.dtype), tl.zeros([COLUMNS], a.dtype)
     for k in range(N):
         x = tl.sum(tl.where(j[None, :] == k, a, 0.0), 1)

@@ -6,10 +6,9 @@ on, behind where that stopped. Writes data/tables/thorough/04_pruning_healed.csv
 an interrupted call goes on.
 """
 
-import argparse
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator
 
 import pandas as pd
 import torch
@@ -25,11 +24,17 @@ from srdyn.study.trials import battery, effects, single_heads, trials
 from srdyn.text import tasks
 from srdyn.training import mixture, recipes
 
-TABLE = "04_pruning_healed"
+TABLE, MODEL, SEED = "04_pruning_healed", "pure", 0
 TASKS = ("needle", "recall8", "chain", "sum")
 LENGTH, BATCH = 512, 4
 """Tokens of a row, rows of a step: batches of other lengths are passed over, so that all steps are alike."""
-RANDOM = "random"
+STEPS, RATE = 64, 1e-3
+RANDOM, DRAWS = "random", 5
+RULES = ("joint, α = 0.5", trials.ORACLE, *[RANDOM] * DRAWS)
+SHARE = 0.25
+"""Of every layer's heads, that goes."""
+ASKED = {"items": 40, "windows": 4, "rows": 10}
+"""Of each task and domain, after cut and healing."""
 
 
 def stream(settings: recipes.Settings, *, steps: int) -> Int[Tensor, "N T"]:
@@ -44,45 +49,41 @@ def stream(settings: recipes.Settings, *, steps: int) -> Int[Tensor, "N T"]:
     return torch.cat(found)
 
 
-def choices(
-    model: models.Model, rules: Sequence[str], *, share: float, draws: int, seed: int
-) -> Iterator[tuple[str, int, Bool[Tensor, "L H"]]]:
+def choices(model: models.Model) -> Iterator[tuple[str, int, Bool[Tensor, "L H"]]]:
     """Rule, draw and the heads that stay, calibrated on text and tasks that evaluate nothing."""
-    profile = scores.profile(model, scores.calibration(model, n=4, length=LENGTH, seed=seed))
-    for rule in (*rules, RANDOM):
-        for draw in range(draws if rule == RANDOM else 1):
-            if rule == trials.ORACLE:
-                asked = _asked("calibration", items=5, windows=1, rows=2, seed=seed)
-                score = single_heads.oracle(single_heads.damage(model, battery.sheet(asked, model.tokenizer)), model)
-            else:
-                score = scores.RULES[rule](profile, torch.Generator().manual_seed(seed + draw))
-            yield rule, draw, pruning.select(score, share, uniform=True, **export.choices(model))
+    profile = scores.profile(model, scores.calibration(model, n=4, length=LENGTH, seed=SEED))
+    for i, rule in enumerate(RULES):
+        draw = i - RULES.index(rule)
+        if rule == trials.ORACLE:
+            sheet = battery.sheet(_asked("calibration", items=5, windows=1, rows=2), model.tokenizer)
+            score = single_heads.oracle(single_heads.damage(model, sheet), model)
+        else:
+            score = scores.RULES[rule](profile, torch.Generator().manual_seed(SEED + draw))
+        yield rule, draw, pruning.select(score, SHARE, uniform=True, **export.choices(model))
 
 
-def answers(given: argparse.Namespace) -> pd.DataFrame:
+def answers() -> pd.DataFrame:
     """What the whole model and every cut one answer, before (`pruned`) and after healing, the same questions.
 
     Columns: those of `battery.answers`, arm, share, draw, removed, cut (`pruned`, `healed`), model, kind, seed.
     """
-    model = opened.model(files.data_dir() / "models" / given.model)
-    questions = _asked("evaluation", items=given.items, windows=given.windows, rows=given.rows, seed=given.seed)
-    sheet = battery.sheet(questions, model.tokenizer)
-    rows = stream(recipes.named(given.model), steps=given.steps)
+    model = opened.model(files.data_dir() / "models" / MODEL)
+    sheet = battery.sheet(_asked("evaluation", **ASKED), model.tokenizer)
+    rows = stream(recipes.named(MODEL), steps=STEPS)
     found = [battery.answers(model, sheet).assign(**trials.Arm(trials.INTACT).about, draw=0, removed=0)]
-    options = {"share": given.share, "draws": given.draws, "seed": given.seed}
-    for rule, draw, keep in choices(model, given.rules, **options):
-        smaller, arm = pruning.prune_heads(model, keep), trials.Arm(rule, given.share).about
+    for rule, draw, keep in choices(model):
+        smaller, arm = pruning.prune_heads(model, keep), trials.Arm(rule, SHARE).about
         arm |= {"draw": draw, "removed": int((~keep).sum())}
         found.append(battery.answers(smaller, sheet).assign(**arm | {"cut": "pruned"}))
-        place = files.root() / "build" / "healing" / f"{given.model}-{rule}-{draw}-{given.share}-{given.steps}"
-        prune.heal(smaller, rows, steps=given.steps, rate=given.rate, batch=BATCH, folder=place)
+        place = files.root() / "build" / "healing" / f"{MODEL}-{rule}-{draw}-{SHARE}-{STEPS}"
+        prune.heal(smaller, rows, steps=STEPS, rate=RATE, batch=BATCH, folder=place)
         found.append(battery.answers(smaller, sheet).assign(**arm | {"cut": "healed"}))
         logging.info("%s, draw %d", rule, draw)
     return pd.concat(found, ignore_index=True).assign(**opened.about(model))
 
 
-def table(answers: pd.DataFrame, *, tokens: int) -> pd.DataFrame:
-    """A row for every arm, before and after healing on so many `tokens`, and probe, beside the random arm.
+def table(answers: pd.DataFrame) -> pd.DataFrame:
+    """A row for every arm, before and after healing, and probe, beside the random arm.
 
     Columns: model, kind, seed, arm, share, when (`whole`, `pruned`, `healed`), tokens, probe, estimate, low, high, n
     (answers), rows, draws, removed (heads); over_random with its ends (NaN for the whole model and the random arm
@@ -94,36 +95,23 @@ def table(answers: pd.DataFrame, *, tokens: int) -> pd.DataFrame:
     key, ends = ["model", "arm", "cut", "probe"], ["over_random", "over_low", "over_high"]
     found = found.merge(over[key + ends], on=key, how="left")
     when = found["cut"].where(found["arm"] != trials.INTACT, "whole")
-    found = found.assign(when=when, tokens=found["cut"].eq("healed") * tokens)
+    found = found.assign(when=when, tokens=found["cut"].eq("healed") * STEPS * BATCH * LENGTH)
     columns = "model kind seed arm share when tokens probe estimate low high n rows draws removed testable".split()  # noqa: SIM905
     return found[columns + ends]
 
 
-def _asked(part: str, *, items: int, windows: int, rows: int, seed: int) -> battery.Battery:
-    size = {"length": LENGTH, "items": items, "windows": windows, "rows": rows, "copies": 0}
-    return battery.Battery(TASKS, tuple(contexts.domains()), **size, part=part, seed=seed)
+def _asked(part: str, **size: int) -> battery.Battery:
+    return battery.Battery(TASKS, tuple(contexts.domains()), length=LENGTH, **size, copies=0, part=part, seed=SEED)
 
 
-def main(words: Sequence[str] | None = None) -> None:
+def main() -> None:
     """Cut, heal, compare, write."""
-    parser = argparse.ArgumentParser(prog="python -m srdyn.training.healing", description=__doc__.splitlines()[0])
-    option: Callable = parser.add_argument
-    option("--model", default="pure", help="one of data/models")
-    option("--share", type=float, default=0.25, help="of every layer's heads, that goes")
-    option("--rules", nargs="+", default=["joint, α = 0.5", trials.ORACLE], help="beside random heads")
-    option("--draws", type=int, default=5, help="of random heads")
-    option("--steps", type=int, default=64, help=f"of {BATCH} rows of {LENGTH} tokens")
-    option("--rate", type=float, default=1e-3, help="of learning, at first")
-    option("--items", type=int, default=40, help="of each task, at least")
-    option("--rows", type=int, default=10, help="of each task, at least")
-    option("--windows", type=int, default=4, help="of each domain")
-    option("--seed", type=int, default=0)
-    given = parser.parse_args(words)
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     os.environ["SRDYN_RUN"] = store.THOROUGH
     with denormals.flushed():
-        found = table(answers(given), tokens=given.steps * BATCH * LENGTH)
-    store.save_table(found, TABLE, meta={"parameters": vars(given)})
+        found = table(answers())
+    plan = {"model": MODEL, "share": SHARE, "rules": RULES, "steps": STEPS, "rate": RATE, "seed": SEED, **ASKED}
+    store.save_table(found, TABLE, meta={"parameters": plan})
     verify.record([f"data/tables/{store.THOROUGH}/{TABLE}*"])
 
 

@@ -11,17 +11,13 @@ from srdyn.kernels import decode, scan
 from srdyn.loading import reference
 
 
-def stepped(q, k, v, g, beta, state, *, threads=1):
+def stepped(q, k, v, g, beta, state):
     """Outputs token by token, each from the state that the one before it left, and the last state."""
-    before, outputs = torch.get_num_threads(), []
-    torch.set_num_threads(threads)
-    try:
-        for t in range(v.shape[1]):
-            now = [x[:, t : t + 1] for x in (q, k, v, g, beta)]
-            output, state = decode.gated_delta_rule(*now, initial_state=state, output_final_state=True)
-            outputs.append(output)
-    finally:
-        torch.set_num_threads(before)
+    outputs = []
+    for t in range(v.shape[1]):
+        now = [x[:, t : t + 1] for x in (q, k, v, g, beta)]
+        output, state = decode.gated_delta_rule(*now, initial_state=state, output_final_state=True)
+        outputs.append(output)
     return torch.cat(outputs, 1), state
 
 
@@ -36,13 +32,6 @@ def test_steps_meet_a_float64_loop_and_have_the_bits_of_a_pass(shape):
     # seven steps of float32 arithmetic
     assert relative(outputs, expected) < 1e-6
     assert relative(state, states[:, -1]) < 1e-6
-
-
-def test_number_of_threads_does_not_change_a_bit(monkeypatch):
-    monkeypatch.setattr(decode, "SHARED_FROM", 1)
-    *inputs, state = drawn(tokens=3, key=64, batch=3)
-    one, three = (stepped(*inputs, state.clone(), threads=threads) for threads in (1, 3))
-    assert all(torch.equal(a, b) for a, b in zip(one, three, strict=True))
 
 
 def test_the_state_changes_in_place_only_where_nobody_needs_it():

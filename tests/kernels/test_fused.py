@@ -1,3 +1,4 @@
+import functools
 import os
 import subprocess
 import sys
@@ -50,28 +51,19 @@ def test_convolution_refuses_other_forms():
         fused.causal_conv1d_fn(x, weight[:, :3], activation="silu")
 
 
-def test_gated_norm_is_that_of_transformers():
+def test_norms_are_those_of_transformers():
     x, gate, weight = drawn((2, 5, 3, 48), (2, 5, 3, 48), (48,))
-    theirs = qwen3_next.Qwen3NextRMSNormGated(48, eps=1e-5)
+    plain, gated = (getattr(qwen3_next, f"Qwen3NextRMSNorm{kind}")(48, eps=1e-5) for kind in ("", "Gated"))
+    plain.weight.data = gated.weight.data = weight
 
-    def exact(x, gate, weight):
-        return weight * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5) * F.silu(gate)
+    def normed(x):
+        return x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
 
-    theirs.weight.data = weight
-    assert_meets_float64(lambda *inputs: fused.gated_norm(*inputs, eps=1e-5), exact, [x, gate, weight])
-    torch.testing.assert_close(fused.gated_norm(x, gate, weight, eps=1e-5), theirs(x, gate).detach())
-
-
-def test_norm_is_that_of_transformers():
-    x, weight = drawn((2, 5, 48), (48,))
-    theirs = qwen3_next.Qwen3NextRMSNorm(48, eps=1e-5)
-
-    def exact(x, weight):
-        return (1 + weight) * x * torch.rsqrt(x.square().mean(-1, keepdim=True) + 1e-5)
-
-    theirs.weight.data = weight
-    assert_meets_float64(lambda *inputs: fused.norm(*inputs, eps=1e-5), exact, [x, weight])
-    torch.testing.assert_close(fused.norm(x, weight, eps=1e-5), theirs(x).detach())
+    norm, gated_norm = (functools.partial(function, eps=1e-5) for function in (fused.norm, fused.gated_norm))
+    assert_meets_float64(norm, lambda x, weight: (1 + weight) * normed(x), [x, weight])
+    assert_meets_float64(gated_norm, lambda x, z, weight: weight * normed(x) * F.silu(z), [x, gate, weight])
+    torch.testing.assert_close(norm(x, weight), plain(x).detach())
+    torch.testing.assert_close(gated_norm(x, gate, weight), gated(x, gate).detach())
 
 
 def test_l2norm():

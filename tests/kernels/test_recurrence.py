@@ -55,7 +55,7 @@ def test_gated_delta_rule_against_a_loop(inputs, with_initial):
     assert_same(result, loop(q, k, v, g=g, beta=beta, initial=initial))
 
 
-def test_special_cases_against_a_loop(inputs):
+def test_other_rules_against_a_loop(inputs):
     q, k, v, g, beta, initial = inputs
     options = {"initial_state": initial, "positions": POSITIONS}
     channels = g[..., None] * torch.linspace(0.1, 2, K, dtype=torch.float64)
@@ -67,34 +67,18 @@ def test_special_cases_against_a_loop(inputs):
     assert_same((expected[0] / K**0.5, expected[1]), loop(q, k, written, g=g, initial=initial))
 
 
-def test_special_cases_follow_from_the_general_rule(inputs):
-    q, k, v, g, beta, _ = inputs
-    common = recurrence.kimi_delta_rule(q, k, v, g[..., None].expand(*g.shape, K), beta)
-    torch.testing.assert_close(common, recurrence.gated_delta_rule(q, k, v, g, beta))
-    summed = torch.einsum("bthk,bthv->bhkv", k.repeat_interleave(H // Hk, 2), v)
-    undecayed = recurrence.gated_linear_attention(q, k, v, torch.zeros(B, T, H, K, dtype=torch.float64))
-    torch.testing.assert_close(undecayed[1][:, 0], summed)
-
-
-@pytest.mark.parametrize("name", ["torch_recurrent_gated_delta_rule", "torch_chunk_gated_delta_rule"])
-def test_gated_delta_rule_against_transformers(inputs, name):
-    q, k, v, g, beta, initial = inputs
-    reference = inspect.unwrap(getattr(modeling_qwen3_next, name))
-    outputs, state = reference(q, k, v, g, beta, initial_state=initial, output_final_state=True)
-    ours = recurrence.gated_delta_rule(q, k, v, g, beta, initial_state=initial)
-    # transformers computes in float32.
-    torch.testing.assert_close(outputs.double(), ours[0], rtol=1e-5, atol=1e-5)
-    torch.testing.assert_close(state.double(), ours[1][:, 0], rtol=1e-5, atol=1e-5)
-
-
-@pytest.mark.parametrize("name", ["recurrent_kimi_delta_attention", "chunk_kimi_delta_attention"])
-def test_kimi_delta_rule_against_transformers(inputs, name):
+@pytest.mark.parametrize("form", ["recurrent", "chunk"])
+@pytest.mark.parametrize("rule", ["gated_delta_rule", "kimi_delta_rule"])
+def test_a_rule_is_that_of_transformers(inputs, rule, form):
     q, k, v, g, beta, initial = inputs
     q, k = (x.repeat_interleave(H // Hk, dim=2) for x in (q, k))
-    channels = g[..., None] * torch.linspace(0.1, 2, K, dtype=torch.float64)
-    reference = inspect.unwrap(getattr(modeling_kimi_linear, name))
-    outputs, state = reference(q, k, v, channels, beta, initial_state=initial, output_final_state=True)
-    ours = recurrence.kimi_delta_rule(q, k, v, channels, beta, initial_state=initial)
+    if rule == "gated_delta_rule":
+        theirs = getattr(modeling_qwen3_next, f"torch_{form}_gated_delta_rule")
+    else:
+        theirs = getattr(modeling_kimi_linear, f"{form}_kimi_delta_attention")
+        g = g[..., None] * torch.linspace(0.1, 2, K, dtype=torch.float64)
+    outputs, state = inspect.unwrap(theirs)(q, k, v, g, beta, initial_state=initial, output_final_state=True)
+    ours = getattr(recurrence, rule)(q, k, v, g, beta, initial_state=initial)
     # transformers computes in float32.
     torch.testing.assert_close(outputs.double(), ours[0], rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(state.double(), ours[1][:, 0], rtol=1e-5, atol=1e-5)

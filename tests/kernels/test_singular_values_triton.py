@@ -6,7 +6,6 @@ import sys
 import warnings
 from pathlib import Path
 
-import pytest
 from triton import compile as compiled
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
@@ -26,16 +25,15 @@ def test_kernels_in_the_interpreter():
     assert " passed" in run.stdout
 
 
-@pytest.mark.parametrize("precision", ["fp32", "fp64"])
-def test_kernels_compile_for_a_gpu(precision, tmp_path, monkeypatch):
+def test_kernels_compile_for_a_gpu(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    vectors = dict.fromkeys(("d", "e"), f"*{precision}")
+    vectors = dict.fromkeys(("d", "e"), "*fp64")
     numbers = dict.fromkeys(("stride", "row_stride", "column_stride", "M", "N"), "i32")
     first = {"matrices": "*fp32", "unit": "*fp64"} | vectors | numbers
-    second = vectors | {"sigma": f"*{precision}", "N": "i32"}
+    second = vectors | {"sigma": "*fp64", "N": "i32"}
     for kernel, signature, constants in (
         (singular_values_triton._bidiagonalise, first, {"ROWS": 64, "COLUMNS": 64}),
-        (singular_values_triton._bisect, second, {"COLUMNS": 64, "HALVINGS": 28}),
+        (singular_values_triton._bisect, second, {"COLUMNS": 64, "HALVINGS": 56}),
     ):
         source = ASTSource(kernel, signature | dict.fromkeys(constants, "constexpr"), constexprs=constants)
         with warnings.catch_warnings():

@@ -85,11 +85,10 @@ class Tables:
         return not all(self.kept.has(f"{source}--{context}") for source in sources)
 
     def _read(self, model: models.Model, context: str) -> tuple[pd.DataFrame, _Gates]:
-        measure = functools.partial(spectra.singular_values, thresholds=(self.reading.eps, *SWEEP))
         tokens, sigmas, gates = self._samples(context).tokens, [], []
         for part in tokens.split(models.batch_size(model, tokens.shape[1])):
             with states.gates_of(model, *part.shape) as found:
-                sigmas.append(states.trace(model, part, self.reading.positions, measure=measure))
+                sigmas.append(states.trace(model, part, self.reading.positions))
             gates.append(found)
         g, beta = (torch.cat(parts, dim=1) for parts in zip(*gates, strict=True))
         return self._tidy(torch.cat(sigmas, dim=1), context, (g, beta)), (g, beta)
