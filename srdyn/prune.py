@@ -7,7 +7,7 @@ on a third. The same in Python:
 
     model = models.load("data/models/hybrid")
     profile = scores.profile(model, prune.read(model, ["code", "prose"], part="calibration", n=4))
-    score = scores.RULES["joint, α = 0.5"](profile, torch.Generator().manual_seed(0))
+    score = scores.under("joint, α = 0.5", profile, torch.Generator().manual_seed(0))
     keep = pruning.select(score, 0.25, uniform=True, **export.choices(model))
     smaller = pruning.prune_heads(model, keep)
     text = prune.read(model, ["code", "prose"], part="evaluation", n=8)
@@ -150,7 +150,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
     chosen = {} if arguments.keys == "repeated" else export.choices(model)
     profile = scores.profile(model, read(model, arguments.text, part="calibration", **options))
-    score = scores.RULES[arguments.rule](profile, torch.Generator().manual_seed(arguments.seed))
+    score = scores.under(arguments.rule, profile, torch.Generator().manual_seed(arguments.seed))
     keep = pruning.select(score, arguments.share, uniform=True, tp=arguments.tp, **chosen)
     text = read(model, arguments.text, part="evaluation", **options)
     losses = {"whole": loss(model, text)}

@@ -55,7 +55,7 @@ def choices(
                 asked = _asked("calibration", items=5, windows=1, rows=2, seed=seed)
                 score = single_heads.oracle(single_heads.damage(model, battery.sheet(asked, model.tokenizer)), model)
             else:
-                score = scores.RULES[rule](profile, torch.Generator().manual_seed(seed + draw))
+                score = scores.under(rule, profile, torch.Generator().manual_seed(seed + draw))
             yield rule, draw, pruning.select(score, share, uniform=True, **export.choices(model))
 
 
