@@ -71,6 +71,8 @@ def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     yield "05_mechanism_sweep", "model ranks_of eps", lambda: mechanism.sweep(text, **at, **eps)
     yield "05_mechanism_splits", "model split", lambda: mechanism.splits(text, **at, **eps)
     yield "05_mechanism_shuffled", HEAD, lambda: shuffled.ranks(name, reading)
+    rounded = lambda: mechanism.rounded_heads(mechanism.precision(name, reading))  # noqa: E731
+    yield "05_mechanism_precision", f"{HEAD} precision", rounded
     yield from _claims(text, heads, reading, at)
 
 
