@@ -2,6 +2,7 @@
 
 import functools
 
+import numpy as np
 import pytest
 
 from srdyn.loading import files
@@ -16,6 +17,11 @@ def of(stem, where=""):
     """Rows of a table, `thorough/…` for one of the thorough run."""
     found = store.load_table(stem.removeprefix("thorough/"), run="thorough" if "/" in stem else "reference")
     return found.query(where) if where else found
+
+
+def said(page):
+    """A page without its ends of line."""
+    return " ".join((files.root() / page).read_text().split())
 
 
 def by(stem, where, index="arm", value="estimate"):
@@ -118,6 +124,14 @@ def low_share(model):
 
 def modes(quantity):
     return by("01_stratification_modes", f"quantity == '{quantity}'", "quantity").iloc[0]
+
+
+def close_pairs():
+    """How many pairs of heads of a layer another processor may order otherwise, a number a model."""
+    heads = of("01_stratification_heads", "source == 'model'")
+    both = heads.merge(heads, on=["model", "layer"], suffixes=("", "_b")).query("head < head_b")
+    close = (both["rank"] - both["rank_b"]).abs() <= both["uncertain"] + both["uncertain_b"]
+    return (close & (both["uncertain"] + both["uncertain_b"] > 0)).groupby(both["model"]).sum()
 
 
 def nine(found):
@@ -285,18 +299,36 @@ README = {
         and (worst()["half_life"] < 1).all()
     ),
 }
+VERDICTS = {
+    "in no model is more than one head as close to the limit of a stratum as its mean rank": lambda: (
+        of("01_stratification_heads", "source == 'model'")
+        .assign(share=lambda x: x["rank"] / x["D"], band=lambda x: x["uncertain"] / x["D"])
+        .eval("abs(share - 0.25) <= band or abs(share - 0.9) <= band")
+        .groupby(of("01_stratification_heads", "source == 'model'")["model"])
+        .sum()
+        .max()
+        == 1
+    ),
+    "at most three pairs of heads in the layers of a model are as close to each other": lambda: (
+        close_pairs().max() == 3
+    ),
+}
 ASKED = {"share", "factor", "D", "truncated", "every", "position", "distance", "window", "seed", "layer", "head"}
 """Numbers that say where something was measured; all others are found."""
-PAGES = {"notebooks/site/details.md": DETAILS, "README.md": README}
+PAGES = {"notebooks/site/details.md": DETAILS, "README.md": README, "notebooks/site/verdicts.md": VERDICTS}
 
 
-@pytest.mark.parametrize(("page", "sentence"), [(page, sentence) for page, said in PAGES.items() for sentence in said])
+@pytest.mark.parametrize(
+    ("page", "sentence"), [(page, sentence) for page, found in PAGES.items() for sentence in found]
+)
 def test_a_page_says_what_the_tables_say(page, sentence):
-    assert sentence in " ".join((files.root() / page).read_text().split()), "who changes a sentence looks at its test"
+    assert sentence in said(page), "who changes a sentence looks at its test"
     assert PAGES[page][sentence]()
 
 
-@pytest.mark.parametrize(("page", "sentence"), [(page, sentence) for page, said in PAGES.items() for sentence in said])
+@pytest.mark.parametrize(
+    ("page", "sentence"), [(page, sentence) for page, found in PAGES.items() for sentence in found]
+)
 def test_of_other_tables_it_would_not_be_true(page, sentence, monkeypatch):
     """All numbers that were found made others, in two ways: negative, or nearly alike."""
     load, held = store.load_table, []
@@ -314,3 +346,14 @@ def test_of_other_tables_it_would_not_be_true(page, sentence, monkeypatch):
         except KeyError:  # no head or row of the kind that the sentence is about
             held.append(False)
     assert not all(held)
+
+
+def test_an_order_moves_by_so_much_where_two_neighbours_change_places():
+    assert "moves by 12/(m(m + 1)) at most, a sixth where it has eight" in said("notebooks/site/verdicts.md")
+    assert of("01_stratification_heads")["head"].nunique() == 8
+    draw, most = np.random.default_rng(0), 0.0
+    for _ in range(300):
+        order, other, at = draw.permutation(8), np.arange(8), draw.integers(7)
+        other[[at, at + 1]] = at + 1, at
+        most = max(most, abs(np.corrcoef(order, np.arange(8))[0, 1] - np.corrcoef(order, other)[0, 1]))
+    assert most == pytest.approx(12 / (8 * 9))

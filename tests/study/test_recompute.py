@@ -147,3 +147,25 @@ def test_a_sample_draws_the_same_heads_whatever_came_before(monkeypatch):
         monkeypatch.setattr(recipes, "PARTS", parts)
         assert np.isfinite([checked.farthest for checked in recompute.sample(3)]).all()
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("04_pruning_alphas", "estimate"),
+        ("thorough/04_pruning_alphas", "low"),
+        ("04_pruning_rivals", "estimate"),
+        ("04_pruning_claims_second", "estimate"),
+        ("04_pruning_engines", "after"),
+        ("05_mechanism_sizes", "high_lo"),
+        ("05_mechanism_size_decays", "half_life"),
+    ],
+)
+def test_so_is_a_digit_of_what_follows_from_other_tables(copy, table, column):
+    [given] = [given for given in derived.tables(np.random.default_rng(0), copy) if given[0] == table]
+    assert recompute._checked(*given).fault == ""
+    path = copy / f"data/tables/{table}.csv"
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    frame[column] += 1
+    files.write_bytes(path, frame.to_csv(index=False).encode())
+    assert f"{column}: says" in recompute._checked(*given).fault
