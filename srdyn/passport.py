@@ -24,7 +24,7 @@ from srdyn import ablation, architectures, contexts, export, models, nulls, prun
 from srdyn.kernels import rounding
 from srdyn.loading import checkpoints, engines, files, memory, refusals
 
-SCHEMA = "srdyn.passport/2"
+SCHEMA = "srdyn.passport/3"
 LENGTHS = (2048, 8192, 32768, 131072, 1048576)
 """Tokens after which the ledger counts the cache."""
 SCRIPT = "figures/atlas.js"
@@ -85,12 +85,20 @@ def measure(
 
 
 def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
-    """Write the JSON and the page into a folder, named after the model; returns the page's place."""
+    """Write the JSON, with a hash for `read`, and the page into a folder, named after the model; the page's place."""
     place, name = Path(folder), passport["model"]["name"]
-    text = json.dumps(passport, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps({**passport, "sha256": _hash(passport)}, separators=(",", ":"), ensure_ascii=False)
     files.write_bytes(place / f"{name}.json", text.encode())
     files.write_bytes(place / f"{name}.html", page(passport).encode())
     return place / f"{name}.html"
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The passport in a JSON that `save` wrote. Raises ValueError for anything else, also if a digit was changed."""
+    found = files.read_json(Path(path))
+    if found.get("schema") != SCHEMA or found.pop("sha256", "") != _hash(found):
+        raise ValueError(f"{path} is no passport of the form {SCHEMA}, or is broken: measure that model again")
+    return found
 
 
 def page(*passports: Mapping[str, Any], selected: Sequence[Sequence[int]] = ()) -> str:
@@ -158,6 +166,10 @@ def capacity(
         f"keep {keep} of {whole.heads} heads: state {keep / whole.heads - 1:+.0%}, prefix checkpoint "
         f"{(after - before) / 2**20:+.2f} MiB, {more} more sequences of {tokens} tokens in {gib:g} GiB, {lost}"
     )
+
+
+def _hash(passport: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
 
 
 def _spectra_and_errors(state: Float[Tensor, "B H K V"]) -> Float64[Tensor, "B H measured"]:
@@ -252,9 +264,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto")
     parser.add_argument("--offload", choices=["auto", "cpu", "disk"])
     arguments = parser.parse_args(words)
-    other = files.read_json(arguments.against) if arguments.against else None
-    if other is not None and (other.get("schema") != SCHEMA or not isinstance(other.get("heads"), list)):
-        raise ValueError(f"{arguments.against} is no passport of the form {SCHEMA}: measure that model again")
+    other = read(arguments.against) if arguments.against else None
     if arguments.removal < 0:
         raise ValueError(f"--removal is a number of windows, 0 or more, not {arguments.removal}")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)

@@ -7,7 +7,7 @@ on a third. The same in Python:
 
     model = models.load("data/models/hybrid")
     profile = scores.profile(model, prune.read(model, ["code", "prose"], part="calibration", n=4))
-    score = scores.RULES["joint, α = 0.5"](profile, torch.Generator().manual_seed(0))
+    score = scores.under("joint, α = 0.5", profile, torch.Generator().manual_seed(0))
     keep = pruning.select(score, 0.25, uniform=True, **export.choices(model))
     smaller = pruning.prune_heads(model, keep)
     text = prune.read(model, ["code", "prose"], part="evaluation", n=8)
@@ -197,7 +197,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     calibration, text = (read(model, arguments.text, part=part, **options) for part in ("calibration", "evaluation"))
     means = _kept(work / "profile", [of, calibration.tolist()], lambda: scores.profile(model, calibration)[:-1])
     profile = scores.Profile(*means, D=min(model.grid.K, model.grid.V))
-    score = scores.RULES[arguments.rule](profile, torch.Generator().manual_seed(arguments.seed))
+    score = scores.under(arguments.rule, profile, torch.Generator().manual_seed(arguments.seed))
     keep = pruning.select(score, arguments.share, uniform=True, tp=arguments.tp, **chosen)
     losses = {}
 

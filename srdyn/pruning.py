@@ -55,14 +55,17 @@ def select(
     `whole` heads in a row, those that share a key say, stay or go together, by the mean of their scores. `uniform`
     keeps equally many in every layer, as a configuration with one count can say: as close to the share as a count comes
     that `tp` devices can divide among them, blocks that stay whole included. `export.choices` knows what a model needs.
-    Raises ValueError unless 0 ≤ fraction ≤ 1, groups of whole blocks divide H, and a layer holds enough for such a
-    count.
+    Raises ValueError unless 0 ≤ fraction ≤ 1, groups of whole blocks divide H, a block has a score for all of its heads
+    or none, and a layer holds enough for such a count.
     """
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction, of the heads that go, must lie between 0 and 1, got {fraction}")
     if min(groups, whole, tp) < 1 or score.shape[1] % (groups * whole):
         blocks = f", each of blocks of {whole}" if whole > 1 else ""
         raise ValueError(f"{score.shape[1]} heads do not lie in {groups} groups of equal size{blocks}")
+    held = ~score.unflatten(1, (-1, whole)).isnan()
+    if (held.any(-1) != held.all(-1)).any():
+        raise ValueError(f"blocks of {whole} heads stay or go together: in one some have a score and others NaN")
     score = score.unflatten(1, (-1, whole)).mean(-1)
     keep, apart = ~score.isnan(), per_layer or uniform or groups > 1
     rows = len(score) * groups if apart else 1

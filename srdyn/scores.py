@@ -109,6 +109,17 @@ answered under a name is kept, so that an edited rule needs another one. Where a
 _SHIPPED = dict(RULES)
 
 
+def under(rule: str, profile: Profile, generator: torch.Generator) -> Scores:
+    """The heads' scores under one of `RULES`, NaN for those that the model no longer holds.
+
+    Raises ValueError where the rule gives a head that the model holds NaN, which would count it as pruned away.
+    """
+    score = RULES[rule](profile, generator)
+    if broken := (score.isnan() & ~profile.rank.isnan()).nonzero().tolist():
+        raise ValueError(f"the rule {rule!r} gives no number for the heads (place along L, head) {broken}")
+    return score
+
+
 def own_rules() -> list[str]:
     """The names in `RULES` that this process alone knows, or means something else by."""
     return [name for name, rule in RULES.items() if _SHIPPED.get(name) is not rule]

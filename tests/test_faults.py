@@ -20,6 +20,7 @@ from srdyn import export, models, prune, pruning
 from srdyn.loading import files, folders
 from srdyn.study.run import code, store
 from srdyn.study.survey import survey
+from srdyn.training import recipes, train
 
 pytestmark = pytest.mark.faults
 SEED = 0
@@ -210,6 +211,14 @@ def test_a_model_that_a_full_disk_cannot_hold_is_told_how_much_it_wants(save, fu
         save(model, full_disk / "it")
     assert refused.value.errno == errno.ENOSPC
     assert list(full_disk.iterdir()) == []
+
+
+def test_so_is_a_training_before_it_writes_weights(full_disk):
+    run = train.Run(recipes.named("pure"), full_disk / "it", device="cpu")
+    with pytest.raises(OSError, match=r"no space left for .*it/final, which wants [\d,]+ bytes") as refused:
+        run._write_model("final")
+    assert refused.value.errno == errno.ENOSPC
+    assert [path for path in full_disk.rglob("*") if path.is_file()] == []
 
 
 def test_what_a_dead_process_was_writing_goes_and_what_a_live_one_writes_stays(tmp_path):

@@ -125,20 +125,31 @@ def test_capacity_counts_the_keys_that_an_export_has(model, found):
 
 
 def test_the_command_writes_both_and_compares(place, found, tmp_path, capsys):
-    (tmp_path / "a.json").write_text(json.dumps(found))
-    options = ["--text=prose", "--length=64", f"--out={tmp_path}", f"--against={tmp_path / 'a.json'}", "--device=cpu"]
+    kept = passport.save(found, tmp_path / "kept").with_suffix(".json")
+    options = ["--text=prose", "--length=64", f"--out={tmp_path}", f"--against={kept}", "--device=cpu"]
     passport.main([str(place), *options])
-    written = json.loads((tmp_path / f"{place.name}.json").read_text())
+    written = passport.read(tmp_path / f"{place.name}.json")
     jsonschema.validate(written, SCHEMA)
     assert len(written["model"]["weights"]) == 64
     assert "half_life" in capsys.readouterr().out
+
+
+def test_a_digit_that_was_changed_is_named_and_the_model_measured_again(found, tmp_path):
+    kept = passport.save(found, tmp_path).with_suffix(".json")
+    whole = kept.read_text()
+    jsonschema.validate(json.loads(whole), SCHEMA)
+    kept.write_text(whole.replace(f'"norm":{found["heads"][3]["norm"]}', '"norm":9.125', 1))
+    with pytest.raises(ValueError, match=rf"{kept} is no passport .* or is broken: measure that model again"):
+        passport.read(kept)
+    passport.save(found, tmp_path)
+    assert kept.read_text() == whole
 
 
 def test_the_page_is_the_passport_and_needs_nothing_else(found, tmp_path):
     found = found | {"model": found["model"] | {"name": "tiny"}}
     named = found | {"model": found["model"] | {"name": "</script><b>"}}
     page = passport.save(found, tmp_path)
-    assert json.loads(page.with_suffix(".json").read_text()) == found
+    assert passport.read(page.with_suffix(".json")) == found
     for text in (page.read_text(), passport.page(named)):
         assert text.count("</script>") == 2
         outside = text.replace("http://www.w3.org/2000/svg", "")

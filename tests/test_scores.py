@@ -124,3 +124,15 @@ def trained(tokenizer):
     """An untrained reference model small enough for tests, with the project's tokenizer."""
     hf = reference.initialise("pure", seed=0, layers=2, hidden=32, head=16)
     return models.from_hf(hf, tokenizer, name="tiny", seed=0)
+
+
+def test_a_rule_of_ones_own_that_gives_no_number_is_named_and_chooses_nothing(found, monkeypatch):
+    monkeypatch.setitem(scores.RULES, "mine", lambda profile, generator: (profile.rank - profile.rank[1, 2]).log())
+    with pytest.raises(ValueError, match=r"the rule 'mine' gives no number for the heads .*\[\["):
+        scores.under("mine", found, torch.Generator())
+    pruned = found._replace(**{name: getattr(found, name).clone() for name in scores.MEANS})
+    for name in scores.MEANS:
+        getattr(pruned, name)[1, 2] = math.nan
+    for rule in set(scores.RULES) - {"mine"}:
+        score = scores.under(rule, pruned, torch.Generator())
+        assert score.isnan().nonzero().tolist() == [[1, 2]]

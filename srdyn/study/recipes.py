@@ -7,8 +7,6 @@ Parameters come from a table's side file, and from presets/reference.yaml where 
 
 import dataclasses
 import functools
-import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -17,42 +15,34 @@ import torch
 
 from srdyn import ablation, scores
 from srdyn.kernels import denormals
-from srdyn.loading import files, memory
-from srdyn.study.analysis import after_text, damage, emergence, mechanism, observations, second, shuffled, summaries
-from srdyn.study.claims import claims
-from srdyn.study.run import opened, parameters, store
+from srdyn.loading import memory
+from srdyn.study import derived
+from srdyn.study.analysis import (
+    after_text,
+    damage,
+    emergence,
+    mechanism,
+    observations,
+    second,
+    shuffled,
+    summaries,
+)
+from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
 from srdyn.study.trials import battery, effects, frontier, retention, sets, trials
 
-ARM, HEAD = "model arm share cut", "model layer head"
-Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
-
-
-def stands(table: str) -> pd.DataFrame:
-    """The committed table of this name, `thorough/…` for one of the thorough run."""
-    return store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+ARM, HEAD = derived.ARM, "model layer head"
 
 
 def _of(table: str, model: str) -> pd.DataFrame:
-    found = stands(table)
+    found = derived.stands(table)
     return found[found["model"] == model].reset_index(drop=True)
 
 
-def _given(table: str) -> dict:
-    """What the side file says, over what the reference run gives to the notebook."""
-    stem = "_".join(Path(table).name.split("_")[:2])
-    side = json.loads((files.data_dir() / "tables" / f"{table}.json").read_bytes())
-    return parameters.of_run([stem], store.REFERENCE, {})[stem] | side.get("parameters", {})
-
-
-def _place(name: str) -> Path:
-    return (files.root() / "notebooks" / name).resolve()
-
-
-def _reading(draw: np.random.Generator, kept: Path) -> Fresh:
+def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebooks 01, 02, 05: one model's heads in all contexts, those of the null `mechanism` in text."""
-    given = _given("05_mechanism_heads") | _given("02_consistency_steps")
-    name = _place(draw.choice(_given("05_mechanism_heads")["models"]))
+    given = derived.given("05_mechanism_heads") | derived.given("02_consistency_steps")
+    name = derived.place(draw.choice(derived.given("05_mechanism_heads")["models"]))
     axes = {axis: tuple(given[axis]) for axis in ("domains", "tasks", "attacks", "positions")}
     options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
     reading, at = survey.Reading(**axes, length=axes["positions"][-1], **options), {"at": axes["positions"][-1]}
@@ -81,10 +71,12 @@ def _reading(draw: np.random.Generator, kept: Path) -> Fresh:
     yield "05_mechanism_sweep", "model ranks_of eps", lambda: mechanism.sweep(text, **at, **eps)
     yield "05_mechanism_splits", "model split", lambda: mechanism.splits(text, **at, **eps)
     yield "05_mechanism_shuffled", HEAD, lambda: shuffled.ranks(name, reading)
+    rounded = lambda: mechanism.rounded_heads(mechanism.precision(name, reading))  # noqa: E731
+    yield "05_mechanism_precision", f"{HEAD} precision", rounded
     yield from _claims(text, heads, reading, at)
 
 
-def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at: dict[str, int]) -> Fresh:
+def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at: dict[str, int]) -> derived.Fresh:
     """The measures of both registrations that one model's head tables decide, of the model alone."""
     text, heads = (table[table["source"] == null_tables.MODEL] for table in (text, heads))
     of = observations
@@ -127,11 +119,11 @@ def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at
         yield table, "measure model source", functools.partial(pd.concat, rows, ignore_index=True)
 
 
-def _experiments(draw: np.random.Generator, kept: Path) -> Fresh:
+def _experiments(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
-    place, profiles = _place(draw.choice(_given("04_pruning_composition")["models"])), {}
+    place, profiles = derived.place(draw.choice(derived.given("04_pruning_composition")["models"])), {}
     for table in ("03_ablation", "04_pruning", "thorough/03_ablation", "thorough/04_pruning"):
-        given, thorough = _given(f"{table}_composition"), "thorough/" * ("/" in table)
+        given, thorough = derived.given(f"{table}_composition"), "thorough/" * ("/" in table)
         plan = _plan(given["plan"])
         tasks = () if thorough else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
         few = dataclasses.replace(plan.questions, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
@@ -152,11 +144,23 @@ def _experiments(draw: np.random.Generator, kept: Path) -> Fresh:
             yield from _sets(draw, table, subject)
         if table == "03_ablation":
             yield "03_ablation_heads", f"{HEAD} probe", functools.partial(_damage, draw, subject)
+        if "04" in table:
+            yield from _cut(draw, table, given, subject)
         if table == "04_pruning":
             yield from _pruning(draw, given, subject, kept)
 
 
-def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> Fresh:
+def _cut(draw: np.random.Generator, table: str, given: dict, subject: trials.Subject) -> derived.Fresh:
+    """What removing the joint score's heads changes, and how many of them one domain alone would choose."""
+    main = trials.Arm(scores.joint_rule(given["alpha"]), given["paper_share"], "overall")
+    audit = functools.partial(subject.ask, "audit", main, 256)
+    yield f"{table}_audit", "model", lambda: audit().drop(columns="logits_differ")  # which is rounding
+    domain = str(draw.choice(subject.plan.domains))
+    alone = dataclasses.replace(subject.plan, domains=(domain,))
+    yield f"{table}_calibration", "model variant", lambda: subject.ask("overlap", main, f"{domain} alone", alone)
+
+
+def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> derived.Fresh:
     """An arm of one model beside random heads, of all its questions a few."""
     versus, composed = (_of(f"{table}_{name}", subject.model.name) for name in ("differences", "composition"))
     if "/" in table:  # what the oracle takes has changed since the thorough run
@@ -171,7 +175,7 @@ def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> 
     yield f"{table}_composition", ARM, lambda: subject.ask("composition", other)
 
 
-def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> Fresh:
+def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> derived.Fresh:
     """The sets of an arm's draws, and some of the random ones."""
     random = _of(f"{table}_sets", subject.model.name).query("which == 'random'")
     asked = [("beside",)]
@@ -200,8 +204,8 @@ def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
     return found.assign(layer=layer.index, axis=axis, head=head, **opened.about(model))
 
 
-def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> Fresh:
-    """The oracle at one dose, with the damages that are committed; what physical removal changes."""
+def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> derived.Fresh:
+    """The oracle at one dose and one way to hold less, with the damages that are committed; what caches hold."""
     model = subject.model.name
     share = float(draw.choice(_of("04_pruning_oracle", model)["share"]))
     asked = sets.questions(given["tasks"], rows=5 * given["set_rows"], seed=given["seed"])
@@ -215,9 +219,6 @@ def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept
 
     yield "04_pruning_oracle", "model share", oracle
     yield "04_pruning_frontier", "model how rule share rank probe", functools.partial(_way, draw, given, subject, kept)
-    main = trials.Arm(scores.joint_rule(given["alpha"]), given["paper_share"], "overall")
-    audit = functools.partial(subject.ask, "audit", main, 256)
-    yield "04_pruning_audit", "model", lambda: audit().drop(columns="logits_differ")  # which is rounding
     ledger = memory.ledger(given["tokens"], removed=given["paper_share"])
     for table in ("04_pruning_memory", "thorough/04_pruning_memory"):
         yield table, "", lambda: ledger
@@ -235,10 +236,10 @@ def _way(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Pa
     return frontier.table(pd.concat([each.ask("under", x) for x in (whole, way)], ignore_index=True))
 
 
-def _retention(draw: np.random.Generator, kept: Path) -> Fresh:
+def _retention(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebook 05: one setting of half-lives, one head, one group and distance of text that comes twice."""
-    given = _given("05_mechanism_retention")
-    name = _place(draw.choice([*given["models"][:2], *given["second_seeds"]]))
+    given = derived.given("05_mechanism_retention")
+    name = derived.place(draw.choice([*given["models"][:2], *given["second_seeds"]]))
     options = {"rows": given["needle_rows"], "eps": given["eps"], "seed": given["seed"]}
     asked = retention.Questions(tuple(given["distances"]), tuple(given["domains"]), **options)
     subject, group = retention.Subject(name, asked, kept), str(draw.choice(retention.GROUPS))
@@ -254,10 +255,10 @@ def _retention(draw: np.random.Generator, kept: Path) -> Fresh:
     yield "05_mechanism_gaps", "model group distance quantity", lambda: damage.worth(twice())
 
 
-def _training(draw: np.random.Generator, kept: Path) -> Fresh:
+def _training(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebook 06: all that follows from the spectra that training wrote down."""
-    given = _given("06_emergence_heads")
-    history, at = emergence.histories([_place(name) for name in given["models"]]), given["positions"]
+    given = derived.given("06_emergence_heads")
+    history, at = emergence.histories([derived.place(name) for name in given["models"]]), given["positions"]
     first = {"at": at[0]}
     of_each = lambda make, **options: pd.concat([make(history, at=t, **options) for t in at], ignore_index=True)  # noqa: E731
     yield "06_emergence_heads", "", lambda: emergence.trajectories(history, **first)
@@ -271,45 +272,6 @@ def _training(draw: np.random.Generator, kept: Path) -> Fresh:
     halves = emergence.measured(ranks).query("measure == 'identity in training'")
     again = lambda: pd.concat([second.identity(history, **first), halves], ignore_index=True)  # noqa: E731
     yield "06_emergence_claims_second", "measure model", again
-
-
-def _derived(draw: np.random.Generator, kept: Path) -> Fresh:
-    """Tables that follow from other committed tables."""
-    yield "03_ablation_places", "", lambda: sets.places(stands("03_ablation_sets"))
-    yield "04_pruning_places", "", lambda: sets.places(stands("04_pruning_sets"))
-    yield "03_ablation_regression", "", lambda: effects.regression(stands("03_ablation_heads"))
-    yield "thorough/03_ablation_regression", "", lambda: effects.regression(stands("thorough/03_ablation_heads"))
-    yield "05_mechanism_damage", "", lambda: damage.predicted(stands("05_mechanism_single"))
-    contrasts = [("high against random", "high", "random", 1), ("low against random", "low", "random", 1)]
-    contrasts.append(("loss without high", "high", "intact", -1))
-    for run in ("", "thorough/"):
-        yield f"{run}03_ablation_claims", "measure model", functools.partial(_lost, run, contrasts)
-        yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
-    later, gate = "03_ablation_claims_second", {"probe": "needle", "name": "needles without state"}
-    low = stands("03_ablation_places").query("arm == 'tied low'")
-    yield later, "measure model", lambda: _lost("", [("loss without high", "tied high", "intact", -1)])
-    yield later, "measure model", lambda: sets.measured(low, "place of low")
-    yield later, "measure model", lambda: sets.gate(stands("03_ablation_sets"), **gate)
-    yield "08_scorecard", "", claims.both
-
-
-def _lost(run: str, asked: list[tuple[str, str, str, int]]) -> pd.DataFrame:
-    """Measures of C8: the needles that an arm costs beside another, with a sign, and the heads behind them."""
-    share, rows = _given("03_ablation_composition")["primary_share"], []
-    needle, composition = stands(f"{run}03_ablation_differences"), stands(f"{run}03_ablation_composition")
-    needle = needle[(needle["probe"] == "needle") & (needle["share"] == share)]
-    for name, arm, versus, sign in asked:
-        found = needle[(needle["arm"] == arm) & (needle["versus"] == versus)]
-        rows.append(effects.described(effects.measured(found, name, sign=sign), composition, arm, share=share))
-    return pd.concat(rows, ignore_index=True)
-
-
-def _against_random(run: str) -> pd.DataFrame:
-    """A measure of C9, of the first seeds: what the score keeps beyond random heads."""
-    given, table = _given("04_pruning_composition"), stands(f"{run}04_pruning_differences")
-    main = (table["arm"] == scores.joint_rule(given["alpha"])) & (table["share"] == given["paper_share"])
-    main &= (table["cut"] == "overall") & (table["probe"] == effects.KEPT) & (table["versus"] == "random")
-    return effects.measured(table[main], "against random").drop(columns="over")  # which names the tasks too
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
@@ -326,4 +288,4 @@ def _plan(given: dict) -> trials.Plan:
     return trials.Plan(**plain(given) | parts)
 
 
-PARTS = (_reading, _experiments, _retention, _training, _derived)
+PARTS = (_reading, _experiments, _retention, _training, derived.tables)

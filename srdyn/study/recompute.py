@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from srdyn.loading import files
-from srdyn.study import recipes
+from srdyn.study import derived, recipes
 from srdyn.study.run import comparison, store
 
 SEED = 17
@@ -60,7 +60,7 @@ def others(done: Sequence[str]) -> list[str]:
 
 def _checked(table: str, keys: str, make: Callable[[], pd.DataFrame]) -> Checked:
     try:
-        fresh, standing = _alike(make(), recipes.stands(table))
+        fresh, standing = _alike(make(), derived.stands(table))
         names = keys.split() or ["line"]
         fresh = fresh[[name for name in fresh if name in standing and (name in names or name != "line")]]
         beside = fresh[names].merge(standing, how="left" if keys else "outer", on=names, indicator="found in")

@@ -9,6 +9,7 @@ minutes of one core.
 
 import argparse
 import fnmatch
+import functools
 import itertools
 import json
 import os
@@ -17,11 +18,15 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from srdyn.loading import files, refusals
-from srdyn.study.run import store
+from srdyn.study.run import code, parameters, store
 
 _FOLDERS = ("data", "figures")
-_UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS")
-"""Written by hand, made from tables (`texts` looks at those), or not yet whole."""
+_UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS", "data/tables/code/*/*.txt")
+"""Written by hand, made from tables (`texts` looks at those), not yet whole, or named after their own hashes."""
+_LOST = "lost.txt"
+"""Hashes of code that made tables before lists of it were kept."""
+_OWN = "04_pruning_healed"
+"""The table of a command (`srdyn.training.healing`) whose parameters no preset gives."""
 _RECORD = "python -m srdyn.study.verify --record"
 _SHOWN = 30
 """Characters of a line before and after the place where it differs."""
@@ -34,7 +39,7 @@ def sums() -> Path:
 
 def faults() -> Iterator[str]:
     """What is not as it was written, a line each that begins with the place; for the run `reference`."""
-    return itertools.chain(bytes_changed(), tables(), texts())
+    return itertools.chain(bytes_changed(), tables(), unexplained(), texts())
 
 
 def bytes_changed() -> Iterator[str]:
@@ -60,6 +65,53 @@ def tables() -> Iterator[str]:
     for table in sorted((files.data_dir() / "tables").rglob("*.*")):
         if table.suffix in {".csv", ".parquet"} and not table.with_suffix(".json").exists():
             yield f"{_name(table)}: has no side file"
+
+
+def unexplained() -> Iterator[str]:
+    """Side files of unknown code or of other parameters than the run's; lists of code that are not what they were."""
+    lists = {path.stem: path for path in store.code_dir().glob("*/*.txt")}
+    for content, path in sorted(lists.items()):
+        if files.file_hash(path) != content:
+            yield f"{_name(path)}: is not the list of code that its name is the hash of"
+    known = {*lists, *(store.code_dir() / _LOST).read_text().split()}
+    given = functools.cache(lambda stem, run: json.loads(json.dumps(parameters.of_run([stem], run, {})[stem])))
+    for path, side in _sides():
+        if side.get("code") not in known:
+            yield f"{_name(path)}: no list is kept of the code that it names"
+        run = store.THOROUGH if path.parent.name == store.THOROUGH else store.REFERENCE
+        wanted = given("_".join(path.stem.split("_")[:2]), run) if path.stem != _OWN else {}
+        for name, value in side.get("parameters", {}).items():
+            if wanted.get(name, value) != value:
+                yield f"{_name(path)}: {name} is not what the run {run} is given"
+
+
+def changed_since() -> Iterator[str]:
+    """A line for the tables of each code: which of its modules, and whether claims.yaml, have changed since.
+
+    That is no fault: what a change does to a table is seen where cells are computed again. Rows of claims are those of
+    claims.yaml as it is now, or `texts` says so.
+    """
+    lists = {path.stem: path for path in store.code_dir().glob("*/*.txt")}
+    registered, tables = files.content_hash(files.data_dir() / "paper" / "claims.yaml"), {}
+    for path, side in _sides():
+        tables.setdefault((side.get("code"), side.get("claims", registered) != registered), []).append(path)
+    for (content, other), (first, *more) in tables.items():
+        names = f"{_name(first)}{f' and {len(more)} more' if more else ''}"
+        path = lists.get(content)
+        if path is None:
+            told = "by code of which no list was kept"
+        elif path.parent.name != store.PYTHON:
+            told = f"by code that only {path.parent.name} can compare, this is {store.PYTHON}"
+        else:
+            listed = path.read_text()
+            since = code.changed(listed)
+            told = f"{len(since)} of {len(listed.splitlines())} modules have changed since: {' '.join(since)}"
+        yield f"{names}: {told}{'; so has claims.yaml' if other else ''}"
+
+
+def _sides() -> Iterator[tuple[Path, dict]]:
+    for path in sorted((files.data_dir() / "tables").rglob("*.json")):
+        yield path, json.loads(path.read_bytes())
 
 
 def texts() -> Iterator[str]:
@@ -143,7 +195,7 @@ def main() -> None:
         return
     os.environ["SRDYN_RUN"] = store.REFERENCE  # what is committed says what this run found
     found = list(faults())
-    print(*found, sep="\n", end="\n" * bool(found))
+    print(*found, *changed_since(), sep="\n")
     found += computed_again(given.seed)
     if found:
         sys.exit(f"{len(found)} faults. After a change of data that is meant: {_RECORD} 'data/…'")

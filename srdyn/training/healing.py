@@ -58,7 +58,7 @@ def choices(model: models.Model) -> Iterator[tuple[str, int, Bool[Tensor, "L H"]
             sheet = battery.sheet(_asked("calibration", items=5, windows=1, rows=2), model.tokenizer)
             score = single_heads.oracle(single_heads.damage(model, sheet), model)
         else:
-            score = scores.RULES[rule](profile, torch.Generator().manual_seed(SEED + draw))
+            score = scores.under(rule, profile, torch.Generator().manual_seed(SEED + draw))
         yield rule, draw, pruning.select(score, SHARE, uniform=True, **export.choices(model))
 
 

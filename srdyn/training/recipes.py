@@ -139,12 +139,11 @@ def _read(folder: Path, tier: Tier) -> dict[str, np.ndarray]:
         raise FileNotFoundError(f"{folder} holds no *.jsonl; data/wide/build_wide.py makes them")
     kept, ids = files.content_hash(files.root() / tier.tokenizer)[:12], {}
     for path in tqdm(found, desc="reading the corpus"):
-        cache = path.with_name(f"{path.stem}-{files.content_hash(path)[:12]}-{kept}.npy")
-        if not cache.exists():
-            with cache.with_suffix(".tmp").open("wb") as file:
-                np.save(file, _encoded(documents.read(path), tokenizer(tier)).astype(np.uint16))
-            cache.with_suffix(".tmp").replace(cache)
-        ids[path.stem] = np.load(cache, mmap_mode="r")
+        cache = path.with_name(f"{path.stem}-{files.content_hash(path)[:12]}-{kept}.tokens")
+        if (content := files.kept(cache)) is None:
+            content = _encoded(documents.read(path), tokenizer(tier)).astype(np.uint16).tobytes()
+            files.keep(cache, content)
+        ids[path.stem] = np.frombuffer(content, np.uint16)
     return ids
 
 

@@ -172,8 +172,12 @@ class Run:
         return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.settings.seen(self.step))
 
     def _write_model(self, place: str) -> None:
-        """The weights in float16 with tokenizer, as a Hugging Face folder; replaces what an earlier run wrote there."""
-        with folders.replacing(self.folder / place, mark="training.json") as new:
+        """The weights in float16 with tokenizer, as a Hugging Face folder; replaces what an earlier run wrote there.
+
+        Raises OSError with the bytes that are wanted where the disk is too full.
+        """
+        wanted = 2 * self.model.hf.num_parameters()
+        with folders.replacing(self.folder / place, mark="training.json", wanted=wanted) as new:
             state = {name: weight.half() for name, weight in self.model.hf.state_dict().items()}
             self.model.hf.save_pretrained(new, state_dict=state)
             _say_float16(new)

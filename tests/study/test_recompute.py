@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from srdyn.loading import files
-from srdyn.study import recipes, recompute, verify
+from srdyn.study import derived, recipes, recompute, verify
 from srdyn.study.analysis import after_text
 from srdyn.study.run import store
 from srdyn.study.survey import survey
@@ -21,7 +21,7 @@ PLACE = f"data/tables/{TABLE}.csv"
 @functools.cache
 def answered() -> pd.DataFrame:
     """One model's heads under one attack, as the table has them."""
-    given = recipes._given(TABLE)
+    given = derived.given(TABLE)
     axes = {name: tuple(given[name]) for name in ("domains", "positions")}
     options = {"length": axes["positions"][-1], "n": given["n"], "seed": given["seed"], "eps": given["eps"]}
     reading = survey.Reading(**axes, tasks=(), attacks=("rare character",), **options)
@@ -93,7 +93,7 @@ HEADLINES += [f"thorough/{name}" for name in ("03_ablation_claims", "04_pruning_
 
 @pytest.mark.parametrize("table", HEADLINES)
 def test_so_is_a_digit_of_what_decides_c8_and_c9(copy, monkeypatch, table):
-    part = recipes._derived(np.random.default_rng(0), copy)
+    part = derived.tables(np.random.default_rng(0), copy)
     made = [given for given in part if given[0] == table]
     sample = lambda: [recompute._checked(*given) for given in made]  # noqa: E731
     assert {found.fault for found in sample()} == {""}
@@ -147,3 +147,25 @@ def test_a_sample_draws_the_same_heads_whatever_came_before(monkeypatch):
         monkeypatch.setattr(recipes, "PARTS", parts)
         assert np.isfinite([checked.farthest for checked in recompute.sample(3)]).all()
     assert drawn[0] == drawn[1]
+
+
+@pytest.mark.parametrize(
+    ("table", "column"),
+    [
+        ("04_pruning_alphas", "estimate"),
+        ("thorough/04_pruning_alphas", "low"),
+        ("04_pruning_rivals", "estimate"),
+        ("04_pruning_claims_second", "estimate"),
+        ("04_pruning_engines", "after"),
+        ("05_mechanism_sizes", "high_lo"),
+        ("05_mechanism_size_decays", "half_life"),
+    ],
+)
+def test_so_is_a_digit_of_what_follows_from_other_tables(copy, table, column):
+    [given] = [given for given in derived.tables(np.random.default_rng(0), copy) if given[0] == table]
+    assert recompute._checked(*given).fault == ""
+    path = copy / f"data/tables/{table}.csv"
+    frame = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    frame[column] += 1
+    files.write_bytes(path, frame.to_csv(index=False).encode())
+    assert f"{column}: says" in recompute._checked(*given).fault

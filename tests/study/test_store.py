@@ -1,6 +1,7 @@
 """What is committed changes only by a reference run, only whole, only beyond tolerance."""
 
 import errno
+import hashlib
 import json
 import os
 import signal
@@ -60,7 +61,11 @@ def test_saving_twice_gives_the_same_bytes(clone, frame):
     before = contents(clone)
     store.save_table(frame, STEM, meta={"parameters": {"eps": 1e-4, "lengths": (1, 2)}, "seed": 3})
     assert contents(clone) == before
-    assert set(before) == {f"data/tables/{STEM}.csv", f"data/tables/{STEM}.json"}
+    side = json.loads(before[f"data/tables/{STEM}.json"])
+    made_by = f"data/tables/code/{store.PYTHON}/{side['code']}.txt"
+    assert set(before) == {f"data/tables/{STEM}.csv", f"data/tables/{STEM}.json", made_by}
+    assert hashlib.sha256(before[made_by]).hexdigest() == side["code"]
+    assert b"srdyn.study.run.store " in before[made_by]
 
 
 def test_within_tolerance_the_committed_bytes_stay(clone, frame, caplog):
@@ -77,7 +82,7 @@ def test_beyond_tolerance_table_and_side_file_are_replaced(clone, frame, caplog)
     before = contents(clone)
     store.save_table(frame.assign(spearman=frame["spearman"] * 1.01), STEM)
     after = contents(clone)
-    assert all(after[name] != before[name] for name in before)
+    assert all(after[name] != before[name] for name in before if "/code/" not in name)
     assert "spearman: 4 of 4 reals differ" in caplog.text
     assert "0.0099 relative" in caplog.text
 
@@ -129,7 +134,8 @@ def test_a_side_file_that_does_not_belong_to_its_table_is_mended(clone, frame):
 def test_a_table_that_outgrew_csv_leaves_no_second_one(clone, frame):
     store.save_table(frame, STEM)
     store.save_table(pd.concat([frame] * 501, ignore_index=True), STEM)
-    assert set(contents(clone)) == {f"data/tables/{STEM}.parquet", f"data/tables/{STEM}.json"}
+    found = {name for name in contents(clone) if "/code/" not in name}
+    assert found == {f"data/tables/{STEM}.parquet", f"data/tables/{STEM}.json"}
 
 
 @pytest.mark.parametrize("run", [None, "smoke", "reference-eps=1e-3"])

@@ -156,7 +156,7 @@ def test_names_say_recipe_and_seed():
         recipes.named("mixed-seed1")
 
 
-def test_a_corpus_is_read_once_and_kept_as_tokens(tmp_path, monkeypatch):
+def test_a_corpus_is_read_once_and_kept_as_tokens(tmp_path, monkeypatch, caplog):
     shutil.copytree(files.data_dir() / "tokenizer", tmp_path / "tokenizer")
     monkeypatch.setattr(recipes.files, "root", lambda: tmp_path)
     (tmp_path / "corpus").mkdir()
@@ -166,6 +166,14 @@ def test_a_corpus_is_read_once_and_kept_as_tokens(tmp_path, monkeypatch):
     first = recipes.text(tier).ids["animals"]
     tokenizer = recipes.tokenizer(tier)
     assert tokenizer.decode(first) == "<|endoftext|>one fox<|endoftext|>two dogs"
+    [kept] = (tmp_path / "corpus").glob("*.tokens")
+    whole = kept.read_bytes()
+    for broken in (whole[:40] + bytes([whole[40] ^ 1]) + whole[41:], whole[:-2]):
+        kept.write_bytes(broken)
+        assert np.array_equal(recipes.text(tier).ids["animals"], first)
+        assert f"{kept} is broken and made again" in caplog.text
+        assert kept.read_bytes() == whole
+        caplog.clear()
     monkeypatch.setattr(recipes, "_encoded", None)
     assert np.array_equal(recipes.text(tier).ids["animals"], first)
     with pytest.raises(FileNotFoundError, match=r"build_wide\.py makes them"):

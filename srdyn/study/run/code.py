@@ -37,9 +37,18 @@ def hash_of(*modules: str) -> str:
     return _joint(names)
 
 
-def hash_of_loaded() -> str:
-    """SHA-256 over the code of all that this process has imported of srdyn by now; docstrings do not count."""
-    return _joint(sorted(sys.modules.keys() & _SOURCES.keys()))
+def loaded() -> str:
+    """What this process has imported of srdyn by now: a line a module, its name and the hash of its code.
+
+    Docstrings do not count. The hashes are of Python's syntax trees, which differ between its versions.
+    """
+    return _listed(sorted(sys.modules.keys() & _SOURCES.keys()))
+
+
+def changed(listed: str) -> list[str]:
+    """The modules of such a list, written under this version of Python, whose code is another now, or is gone."""
+    lines = (line.split() for line in listed.splitlines())
+    return [name for name, content in lines if name not in _SOURCES or _parsed(name)[1] != content]
 
 
 def reached(*modules: str) -> list[str]:
@@ -66,7 +75,11 @@ def _named(node: ast.AST) -> Iterator[str]:
 
 
 def _joint(names: Sequence[str]) -> str:
-    return hashlib.sha256("".join(f"{name} {_parsed(name)[1]}\n" for name in names).encode()).hexdigest()
+    return hashlib.sha256(_listed(names).encode()).hexdigest()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return "".join(f"{name} {_parsed(name)[1]}\n" for name in names)
 
 
 @functools.cache

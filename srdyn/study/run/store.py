@@ -15,6 +15,7 @@ import platform
 import re
 import shutil
 import subprocess
+import sys
 import urllib.parse
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -28,6 +29,8 @@ from srdyn.study.run import code, comparison
 REFERENCE = "reference"
 THOROUGH = "thorough"
 INTERACTIVE = "interactive"
+PYTHON = "py{}{}".format(*sys.version_info)
+"""The version, as other ones hash code otherwise."""
 _CSV_ROWS = 2_000
 """A table of more rows is parquet: nobody reads its diff."""
 SIGNIFICANT = "%.9g"
@@ -56,6 +59,11 @@ def table_dir(run: str | None = None) -> Path:
     return committed.get(run) or build_dir(run) / "tables"
 
 
+def code_dir() -> Path:
+    """Where lists of the code that made committed tables lie, by version of Python, named after their own hashes."""
+    return files.data_dir() / "tables" / "code"
+
+
 def figure_dir(run: str | None = None) -> Path:
     """Where the figures of `run` lie: `figures` for the reference run, `build/<run>/figures` for any other."""
     run = run or run_name()
@@ -74,7 +82,8 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     folder = table_dir()
     path = folder / (stem + (".csv" if len(frame) <= _CSV_ROWS else ".parquet"))
     content = _encode(frame, path.suffix)
-    side = {"rows": len(frame), "columns": list(frame.columns), "code": code.hash_of_loaded()}
+    made_by = code.loaded().encode()
+    side = {"rows": len(frame), "columns": list(frame.columns), "code": hashlib.sha256(made_by).hexdigest()}
     side |= {"table": hashlib.sha256(content).hexdigest(), **(meta or {})}
     for other in {".csv", ".parquet"} - {path.suffix}:
         path.with_suffix(other).unlink(missing_ok=True)  # first: who is killed now leaves one table or none
@@ -86,6 +95,8 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
             return path
     else:
         note_compared(path, math.inf, "was not there")
+    if run_name() in (REFERENCE, THOROUGH):
+        files.write_bytes(code_dir() / PYTHON / f"{side['code']}.txt", made_by)
     files.write_bytes(path, content)
     files.write_json(path.with_suffix(".json"), side)
     return path

@@ -295,7 +295,7 @@ class Subject:
             return BY_RANK[name](found.rank, found.D)
         if name not in scores.RULES:
             raise ValueError(f"no arm is called {name!r}; there are {', '.join(known())}")
-        return scores.RULES[name](found, generator)
+        return scores.under(name, found, generator)
 
     def _answers(self, arm: Arm) -> pd.DataFrame:
         plan, model, tables = self.plan, self.model, []
