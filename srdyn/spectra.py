@@ -5,6 +5,8 @@ Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIP
 Rudelson & Vershynin, Sampling from large matrices, J. ACM 54(4), 2007 (stable rank).
 """
 
+import functools
+import importlib.util
 import logging
 import types
 from collections.abc import Sequence
@@ -33,8 +35,9 @@ def singular_values(
     """Singular values of every state, largest first, as float64, without gradients.
 
     On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by `from_kernel`, to 1e-5·σ₁, with every rank at the `thresholds` (of
-    σ₁) as float64 gives it; elsewhere by `reference`. With `allow_nan` a state that is NaN throughout, as of a head
-    that was pruned away, has a NaN spectrum. Raises ValueError for states below float32 and any other NaN or infinity.
+    σ₁) as float64 gives it; elsewhere, and where there is no Triton, by `reference`. Apple's GPUs have no float64: what
+    lies on one is measured on the CPU. With `allow_nan` a state that is NaN throughout, as of a head that was pruned
+    away, has a NaN spectrum. Raises ValueError for states below float32 and any other NaN or infinity.
     """
     if states.dtype not in (torch.float32, torch.float64):
         why = "rounding a state once to bfloat16 lifts its effective rank from 4 to 41 at eps = 1e-4"
@@ -65,7 +68,8 @@ def from_kernel(
     states: Float[Tensor, "*batch K V"], *, thresholds: Sequence[float] = (EPS,)
 ) -> tuple[Float64[Tensor, "*batch D"], Bool[Tensor, "*batch"]]:
     """Singular values by the Triton kernel in float32, and which states were `uncertain` and measured in float64."""
-    kernel = _triton()
+    from srdyn.kernels import singular_values_triton as kernel  # needs Triton, which only some platforms have
+
     sigma = kernel.singular_values(states)
     rtol = kernel.ERROR[torch.float32]
     doubtful = torch.stack([uncertain(sigma, eps, rtol=rtol).any(-1) for eps in thresholds]).any(0)
@@ -122,15 +126,21 @@ def uncertain(
 
 
 def _measured(states: Float[Tensor, "*batch K V"], thresholds: Sequence[float]) -> Float64[Tensor, "*batch D"]:
-    if states.device.type == "cpu":
-        return singular_values_cpu.singular_values(states)
-    if states.is_cuda and max(states.shape[-2:]) <= _triton().WIDEST:
+    if states.device.type in ("cpu", "mps"):
+        return singular_values_cpu.singular_values(states.cpu())
+    kernel = _kernel() if states.is_cuda else None
+    if kernel and max(states.shape[-2:]) <= kernel.WIDEST:
         return from_kernel(states, thresholds=thresholds)[0]
     return reference(states)
 
 
-def _triton() -> types.ModuleType:
-    from srdyn.kernels import singular_values_triton  # needs Triton, which only some platforms have
+@functools.cache
+def _kernel() -> types.ModuleType | None:
+    """What measures spectra on a GPU; None where there is no Triton, which is said once."""
+    if importlib.util.find_spec("triton") is None:
+        log.warning("no Triton here: spectra on this GPU come from torch.linalg in float64, which takes longer")
+        return None
+    from srdyn.kernels import singular_values_triton
 
     return singular_values_triton
 
