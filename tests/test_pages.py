@@ -12,11 +12,12 @@ import sys
 from pathlib import Path
 from urllib import parse
 
+import pandas as pd
 import pytest
 import yaml
 
 import srdyn
-from srdyn import architectures, plan, scores
+from srdyn import architectures, contexts, plan, scores
 from srdyn.loading import files
 from srdyn.study import reproduce
 from srdyn.study.run import parameters
@@ -175,6 +176,27 @@ def test_the_commands_of_the_readme_begin():
     for words in began:
         done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True)
         assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
+
+
+@pytest.mark.site
+def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(clone):
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", ".github", "figures", "srdyn", "constraints.txt"):
+        (clone / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "data/models/hybrid-d32", clone / "mine/my model")
+    (clone / "mine/my text.txt").write_text(contexts.held_out_documents("prose", part="trace")[0][:6000])
+    [line] = [line for line in commands((ROOT / "README.md").read_text()) if "first-look" in line]
+    line = line.replace("path/to/model", "mine/my model").replace("path/to/text.txt", "mine/my text.txt")
+    words = ["make", "-f", str(ROOT / "Makefile"), f"PY={sys.executable}", *shlex.split(line)[1:]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(words, env=environment, cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures, site = done.stdout.splitlines()[-3], done.stdout.splitlines()[-1]
+    folder, names = re.match(r"(build/first-look\S+): (.+); build", figures).groups()
+    assert all((clone / folder / name).is_file() for name in names.split(", "))
+    assert "01_stratification_map.png" in names
+    heads = pd.read_csv((clone / folder).parent / "tables/01_stratification_heads.csv")
+    assert (set(heads["model"]), set(heads["context"])) == ({"my model"}, {"my text"})
+    assert Path(re.match(r"site: (.+) \(", site)[1]).is_file()
 
 
 def test_the_citation_is_of_this_version():
