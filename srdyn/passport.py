@@ -255,8 +255,9 @@ def main(words: Sequence[str] | None = None) -> None:
     other = files.read_json(arguments.against) if arguments.against else None
     if other is not None and (other.get("schema") != SCHEMA or not isinstance(other.get("heads"), list)):
         raise ValueError(f"{arguments.against} is no passport of the form {SCHEMA}: measure that model again")
-    if arguments.removal < 0:
-        raise ValueError(f"--removal is a number of windows, 0 or more, not {arguments.removal}")
+    if arguments.removal < 0 or arguments.removal * len(arguments.text) == 1:
+        wanted = "a number of windows of each text, 0 or so many that there are two in all, for an interval"
+        raise ValueError(f"--removal is {wanted}, not {arguments.removal}")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
     tokens = prune.read(model, arguments.text, part="trace", n=arguments.n, length=arguments.length)
     removal = None

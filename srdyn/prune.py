@@ -60,8 +60,13 @@ def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray,
 
 
 def cost(losses: Mapping[str, Float64[np.ndarray, " N"]], *, seed: int = 0) -> pd.DataFrame:
-    """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows."""
+    """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows.
+
+    Raises ValueError for a single window, over which there is no interval.
+    """
     (_, first), *_ = losses.items()
+    if len(first) < 2:
+        raise ValueError("an interval needs at least two windows of text: ask for more of each text, or for more texts")
     rows = []
     for name, found in losses.items():
         more, low, high = found - first, 0.0, 0.0

@@ -3,6 +3,7 @@
 import ast
 import html
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -194,8 +195,10 @@ def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(cl
     folder, names = re.match(r"(build/first-look\S+): (.+); build", figures).groups()
     assert all((clone / folder / name).is_file() for name in names.split(", "))
     assert "01_stratification_map.png" in names
-    heads = pd.read_csv((clone / folder).parent / "tables/01_stratification_heads.csv")
-    assert (set(heads["model"]), set(heads["context"])) == ({"my model"}, {"my text"})
+    run = (clone / folder).parent
+    assert set(pd.read_csv(run / "tables/01_stratification_heads.csv")["model"]) == {"my model"}
+    record = json.loads((run / "records/01_stratification.json").read_text())
+    assert record["parameters"]["domains"] == ["mine/my text.txt"]
     assert Path(re.match(r"site: (.+) \(", site)[1]).is_file()
 
 
@@ -228,6 +231,10 @@ def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clon
     for name in ("index", "notebooks/09_explore", "notebooks/site/your_model", "notebooks/site/api/states"):
         page = visited(site / f"{name}.html", width=390)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate("[...document.querySelectorAll('nav summary')].map(fold => fold.ariaLabel)") == [
+            "Pages of API"
+        ]
+        assert page.locator(".search-button-field").first.get_attribute("aria-label") is None  # its text is its name
     page.goto((site / "search.html").as_uri() + "?q=effective+rank")
     page.locator("#search-results a").first.wait_for()
     titles = page.locator("#search-results").inner_text()

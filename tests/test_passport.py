@@ -132,6 +132,10 @@ def test_the_command_writes_both_and_compares(place, found, tmp_path, capsys):
     jsonschema.validate(written, SCHEMA)
     assert len(written["model"]["weights"]) == 64
     assert "half_life" in capsys.readouterr().out
+    for windows in ("-1", "1"):
+        with pytest.raises(SystemExit):
+            passport.main([str(place), *options, f"--removal={windows}"])
+        assert "--removal is a number of windows of each text" in capsys.readouterr().err
 
 
 def test_the_page_is_the_passport_and_needs_nothing_else(found, tmp_path):

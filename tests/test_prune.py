@@ -85,6 +85,8 @@ def test_the_cost_is_paired():
     assert found.loc["pruned", ["more", "low", "high"]].tolist() == [0.5, 0.5, 0.5]
     assert found.loc["whole", "more"] == 0
     assert found.loc["whole", "bits a token"] == 9.5
+    with pytest.raises(ValueError, match="at least two windows of text"):
+        prune.cost({"whole": first[:1], "pruned": first[:1] + 0.5})
 
 
 def test_the_loss_is_bits_a_token(tmp_path):
