@@ -127,8 +127,9 @@ def _shuffled(
     tiles = [x[: len(x) // length * length].reshape(len(x) // length, length) for x in encoded]
     document = torch.arange(len(tiles)).repeat_interleave(torch.tensor([len(x) for x in tiles], dtype=torch.long))
     if n > len(document):
-        found = f"but the part {part!r} has {len(document)} of them; ask for fewer or shorter ones, or give more text"
-        raise ValueError(f"{name}: {n} windows of {length} tokens asked for, {found}")
+        found = f"but the part {part!r} has {len(document)} of them; give more text, or ask for fewer (n)"
+        shorter = "or shorter ones (length; in a notebook the last of its positions)"
+        raise ValueError(f"{name}: {n} windows of {length} tokens asked for, {found} {shorter}")
     order = torch.randperm(len(document), generator=generator, device=generator.device).cpu()
     return Windows(torch.cat(tiles)[order], document[order])
 

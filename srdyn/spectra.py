@@ -5,6 +5,10 @@ Roy & Vetterli, The effective rank: a measure of effective dimensionality, EUSIP
 Rudelson & Vershynin, Sampling from large matrices, J. ACM 54(4), 2007 (stable rank).
 """
 
+import functools
+import importlib.util
+import logging
+import types
 from collections.abc import Sequence
 
 import torch
@@ -12,6 +16,8 @@ from jaxtyping import Bool, Float, Float64, Int, Int64
 from torch import Tensor
 
 from srdyn.kernels import singular_values_cpu
+
+log = logging.getLogger(__name__)
 
 EPS = 1e-4
 """Threshold of Eq. 6, relative to the largest singular value."""
@@ -26,9 +32,10 @@ No bound, but room: such values move by less, states as a whole by some times as
 def singular_values(states: Float[Tensor, "*batch K V"], *, allow_nan: bool = False) -> Float64[Tensor, "*batch D"]:
     """Singular values of every state, largest first, as float64, without gradients.
 
-    On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by a Triton kernel, to 1e-12·σ₁; elsewhere by `reference`. With
-    `allow_nan` a state that is NaN throughout, as of a head that was pruned away, has a NaN spectrum. Raises ValueError
-    for states below float32 and any other NaN or infinity.
+    On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by a Triton kernel, to 1e-12·σ₁; elsewhere, and where there is no
+    Triton, by `reference`. Apple's GPUs have no float64: what lies on one is measured on the CPU. With `allow_nan` a
+    state that is NaN throughout, as of a head that was pruned away, has a NaN spectrum. Raises ValueError for states
+    below float32 and any other NaN or infinity.
     """
     if states.dtype not in (torch.float32, torch.float64):
         why = "rounding a state once to bfloat16 lifts its effective rank from 4 to 41 at eps = 1e-4"
@@ -101,14 +108,21 @@ def uncertain(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Bool[Tens
 
 
 def _measured(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
-    if states.device.type == "cpu":
-        return singular_values_cpu.singular_values(states)
-    if not states.is_cuda:
-        return reference(states)
-    from srdyn.kernels import singular_values_triton as kernel  # needs Triton, which only some platforms have
+    if states.device.type in ("cpu", "mps"):
+        return singular_values_cpu.singular_values(states.cpu())
+    kernel = _kernel() if states.is_cuda else None
+    return kernel.singular_values(states) if kernel and max(states.shape[-2:]) <= kernel.WIDEST else reference(states)
 
-    wide = max(states.shape[-2:]) > kernel.WIDEST
-    return reference(states) if wide else kernel.singular_values(states)
+
+@functools.cache
+def _kernel() -> types.ModuleType | None:
+    """What measures spectra on a GPU; None where there is no Triton, which is said once."""
+    if importlib.util.find_spec("triton") is None:
+        log.warning("no Triton here: spectra on this GPU come from torch.linalg in float64, which takes longer")
+        return None
+    from srdyn.kernels import singular_values_triton
+
+    return singular_values_triton
 
 
 def _relative(sigma: Float64[Tensor, "*batch D"], unit: Float64[Tensor, "*batch 1"]) -> Float64[Tensor, "*batch D"]:

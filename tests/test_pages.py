@@ -3,6 +3,7 @@
 import ast
 import html
 import importlib.util
+import json
 import os
 import re
 import shlex
@@ -12,11 +13,12 @@ import sys
 from pathlib import Path
 from urllib import parse
 
+import pandas as pd
 import pytest
 import yaml
 
 import srdyn
-from srdyn import architectures, plan, scores
+from srdyn import architectures, contexts, plan, scores
 from srdyn.loading import files
 from srdyn.study import reproduce
 from srdyn.study.run import parameters
@@ -177,6 +179,29 @@ def test_the_commands_of_the_readme_begin():
         assert (done.returncode, bool(done.stdout)) == (0, True), done.stderr
 
 
+@pytest.mark.site
+def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(clone):
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", ".github", "figures", "srdyn", "constraints.txt"):
+        (clone / name).symlink_to(ROOT / name)
+    shutil.copytree(ROOT / "data/models/hybrid-d32", clone / "mine/my model")
+    (clone / "mine/my text.txt").write_text(contexts.held_out_documents("prose", part="trace")[0][:6000])
+    [line] = [line for line in commands((ROOT / "README.md").read_text()) if "first-look" in line]
+    line = line.replace("path/to/model", "mine/my model").replace("path/to/text.txt", "mine/my text.txt")
+    words = ["make", "-f", str(ROOT / "Makefile"), f"PY={sys.executable}", *shlex.split(line)[1:]]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+    done = subprocess.run(words, env=environment, cwd=clone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    figures, site = done.stdout.splitlines()[-3], done.stdout.splitlines()[-1]
+    folder, names = re.match(r"(build/first-look\S+): (.+); build", figures).groups()
+    assert all((clone / folder / name).is_file() for name in names.split(", "))
+    assert "01_stratification_map.png" in names
+    run = (clone / folder).parent
+    assert set(pd.read_csv(run / "tables/01_stratification_heads.csv")["model"]) == {"my model"}
+    record = json.loads((run / "records/01_stratification.json").read_text())
+    assert record["parameters"]["domains"] == ["mine/my text.txt"]
+    assert Path(re.match(r"site: (.+) \(", site)[1]).is_file()
+
+
 def test_the_citation_is_of_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == srdyn.__version__
 
@@ -206,6 +231,10 @@ def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clon
     for name in ("index", "notebooks/09_explore", "notebooks/site/your_model", "notebooks/site/api/states"):
         page = visited(site / f"{name}.html", width=390)
         assert page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        assert page.evaluate("[...document.querySelectorAll('nav summary')].map(fold => fold.ariaLabel)") == [
+            "Pages of API"
+        ]
+        assert page.locator(".search-button-field").first.get_attribute("aria-label") is None  # its text is its name
     page.goto((site / "search.html").as_uri() + "?q=effective+rank")
     page.locator("#search-results a").first.wait_for()
     titles = page.locator("#search-results").inner_text()

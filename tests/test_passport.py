@@ -132,6 +132,9 @@ def test_the_command_writes_both_and_compares(place, found, tmp_path, capsys):
     jsonschema.validate(written, SCHEMA)
     assert len(written["model"]["weights"]) == 64
     assert "half_life" in capsys.readouterr().out
+    with pytest.raises(SystemExit):
+        passport.main([str(place), *options, "--removal=-1"])
+    assert "--removal is a number of windows" in capsys.readouterr().err
 
 
 def test_a_digit_that_was_changed_is_named_and_the_model_measured_again(found, tmp_path):

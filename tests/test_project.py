@@ -146,7 +146,7 @@ VERDICT = r'\b(C\d+|Thm 3\.1|Eq\. 13)\b[^.|\n"]*\b(reproduced|inconclusive|not t
 
 def typed_verdicts(text: str) -> list[str]:
     """Verdicts on named claims outside the generated block."""
-    outside = re.sub(r"<!-- (scorecard|families):begin -->.*?<!-- \1:end -->", "", text, flags=re.DOTALL)
+    outside = re.sub(r"<!-- (headline|scorecard|families):begin -->.*?<!-- \1:end -->", "", text, flags=re.DOTALL)
     return [match[0] for match in re.finditer(VERDICT, outside)]
 
 

@@ -1,3 +1,6 @@
+import sys
+import types
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +88,57 @@ def test_meets_the_reference():
     states = planted(torch.logspace(0, -8, 12), 20, 12, seed=3).expand(9, -1, -1).float()
     # both are backward stable: a few units in the last place of σ₁ = 1
     torch.testing.assert_close(spectra.singular_values(states), spectra.reference(states), rtol=0, atol=1e-14)
+
+
+class Elsewhere(torch.Tensor):
+    """A tensor of this machine that says it lies on a GPU."""
+
+    kind = "cuda"
+    device = property(lambda self: torch.device(self.kind))
+    is_cuda = property(lambda self: self.kind == "cuda")
+
+
+class Apple(Elsewhere):
+    kind = "mps"
+
+    def cpu(self):
+        return self.as_subclass(torch.Tensor)
+
+    def double(self):
+        raise TypeError("Cannot convert a MPS Tensor to float64 dtype as the MPS framework doesn't support float64")
+
+
+def test_a_gpu_without_triton_takes_the_slower_route_and_says_so_once(monkeypatch, caplog):
+    monkeypatch.setitem(sys.modules, "triton", None)  # importing it raises, as where there is none
+    spectra._kernel.cache_clear()
+    states = planted([1.0, 0.1, 1e-3], 6, 5).float().expand(3, -1, -1)
+    for _ in range(2):
+        measured = spectra.singular_values(states.as_subclass(Elsewhere))
+        torch.testing.assert_close(measured.as_subclass(torch.Tensor), spectra.reference(states), rtol=0, atol=0)
+    spectra._kernel.cache_clear()
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    assert "no Triton here" in caplog.text
+
+
+def test_a_gpu_with_triton_takes_the_kernel_up_to_its_width(monkeypatch):
+    asked = []
+
+    def singular_values(states):
+        asked.append(list(states.shape))
+        return spectra.reference(states)
+
+    kernel = types.SimpleNamespace(WIDEST=128, singular_values=singular_values)
+    monkeypatch.setattr(spectra, "_kernel", lambda: kernel)
+    for width in (128, 129):
+        spectra.singular_values(torch.ones(2, width, 3).as_subclass(Elsewhere))
+    assert asked == [[2, 128, 3]]
+
+
+def test_states_on_a_gpu_without_float64_are_measured_on_the_cpu():
+    states = planted([1.0, 0.1, 1e-3], 6, 5).float()
+    measured = spectra.singular_values(states.as_subclass(Apple))
+    assert type(measured) is torch.Tensor
+    torch.testing.assert_close(measured, spectra.singular_values(states), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -13,6 +13,8 @@ html_sidebars = {"**": ["navbar-logo.html", "sbt-sidebar-nav.html"]}  # the head
 html_theme_options = {"use_download_button": True, "show_toc_level": 2, "navigation_with_keys": False}
 html_context = {"default_mode": "auto"}  # light or dark as the reader's machine is; without it the theme complains
 html_static_path, html_css_files = ["static"], ["site.css"]
+html_js_files = ["site.js"]
+highlight_language = "none"  # what stands in fences without a name are commands
 html_copy_source = html_show_sourcelink = False
 html_show_search_summary = False  # read from other pages, which a browser refuses a page on disk
 html_math_renderer = "mathml"  # browsers draw it themselves: nothing is fetched, nothing runs

@@ -10,7 +10,7 @@ import torch
 import transformers
 
 from srdyn import bench
-from srdyn.bench import families, footprint, pruned, throughput, timing, tracing, training, variation
+from srdyn.bench import families, footprint, pruned, throughput, timing, tracing, training, variation, watching
 from srdyn.study.run import store
 
 log = logging.getLogger(__name__)
@@ -32,6 +32,7 @@ PLANS = {
         "names": ("hybrid", "pure"), "domains": ("code", "math", "prose", "technical"), "T": 512,
         "positions": (1, 4, 16, 64, 256, 512),
     },
+    "watch": {"names": ("hybrid", "pure"), "every": (1, 8), "T": 64, "new": 64, "rounds": 7},
 }  # fmt: skip
 
 
@@ -40,7 +41,7 @@ def measured(part: str, plan: Mapping[str, object]) -> pd.DataFrame:
     parts = {
         "spectra": throughput.table, "tracing": tracing.table, "growth": tracing.growth, "pruned": pruned.table,
         "memory": footprint.table, "training": training.table, "families": families.table,
-        "variation": variation.table,
+        "variation": variation.table, "watch": watching.table,
     }  # fmt: skip
     return parts[part](**plan)
 

@@ -37,7 +37,7 @@ const STYLE = `.atlas {
   & [role=gridcell].none { background: repeating-linear-gradient(45deg, transparent 0 3px, var(--faint) 3px 4px); cursor: default }
   & .wide [role=gridcell] { height: 1.1rem; font-size: 0; border-radius: 1px } & .wide { gap: 1px }
   & [role=gridcell][aria-selected=true] { box-shadow: inset 0 0 0 2px #000, inset 0 0 0 3px #fff } & .wide [aria-selected=true] { box-shadow: inset 0 0 0 1px #000, inset 0 0 0 2px #fff }
-  & [aria-selected=true]::after { content: ""; position: absolute; inset: 0 auto 0 0; width: min(.6rem, 45%); background: repeating-linear-gradient(135deg, #fff 0 2px, #000 2px 4px) }
+  & [aria-selected=true]::after { content: ""; position: absolute; inset: auto 0 0 0; height: .3rem; background: repeating-linear-gradient(135deg, #fff 0 2px, #000 2px 4px) }
   & [role=gridcell][data-pick] { outline: 2px solid; outline-offset: 1px; z-index: 1; border-radius: 2px } & [role=gridcell][data-pick=B] { outline-style: dashed }
   & :focus-visible { outline: 3px solid #1a86ff; outline-offset: 2px; z-index: 2 }
   & input[type=range] { flex: 1; min-width: 9rem; accent-color: #1a86ff } & .at { font-variant-numeric: tabular-nums; min-width: 17rem }
@@ -199,12 +199,12 @@ export function mount(root, passports, {selected = [], onSelect = () => {}, onLo
     scale.replaceChildren(shown(low), draw(scale, "span", {class: "ramp", style: `background: linear-gradient(90deg, ${RAMP.map(c => `rgb(${c})`).join(", ")})`}), shown(high) + (log ? " (logarithmic)" : ""));
     for (const cell of cells.values()) {
       const x = value(cell.h, cell.p), share = x == null ? null : (scaled(x) - scaled(low)) / (scaled(high) - scaled(low) || 1);
-      const rgb = share === null ? [128, 128, 128] : colour(share), name = `layer ${cell.h.layer}, head ${cell.h.head}: ${by.value} ${shown(x)}`;
+      const rgb = share === null ? [128, 128, 128] : colour(share), name = `layer ${cell.h.layer}, head ${cell.h.head}: ${by.value} `;
       cell.style.background = `rgb(${rgb})`;
       cell.replaceChildren();
       if (H <= 16 && x != null) draw(cell, "span", {style: `color: ${rgb[1] > 125 ? "#000" : "#fff"}`}, x.toFixed(Math.abs(x) < 1 ? 2 : Math.abs(x) < 10 ? 1 : 0));
-      cell.title = name;
-      cell.setAttribute("aria-label", name);
+      cell.title = name + shown(x);
+      cell.setAttribute("aria-label", name + (cell.textContent || shown(x))); // who names what he sees must be understood
     }
   }
   function detail() {

@@ -14,7 +14,7 @@ import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from datetime import datetime
 from pathlib import Path
@@ -81,8 +81,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except KeyboardInterrupt:
         raise SystemExit("interrupted; what was finished stays") from None
     readme.publish()
-    if said := store.as_committed():
+    if said := store.as_committed() or _left(chosen):
         print(said)
+
+
+def _left(stems: Iterable[str]) -> str:
+    """Where the figures and tables of these notebooks of the run at work lie, in a line; empty without figures."""
+    found = [path.name for stem in stems for path in sorted(store.figure_dir().glob(f"{stem}*.png"))]
+    figures, tables = (folder.relative_to(files.root()) for folder in (store.figure_dir(), store.table_dir()))
+    more = f" and {len(found) - 4} more" if len(found) > 4 else ""
+    return f"{figures}: {', '.join(found[:4])}{more}; {tables}: what they draw" if found else ""
 
 
 def run_name(preset: str, overrides: str = "") -> str:

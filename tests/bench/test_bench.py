@@ -1,5 +1,6 @@
 """Every part of the benchmark runs at toy size, and its tables can be drawn and judged."""
 
+import contextlib
 import functools
 import json
 import sys
@@ -12,7 +13,7 @@ import torch
 
 from srdyn import bench, models, spectra, states
 from srdyn.bench import __main__ as command
-from srdyn.bench import criteria, footprint, pruned, subjects, throughput, timing, tracing, variation
+from srdyn.bench import criteria, footprint, pruned, subjects, throughput, timing, tracing, variation, watching
 from srdyn.loading import reference
 from srdyn.study import reproduce
 from srdyn.study.run import store
@@ -27,6 +28,7 @@ PLANS = {
     "training": {"B": 1, "T": 32, "rounds": 2},
     "families": {"T": 4, "rounds": 2, "kinds": ("olmo_hybrid", "hgrn2")},
     "variation": {"names": ("hybrid", "pure"), "domains": ("code", "prose"), "T": 24, "positions": (1, 8, 24)},
+    "watch": {"names": ("pure",), "every": (1, 3), "T": 4, "new": 5, "rounds": 2},
 }
 
 
@@ -189,6 +191,36 @@ def test_the_steps_that_are_timed_are_steps():
     model.hf.get_decoder().register_forward_pre_hook(count, with_kwargs=True)
     pruned.model_step(model, 2, 5)()
     assert seen == [(2, 5), (2, 1)]
+
+
+def test_what_is_watched_writes_the_same_and_is_looked_at_as_often_as_it_says(tables, monkeypatch, caplog):
+    looks, watch = [], states.watch
+
+    @contextlib.contextmanager
+    def counted(model, *, every):
+        with watch(model, every=every) as seen:
+            yield
+        looks.append((every, seen.positions))
+
+    monkeypatch.setattr(states, "watch", counted)
+    written = [watching.writing(tiny("pure"), 4, 5, every=every)() for every in (None, 1, 3)]
+    assert written[0] == written[1] == written[2]
+    assert len(written[0]) == 9
+    assert looks == [(1, [4, 5, 6, 7, 8]), (3, [4, 7])]
+    found = tables["watch"]
+    assert found["case"].tolist() == [watching.UNWATCHED, "every 1", "every 3"]
+    assert found["ratio"].iloc[0] == 1
+    assert caplog.text == ""
+
+
+def test_a_part_that_is_not_measured_is_left_out_and_said(tables, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    for part in ("spectra", "growth"):
+        store.save_table(tables[part], f"{bench.STEM}_{part}", meta={"machine": timing.machine()})
+    assert list(bench.tables()) == ["spectra", "growth"]
+    assert "watch is not measured yet: python -m srdyn.bench watch" in caplog.text
 
 
 def test_the_notebook_draws_what_the_benchmark_wrote(tables, tmp_path, monkeypatch):

@@ -230,6 +230,8 @@ def test_it_fits_a_phone_and_is_dark_where_that_is_wanted(shown, opened, options
     frame = page.frame_locator("iframe")
     cells = frame.locator(GRID)
     assert cells.count() == 48
+    named = "cells => cells.every(cell => cell.ariaLabel.endsWith(' ' + cell.textContent) && cell.textContent)"
+    assert cells.evaluate_all(named)  # what is heard holds what is seen
     cells.nth(1).click()
     assert frame.locator("h3").count() == 2  # its twin in the other model is shown beside it
     [inside] = page.frames[1:]

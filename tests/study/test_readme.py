@@ -40,6 +40,27 @@ def test_the_committed_texts_are_those_of_the_committed_tables(monkeypatch):
     assert readme.scorecard() == (store.figure_dir() / "scorecard.md").read_text(encoding="utf-8")
 
 
+def test_the_headline_counts_the_claims_by_their_verdicts(monkeypatch):
+    rows = [
+        ("A", "hybrid", "reproduced (null passes too: untrained)"),
+        ("A", "pure", "reproduced (null passes too: mechanism)"),
+        ("A", "uniform", "control (one seed): fails"),
+        ("B", "hybrid", "reproduced"),
+        ("B", "pure", "reproduced (null passes too: mechanism)"),
+        ("C", "hybrid", "not reproduced"),
+        ("C", "pure", "not reproduced (null passes: mechanism)"),
+        ("D", "hybrid", "not reproduced"),
+        ("D", "pure", "inconclusive"),
+        ("E", "", "not testable here"),
+    ]
+    monkeypatch.setattr(claims, "ledger", lambda: pd.DataFrame(rows, columns=["claim", "kind", "verdict"]))
+    assert readme.headline() == (
+        "**Of 5 claims, by the rules fixed before the results: 2 reproduced in every kind of model, 1 in none, 1 "
+        "not testable here, 1 not alike in all, or undecided in some.** Null models pass 1 of those reproduced, "
+        "too.\n"
+    )
+
+
 @pytest.fixture
 def clone(tmp_path, monkeypatch):
     """A clone without any table, in which the reference run is at work."""
@@ -58,7 +79,8 @@ def test_publishing_twice_changes_no_byte(clone):
     readme.publish()
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
     page = before[0][0].decode()
-    assert page.startswith("# Title\r\n<!-- scorecard:begin -->\n\n| claim | paper |")
+    assert page.startswith("# Title\r\n<!-- headline:begin -->\n\n**Of 12 claims")
+    assert "<!-- scorecard:begin -->\n\n| claim | paper |" in page
     assert page.endswith("\n<!-- scorecard:end -->\ntail\n")
     assert "Claims of *State Rank" in paths[1].read_text()
     assert "| qwen3_next |" in (clone / "notebooks/site/families.md").read_text()
@@ -76,7 +98,7 @@ def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
 
 
 def test_a_readme_without_markers_is_refused():
-    with pytest.raises(ValueError, match=r"<!-- scorecard:begin -->"):
+    with pytest.raises(ValueError, match=r"<!-- headline:begin -->"):
         readme.page("README.md", "# Title\n")
 
 

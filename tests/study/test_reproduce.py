@@ -147,6 +147,18 @@ def test_a_committed_run_ends_with_a_line_and_no_other(clone, monkeypatch, capsy
     assert said == [new, same, ""]
 
 
+def test_a_run_of_one_s_own_ends_with_where_its_figures_lie(clone, monkeypatch):
+    monkeypatch.setenv("SRDYN_RUN", "mine")
+    assert reproduce._left(["01_first"]) == ""
+    (clone / "build/mine/figures").mkdir(parents=True)
+    for name in ("01_first.png", "01_first_map.png", "01_first_map.pdf", "02_second.png"):
+        (clone / "build/mine/figures" / name).touch()
+    assert reproduce._left(["01_first"]) == (
+        "build/mine/figures: 01_first.png, 01_first_map.png; build/mine/tables: what they draw"
+    )
+    assert "and 2 more;" in reproduce._left(["01_first"] * 3)
+
+
 def test_code_and_named_places_count_as_they_are(clone, monkeypatch):
     monkeypatch.chdir(clone / "notebooks")
     texts = clone / "texts"

@@ -43,6 +43,22 @@ def verdicts() -> str:
     return f"{table}\n\n○ a null model passes. Grades of the paper's claims: {grades}.\n"
 
 
+def headline() -> str:
+    """In one sentence how many claims have which verdict by the first rules, in every kind of model but controls."""
+    book = claims.ledger()
+    book = book[~book["kind"].isin(claims.CONTROLS)]
+    by_claim = book["verdict"].str.split(" (", regex=False).str[0].groupby(book["claim"])
+    same = by_claim.first()[by_claim.nunique() == 1]
+    words = {"reproduced": "reproduced in every kind of model", "not reproduced": "in none"}
+    counts = {words.get(verdict, verdict): int((same == verdict).sum()) for verdict in {**words, **same.value_counts()}}
+    counts["not alike in all, or undecided in some"] = by_claim.ngroups - len(same)
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    passed = book["verdict"].str.contains("null pass").groupby(book["claim"]).all()
+    also = int(passed[same[same == "reproduced"].index].sum())
+    nulls = f" Null models pass {also} of those reproduced, too." if also else ""
+    return f"**Of {by_claim.ngroups} claims, by the rules fixed before the results: {told}.**{nulls}\n"
+
+
 def families() -> str:
     """`architectures.supported()` in Markdown, a line a recipe, with speeds once `make bench` has measured them."""
     table, rows = architectures.supported(), []
@@ -76,7 +92,10 @@ def _speeds() -> tuple[pd.Series, str]:
 
 def pages() -> dict[str, dict[str, Callable[[], str]]]:
     """The files with blocks that a run writes, from the root, and what writes each block."""
-    return {"README.md": {"scorecard": verdicts}, "notebooks/site/families.md": {"families": families}}
+    return {
+        "README.md": {"headline": headline, "scorecard": verdicts},
+        "notebooks/site/families.md": {"families": families},
+    }
 
 
 def page(name: str, text: str) -> str:
