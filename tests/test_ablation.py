@@ -421,6 +421,17 @@ def test_matched_random_draws_as_many_of_every_layer():
     )
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), power=st.integers(-9, 9))
+def test_balance_knows_no_unit_and_turns_its_sign_with_the_sets(seed, power):
+    decay = -torch.rand(3, 4, generator=generator(seed)).double()
+    heads = torch.tensor([[True, True, False, False]] * 3)
+    others = ablation.matched_random(heads, generator=generator(seed))
+    found = ablation.balance(heads, others, decay)
+    assert ablation.balance(heads, others, 2.0**power * decay) == found
+    assert ablation.balance(others, heads, decay) == -found
+
+
 @settings(max_examples=60, deadline=None)
 @given(seed=st.integers(0, 10**6), H=st.integers(2, 7), data=st.data())
 def test_decay_matched_is_the_best_of_all_assignments(seed, H, data):

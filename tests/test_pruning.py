@@ -1,7 +1,9 @@
 import copy
 import functools
 import json
+import math
 import shutil
+import types
 
 import conftest
 import families
@@ -201,6 +203,14 @@ def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == [folder]
 
 
+def test_a_disk_too_small_for_all_weights_is_told_before_anything_is_written(tmp_path, monkeypatch):
+    wanted = 4 * parameters(model("pure").hf)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: types.SimpleNamespace(free=wanted - 1))
+    with pytest.raises(OSError, match=f"wants {wanted:,} bytes"):
+        pruning.save(model("pure"), tmp_path / "model")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_old_model_is_untouched_and_shares_nothing():
     whole = model("hybrid")
     before = {name: weight.clone() for name, weight in whole.hf.state_dict().items()}
@@ -335,20 +345,22 @@ def test_saturation_lies_between_0_and_1_and_knows_no_unit_of_the_norm(seed, alp
 
 def test_states_at_zero_have_no_saturation():
     zero = torch.zeros(2, 3)
-    assert torch.equal(pruning.saturation_score(zero, zero, 8), zero)
+    assert torch.equal(pruning.saturation_score(zero, zero, 1), zero)
     assert pruning.saturation_score(zero * torch.nan, zero * torch.nan, 8).isnan().all()
 
 
 @pytest.mark.parametrize(
-    ("rank", "norm", "alpha", "message"),
+    ("rank", "d", "alpha", "message"),
     [
-        (torch.ones(2, 3), torch.ones(2, 3), 1.5, "alpha, the weight of the rank"),
-        (torch.full((2, 3), 9.0), torch.ones(2, 3), 0.5, "got a rank of 9.0 with d = 8"),
+        (1.0, 8, 1.5, "alpha, the weight of the rank"),
+        (1.0, 8, -0.5, "alpha, the weight of the rank"),
+        (9.0, 8, 0.5, "got a rank of 9.0 with d = 8"),
+        (0.0, 0, 0.5, "d, the most that a rank can be, must be 1 or more, got 0"),
     ],
 )
-def test_scores_that_mean_nothing_are_refused(rank, norm, alpha, message):
+def test_scores_that_mean_nothing_are_refused(rank, d, alpha, message):
     with pytest.raises(ValueError, match=message):
-        pruning.saturation_score(rank, norm, 8, alpha)
+        pruning.saturation_score(torch.full((2, 3), rank), torch.ones(2, 3), d, alpha)
 
 
 def test_rank_and_norm_are_of_the_same_heads():
@@ -379,12 +391,41 @@ def test_the_highest_scores_go(seed, L, H, fraction):
         assert sorted(s[keep].tolist()) == sorted(known.tolist())[: len(known) - round(fraction * len(known))]
 
 
+@settings(max_examples=50, deadline=None)
+@given(
+    seed=st.integers(0, 10**6),
+    groups=st.sampled_from([1, 2, 3]),
+    whole=st.integers(1, 3),
+    tp=st.sampled_from([1, 2, 4]),
+    uniform=st.booleans(),
+    fraction=st.floats(0, 1),
+)
+def test_blocks_stay_whole_and_groups_and_layers_alike_and_in_each_the_highest_go(
+    seed, groups, whole, tp, uniform, fraction
+):
+    score = torch.rand(2, groups * 4 * whole, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    keep = pruning.select(score, fraction, per_layer=True, groups=groups, whole=whole, tp=tp, uniform=uniform)
+    blocks, means = keep.view(2, groups, 4, whole), score.view(2, groups, 4, whole).mean(-1)
+    kept = blocks.any(-1)
+    assert torch.equal(kept, blocks.all(-1))
+    assert (means.masked_fill(~kept, -1).amax(-1) < means.masked_fill(kept, 2).amin(-1)).all()
+    left = kept.sum(-1)
+    if uniform:
+        step = math.lcm(groups, tp) // groups
+        assert set(left.flatten().tolist()) <= {*range(step, 5, step)}
+        assert abs(int(left[0, 0]) - (1 - fraction) * 4) <= max(step / 2, step - (1 - fraction) * 4) + 1e-9
+    else:
+        assert (left == 4 - max(round(fraction * 4), int(fraction > 0))).all()
+    assert left.min() == left.max()
+
+
 def test_every_group_loses_its_share():
     score = torch.tensor([[0.9, 0.8, 0.2, 0.1], [0.5, 0.4, 0.7, 0.6]])
     keep = pruning.select(score, 0.5, groups=2)
     assert keep.tolist() == [[False, True, False, True], [False, True, False, True]]
-    with pytest.raises(ValueError, match="4 heads do not lie in 3 groups"):
-        pruning.select(score, 0.5, groups=3)
+    for options in ({"groups": 3}, {"groups": 0}, {"whole": 0}, {"tp": 0}):
+        with pytest.raises(ValueError, match=f"4 heads do not lie in {options.get('groups', 1)} groups"):
+            pruning.select(score, 0.5, **options)
 
 
 def test_a_state_space_dual_is_cut_as_its_groups_allow():

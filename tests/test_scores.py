@@ -5,8 +5,10 @@ import math
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from srdyn import ablation, evals, models, scores, spectra, states
+from srdyn import ablation, contexts, evals, models, scores, spectra, states
 from srdyn.loading import reference
 from srdyn.study.trials import battery, single_heads
 
@@ -29,6 +31,8 @@ def test_ranks_and_norms_are_means_over_sequences(trained, tokens, found):
     torch.testing.assert_close(found.rank_in_time, rank.mean((1, 2)))
     torch.testing.assert_close(found.norm, spectra.nuclear_norm(sigma)[:, :, -1].mean(1), rtol=1e-5, atol=1e-8)
     assert found.D == 16
+    few = spectra.effective_rank(states.trace(trained, tokens[:, :3], [1, 2, 3]))
+    torch.testing.assert_close(scores.profile(trained, tokens[:, :3]).rank_in_time, few.mean((1, 2)))
 
 
 def test_means_are_those_of_all_sequences_however_they_are_read(trained, tokens, found, monkeypatch):
@@ -74,6 +78,20 @@ def test_rules_put_first_what_they_say(found):
     torch.testing.assert_close(score["joint, α = 0.5"], 0.5 * (score["rank"] + score["norm"]))
 
 
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 10**6), power=st.integers(-9, 9), gone=st.integers(0, 5))
+def test_rules_know_no_unit_and_score_every_head_that_is_held(seed, power, gone):
+    values = torch.rand(len(scores.MEANS), 2, 6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    values[:, 0, :gone] = torch.nan
+    one = scores.Profile(*values, D=1)
+    ranks = {"rank": one.rank, "rank_in_time": one.rank_in_time}
+    other = scores.Profile(*(2.0**power * values), D=1)._replace(**ranks)
+    for name, rule in scores.RULES.items():
+        score, again = (rule(profile, torch.Generator().manual_seed(seed)) for profile in (one, other))
+        assert torch.equal(score.isnan(), one.rank.isnan()), name
+        assert torch.equal(score.flatten().argsort(), again.flatten().argsort()), name
+
+
 def test_an_alpha_has_its_rule():
     assert [scores.joint_rule(alpha) for alpha in (0.0, 0.5, 1.0)] == ["norm", "joint, α = 0.5", "rank"]
     with pytest.raises(ValueError, match=r"no rule has α = 0\.3"):
@@ -115,6 +133,8 @@ def test_a_head_without_a_finite_score_is_named(trained):
 def test_calibration_text_is_of_every_domain_and_not_that_of_the_evaluation(trained):
     found = scores.calibration(trained, domains=("code", "prose"), n=2, length=64)
     assert found.shape == (4, 64)
+    drawn = {"n": 2, "length": 64, "generator": torch.Generator().manual_seed(0), "part": "calibration"}
+    assert torch.equal(found[2:], contexts.domain("prose", trained.tokenizer, **drawn))
     evaluated = evals.windows("code", trained.tokenizer, length=64).tokens
     assert not any((row[:-1] == window[1:]).all() for row in found[:2] for window in evaluated)
 

@@ -183,6 +183,18 @@ def test_ranks_do_not_change_with_scale_or_rotation(seed, scale, rank):
 
 
 @few
+@given(values=st.lists(st.floats(0, 1, allow_subnormal=False), min_size=1, max_size=8), eps=st.floats(1e-6, 0.5))
+def test_ranks_lie_between_1_and_d_and_a_higher_threshold_counts_no_more(values, eps):
+    sigma = torch.tensor(sorted(values, reverse=True), dtype=torch.float64)
+    measures = (spectra.stable_rank, spectra.entropy_rank, lambda x: spectra.effective_rank(x, eps))
+    least = float(sigma[0] > 0)
+    for rank in (measure(sigma) for measure in measures):
+        assert least * (1 - 1e-12) <= rank <= len(values) * (1 + 1e-12)
+    assert spectra.effective_rank(sigma, 1.5 * eps) <= spectra.effective_rank(sigma, eps) <= (sigma > 0).sum()
+    assert spectra.nuclear_norm(sigma) >= sigma[0] * spectra.stable_rank(sigma) * (1 - 1e-12)
+
+
+@few
 @given(seed=seeds, K=st.integers(1, 7), V=st.integers(1, 7), beta=st.floats(0.1, 1), g=st.floats(-2, 0))
 def test_rank_is_at_most_the_number_of_tokens_or_the_dimension(seed, K, V, beta, g):
     generator = torch.Generator().manual_seed(seed)
@@ -217,7 +229,7 @@ def test_an_error_within_the_band_changes_no_certain_count(seed):
     assert moved.abs() <= spectra.uncertain(sigma).sum()
 
 
-@pytest.mark.parametrize("eps", [0.0, 1.0, -1e-4])
+@pytest.mark.parametrize("eps", [0.0, 1.0, 2.0, -1e-4, torch.nan])
 def test_a_threshold_outside_0_to_1_is_refused(eps):
     sigma = torch.ones(3, dtype=torch.float64)
     for measure in (spectra.effective_rank, spectra.uncertain):

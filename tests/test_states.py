@@ -183,6 +183,7 @@ def test_positions_must_increase_within_the_context(tiny_hybrid, tokens, positio
         (torch.zeros(4, dtype=torch.long), r"integers \[B, T\]"),
         (torch.zeros(1, 4), "integers"),
         (torch.zeros(1, 4, dtype=torch.bool), "integers"),
+        (torch.zeros(1, 4, dtype=torch.complex64), "integers"),
     ],
 )
 def test_tokens_must_be_a_filled_matrix_within_the_vocabulary(tiny_hybrid, wrong, message):
@@ -322,6 +323,9 @@ def test_a_watch_looks_now_and_then_begins_anew_with_a_cache_and_knows_what_was_
     with caplog.at_level("INFO", logger="srdyn.states"), states.watch(model, every=3, eps=1e-2) as seen:
         model.hf(tokens, use_cache=False)
         assert seen.positions == []
+        cache = model.hf(tokens[:, :4], use_cache=True).past_key_values
+        model.hf(tokens[:, 4:9], past_key_values=cache)
+        assert seen.positions == [4, 9]
         model.generate(tokens[:, :20], max_new_tokens=4, min_new_tokens=4)
         model.generate(tokens[:1, :10], max_new_tokens=8, min_new_tokens=8)
     assert seen.positions == [10, 13, 16]
@@ -336,12 +340,17 @@ def test_a_watch_looks_now_and_then_begins_anew_with_a_cache_and_knows_what_was_
 def test_in_a_notebook_a_watch_is_drawn_in_one_place(tiny_pure, tokens, monkeypatch):
     place = mock.Mock()
     monkeypatch.setattr(processes, "in_notebook", lambda: True)
-    monkeypatch.setattr(display, "display", lambda shown, display_id: place)
+    monkeypatch.setattr(display, "display", lambda shown, display_id: place if display_id else None)
     with states.watch(tiny_pure) as seen:
         tiny_pure.generate(tokens[:, :20], max_new_tokens=4, min_new_tokens=4)
     drawn = [call.args[0].data.splitlines() for call in place.update.call_args_list]
     assert [lines[0] for lines in drawn] == [f"after {n} tokens, ranks of 0 to 8" for n in seen.positions]
     assert [len(line) for line in drawn[-1][1:]] == [4, 4, 4]
+
+
+def test_a_mark_tells_the_mean_rank_of_a_head():
+    ranks = torch.tensor([[[0, 1, 5, 8, torch.nan], [0, 1, 3, 8, torch.nan]], [[8] * 5, [8] * 5]]).double()
+    assert states._marks(ranks, 8) == ["▁▂▅█ ", "█████"]
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int16, torch.int32])

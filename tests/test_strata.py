@@ -172,6 +172,15 @@ def test_shares_are_one_together_whatever_the_order_and_are_those_of_the_strata(
     np.testing.assert_allclose(found, [(named == name).mean() for name in strata.STRATA])
 
 
+@settings(max_examples=20, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), n=st.integers(4, 40), unit=st.sampled_from([-4.0, -1.0, 0.125, 2.0]))
+def test_bimodality_knows_no_unit_direction_or_order(seed, n, unit):
+    values = np.random.default_rng(seed).normal(size=n)
+    found, again = strata.bimodality(values), strata.bimodality(unit * np.random.default_rng(0).permutation(values))
+    np.testing.assert_allclose(again.to_numpy(), found.to_numpy(), rtol=1e-9)
+    assert 0 < found["dip"] <= 0.25
+
+
 def test_bimodality_without_spread_or_values_is_nan():
     values = np.array([3.0, 1.0, np.nan, 4.0, 1.0, 9.0])
     assert strata.bimodality(values)["n"] == 5

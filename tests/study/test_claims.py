@@ -141,14 +141,15 @@ def test_nulls_that_pass_are_named(clone):
     assert judged["nulls"] == "mechanism, untrained"
     judged = verdict(rows(FAIL, FAIL), null)
     assert judged["verdict"] == "not reproduced (null passes: mechanism, untrained)"
+    assert verdict(rows(OPEN, OPEN), null)["verdict"] == "inconclusive (null passes: mechanism, untrained)"
     judged = verdict(rows(PASS, kind="uniform"), rows(PASS, kind="uniform", source="mechanism"))
     assert judged["verdict"] == "control (one seed): passes (null passes too: mechanism)"
 
 
 def test_a_null_counts_for_its_own_kind_alone(clone):
-    measured = pd.concat([rows(PASS, PASS), rows(PASS, PASS, kind="pure")])
+    measured = pd.concat([rows(PASS, PASS, kind="pure"), rows(PASS, PASS)])
     table = record("C4", measured, rows(PASS, kind="pure", source="mechanism"))
-    assert claims.judge(table)["verdict"].tolist() == ["reproduced", "reproduced (null passes too: mechanism)"]
+    assert claims.judge(table)["verdict"].tolist() == ["reproduced (null passes too: mechanism)", "reproduced"]
 
 
 def test_recorded_rows_say_what_they_are(clone):
@@ -192,9 +193,10 @@ def test_a_column_source_that_says_model_is_welcome(clone):
     assert verdict(rows(PASS, PASS, source="model"))["verdict"] == "reproduced"
 
 
-def test_an_estimate_outside_its_interval_is_logged_and_the_interval_decides(clone, caplog):
-    table = record("C4", rows(PASS, PASS).assign(estimate=0.99))
-    assert "C4: resampling shifts these" in caplog.text
+@pytest.mark.parametrize(("estimate", "outside"), [(0.92, True), (0.93, False), (0.98, False), (0.99, True)])
+def test_an_estimate_outside_its_interval_is_logged_and_the_interval_decides(clone, caplog, estimate, outside):
+    table = record("C4", rows(PASS, PASS).assign(estimate=estimate))
+    assert ("C4: resampling shifts these" in caplog.text) == outside
     assert set(table["outcome"]) == {"pass"}
 
 
@@ -217,6 +219,7 @@ def test_claims_of_a_run_lie_together_in_the_papers_order(clone):
     again = store.load_table(f"{RUN}_claims")
     assert again["claim"].tolist() == ["C4"] * 6 + ["C5"] * 6
     pd.testing.assert_frame_equal(again[6:].reset_index(drop=True), table[4:].reset_index(drop=True))
+    assert claims.judge(table[::-1])["claim"].tolist() == ["C5", "C4"]
 
 
 def test_returned_rows_are_the_standing_ones(clone):

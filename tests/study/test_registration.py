@@ -84,6 +84,10 @@ def measure_with(**changes):
         (CONTENT | {"claims": CONTENT["claims"] * 2}, r"claims\.yaml: claims: .* come twice: C1"),
         (CONTENT | {"primary": {"claim": "C8", "contrast": "x"}}, "no claim 'C8'"),
         ({key: CONTENT[key] for key in ("paper", "primary", "claims")}, r"claims\.yaml wants the keys title, "),
+        (CONTENT | {"thresholds": {"eps": float("nan")}}, "thresholds are finite numbers, not"),
+        (claim_with(statement=3), "claim C1: statement cannot be 3"),
+        (claim_with(measures={"name": "middle"}), "claim C1: measures must be a list, not"),
+        (claim_with(second=[]), "claim C1: second must be an object, not"),
         (claim_with(paper={"value": "half", "grade": "E", "place": "?"}), "claim C1: a grade is one of A, B, C, D"),
         (claim_with(paper={"value": "half"}), "claim C1: .* grade, place"),
         (claim_with(extra=1), "claim C1: .* not .*'extra'"),
@@ -152,6 +156,9 @@ def test_the_second_registration_stands_beside_the_first(load, monkeypatch):
     [claim] = load(claim_with(second={"why": "unfair", "seen": "all", "measures": [again]})).claims
     assert (claim.second.why, claim.measures[0].threshold, claim.second.measures[0].threshold) == ("unfair", 0.2, 0.1)
     assert (claim.second.measures[0].heads_per_layer, claim.second.measures[0].gate) == (16, True)
+    assert claim.by("second").measures == claim.second.measures
+    with pytest.raises(ValueError, match="C1 has no rules by a registration called 'third'"):
+        claim.by("third")
     with pytest.raises(ValueError, match=r"claim C1: second: claims\.yaml wants the keys why, seen, measures"):
         load(claim_with(second={"measures": [again]}))
     monkeypatch.delenv("SRDYN_ROOT")
