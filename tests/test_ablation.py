@@ -233,6 +233,11 @@ def test_half_lives_nest_from_the_outside_in(tiny_hybrid, tokens):
     assert torch.equal((sigma == 0).all(-1)[:, 0, 0], ~SOME)
 
 
+def test_after_an_infinite_half_life_nothing_is_forgotten(tiny_hybrid, tokens):
+    with ablation.set_half_life(tiny_hybrid, SOME, tokens=math.inf):
+        assert torch.equal((states.gates(tiny_hybrid, tokens)[0] == 0).all(2).all(1), SOME)
+
+
 def test_a_pruned_copy_forgets_as_ever(tiny_hybrid, tokens):
     with ablation.set_half_life(tiny_hybrid, SOME, tokens=2.0):
         inside = pruning.prune_heads(tiny_hybrid, torch.ones_like(SOME))

@@ -217,15 +217,12 @@ def attach(hf: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.dev
 
     It drops them when it is done; the model's own go to the meta device. A bar shows the layers of a pass.
     """
-    layers = {id(layer): layer for layer in _layers(hf)}
-    for name, part in _parts(hf, "", layers):
-        own = accelerate.utils.offload.PrefixedDataset(weights, f"{name}." if name else "")
-        how = {"execution_device": device, "offload": True, "place_submodules": id(part) in layers}
-        accelerate.hooks.add_hook_to_module(part, accelerate.hooks.AlignDevicesHook(weights_map=own, **how))
-    for module in hf.modules():
-        for name, buffer in module.named_buffers(recurse=False):
-            module._buffers[name] = buffer.to(device)
-    _show_progress(hf.get_decoder(), list(layers.values()))
+    layers = _layers(hf)
+    accelerate.hooks.attach_align_device_hook(
+        hf, execution_device=device, offload=True, weights_map=weights,
+        preload_module_classes=[type(layer).__name__ for layer in layers],
+    )  # fmt: skip
+    _show_progress(hf.get_decoder(), layers)
 
 
 def is_attached(hf: nn.Module) -> bool:
@@ -237,15 +234,6 @@ def _layers(hf: PreTrainedModel) -> list[nn.Module]:
     depth = hf.config.get_text_config(decoder=True).num_hidden_layers
     lists = (module for module in hf.get_decoder().modules() if isinstance(module, nn.ModuleList))
     return list(next(found for found in lists if len(found) == depth))
-
-
-def _parts(module: nn.Module, name: str, layers: Mapping[int, nn.Module]) -> Iterator[tuple[str, nn.Module]]:
-    """The modules to hook: layers whole, elsewhere each that has parameters of its own."""
-    if id(module) in layers or next(module.parameters(recurse=False), None) is not None:
-        yield name, module
-    if id(module) not in layers:
-        for child, part in module.named_children():
-            yield from _parts(part, f"{name}.{child}" if name else child, layers)
 
 
 def _show_progress(decoder: nn.Module, layers: list[nn.Module]) -> None:

@@ -20,7 +20,8 @@ def test_every_supported_class_exists_and_calls_what_its_recipe_names():
         mixer = object.__new__(getattr(importlib.import_module(module), cls))
         known = architectures.recipe_for(type(mixer))
         called = inspect.unwrap(type(mixer).forward).__code__.co_names
-        assert {known.chunk_tap, known.step_tap, *known.convolutions} <= set(called)
+        fused = [known.fused] if hasattr(known, "fused") else []
+        assert {known.chunk_tap, known.step_tap, *known.convolutions, *fused} <= set(called)
 
 
 def test_sites_are_the_linear_layers_in_decoder_order(tiny_hybrid):

@@ -13,6 +13,7 @@ import torch
 
 from srdyn import ablation, architectures, models, pruning, states
 from srdyn.architectures import linear_cache
+from srdyn.loading import memory
 from srdyn.study.trials import partial_pass
 
 TOKENS = torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(2))  # more than one chunk of 64
@@ -23,6 +24,8 @@ WINDOWED |= {"bamba", "granitemoehybrid"}
 """Families with plain softmax layers."""
 SEVERAL_FROM_LAYERS = {"bamba", "glm5_next", "falcon_h1", "falcon_h1, norm"}
 """Families of transformers whose layers return a tuple, as all of flash-linear-attention do."""
+INDEXED = {"qwen4_exp", "glm5_next"}
+"""Families whose attention keeps an index as well, which is not counted."""
 LOGITS = {"rtol": 0, "atol": 1e-4}
 """Logits of these models are of the order of 1; float32 sums in another order differ by 1e-6 … 1e-5."""
 
@@ -122,7 +125,10 @@ class TestEveryFamily:
         model = families.model(family)
         with states.tapped(model, [5, 64], lambda *_: None):
             tapped = logits(model)
-        torch.testing.assert_close(tapped, untouched(family), **LOGITS)
+        if family.needs_fla:
+            torch.testing.assert_close(tapped, untouched(family), **LOGITS)
+        else:
+            assert torch.equal(tapped, untouched(family))
 
     def test_inputs_give_the_state_by_the_rule_and_by_an_independent_loop(self, family):
         model = families.model(family)
@@ -152,29 +158,24 @@ class TestEveryFamily:
             assert (ablated - before).abs().max() > 100 * LOGITS["atol"]
         assert torch.equal(logits(model), before)
 
-    @pytest.mark.parametrize(
-        "asked",
-        [pytest.param({"tokens": 3.0}, marks=pytest.mark.slow), {"factor": 0.25}, {"tokens": math.inf}],
-        ids=str,
-    )
-    def test_heads_forget_as_asked_and_write_as_before(self, family, asked):
+    def test_heads_forget_as_asked_and_write_as_before(self, family):
+        """By a factor in every layer, and after three tokens in all but the first."""
         model, before = families.model(family), untouched(family)
-        some = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
-        some[:, 1::2] = True
-        sites = architectures.sites(model.hf)
-        if not all(site.recipe.has_decay for site in sites):
-            with pytest.raises(ValueError, match="do not decay"), ablation.set_half_life(model, some, **asked):
+        sooner, fixed = torch.zeros(2, model.grid.L, model.grid.H, dtype=torch.bool)
+        sooner[:, 3::4], fixed[1:, 1::4] = True, True
+        if not all(site.recipe.has_decay for site in architectures.sites(model.hf)):
+            with pytest.raises(ValueError, match="do not decay"), ablation.set_half_life(model, sooner, factor=0.25):
                 pass
             return
         own, first = states.gates(model, TOKENS)[0], states.inputs(model, TOKENS, 0)
-        with ablation.set_half_life(model, some, **asked):
+        with ablation.set_half_life(model, sooner, factor=0.25), ablation.set_half_life(model, fixed, tokens=3.0):
             g, found = states.gates(model, TOKENS)[0], states.trace(model, TOKENS, POSITIONS, measure=whole)
             segmented = states.trace(model, TOKENS[:, :9], POSITIONS[:7], measure=whole, route="segments")
             reads = states.from_inputs(model, TOKENS, lambda read: read)
             changed = logits(model)
-        set_g = own[0][..., 1::2] / asked["factor"] if "factor" in asked else -math.log(2) / asked["tokens"]
-        torch.testing.assert_close(g[0][..., 1::2], torch.as_tensor(set_g).expand_as(g[0][..., 1::2]))
-        assert torch.equal(g[0][..., ::2], own[0][..., ::2])
+        torch.testing.assert_close(g[0][..., 3::4], 4 * own[0][..., 3::4])
+        assert torch.equal(g[0][..., ~sooner[0]], own[0][..., ~sooner[0]])
+        assert (g[1][..., 1::4] + math.log(2) / 3).abs().max() < 1e-6
         assert_same_states(family, segmented, found[:, :, :7])
         for layer, read in enumerate(reads):
             per_head = read.g if read.g.ndim == 3 else read.g.mean(-1)
@@ -182,8 +183,7 @@ class TestEveryFamily:
             looped = family.last_state(*(x.double().numpy() for x in read))
             assert_same_states(family, whole(torch.from_numpy(looped)), found[layer, :, -1])
         torch.testing.assert_close(*(writes(read, model.grid.H) for read in (reads[0], first)), rtol=1e-5, atol=1e-7)
-        forgets_otherwise = (g - own).abs().max() > 1e-3  # a random GLM forgets next to nothing, whatever the factor
-        assert forgets_otherwise != torch.equal(changed, before)
+        assert not torch.equal(changed, before)
         assert torch.equal(logits(model), before)
 
     def test_a_softmax_window_is_cut_or_the_family_says_why_not(self, family):
@@ -219,23 +219,30 @@ class TestEveryFamily:
                 assert_same_states(family, found, expected)
 
     def test_bytes_are_those_that_a_cache_holds(self, family):
-        for model in (families.model(family), *(pruned for _, pruned in pruned_models(family))):
+        for model in (*(pruned for _, pruned in pruned_models(family)), families.model(family)):
             site = architectures.sites(model.hf)[0]
             cache = site.recipe.empty_cache(model.hf)
             with torch.no_grad():
                 model.hf(TOKENS, use_cache=True, **{site.recipe.cache_argument: cache})
-            recurrent, _ = linear_cache.held_bytes(cache)
+            recurrent, whole_cache = linear_cache.held_bytes(cache)
             assert recurrent == len(TOKENS) * models.state_bytes(model)
             assert families.held_by_convolutions(cache) == len(TOKENS) * sum(
                 site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf)
             )
+            if family.id not in INDEXED:
+                assert whole_cache == len(TOKENS) * models.cache_bytes(model, TOKENS.shape[1])
+        if family.id not in INDEXED and not family.needs_fla:
+            row = memory.ledger([TOKENS.shape[1]], configs={"it": model.hf.config}).iloc[0]
+            in_float32 = row["state_bytes"] + 2 * (row["conv_bytes"] + row["kv_bytes"])
+            assert in_float32 == models.cache_bytes(families.model(family), TOKENS.shape[1])
 
     def test_a_saved_model_loads_bit_for_bit(self, family, tmp_path):
         model = families.model(family)
-        model.hf.save_pretrained(tmp_path / "stock")
-        loaded = models.load(tmp_path / "stock", device="cpu")
-        assert loaded.layers == model.layers
-        assert torch.equal(logits(loaded), untouched(family))
+        if family.needs_fla:  # others are loaded by the process without it
+            model.hf.save_pretrained(tmp_path / "stock")
+            loaded = models.load(tmp_path / "stock", device="cpu")
+            assert loaded.layers == model.layers
+            assert torch.equal(logits(loaded), untouched(family))
         for _, pruned in pruned_models(family):
             loaded = models.load(pruning.save(pruned, tmp_path / "pruned"), device="cpu")
             assert (loaded.grid, loaded.layers) == (pruned.grid, pruned.layers)

@@ -11,7 +11,7 @@ from torch import nn
 from transformers.models.mamba2 import modeling_mamba2
 
 from srdyn import ablation, architectures, models, pruning, states
-from srdyn.architectures import linear_cache, mamba, rebinding, unsupported
+from srdyn.architectures import linear_cache, mamba, unsupported
 
 TOKENS = torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(2))
 POSITIONS = [1, 9, 16, 37, 70]
@@ -47,34 +47,11 @@ def model(request):
     return families.model(FAMILIES[request.param])
 
 
-def test_supported_lists_the_six_families():
-    table = architectures.supported()
-    ours = table[table["slicing"].str.startswith("equally")]
-    assert set(", ".join(ours["model_types"]).split(", ")) == {
-        "bamba", "falcon_h1", "granitemoehybrid", "mamba2", "nemotron_h", "zamba2",
-    }  # fmt: skip
-    assert set(ours["state"]) == {"[B, H, V, K]"}
-
-
 def test_the_layers_compute_what_the_stock_ones_do(model):
     stock = copy.deepcopy(model.hf)
     for site in architectures.sites(stock):
         del site.mixer.forward
     torch.testing.assert_close(logits(model.hf), logits(stock), **LOGITS)
-
-
-def test_a_pass_that_is_traced_changes_no_bit(model):
-    with states.tapped(model, [5, 16, 33], lambda *_: None):
-        tapped = logits(model.hf)
-    assert torch.equal(tapped, logits(model.hf))
-
-
-def test_bytes_are_those_of_the_whole_cache(model):
-    family = architectures.sites(model.hf)[0].recipe
-    for tokens in (TOKENS[:1, :2], TOKENS[:1]):
-        cache = family.empty_cache(model.hf)
-        logits(model.hf, tokens, use_cache=True, **{family.cache_argument: cache})
-        assert linear_cache.held_bytes(cache)[1] == models.cache_bytes(model, tokens.shape[1])
 
 
 def test_an_ablation_holds_at_every_step_and_clears_what_the_cache_brings_along(model):
@@ -313,9 +290,3 @@ def test_a_recipe_of_the_users_own_lifts_the_refusal(monkeypatch):
     assert "Mamba-1" in architectures.refusal(mixer)
     monkeypatch.setitem(architectures._RECIPES, "transformers.models.mamba.modeling_mamba.MambaMixer", mamba.Mamba2())
     assert architectures.refusal(mixer) is None
-
-
-def test_the_fused_function_and_the_taps_are_called_by_every_forward(model):
-    for site in architectures.sites(model.hf):
-        functions = (site.recipe.chunk_tap, site.recipe.step_tap, site.recipe.fused)
-        assert all(callable(rebinding.meaning(site.mixer, name)) for name in functions)

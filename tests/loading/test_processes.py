@@ -1,5 +1,6 @@
 """Several processes do one run's work: shared out, killed, gone on with, the same table in the end."""
 
+import json
 import os
 import subprocess
 import sys
@@ -16,34 +17,41 @@ from srdyn.study.survey import survey
 
 REPOSITORY = Path(__file__).parents[2]
 ITEMS = 16 * 4  # contexts, sources
-KILLED = """
-import multiprocessing, os, signal, socket, sys
+PAIRS = """
+import json, multiprocessing, os, pathlib, signal, socket, sys
 from srdyn.study.run import store
 from srdyn.study.survey import __main__ as command
 
-def work(rank, port):
+def work(rank, port, dies):
+    # As torchrun sets them.
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     put, made = store.RunStore.put, []
 
     def put_or_die(kept, key, frame):
         put(kept, key, frame)
         made.append(key)
-        if rank == 1 and len(made) == 14:
+        if dies and rank == 1 and len(made) == 14:
             os.kill(os.getpid(), signal.SIGKILL)
 
     store.RunStore.put = put_or_die
     command.main(sys.argv[1:])
 
-with socket.socket() as free:
-    free.bind(("127.0.0.1", 0))
-    port = free.getsockname()[1]
-fork = multiprocessing.get_context("fork")  # importing takes longer than the work
-pair = [fork.Process(target=work, args=(rank, port)) for rank in range(2)]
-for process in pair:
-    process.start()
-for process in pair:
-    process.join()
-print(*(process.exitcode for process in pair))
+def together(dies):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")  # importing takes longer than the work
+    pair = [fork.Process(target=work, args=(rank, port, dies)) for rank in range(2)]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join()
+    print(*(process.exitcode for process in pair), flush=True)
+
+together(dies=True)
+units = pathlib.Path(os.environ["SRDYN_ROOT"]).glob("build/survey/*/*.unit")
+print(json.dumps({str(path): path.stat().st_mtime_ns for path in units}), flush=True)
+together(dies=False)
 """
 
 
@@ -59,15 +67,9 @@ def clone(tmp_path, monkeypatch):
     for i in range(14):
         sentences = (f"The number {i * j} is {i} times {j}, as anybody can tell who counts.\n" for j in range(40))
         (tmp_path / f"text{i}.txt").write_text("".join(sentences))
-    (tmp_path / "killed.py").write_text(KILLED)
+    (tmp_path / "pairs.py").write_text(PAIRS)
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     return tmp_path
-
-
-def python(*arguments):
-    # One thread a process, as the single process below: the last bits of a product may depend on their number.
-    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
-    return subprocess.run([sys.executable, *arguments], env=environment, capture_output=True, text=True, check=False)
 
 
 def test_two_processes_one_killed_make_the_table_of_one(clone, monkeypatch):
@@ -75,18 +77,18 @@ def test_two_processes_one_killed_make_the_table_of_one(clone, monkeypatch):
     attacks, positions = ("rare character", "common number"), (1, 8, 33)
     given = {"models": [str(clone / "tiny")], "domains": list(texts), "tasks": [], "positions": list(positions), "n": 2}
     overrides = [f"{name}={value}" for name, value in given.items()]
-    killed = python(str(clone / "killed.py"), *overrides)
-    assert killed.stdout.split() == ["1", "-9"], killed.stderr  # the first one sees that the second is gone
-    [folder] = (clone / "build" / "survey").iterdir()
-    finished = {path: path.stat().st_mtime_ns for path in folder.glob("*.unit")}
+    # One thread a process, as the single process below: the last bits of a product may depend on their number.
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, clone / "pairs.py", *overrides]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    killed, finished, told, resumed = done.stdout.splitlines()
+    assert killed == "1 -9", done.stderr  # the first one sees that the second is gone
+    assert resumed == "0 0", done.stderr
+    assert told == "tiny: 16 contexts of 4 sources, 9216 rows"
+    finished = json.loads(finished)
     assert len(finished) == 8 * 3 + 14
-
-    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2")
-    resumed = python(*launch, "-m", "srdyn.study.survey", *overrides)
-    assert resumed.returncode == 0, resumed.stderr
-    assert resumed.stdout == "tiny: 16 contexts of 4 sources, 9216 rows\n"
-    assert len(list(folder.glob("*.unit"))) == ITEMS
-    assert all(path.stat().st_mtime_ns == time for path, time in finished.items())
+    assert len(list((clone / "build" / "survey").glob("*/*.unit"))) == ITEMS
+    assert all(os.stat(path).st_mtime_ns == time for path, time in finished.items())
 
     reading = survey.Reading(texts, (), attacks, positions, length=33, n=2)
     threads = torch.get_num_threads()
