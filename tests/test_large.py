@@ -27,7 +27,7 @@ def test_cutting_what_is_on_disk_holds_about_a_layer(tmp_path):
     done = subprocess.run([sys.executable, large.__file__, "cut", tmp_path], check=True, capture_output=True, text=True)
     found = json.loads(done.stdout.splitlines()[-1])
     assert found["written"] > 2.5e8
-    assert found["took"] < found["written"] / 2
+    assert found["took"] < found["written"] / 4
 
 
 @pytest.mark.slow

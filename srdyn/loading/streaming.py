@@ -169,6 +169,7 @@ def save(
         file = f"model-{number:05}-of-{len(parts):05}.safetensors"
         save_file({name: x.contiguous() for name, x in stored.items()}, folder / file, {"format": "pt"})
         index |= dict.fromkeys(stored, file)
+        del stored  # before the next is read
     size = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
     about = {"metadata": {"total_size": size}, "weight_map": index}
     files.write_json(folder / "model.safetensors.index.json", about)
