@@ -24,7 +24,7 @@ from srdyn.study import reproduce
 from srdyn.study.run import parameters
 
 ROOT = files.root()
-PAGES = [ROOT / "README.md", *sorted(ROOT.glob("notebooks/site/*.md")), ROOT / ".github/CONTRIBUTING.md"]
+PAGES = [ROOT / "README.md", *sorted(ROOT.glob("notebooks/site/*.md")), ROOT / "CONTRIBUTING.md"]
 TARGETS = re.findall(r"^([a-z]+):.*##", (ROOT / "Makefile").read_text(), re.MULTILINE)
 ELSEWHERE = {"harness", "AutoModelForCausalLM"}
 """What examples import that need an optional extra, the hub, or a process of their own; other tests run these."""
@@ -181,7 +181,7 @@ def test_the_commands_of_the_readme_begin():
 
 @pytest.mark.site
 def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(clone):
-    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", ".github", "figures", "srdyn", "constraints.txt"):
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "figures", "srdyn", "constraints.txt"):
         (clone / name).symlink_to(ROOT / name)
     shutil.copytree(ROOT / "data/models/hybrid-d32", clone / "mine/my model")
     (clone / "mine/my text.txt").write_text(contexts.held_out_documents("prose", part="trace")[0][:6000])
@@ -208,7 +208,7 @@ def test_the_citation_is_of_this_version():
 
 @pytest.mark.site
 def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clone, visited):
-    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", ".github", "figures", "srdyn"):
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "figures", "srdyn"):
         (clone / name).symlink_to(ROOT / name)
     environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
     built = subprocess.run(
@@ -216,6 +216,8 @@ def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clon
     )
     assert built.returncode == 0, built.stderr
     site = clone / "build/site"
+    assert (site / ".nojekyll").exists()  # without which GitHub leaves out _static where it serves a branch
+    assert not list(site.rglob(".*/*.html"))  # which its upload leaves out
     found = [path for path in site.rglob("*.html") if "_static" not in path.parts]  # where the theme keeps a template
     pages = {path.relative_to(site).as_posix(): path.read_text() for path in found}
     assert {"index.html", "search.html", "notebooks/01_stratification.html", "notebooks/site/api/states.html"} <= set(

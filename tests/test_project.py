@@ -135,6 +135,15 @@ def test_every_change_is_checked_tried_and_verified():
     assert {"check", "test", "smoke", "verify"} <= words
 
 
+def test_what_is_published_is_what_was_made():
+    workflow = yaml.safe_load((ROOT / ".github/workflows/pages.yml").read_text())
+    steps = workflow["jobs"]["site"]["steps"]
+    used = [step["uses"].split("@")[0] if "uses" in step else step["run"].split(" ")[:2] for step in steps]
+    assert used[2:] == [["make", "reproduce"], "actions/upload-pages-artifact", "actions/deploy-pages"]
+    assert steps[3]["with"]["path"] == "build/site"
+    assert workflow["permissions"] == {"contents": "read", "pages": "write", "id-token": "write"}
+
+
 def test_the_licence_is_there_in_full():
     text = (ROOT / "LICENSE").read_text()
     assert "Apache License" in text

@@ -17,7 +17,7 @@ from srdyn.loading import files
 from srdyn.study import reproduce
 from srdyn.study.run import store
 
-SHOWN = ("notebooks/site/*.md", "data/README.md", "data/models/README.md", "CHANGELOG.md", ".github/*.md")
+SHOWN = ("notebooks/site/*.md", "data/README.md", "data/models/README.md", "CHANGELOG.md", "CONTRIBUTING.md")
 LINKED = ("data/paper/claims.yaml", "CITATION.cff", "notebooks/presets/*.yaml", "data/tables/**/*.csv")
 FIGURES = ("*.png", "*.md")
 WIDGET = "application/vnd.jupyter.widget-view+json"

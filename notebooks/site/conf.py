@@ -7,7 +7,7 @@ from docutils import nodes
 from docutils.utils.math import latex2mathml
 
 project, author, copyright = "srdyn", "the srdyn authors", "the srdyn authors, Apache-2.0"
-extensions = ["myst_nb", "sphinx.ext.autodoc"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.githubpages"]  # the last: a host is to keep _static
 html_theme, html_title = "sphinx_book_theme", "srdyn"
 html_sidebars = {"**": ["navbar-logo.html", "sbt-sidebar-nav.html"]}  # the header has the search
 html_theme_options = {"use_download_button": True, "show_toc_level": 2, "navigation_with_keys": False}
