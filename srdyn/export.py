@@ -148,7 +148,7 @@ def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd
     """What a cut saves of each engine's memory for a sequence: a row an engine, bytes on one of `tp` devices.
 
     `before` and `after` as `loading.engines.state_bytes` counts them; `after` is NaN where the engine cannot load the
-    model, and `lacks` says what it asks for in vain.
+    model, and `lacks` says what it asks for in vain. Beside it the bytes of all weights, which are those of any engine.
     """
     whole, options = sizes(model), {"tp": tp, "state_itemsize": state_itemsize}
     before = engines.state_bytes(whole, **options)
@@ -164,7 +164,9 @@ def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd
             (engine, size, math.nan if any(x.needed for x in lacks[engine]) else after[engine], _listed(lacks[engine]))
             for engine, size in before.items()
         ]
-    return pd.DataFrame(rows, columns=["engine", "before", "after", "lacks"])
+    table = pd.DataFrame(rows, columns=["engine", "before", "after", "lacks"])
+    table[["weights_before", "weights_after"]] = weight_bytes(model)
+    return table
 
 
 def keys_left(whole: engines.Sizes, heads: int) -> int:

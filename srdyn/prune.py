@@ -220,9 +220,8 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     found = cost(losses)
     export.save(model, out, cost=found)
     shutil.rmtree(work)
-    held = "weights: {:,} bytes, {:,} after".format(*export.weight_bytes(model))
     saved = export.realised(model, tp=arguments.tp).to_string(index=False)
-    print(found.to_string(index=False), held, saved, sep="\n\n")
+    print(found.to_string(index=False), saved, sep="\n\n")
     return found
 
 

@@ -361,6 +361,9 @@ def test_an_engine_that_cannot_load_a_cut_saves_nothing(tiny_hybrid):
     even = export.realised(pruning.prune_heads(tiny_hybrid, cut(tiny_hybrid, whole=2))).set_index("engine")
     assert math.isnan(even.loc["llama.cpp", "after"])  # 8 × 12 states
     assert even.loc["vLLM", "after"] < even.loc["vLLM", "before"]
+    stock = sum(x.numel() * x.itemsize for x in tiny_hybrid.hf.parameters())
+    assert (even["weights_before"] == stock).all()
+    assert (even["weights_after"] < stock).all()
 
 
 def test_a_uniform_cut_keeps_equally_many_that_devices_can_share():

@@ -26,7 +26,7 @@ def test_one_command_from_a_model_to_an_ordinary_smaller_one(place, tmp_path, ca
         assert re.search(rf"\| {name} \| \d", card)
     assert "vLLM" in printed
     assert "windows" in printed
-    assert re.search(r"weights: [\d,]+ bytes, [\d,]+ after", printed)
+    assert re.search(r"lacks +weights_before +weights_after\n", printed)
     assert models.load(out, device="cpu").grid.H == 4
     prune.main(words(place, out, share=0.25, keys="repeated", tp=2))  # what it wrote it replaces
     assert transformers.AutoConfig.from_pretrained(out).linear_num_key_heads == 6
