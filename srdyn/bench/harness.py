@@ -47,23 +47,21 @@ def load(name: str, *, data: str | Path | None = None, folder: str | Path | None
         raise OSError(f"{told}. datasets says: {error}") from error
 
 
-def evaluate(
-    model: models.Model, task: Task, *, limit: int | None = None, max_length: int | None = None
-) -> pd.DataFrame:
+def evaluate(model: models.Model, task: Task, *, limit: int | None = None) -> pd.DataFrame:
     """One line for every item and metric of the task: task, item, metric, value.
 
     Metrics are named as in lm_eval's results, with the filter that the answer went through
     ("exact_match,strict-match"); those of all items together (F1, perplexity) are left out. `limit` takes the first
-    items only. Prompts longer than `max_length` (by default the configuration's) lose their beginning, which lm_eval
-    reports. Items are read one by one, so that nothing is padded. The model is left in evaluation mode. Raises
-    ValueError for a model without a tokenizer, and for a task that has no metric for single items.
+    items only. Prompts longer than the configuration allows lose their beginning, which lm_eval reports. Items are read
+    one by one, so that nothing is padded. The model is left in evaluation mode. Raises ValueError for a model without a
+    tokenizer, and for a task that has no metric for single items.
     """
     if model.tokenizer is None:
         raise ValueError(f"{model.name} has no tokenizer, and tasks are text: load a folder that holds one")
     task.set_fewshot_seed(_FEWSHOT_SEED)
     name = task.config.task
     # The tokenizer is a copy because lm_eval gives one a padding token where there is none.
-    lm = huggingface.HFLM(pretrained=model.hf, tokenizer=copy.deepcopy(model.tokenizer), max_length=max_length)
+    lm = huggingface.HFLM(pretrained=model.hf, tokenizer=copy.deepcopy(model.tokenizer))
     results = evaluator.evaluate(lm=lm, task_dict={"tasks": {name: task}}, limit=limit, bootstrap_iters=0)
     rows = [
         (name, sample["doc_id"], f"{metric},{sample['filter']}", float(sample[metric]))

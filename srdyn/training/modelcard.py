@@ -146,7 +146,8 @@ def _windows(name: str, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals
 
 def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.ByteWindows):
     """What the n-gram model needs for the bytes of each window, given all that precedes them in their document."""
-    bits = [ngrams.bits(document.encode()) for document in contexts.held_out_documents(name, part=_PART)]
+    documents = contexts.held_out_documents(name, part=_PART)
+    bits = {i: ngrams.bits(documents[i].encode()) for i in {*chosen.document}}
     spans = zip(chosen.document, chosen.start, chosen.stop, strict=True)
     return np.array([bits[i][start:stop].sum() for i, start, stop in spans])
 

@@ -1,6 +1,7 @@
 """Trains the reference models: `python -m srdyn.training.train`, resumable at any moment with the same result."""
 
 import argparse
+import functools
 import io
 import logging
 import time
@@ -12,7 +13,6 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
-from transformers import PreTrainedTokenizerBase
 
 from srdyn import contexts, models, states, strata
 from srdyn.architectures import cpu_speedups
@@ -31,13 +31,6 @@ _OUTER = ("embed", "in_proj_ba", "lm_head")
 """Matrices that are no map between hidden vectors: tokens, gates."""
 SPECTRA_POSITIONS = (16, 64, 128, 256, 512)
 _SPECTRA_WINDOWS = 2  # of 512 tokens from each domain
-
-
-def spectra_contexts(tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, "B T"]:
-    """The fixed held-out contexts whose spectra are followed through training, domain after domain."""
-    generator = torch.Generator().manual_seed(0)
-    draw = lambda name: contexts.domain(name, tokenizer, n=_SPECTRA_WINDOWS, length=512, generator=generator)  # noqa: E731
-    return torch.cat([draw(name) for name in contexts.domains()])
 
 
 class Run:
@@ -154,12 +147,17 @@ class Run:
         if self.step in self.settings.checkpoint_steps():
             self._write_model(f"checkpoints/step-{self.step:06d}")
 
+    @functools.cached_property
+    def followed(self) -> Int[Tensor, "B T"]:
+        """The fixed held-out contexts whose spectra are followed through training, domain after domain."""
+        options = {"n": _SPECTRA_WINDOWS, "length": 512, "generator": torch.Generator().manual_seed(0)}
+        return torch.cat([contexts.domain(name, self.tokenizer, **options) for name in contexts.domains()])
+
     def spectra(self) -> pd.DataFrame:
         """Rank, norms and mean log-decay of every head in the fixed contexts, at this step, read as in the training."""
-        tokens = spectra_contexts(self.tokenizer)
         self.model.hf.eval()
-        with states.gates_of(self.model, *tokens.shape) as (g, _):
-            sigma = states.trace(self.model, tokens, SPECTRA_POSITIONS)
+        with states.gates_of(self.model, *self.followed.shape) as (g, _):
+            sigma = states.trace(self.model, self.followed, SPECTRA_POSITIONS)
         decay = g.double().mean(2)
         self.model.hf.train()
         layers, settings = [layer.index for layer in self.model.layers], self.settings

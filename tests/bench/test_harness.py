@@ -107,7 +107,13 @@ def values(frame):
 )
 def test_gsm8k_scores_what_the_model_writes_about_our_items(hybrid, monkeypatch, answer, strict, flexible):
     prompts = answering(hybrid, monkeypatch, answer)
-    assert values(harness.evaluate(hybrid, gsm8k())) == [strict, flexible]
+    frame = harness.evaluate(hybrid, gsm8k())
+    assert values(frame) == [strict, flexible]
+    assert list(frame.columns) == ["task", "item", "metric", "value"]
+    assert set(frame["task"]) == {"gsm8k"}
+    assert list(frame["item"]) == [0, 1, 2, 0, 1, 2]
+    assert list(frame["metric"].unique()) == ["exact_match,strict-match", "exact_match,flexible-extract"]
+    assert values(harness.evaluate(hybrid, gsm8k(), limit=2)) == [strict[:2], flexible[:2]]
     assert {hybrid.tokenizer.decode(p[0]) for p in prompts} == {f"Question: {q}\nAnswer:" for q in QUESTIONS}
 
 
@@ -118,15 +124,15 @@ def test_what_is_generated_is_the_models_first_choice(reader, tmp_path):
     assert values(frame) == [[1, 0, 1]]
 
 
-def test_ablated_and_pruned_models_answer_for_themselves(reader, tmp_path):
-    heads = torch.zeros(reader.grid.L, reader.grid.H, dtype=torch.bool)
+def test_ablated_and_pruned_models_answer_for_themselves(hybrid, tmp_path):
+    heads = torch.zeros(hybrid.grid.L, hybrid.grid.H, dtype=torch.bool)
     heads[0, 1:3] = heads[1, 0] = True
-    with ablation.ablate_heads(reader, heads):
-        task = writing(tmp_path, [written(reader, question) for question in QUESTIONS])
-        ablated = harness.evaluate(reader, task)
+    with ablation.ablate_heads(hybrid, heads):
+        task = writing(tmp_path, [written(hybrid, question) for question in QUESTIONS])
+        ablated = harness.evaluate(hybrid, task)
     assert values(ablated) == [[1, 1, 1]]
-    assert values(harness.evaluate(pruning.prune_heads(reader, ~heads), task)) == [[1, 1, 1]]
-    assert values(harness.evaluate(reader, task)) == [[0, 0, 0]]
+    assert values(harness.evaluate(pruning.prune_heads(hybrid, ~heads), task)) == [[1, 1, 1]]
+    assert values(harness.evaluate(hybrid, task)) == [[0, 0, 0]]
 
 
 def test_a_choice_is_the_likeliest_answer(hybrid, tmp_path):
@@ -136,14 +142,8 @@ def test_a_choice_is_the_likeliest_answer(hybrid, tmp_path):
     rows[1]["answer"] = 1 - likeliest[1]
     mean = {"aggregation": "mean", "higher_is_better": True}
     metrics = [{"metric": "acc"} | mean, {"metric": "f1", "aggregation": "f1", "higher_is_better": True}]
-    task = own_task(
-        tmp_path,
-        rows,
-        output_type="multiple_choice",
-        doc_to_choice="choices",
-        doc_to_target="answer",
-        metric_list=metrics,
-    )
+    columns = {"doc_to_choice": "choices", "doc_to_target": "answer"}
+    task = own_task(tmp_path, rows, output_type="multiple_choice", **columns, metric_list=metrics)
     frame = harness.evaluate(hybrid, task)
     assert list(frame["metric"].unique()) == ["acc,none"]
     assert values(frame) == [[1, 0, 1]]
@@ -169,18 +169,6 @@ def test_examples_that_a_task_brings_along_stay(hybrid, monkeypatch):
         text = hybrid.tokenizer.decode(prompt[0])
         assert text.startswith("Q: There are 15 trees in the grove.")
         assert [question in text for question in QUESTIONS].count(True) == 1
-
-
-def test_a_prompt_that_is_too_long_loses_its_beginning(hybrid, monkeypatch):
-    prompts = answering(hybrid, monkeypatch, "")
-    harness.evaluate(hybrid, gsm8k(), limit=1, max_length=32)
-    whole = hybrid.tokenizer(f"Question: {QUESTIONS[0]}\nAnswer:")["input_ids"]
-    assert [prompt[0].tolist() for prompt in prompts] == [whole[-(32 - SHORT["max_gen_toks"]) :]]
-
-
-def test_limit_takes_the_first_items(hybrid, monkeypatch):
-    answering(hybrid, monkeypatch, "#### 1048")
-    assert values(harness.evaluate(hybrid, gsm8k(), limit=2)) == [[0, 1], [0, 1]]
 
 
 # lm_eval's own file for MATH holds "\%", which Python reports whenever that file is not compiled yet.
@@ -243,12 +231,3 @@ def test_a_task_without_values_of_single_items_is_refused(hybrid, tmp_path):
     task = own_task(tmp_path, ROWS, output_type="loglikelihood_rolling", metric_list=perplexity)
     with pytest.raises(ValueError, match="own has no metric that single items have"):
         harness.evaluate(hybrid, task)
-
-
-def test_gsm8k_runs_on_every_family(reader):
-    frame = harness.evaluate(reader, gsm8k())
-    assert list(frame.columns) == ["task", "item", "metric", "value"]
-    assert set(frame["task"]) == {"gsm8k"}
-    assert list(frame["item"]) == [0, 1, 2, 0, 1, 2]
-    assert list(frame["metric"].unique()) == ["exact_match,strict-match", "exact_match,flexible-extract"]
-    assert set(frame["value"]) <= {0.0, 1.0}

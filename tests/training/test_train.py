@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import io
 import json
 import shutil
@@ -14,6 +15,7 @@ from srdyn.training import mixture, recipes, train
 from srdyn.training.recipes import Settings
 
 SMALL = {"layers": 4, "hidden": 32, "head": 16}
+PER_STEP = 512
 
 
 class Killed(Exception):
@@ -22,17 +24,18 @@ class Killed(Exception):
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    """Little text, few windows, saves and log lines at odd steps."""
+    """Little text, short batches, few windows, saves and log lines at odd steps."""
     training = contexts.training_documents
     monkeypatch.setattr(contexts, "training_documents", lambda name: [d[:9000] for d in training(name)[:2]])
+    short = dataclasses.replace(mixture.SMALL, tokens_per_batch=PER_STEP, lengths=((0.0, (128,)),))
+    monkeypatch.setitem(recipes.TIERS, "small", recipes.TIERS["small"]._replace(curriculum=short))
     monkeypatch.setattr(train, "_SPECTRA_WINDOWS", 1)
     monkeypatch.setattr(train, "_SAVE_EVERY", 3)
     monkeypatch.setattr(train, "_LOG_EVERY", 2)
 
 
 def settings(kind="hybrid", *, steps=7, **changes):
-    tokens = steps * mixture.SMALL.tokens_per_batch
-    return Settings(kind, tokens=tokens, checkpoints=(2, 5), options=SMALL, warmup_steps=3, **changes)
+    return Settings(kind, tokens=steps * PER_STEP, checkpoints=(2, 5), options=SMALL, warmup_steps=3, **changes)
 
 
 def finished(folder, *, killed_at=None, monkeypatch=None):
@@ -100,8 +103,7 @@ def assert_files_are_whole(folder, run):
 def test_the_decay_beside_the_spectra_is_the_mean_over_the_context(tmp_path):
     run = train.Run(settings(), tmp_path, device="cpu")
     frame = run.spectra()
-    tokens = train.spectra_contexts(run.tokenizer)
-    g = train.states.gates(run.model, tokens)[0].double().mean(2)
+    g = train.states.gates(run.model, run.followed)[0].double().mean(2)
     place = {name: i for i, name in enumerate(contexts.domains())}
     layer = {known.index: i for i, known in enumerate(run.model.layers)}
     expected = [float(g[layer[x.layer], place[x.context] + x.sample, x.head]) for x in frame.itertuples()]
@@ -117,7 +119,9 @@ def test_every_kind_reads_the_same_batches(kind, tmp_path, monkeypatch):
         raise Killed
 
     run = train.Run(settings(kind, seed=2), tmp_path, device="cpu")
-    expected = mixture.batch(0, seed=2, alphabet=run.stream["alphabet"], text=recipes.text(run.settings.reads))
+    reads = run.settings.reads
+    stream = {"alphabet": run.stream["alphabet"], "text": recipes.text(reads), "curriculum": reads.curriculum}
+    expected = mixture.batch(0, seed=2, **stream)
     monkeypatch.setattr(mixture, "batch", batch)
     with pytest.raises(Killed):
         run._advance()
@@ -128,7 +132,7 @@ def test_every_kind_reads_the_same_batches(kind, tmp_path, monkeypatch):
 
 
 def test_the_rate_rises_stays_and_falls_to_zero():
-    plan = Settings("pure", tokens=1000 * mixture.SMALL.tokens_per_batch, learning_rate=4e-3)
+    plan = Settings("pure", tokens=1000 * PER_STEP, learning_rate=4e-3)
     assert plan.steps == 1000
     assert plan.rate(0) == pytest.approx(4e-3 / 50)
     assert plan.rate(49) == plan.rate(400) == plan.rate(700) == 4e-3
@@ -180,16 +184,17 @@ def test_a_corpus_is_read_once_and_kept_as_tokens(tmp_path, monkeypatch, caplog)
         recipes.text(tier._replace(corpus="tokenizer"))
 
 
-@pytest.mark.parametrize("damage", [lambda x: x[:99] + bytes([x[99] ^ 1]) + x[100:], lambda x: x[:-9]])
-def test_a_state_that_broke_is_said_and_trained_anew_to_the_same_weights(tmp_path, damage, caplog):
+def test_a_state_that_broke_is_said_and_trained_anew_to_the_same_weights(tmp_path, caplog):
     first = train.Run(settings(steps=2), tmp_path, device="cpu")
     first.train()
-    state = tmp_path / "state.pt"
-    state.write_bytes(damage(state.read_bytes()))
-    again = train.Run(settings(steps=2), tmp_path, device="cpu")
-    again.resume()
-    assert again.step == 0
-    assert f"{state} is broken and made again" in caplog.text
+    state, again = tmp_path / "state.pt", train.Run(settings(steps=2), tmp_path, device="cpu")
+    whole = state.read_bytes()
+    for broken in (whole[:99] + bytes([whole[99] ^ 1]) + whole[100:], whole[:-9]):
+        state.write_bytes(broken)
+        again.resume()
+        assert again.step == 0
+        assert f"{state} is broken and made again" in caplog.text
+        caplog.clear()
     again.train()
     theirs = again.model.hf.state_dict()
     assert all(torch.equal(weight, theirs[name]) for name, weight in first.model.hf.state_dict().items())
