@@ -120,6 +120,8 @@ NAN = float("nan")
         (False, (0.95, 0.901, 1.0), "fail"),
         (True, (NAN, NAN, NAN), "undefined"),
         (True, (0.95, NAN, NAN), "undecided"),
+        (True, (0.5, NAN, 0.6), "undecided"),
+        (True, (0.5, 0.4, NAN), "undecided"),
     ],
 )
 def test_the_whole_interval_decides(at_least, interval, outcome):
