@@ -41,8 +41,8 @@ def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*
     d, e, sigma = (unit.new_empty(batch, N) for _ in range(3))
     if batch:
         rows, columns = (max(16, triton.next_power_of_2(size)) for size in (M, N))
-        # 16 entries a thread, an eighth of its registers, 32 in the widest; a program has 1 to 16 warps of 32 threads
-        warps = min(16, max(1, rows * columns // 512))
+        # 16 entries a thread; a program has 1 to 32 warps of 32 threads
+        warps = max(1, rows * columns // 512)
         _bidiagonalise[(batch,)](tall, unit, d, e, *tall.stride(), M, N, rows, columns, num_warps=warps)
         _bisect[(batch,)](d, e, sigma, N, columns, _HALVINGS, num_warps=max(1, columns // 32))
     return (sigma * unit[:, None]).reshape(*shape, N)
