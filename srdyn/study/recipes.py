@@ -32,6 +32,7 @@ from srdyn.study.survey import null_tables, survey
 from srdyn.study.trials import battery, effects, frontier, retention, sets, trials
 
 ARM, HEAD = derived.ARM, "model layer head"
+ABOUT = f"{ARM} layers window truncated probe"
 
 
 def _of(table: str, model: str) -> pd.DataFrame:
@@ -71,8 +72,9 @@ def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     yield "05_mechanism_sweep", "model ranks_of eps", lambda: mechanism.sweep(text, **at, **eps)
     yield "05_mechanism_splits", "model split", lambda: mechanism.splits(text, **at, **eps)
     yield "05_mechanism_shuffled", HEAD, lambda: shuffled.ranks(name, reading)
-    rounded = lambda: mechanism.rounded_heads(mechanism.precision(name, reading))  # noqa: E731
-    yield "05_mechanism_precision", f"{HEAD} precision", rounded
+    rounded = functools.cache(functools.partial(mechanism.precision, name, reading))
+    yield "05_mechanism_precision", f"{HEAD} precision", lambda: mechanism.rounded_heads(rounded())
+    yield "05_mechanism_fork", "measure model precision", lambda: mechanism.rounded_fork(rounded())
     yield from _claims(text, heads, reading, at)
 
 
@@ -142,6 +144,8 @@ def _experiments(draw: np.random.Generator, kept: Path) -> derived.Fresh:
         yield from _answers(draw, table, subject)
         if not thorough:
             yield from _sets(draw, table, subject)
+        if "03" in table:
+            yield from _elsewhere(draw, table, subject, kept)
         if table == "03_ablation":
             yield "03_ablation_heads", f"{HEAD} probe", functools.partial(_damage, draw, subject)
         if "04" in table:
@@ -165,14 +169,52 @@ def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> 
     versus, composed = (_of(f"{table}_{name}", subject.model.name) for name in ("differences", "composition"))
     if "/" in table:  # what the oracle takes has changed since the thorough run
         versus, composed = (rows[rows["arm"] != trials.ORACLE] for rows in (versus, composed))
-    arm, about = _arm(draw, versus.query("versus == 'random'")), f"{ARM} layers window truncated probe"
-    other = _arm(draw, composed)
+    arm, other = _arm(draw, versus.query("versus == 'random'")), _arm(draw, composed)
     asked = [trials.Arm(trials.INTACT), dataclasses.replace(arm, name="random", matched=False), arm]
     answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
     estimates = functools.partial(effects.with_state, effects.estimates(answers), subject.ask("profile"))
-    yield f"{table}_estimates", about, estimates
-    yield f"{table}_differences", f"{about} versus", lambda: effects.differences(answers, versus="random")
+    yield f"{table}_estimates", ABOUT, estimates
+    yield f"{table}_differences", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
     yield f"{table}_composition", ARM, lambda: subject.ask("composition", other)
+
+
+def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject, kept: Path) -> derived.Fresh:
+    """Heads of another cut beside random ones of the same cut, in text."""
+    text = dataclasses.replace(subject.plan, questions=dataclasses.replace(subject.plan.questions, tasks=()))
+    each, arm = trials.Subject(subject.name, text, kept), _arm(draw, _of(f"{table}_elsewhere", subject.model.name))
+    each.kept.put("profile", subject.ask("profile"))
+    asked = [arm, dataclasses.replace(arm, name="random", matched=False)]
+    answers = pd.concat([each.ask("answers", x) for x in asked], ignore_index=True)
+    yield f"{table}_elsewhere", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
+
+
+def _narrowed(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+    """Notebook 03, of both committed runs: heads that are missed in text where softmax sees little, and all."""
+    for table in ("03_ablation", "thorough/03_ablation"):
+        given, rows = derived.given(f"{table}_window"), derived.stands(f"{table}_window")
+        arm, plan = _arm(draw, rows[rows["arm"] != "random"]), _plan(given["plan"])
+        few = dataclasses.replace(plan.questions, tasks=(), domains=(str(draw.choice(plan.domains)),), copies=0)
+        [name] = [name for name in given["models"] if Path(name).name == rows["model"].iloc[0]]
+        subject = trials.Subject(derived.place(name), dataclasses.replace(plan, questions=few), kept)
+        windows, arms = (0, int(draw.choice(rows["window"]))), (trials.Arm(trials.INTACT), arm)
+        asked = [dataclasses.replace(arm, window=window) for window in windows for arm in arms]
+        answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+        yield f"{table}_narrowed", ABOUT, functools.partial(effects.estimates, answers)
+        yield f"{table}_window", f"{ABOUT} versus", functools.partial(effects.interactions, answers)
+
+
+def _truncated(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+    """Notebook 05: one task and one domain while all states are cut to a rank."""
+    given, rows = derived.given("05_mechanism_truncation"), derived.stands("05_mechanism_truncation")
+    size = {"items": given["load_rows"], "windows": 2, "sequences": 1, "draws": 1}
+    plan = trials.plan(given["loads"], given["domains"], **size, text_alone=True, eps=given["eps"], seed=given["seed"])
+    one = {"tasks": (str(draw.choice(given["loads"])),), "domains": (str(draw.choice(plan.domains)),)}
+    every, place = int(draw.choice(rows["every"])), derived.place(draw.choice(given["models"][:2]))
+    few = dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, **one), truncated_every=every)
+    subject = trials.Subject(place, few, kept)
+    asked = [trials.Arm(trials.INTACT), trials.Arm("high", 1.0, truncated=int(draw.choice(given["truncated"])))]
+    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    yield "05_mechanism_truncation", f"{ABOUT} every", lambda: effects.estimates(answers).assign(every=every)
 
 
 def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> derived.Fresh:
@@ -272,13 +314,26 @@ def _training(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     halves = emergence.measured(ranks).query("measure == 'identity in training'")
     again = lambda: pd.concat([second.identity(history, **first), halves], ignore_index=True)  # noqa: E731
     yield "06_emergence_claims_second", "measure model", again
+    yield "06_emergence_ablation", "model arm reference step", functools.partial(_removed, draw, kept)
+
+
+def _removed(draw: np.random.Generator, kept: Path) -> pd.DataFrame:
+    """What removing heads costs one model at one stage of its training."""
+    given = derived.given("06_emergence_ablation")
+    place = derived.place(draw.choice(given["models"]))
+    step, folder = [*emergence.stages(place).items()][-1 - int(draw.integers(2))]
+    subject = trials.Subject(folder, _plan(given["plan"]), kept)
+    asked = [trials.Arm(trials.INTACT), *(trials.Arm(name, given["share"]) for name in emergence.REMOVED)]
+    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    return emergence.costs(answers.assign(model=place.name)).assign(step=step)
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
     """One of the arms of a table's rows."""
     row = rows.drop_duplicates(["arm", "share", "cut"]).sample(1, random_state=int(draw.integers(2**31))).iloc[0]
-    name = row["arm"].removeprefix("matched, ")
-    return trials.Arm(name, float(row["share"]), row["cut"], matched=name != row["arm"])
+    name, places = row["arm"].removeprefix("matched, "), row.get("layers", "all")
+    layers = () if places == "all" else tuple(map(int, places.split("-")))
+    return trials.Arm(name, float(row["share"]), row["cut"], layers, matched=name != row["arm"])
 
 
 def _plan(given: dict) -> trials.Plan:
@@ -288,4 +343,4 @@ def _plan(given: dict) -> trials.Plan:
     return trials.Plan(**plain(given) | parts)
 
 
-PARTS = (_reading, _experiments, _retention, _training, derived.tables)
+PARTS = (_reading, _experiments, _narrowed, _retention, _truncated, _training, derived.tables)

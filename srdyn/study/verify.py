@@ -3,8 +3,8 @@
 `data/SHA256SUMS` holds the hash of every file of data/ and figures/ but texts and code (`sha256sum --check` reads it
 too). `python -m srdyn.study.verify --record 'PATTERN' …` takes the files that match as they are. make does so after
 each notebook of a committed run, for what it wrote, and after a benchmark: nothing else changes unseen. What was
-recorded may still not be what the models say: a seeded sample of nearly every table is computed again (`recompute`),
-under four minutes of one core; the others are named.
+recorded may still not be what the models say: a seeded sample of every table but timings and one training, which are
+named, is computed again (`recompute`), some four minutes of one core.
 """
 
 import argparse

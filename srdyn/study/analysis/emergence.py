@@ -82,7 +82,19 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
     arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in REMOVED)]
     given = trials.answers(folders, arms, plan).rename(columns={"model": "stage"})
     given = given.merge(pd.DataFrame(rows), on=["stage", "kind", "seed"], validate="many_to_one")
-    return pd.concat([_costs(part).assign(step=step) for step, part in given.groupby("step")], ignore_index=True)
+    return pd.concat([costs(part).assign(step=step) for step, part in given.groupby("step")], ignore_index=True)
+
+
+def costs(answers: pd.DataFrame) -> pd.DataFrame:
+    """Bits per byte of all text and their differences between arms, for models at one step each."""
+    text = effects.with_text(answers)
+    text = text[text["probe"] == effects.TEXT]
+    tables = [effects.estimates(text).assign(reference="")]
+    for arm in REFERENCE_ARMS:
+        found = effects.differences(text, versus=arm)
+        tables.append(found.rename(columns={"difference": "estimate", "versus": "reference"}))
+    columns = [*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]
+    return pd.concat([table[columns] for table in tables], ignore_index=True)
 
 
 def half_life_that_saturates(d: int, *, eps: float = spectra.EPS) -> float:
@@ -214,18 +226,6 @@ def _untrained(folder: Path) -> Path:
 def _at_the_end(table: pd.DataFrame) -> pd.DataFrame:
     """The rows of each model's last step."""
     return table[table["step"] == table.groupby("model")["step"].transform("max")]
-
-
-def _costs(given: pd.DataFrame) -> pd.DataFrame:
-    """Bits per byte of all text and their differences between arms, for models at one step each."""
-    text = effects.with_text(given)
-    text = text[text["probe"] == effects.TEXT]
-    tables = [effects.estimates(text).assign(reference="")]
-    for arm in REFERENCE_ARMS:
-        found = effects.differences(text, versus=arm)
-        tables.append(found.rename(columns={"difference": "estimate", "versus": "reference"}))
-    columns = [*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]
-    return pd.concat([table[columns] for table in tables], ignore_index=True)
 
 
 def _of_each_model(history: pd.DataFrame, at: int, *values: str) -> Iterator[tuple[dict, observations.Cube]]:
