@@ -107,6 +107,17 @@ def test_so_is_a_digit_of_what_decides_c8_and_c9(copy, monkeypatch, table):
     assert all("computed again it is" in found.fault for found in sample())
 
 
+@pytest.mark.slow
+def test_so_is_a_digit_of_what_truncated_states_answer(copy):
+    [(table, keys, make)] = recipes._truncated(np.random.default_rng(0), copy / "kept")
+    fresh = make()
+    assert recompute._checked(table, keys, lambda: fresh).fault == ""
+    path = copy / f"data/tables/{table}.csv"
+    frame = pd.read_csv(path)
+    frame.assign(estimate=frame["estimate"] + 0.01).to_csv(path, index=False)
+    assert "computed again it is" in recompute._checked(table, keys, lambda: fresh).fault
+
+
 def asked(monkeypatch, seed):
     """What the part on half-lives would ask under a seed, without its answers."""
     told = []
