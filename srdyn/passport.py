@@ -126,7 +126,10 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
             raise ValueError(f"the passports were measured with {what} {ours} and {other}: measure one again")
     rows, theirs = [], {(head["layer"], head["head"]): head for head in b["heads"]}
     if theirs.keys() != {(head["layer"], head["head"]) for head in a["heads"]}:
-        raise ValueError(f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads")
+        raise ValueError(
+            f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads; "
+            "of a model that was cut, the README beside it says which heads it still has"
+        )
     for ours in a["heads"]:
         other = theirs[ours["layer"], ours["head"]]
         pairs = [(name, ours[name], other[name]) for name in COMPARED]

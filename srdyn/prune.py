@@ -18,6 +18,7 @@ on a third. The same in Python:
 """
 
 import argparse
+import functools
 import hashlib
 import io
 import json
@@ -163,6 +164,7 @@ def _kept(path: Path, of: Sequence[object], make: Callable[[], Sequence[Tensor]]
     if (content := files.kept(path)) is not None:
         found = torch.load(io.BytesIO(content), weights_only=True)
         if found["of"] == _digest(of):
+            log.info("%s was made before", path)
             return found["tensors"]
         log.warning("%s is of another model, text or cut, and made again", path)
     made = [*make()]
@@ -195,10 +197,15 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
     chosen, of = {} if arguments.keys == "repeated" else export.choices(model), _identity(model, arguments.model)
     calibration, text = (read(model, arguments.text, part=part, **options) for part in ("calibration", "evaluation"))
+    select = functools.partial(pruning.select, fraction=arguments.share, uniform=True, tp=arguments.tp, **chosen)
+    alike = torch.full(model.grid[:2], torch.nan)
+    for row, layer in zip(alike, model.layers, strict=True):
+        row[list(layer.heads)] = 0.0
+    export.configuration(pruning.prune_heads(model, select(alike)))  # what cannot be is known before the long part
     means = _kept(work / "profile", [of, calibration.tolist()], lambda: scores.profile(model, calibration)[:-1])
     profile = scores.Profile(*means, D=min(model.grid.K, model.grid.V))
     score = scores.under(arguments.rule, profile, torch.Generator().manual_seed(arguments.seed))
-    keep = pruning.select(score, arguments.share, uniform=True, tp=arguments.tp, **chosen)
+    keep = select(score)
     losses = {}
 
     def measure(name: str, *more: object) -> None:
@@ -209,7 +216,6 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     if arguments.heal and streaming.is_attached(model.hf):  # only weights that are held can be trained
         model = models.load(arguments.model, device="cpu", dtype=model.hf.dtype)
     model = pruning.prune_heads(model, keep)
-    export.configuration(model)  # what cannot be exported is known before the long part
     measure("pruned", keep.tolist())
     if arguments.heal:
         n = min(arguments.heal, 64) * 8 // len(arguments.text)

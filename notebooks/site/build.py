@@ -6,6 +6,7 @@ that the run executed, else the sources; nothing is run.
 """
 
 import argparse
+import functools
 import json
 import os
 import re
@@ -57,7 +58,8 @@ def gather(source: Path) -> Path:
     found |= {Path("figures", p.name): p for folder in _figure_dirs() for f in FIGURES for p in folder.glob(f)}
     found |= {path.relative_to(root): shown for path, shown in notebooks().items()}
     for name, path in found.items():
-        change = {".ipynb": still, ".md": with_tables}.get(path.suffix, bytes)
+        up = "../" * (len(name.parts) - 1)
+        change = {".ipynb": still, ".md": functools.partial(with_tables, up=up)}.get(path.suffix, bytes)
         files.write_bytes(source / name, change(path.read_bytes()))
     for path in [*root.glob("srdyn/[a-z]*.py"), root / "srdyn" / "figures" / "atlas.py"]:
         module = ".".join(path.relative_to(root).with_suffix("").parts)
@@ -86,14 +88,14 @@ def _at_section(row: re.Match) -> str:
     return f"| [{claim}]({notebook}#{anchor})" if headed else row[0]
 
 
-def with_tables(page: bytes) -> bytes:
-    """A page that lies two folders deep, in which the committed tables that it names are links."""
-    return re.sub(r"`((?:thorough/)?\d\d_\w+)`", _linked, page.decode()).encode()
+def with_tables(page: bytes, up: str) -> bytes:
+    """A page in which the committed tables that it names are links; `up` leads from it to the root."""
+    return re.sub(r"`((?:thorough/)?\d\d_\w+)`", functools.partial(_linked, up), page.decode()).encode()
 
 
-def _linked(named: re.Match) -> str:
+def _linked(up: str, named: re.Match) -> str:
     path = f"data/tables/{named[1]}.csv"
-    return f"[{named[0]}](../../{path})" if (files.root() / path).exists() else named[0]
+    return f"[{named[0]}]({up}{path})" if (files.root() / path).exists() else named[0]
 
 
 def still(notebook: bytes) -> bytes:

@@ -30,7 +30,10 @@ def within(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def door() -> Iterator[None]:
-    """Around a command: what a user can mend ends it with one line and status 2, under `python -X dev` with all."""
+    """Around a command: what a user can mend ends it with one line and status 2, under `python -X dev` with all.
+
+    So does an interruption, with status 130.
+    """
     try:
         yield
     except MENDED_BY_USERS as error:
@@ -38,3 +41,6 @@ def door() -> Iterator[None]:
             raise
         print(one_line(error), file=sys.stderr)
         raise SystemExit(2) from error
+    except KeyboardInterrupt:
+        print("interrupted: what is kept on the way is used when the same command is given again", file=sys.stderr)
+        raise SystemExit(130) from None
