@@ -44,15 +44,16 @@ def interrupted(*_, **__):
     raise KeyboardInterrupt
 
 
-def test_an_interrupted_command_goes_on_with_what_it_had(place, tmp_path, monkeypatch, caplog):
+def test_an_interrupted_command_goes_on_with_what_it_had(place, tmp_path, monkeypatch, caplog, capsys):
     out, whole, kept = f"{tmp_path / 'smaller'}/", tmp_path / "whole", tmp_path / "smaller.unfinished"
     options = {"share": 0.5, "heal": 3}
     prune.main(words(place, whole, **options))
     profiles, losses = counted(monkeypatch, scores, "profile"), counted(monkeypatch, prune, "loss")
     with monkeypatch.context() as broken:
         broken.setattr(export, "save", interrupted)
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             prune.main(words(place, out, **options))
+    assert "the same command is given again" in capsys.readouterr().err
     assert [path.name.split()[0] for path in sorted(kept.iterdir())] == ["healing", "profile", "pruned", "whole"]
     assert (len(profiles), len(losses)) == (1, 3)
     (kept / "pruned").write_bytes(b"broken")
@@ -72,10 +73,10 @@ def test_what_was_kept_of_another_model_text_or_cut_is_not_taken(place, tmp_path
     other = saved.tiny(tmp_path / "other", seed=1)
     calls = [({}, 1, 2), ({"share": 0.5}, 1, 3), ({"share": 0.5, "length": 32}, 2, 5)]
     for options, profiled, lost in calls:
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(SystemExit, match="130"):
             prune.main(words(place, tmp_path / "smaller", **options))
         assert (len(profiles), len(losses)) == (profiled, lost)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(SystemExit, match="130"):
         prune.main(words(other, tmp_path / "smaller", share=0.5, length=32))
     assert (len(profiles), len(losses)) == (3, 7)
     assert caplog.text.count("is of another model, text or cut") == 1 + 3 + 3

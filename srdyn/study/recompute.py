@@ -35,7 +35,7 @@ class Checked(NamedTuple):
 
     def __str__(self) -> str:
         """One line that begins with the place."""
-        return f"{self.table}: {self.fault or f'{self.cells} cells, {self.farthest:.2g} of the tolerance at most'}"
+        return f"{self.table}: {self.fault or f'{self.cells} cells computed again, {self.farthest:.2g} of the tolerance off at most'}"
 
 
 def sample(seed: int = SEED) -> Iterator[Checked]:

@@ -105,7 +105,7 @@ def changed_since() -> Iterator[str]:
         else:
             listed = path.read_text()
             since = code.changed(listed)
-            told = f"{len(since)} of {len(listed.splitlines())} modules have changed since: {' '.join(since)}"
+            told = f"{len(since)} of {len(listed.splitlines())} modules have changed since, no fault: {' '.join(since)}"
         yield f"{names}: {told}{'; so has claims.yaml' if other else ''}"
 
 
@@ -139,7 +139,7 @@ def computed_again(seed: int | None = None) -> list[str]:
         print(checked, flush=True)
         done.append(checked)
     for name in recompute.others([checked.table for checked in done]):
-        print(f"{name}: {'measured by make bench, not computed again' if '/07_cost_' in name else 'hash only'}")
+        print(f"{name}: {'measured by make bench' if '/07_cost_' in name else 'hash only'}, not computed again")
     return [str(checked) for checked in done if checked.fault]
 
 
@@ -198,7 +198,8 @@ def main() -> None:
     print(*found, *changed_since(), sep="\n")
     found += computed_again(given.seed)
     if found:
-        sys.exit(f"{len(found)} faults. After a change of data that is meant: {_RECORD} 'data/…'")
+        told = f"{len(found)} faults. After a change of data that is meant: {_RECORD} 'data/…'"
+        sys.exit("\n".join(["", *found, told]))
     print(f"{len(_known())} files are as recorded; README and scorecard say what the tables say")
 
 

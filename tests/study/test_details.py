@@ -282,8 +282,8 @@ DETAILS = {
 README = {
     "about half of the heads of the four models hold little": lambda: all(0.4 < low_share(x) < 0.67 for x in FOUR),
     "more facts hidden in a text (*needles*) are found than without random heads, in all four models": lambda: (
-        without("low", value="low")[FOUR] > 0
-    ).all(),
+        all(without("low", value="low")[FOUR] > 0) and all(without("low", value="high")[FOUR] < 1)
+    ),
     "are lost than without random heads in one hybrid, more in the other": lambda: (
         without("high", value="low")["hybrid"] > 0 > without("high", value="high")["hybrid-seed1"]
     ),

@@ -51,8 +51,8 @@ def test_a_changed_digit_is_found_when_its_hash_was_recorded_again(copy, monkeyp
     monkeypatch.setattr(recipes, "PARTS", [one_model])
     assert verify.computed_again() == []
     told = capsys.readouterr().out.splitlines()
-    assert told[0] == f"{PLACE}: {answered().size} cells, 0 of the tolerance at most"
-    assert "data/tables/thorough/03_ablation_claims.csv: hash only" in told
+    assert told[0] == f"{PLACE}: {answered().size} cells computed again, 0 of the tolerance off at most"
+    assert "data/tables/thorough/03_ablation_claims.csv: hash only, not computed again" in told
     lines = (copy / PLACE).read_text().splitlines()
     assert lines[2].startswith("0,1,63.25,2,rare character")
     lines[2] = lines[2].replace("63.25", "63.35")
@@ -114,7 +114,7 @@ def test_so_is_a_digit_of_what_truncated_states_answer(copy):
     assert recompute._checked(table, keys, lambda: fresh).fault == ""
     path = copy / f"data/tables/{table}.csv"
     frame = pd.read_csv(path)
-    frame.assign(estimate=frame["estimate"] + 0.01).to_csv(path, index=False)
+    files.write_bytes(path, frame.assign(estimate=frame["estimate"] + 0.01).to_csv(index=False).encode())
     assert "computed again it is" in recompute._checked(table, keys, lambda: fresh).fault
 
 

@@ -133,7 +133,7 @@ def test_what_changed_since_a_table_was_made_is_named(copy, monkeypatch):
     store.save_table(pd.DataFrame({"a": [1]}), "09_mine", meta={"claims": "0"})
     [line] = [line for line in verify.changed_since() if "/09_mine.json" in line]
     assert line.split(": ")[1].startswith("0 of ")
-    assert line.endswith(" modules have changed since: ; so has claims.yaml")
+    assert line.endswith(" modules have changed since, no fault: ; so has claims.yaml")
     monkeypatch.setitem(code._SOURCES, "srdyn.study.verify", b"x = 1")
     code._parsed.cache_clear()
     try:
@@ -142,7 +142,7 @@ def test_what_changed_since_a_table_was_made_is_named(copy, monkeypatch):
         monkeypatch.undo()
         code._parsed.cache_clear()
     assert ": 1 of " in line
-    assert " modules have changed since: srdyn.study.verify; so has" in line
+    assert " modules have changed since, no fault: srdyn.study.verify; so has" in line
 
 
 def test_files_that_went_and_files_that_came_are_found(copy):
@@ -194,7 +194,7 @@ def test_the_command_names_every_fault_and_fails(copy, monkeypatch, capsys):
         verify.main()
     told = capsys.readouterr().out
     assert told.startswith(f"{WEIGHTS}: differs from what was recorded\n")
-    assert f"\n{TABLE}.csv: hash only\n" in told
+    assert f"\n{TABLE}.csv: hash only, not computed again\n" in told
     assert "\ndata/tables/07_cost_memory.csv: measured by make bench, not computed again\n" in told
     monkeypatch.setattr(sys, "argv", ["verify", "--record", "data/models/*"])
     verify.main()
