@@ -35,7 +35,8 @@ class Checked(NamedTuple):
 
     def __str__(self) -> str:
         """One line that begins with the place."""
-        return f"{self.table}: {self.fault or f'{self.cells} cells computed again, {self.farthest:.2g} of the tolerance off at most'}"
+        far = f"{self.cells} cells computed again, {self.farthest:.2g} of the tolerance off at most"
+        return f"{self.table}: {self.fault or far}"
 
 
 def sample(seed: int = SEED) -> Iterator[Checked]:

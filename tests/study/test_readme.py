@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from srdyn.loading import files
-from srdyn.study.claims import claims, readme
+from srdyn.study.claims import claims, readme, registration
 from srdyn.study.run import store
 
 
