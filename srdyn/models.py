@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -60,6 +60,14 @@ class Model:
         if streaming.is_attached(self.hf):
             return torch.device(self.hf.get_input_embeddings()._hf_hook.execution_device)
         return self.hf.device
+
+    @property
+    def held(self) -> Bool[Tensor, "L H"]:
+        """The heads that it has, by their numbers before any pruning."""
+        held = torch.zeros(self.grid.L, self.grid.H, dtype=torch.bool)
+        for row, layer in zip(held, self.layers, strict=True):
+            row[list(layer.heads)] = True
+        return held
 
     def logits(self, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T vocabulary"]:
         """What the model expects after each token: one pass in evaluation mode, without gradients or a cache."""

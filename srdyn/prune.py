@@ -198,9 +198,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     chosen, of = {} if arguments.keys == "repeated" else export.choices(model), _identity(model, arguments.model)
     calibration, text = (read(model, arguments.text, part=part, **options) for part in ("calibration", "evaluation"))
     select = functools.partial(pruning.select, fraction=arguments.share, uniform=True, tp=arguments.tp, **chosen)
-    alike = torch.full(model.grid[:2], torch.nan)
-    for row, layer in zip(alike, model.layers, strict=True):
-        row[list(layer.heads)] = 0.0
+    alike = torch.zeros(model.held.shape).masked_fill(~model.held, torch.nan)
     export.configuration(pruning.prune_heads(model, select(alike)))  # what cannot be is known before the long part
     means = _kept(work / "profile", [of, calibration.tolist()], lambda: scores.profile(model, calibration)[:-1])
     profile = scores.Profile(*means, D=min(model.grid.K, model.grid.V))
@@ -218,10 +216,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     model = pruning.prune_heads(model, keep)
     measure("pruned", keep.tolist())
     if arguments.heal:
-        n = min(arguments.heal, 64) * 8 // len(arguments.text)
-        windows = read(model, arguments.text, part="trace", **options | {"n": max(n, 1)})
-        place = work / f"healing {_digest([of, keep.tolist()])[:8]}"
-        heal(model, windows, steps=arguments.heal, rate=arguments.rate, folder=place)
+        _heal(model, arguments, work / f"healing {_digest([of, keep.tolist()])[:8]}")
         losses["healed"] = loss(model, text)
     found = cost(losses)
     export.save(model, out, cost=found)
@@ -229,6 +224,14 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     saved = export.realised(model, tp=arguments.tp).to_string(index=False)
     print(found.to_string(index=False), saved, sep="\n\n")
     return found
+
+
+def _heal(model: models.Model, arguments: argparse.Namespace, folder: Path) -> None:
+    """`heal` on text that neither scored nor compares."""
+    n = max(min(arguments.heal, 64) * 8 // len(arguments.text), 1)
+    options = {"length": arguments.length, "n": n, "seed": arguments.seed}
+    windows = read(model, arguments.text, part="trace", **options)
+    heal(model, windows, steps=arguments.heal, rate=arguments.rate, folder=folder)
 
 
 @refusals.door()

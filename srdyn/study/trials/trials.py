@@ -202,10 +202,7 @@ class Subject:
     @property
     def held(self) -> Bool[Tensor, "L H"]:
         """The heads that the model has."""
-        held = torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
-        for row, layer in zip(held, self.model.layers, strict=True):
-            row[list(layer.heads)] = True
-        return held
+        return self.model.held
 
     def ask(self, question: str, *details: object) -> pd.DataFrame:
         """A table of one of the methods below with the model's names; denormal numbers count as zeros meanwhile."""
