@@ -17,10 +17,12 @@ _FILE = "transformers.models.qwen3_next.modeling_qwen3_next"
 
 
 def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
-    """Let this one model run the compiled forms of `fused`, with `bfloat16` those of `bfloat16` too, if it is `fit`.
+    """Let this one model run the compiled forms of `fused`, if it is `fit`, and with `bfloat16` those of `bfloat16`.
 
-    Any other runs as transformers made it. The recurrence itself is compiled for every loaded model.
+    Any other runs as its class made it. The recurrence itself is compiled for every loaded model.
     """
+    if bfloat16:
+        use_bfloat16(hf)
     if not fit(hf):
         return
     for site in architectures.sites(hf):
@@ -30,8 +32,6 @@ def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
         forward = forwards.get(type(module))
         if forward is not None:
             module.forward = functools.partial(forward, module)
-    if bfloat16:
-        use_bfloat16(hf)
 
 
 def fit(hf: nn.Module) -> bool:

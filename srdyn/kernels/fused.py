@@ -56,6 +56,11 @@ def swiglu(gate: Rows, up: Rows) -> Rows:
     return _by_row((fused_loops.swiglu, fused_loops.swiglu_back), gate, up)
 
 
+def fit(x: Tensor) -> bool:
+    """Whether these functions take rows like these."""
+    return x.dtype == torch.float32 and x.device.type == "cpu" and x.shape[-1] % WIDTH == 0
+
+
 def _by_row(loops: tuple[Callable, Callable], *rows: Tensor, weights: Sequence[Tensor] = (), options=()) -> Tensor:
     flat = [x.reshape(-1, x.shape[-1]) for x in rows]
     return _swept(loops, flat, weights, options).view(rows[0].shape)
@@ -64,7 +69,7 @@ def _by_row(loops: tuple[Callable, Callable], *rows: Tensor, weights: Sequence[T
 def _swept(loops, rows, weights, options=()):
     inputs = [*rows, *weights]
     for x in inputs:
-        if x.dtype != torch.float32 or x.device.type != "cpu" or x.shape[-1] % WIDTH:
+        if not fit(x):
             raise ValueError(
                 f"fused functions take float32 on the CPU with a last axis that is a multiple of {WIDTH}, "
                 f"got {x.dtype} on {x.device} with {x.shape[-1]}; leave the model as transformers made it"

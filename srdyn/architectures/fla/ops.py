@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from srdyn.kernels import fused
+
 _Rows = Float[Tensor, "*batch D"]
 _Vector = Float[Tensor, " D"]
 _Sequences = Float[Tensor, "B T D"]
@@ -71,6 +73,9 @@ def causal_conv1d(
 ) -> tuple[_Sequences, Float[Tensor, "N D W"] | None]:  # fmt: skip
     """Each channel convolved with what it was, then SiLU if `activation` is named, plus residual; the last W inputs."""
     D, W = weight.shape
+    plain = initial_state is None and not output_final_state and bias is None and residual is None
+    if plain and W == fused.TAPS and activation in ("silu", "swish") and fused.fit(x):
+        return fused.causal_conv1d_fn(x.mT, weight, activation="silu").mT, None
     past = x.new_zeros(len(x), D, W) if initial_state is None else initial_state.to(x.dtype)
     stream = torch.cat([past, x.mT], dim=-1)
     y = F.conv1d(stream[..., 1:].float(), weight.float()[:, None], None if bias is None else bias.float(), groups=D).mT
@@ -124,7 +129,7 @@ def elu_p1(x: Tensor) -> Tensor:
 
 def swiglu(x: _Rows, y: _Rows) -> _Rows:
     """SiLU(x)·y."""
-    return F.silu(x) * y
+    return fused.swiglu(x, y) if fused.fit(x) and fused.fit(y) else F.silu(x) * y
 
 
 def swiglu_linear(
