@@ -8,9 +8,9 @@ from srdyn.study.run import figure_files, store
 
 
 def first_look(**read: object) -> None:
-    """Say in one line what `quick` leaves of the parameters."""
+    """Say in one line that `quick` cuts parameters down, and those that most hangs on."""
     told = ", ".join(f"{name} = {value}" for name, value in read.items())
-    print(f"quick = True, so that of the lists above only this is read: {told}")
+    print(f"quick = True, so that less is read than the parameters say (`if quick` in this cell): {told}")
 
 
 class Run:
