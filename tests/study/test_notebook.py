@@ -57,4 +57,4 @@ def test_a_first_look_says_what_it_reads(capsys):
     notebook.first_look(models=["a"], n=2)
     said = capsys.readouterr().out
     assert said.startswith("quick = True, so that less is read than")
-    assert said.endswith(": models = ['a'], n = 2\n")
+    assert said.endswith(": {'models': ['a'], 'n': 2}\n")
