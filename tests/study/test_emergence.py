@@ -190,6 +190,7 @@ def test_trajectories_name_the_stratum_at_the_end(values, table):
     second = history(*values, model="hybrid-seed1", seed=1)
     found = emergence.trajectories(pd.concat([table, second]), at=64)
     assert len(found) == L * H * len(STEPS)
+    assert len(emergence.trajectories(second, at=64)) == len(found)  # alone it is the first seed that there is
     means, decays = (x.mean((0, 1)) for x in values)
     for row in found.sample(20, random_state=0).itertuples():
         here = (row.layer, row.head, STEPS.index(row.step))

@@ -103,13 +103,13 @@ def half_life_that_saturates(d: int, *, eps: float = spectra.EPS) -> float:
 
 
 def trajectories(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
-    """Every head of the models of seed 0 at every step: mean rank after `at` tokens, half-life in tokens.
+    """Every head of each kind's first seed at every step: mean rank after `at` tokens, half-life in tokens.
 
     `stratum` is the one that the head ends training in.
     """
-    table, key = history[(history["position"] == at) & (history["seed"] == 0)], [*OF_A_MODEL, "layer", "head"]
-    by = [*key, "step", "D"]
-    table = table.groupby(by, as_index=False, sort=False)[[RANK, DECAY]].mean().assign(position=at)
+    first = history["seed"] == history.groupby("kind")["seed"].transform("min")
+    table, key = history[(history["position"] == at) & first], [*OF_A_MODEL, "layer", "head"]
+    table = table.groupby([*key, "step", "D"], as_index=False, sort=False)[[RANK, DECAY]].mean().assign(position=at)
     table["half_life"] = np.log(2) / -table[DECAY]
     final = strata.stratify(_at_the_end(table), by=key)
     return table.merge(final[[*key, "stratum"]].astype({"stratum": str}), on=key)
