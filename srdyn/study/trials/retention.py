@@ -26,7 +26,6 @@ from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import code, opened, store
-from srdyn.study.trials import partial_pass
 from srdyn.text import tasks
 
 CODE = code.hash_of(__name__)
@@ -131,7 +130,7 @@ class Subject:
     def single(self) -> pd.DataFrame:
         """One row for every head, change and distance."""
         table, model = self.ask("heads"), self.model
-        asked, rows = partial_pass.Resumable(model, self._bits), []
+        intact, rows = self._bits(), []
         changes: dict[str, Callable] = {
             REMOVED: lambda mask: ablation.ablate_heads(model, mask),
             SHORTER: lambda mask: ablation.set_half_life(model, mask, factor=FACTOR),
@@ -139,7 +138,7 @@ class Subject:
         for _, head in tqdm(table.iterrows(), total=len(table), desc=f"{model.name}: single heads", leave=False):
             for changed, change in changes.items():
                 with change(self._mask(head.to_frame().T)):
-                    damage = asked.from_layer(head["layer"]) - asked.first
+                    damage = self._bits() - intact
                 found = damage.rename("damage").reset_index().assign(changed=changed)
                 rows.append(
                     found.assign(**{name: head[name] for name in table if name not in ("model", "kind", "seed")})
