@@ -149,9 +149,7 @@ class Subject(trials.Subject):
         Columns: probe, probe_kind, row, item, value, weight (their sums' ratio: share right, bits a token), those of
         `Way`, heads, where, bytes, replayed.
         """
-        if not self.answered.has(way.key):
-            self.answered.put(way.key, self._answers(way))
-        return self.answered.get(way.key)
+        return self.answered.once(way.key, lambda: self._answers(way))
 
     def chosen(self, way: Way) -> Bool[Tensor, "L H"]:
         """The heads that a way acts on."""

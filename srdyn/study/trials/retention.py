@@ -98,11 +98,9 @@ class Subject:
 
     def ask(self, question: str, *details: object) -> pd.DataFrame:
         """A table of one of the methods below with the model's names."""
-        key = "--".join(map(str, [question, *details]))
-        if not self.kept.has(key):
-            with denormals.flushed():
-                self.kept.put(key, getattr(self, question)(*details))
-        return self.kept.get(key).assign(**opened.about(self.model))
+        key, make = "--".join(map(str, [question, *details])), functools.partial(getattr(self, question), *details)
+        with denormals.flushed():
+            return self.kept.once(key, make).assign(**opened.about(self.model))
 
     def heads(self) -> pd.DataFrame:
         """One row for every head: rank, nuclear norm, half_life (tokens), write (strength), D, group (of `GROUPS`)."""

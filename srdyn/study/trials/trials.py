@@ -211,15 +211,15 @@ class Subject:
 
     def profile(self) -> pd.DataFrame:
         """One row for every head, as `profiles` returns it."""
-        return self._kept("profile", self._profile)
+        return self.kept.once("profile", self._profile)
 
     def damage(self) -> pd.DataFrame:
         """One row for every head and probe, as `damages` returns it."""
-        return self._kept("damage", lambda: single_heads.damage(self.model, self._sheet(self.plan.calibration)))
+        return self.kept.once("damage", lambda: single_heads.damage(self.model, self._sheet(self.plan.calibration)))
 
     def answers(self, arm: Arm) -> pd.DataFrame:
         """What the model answers under one arm, as `answers` returns it."""
-        return self._kept(arm.key, lambda: self._answers(arm))
+        return self.kept.once(arm.key, lambda: self._answers(arm))
 
     def overlap(self, arm: Arm, variant: str, other: Plan) -> pd.DataFrame:
         """One row of `overlaps`."""
@@ -324,11 +324,6 @@ class Subject:
         table = self.profile()
         fields = {name: torch.tensor(table[name].to_numpy()).view(self.model.grid[:2]) for name in scores.MEANS}
         return scores.Profile(**fields, D=int(table["D"].iloc[0]))
-
-    def _kept(self, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        if not self.kept.has(key):
-            self.kept.put(key, make())
-        return self.kept.get(key)
 
 
 def _everywhere(
