@@ -27,7 +27,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from srdyn import ablation, evals
-from srdyn.kernels import denormals, rounding
+from srdyn.kernels import rounding
 from srdyn.loading import files
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, contrasts, effects, sets, trials
@@ -173,7 +173,7 @@ class Subject(trials.Subject):
     def _answers(self, way: Way) -> pd.DataFrame:
         heads = self.chosen(way)
         tokens, items, about = self._rows(first=way.rule == RANDOM)
-        with denormals.flushed(), self._holding(way, heads):
+        with self._holding(way, heads):
             found = evals.outcomes(self.model, tokens, items)
         lines = about.iloc[found["row"]].reset_index(drop=True)
         text = lines["probe_kind"] == "text"
