@@ -121,6 +121,11 @@ def plan(
     return Plan(ask(tuple(tasks), items=items, windows=windows, **few), calibrates, tuple(domains), **options)
 
 
+def truncating(tasks: Sequence[str], domains: Sequence[str], *, rows: int, **options: object) -> Plan:
+    """A plan for arms that cut the states of all heads, so that none are chosen or drawn: `rows` rows of each task."""
+    return plan(tasks, domains, items=rows, windows=2, sequences=1, draws=1, text_alone=True, **options)
+
+
 def answers(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
     """Every answer of every model under every arm, kept in build/trials.
 
