@@ -200,9 +200,10 @@ def observed(
     means = np.tensordot(np.vstack([np.ones(n), drawn]), windows, 1) / n  # whole numbers are summed: ties stay ties
     tables = []
     for measure, values in statistic(means).items():
-        of_steps = [intervals.of_resamples(x[0], x[1:], centred=True, limits=limits) for x in values.T]
-        found = {"measure": measure, **pd.DataFrame(of_steps), "n": n, "over": "windows", **names}
-        tables.append(pd.DataFrame(found | {"step": data.positions[: len(of_steps)]}))
+        estimate, *ends = _centred(values)
+        low, high = np.clip(ends, *limits)
+        ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
+        tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -249,6 +250,16 @@ def _halves(data: observations.Cube) -> Windows:
         raise ValueError("halves need two samples of each context, got one")
     first, second = (data.values[i : 2 * pairs : 2] for i in (0, 1))
     return _windows(data._replace(values=np.concatenate([first, second], -1)))
+
+
+def _centred(values: Float[np.ndarray, "draws S"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimate and ends, moved so that the resamples' median falls on the estimate; NaN where most are undefined."""
+    estimate, resampled = values[0], values[1:]
+    ends = np.full((3, len(estimate)), np.nan)
+    enough = ~np.isnan(estimate) & (np.isnan(resampled).mean(0) <= 0.5)
+    ends[:, enough] = np.nanquantile(resampled[:, enough], [0.025, 0.5, 0.975], axis=0)
+    low, middle, high = ends
+    return estimate, low + estimate - middle, high + estimate - middle
 
 
 def _of_ranks(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws S"]]:
