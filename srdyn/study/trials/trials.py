@@ -82,8 +82,8 @@ class Arm:
 class Plan:
     """The questions, what calibrates the choice of heads, and how many draws of it are made.
 
-    `every_row` has each draw answer everything; otherwise draw k of K answers the rows with row % K = k, so that all
-    draws together cost one pass. `truncated_every` are the tokens between two truncations of a state.
+    Draw k of K answers the rows with row % K = k, so that all draws together cost one pass. `truncated_every` are the
+    tokens between two truncations of a state.
     """
 
     questions: battery.Battery
@@ -92,7 +92,6 @@ class Plan:
     sequences: int = 16
     length: int = 1024
     draws: int = 10
-    every_row: bool = False
     truncated_every: int = 64
     eps: float = spectra.EPS
     seed: int = 0
@@ -305,7 +304,6 @@ class Subject:
         positions = range(plan.truncated_every, plan.questions.length, plan.truncated_every)
         for draw in range(draws):
             heads = self.heads(arm, draw)
-            fold = None if plan.every_row or draws == 1 else (draw, draws)
             with contextlib.ExitStack() as stack:
                 if arm.truncated:
                     stack.enter_context(ablation.truncate_states(model, arm.truncated, heads, positions))
@@ -313,7 +311,7 @@ class Subject:
                     stack.enter_context(ablation.ablate_heads(model, heads))
                 if arm.window:
                     stack.enter_context(ablation.attention_window(model, arm.window))
-                given = battery.answers(model, self._sheet(plan.questions), fold=fold)
+                given = battery.answers(model, self._sheet(plan.questions), fold=(draw, draws))
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
         return pd.concat(tables, ignore_index=True).assign(**arm.about)
 
