@@ -1,10 +1,6 @@
 """Interventions that undo themselves.
 
-Which heads they act on is a mask over the model's head grid, such as `pruning.select` makes of scores; the control sets
-take as many heads of every layer as the set that they stand beside.
-
-Austin, Balance diagnostics for comparing the distribution of baseline covariates between treatment groups in
-propensity-score matched samples, Stat. Med. 28, 2009 (the standardised difference).
+Which heads they act on is a mask over the model's head grid, such as `pruning.select` makes of scores.
 """
 
 import contextlib
@@ -14,8 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from scipy import optimize
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from srdyn import architectures, models, states
@@ -141,35 +136,6 @@ def matched_random(heads: _Heads, *, generator: torch.Generator) -> _Heads:
     return matched
 
 
-def decay_matched(heads: _Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> _Heads:
-    """As many heads of every layer as `heads` has: others at the least sum of |Δdecay|, ties at random.
-
-    In a layer with too few others the unpartnered ones of `heads` stay. Raises ValueError where one has no decay (NaN).
-    """
-    if decay[heads].isnan().any():
-        raise ValueError("every head that is to be matched needs a decay, got NaN: was it pruned away?")
-    matched = torch.zeros_like(heads)
-    for layer, row in enumerate(decay):
-        chosen = _shuffled(heads[layer], generator)
-        others = _shuffled(~heads[layer] & ~row.isnan(), generator)
-        distance = (row[chosen, None] - row[others]).abs()
-        partnered, partners = optimize.linear_sum_assignment(distance.numpy())
-        chosen[partnered] = others[partners]
-        matched[layer, chosen] = True
-    return matched
-
-
-def balance(heads: _Heads, others: _Heads, decay: Float[Tensor, "L H"]) -> float:
-    """Difference of mean decay between `heads` and `others` over their pooled standard deviation (Austin 2009).
-
-    NaN where all decays are equal. Raises ValueError for a set of fewer than two heads.
-    """
-    if (fewest := min(int(heads.sum()), int(others.sum()))) < 2:
-        raise ValueError(f"a spread needs at least two heads in either set, got {fewest}")
-    a, b = decay[heads].double(), decay[others].double()
-    return float((a.mean() - b.mean()) / ((a.var() + b.var()) / 2).sqrt())
-
-
 def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures.Site, Bool[Tensor, " held"]]]:
     """The layers with a chosen head, each with the choice among the heads that it holds, in their order."""
     checked_heads(model, heads)
@@ -246,9 +212,3 @@ def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) 
     if mask is not None:
         seen = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
     return arguments, options | {"attention_mask": seen}
-
-
-def _shuffled(among: Bool[Tensor, " heads"], generator: torch.Generator) -> Int64[Tensor, " n"]:
-    """The places that are True, in random order."""
-    places = among.nonzero()[:, 0]
-    return places[torch.randperm(len(places), generator=generator)]

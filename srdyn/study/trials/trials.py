@@ -25,7 +25,7 @@ from srdyn.architectures import linear_cache
 from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study.run import code, opened, store
-from srdyn.study.trials import battery, single_heads
+from srdyn.study.trials import battery, controls, single_heads
 
 CODE = code.hash_of(__name__)
 """What is kept depends on the code that runs, not on what an editor has saved since."""
@@ -168,7 +168,7 @@ def compositions(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -
     """What the heads of each arm are like, averaged over draws.
 
     Columns: heads (removed), rank, decay (their means), high and low (shares in these strata), distance (standardised
-    difference of their decays to those of `high` at the same share, `ablation.balance`: below 0.1 counts as matched),
+    difference of their decays to those of `high` at the same share, `controls.balance`: below 0.1 counts as matched),
     arm, share, cut, places (the first draw's heads, layer.head), chosen (a short hash of them), model, kind, seed.
     """
     return _everywhere("composition", names, plan, [(arm,) for arm in arms])
@@ -239,7 +239,7 @@ class Subject:
             row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(decay.mean())}
             row |= {"high": float((rank >= strata.HIGH * found.D).double().mean())}
             row |= {"low": float((rank <= strata.LOW * found.D).double().mean())}
-            rows.append(row | {"distance": ablation.balance(chosen, self.heads(high_arm, draw), found.decay)})
+            rows.append(row | {"distance": controls.balance(chosen, self.heads(high_arm, draw), found.decay)})
         means = pd.DataFrame(rows).mean().to_frame().T
         first = self.heads(arm, 0)
         chosen = hashlib.sha256(first.numpy().tobytes()).hexdigest()[:8]
@@ -276,7 +276,7 @@ class Subject:
         score, per_layer = self._score(arm.name, generator), arm.cut == "per layer"
         chosen = ~pruning.select(score, arm.share, per_layer=per_layer, generator=generator) & ~score.isnan()
         if arm.name == DECAY_MATCHED:
-            chosen = ablation.decay_matched(chosen, self._found().decay, generator=generator)
+            chosen = controls.decay_matched(chosen, self._found().decay, generator=generator)
         if arm.matched:
             chosen = ablation.matched_random(chosen, generator=generator)
         if arm.layers:
