@@ -49,8 +49,7 @@ def decay_only(
         writes = _random_block(state, g[:, block], strength[:, block], generator)
         for position in (p for p in wanted if start < p <= start + BLOCK):
             snapshot = _state_after(state, writes, position - start).reshape(*batch, H, K, V)
-            snapshot = snapshot.masked_fill(removed[..., None, None], torch.nan)
-            sigma.append(spectra.singular_values(snapshot, allow_nan=True))
+            sigma.append(spectra.singular_values(snapshot).masked_fill(removed[..., None], torch.nan))
         state = _state_after(state, writes, writes.keys.shape[1])
     return torch.stack(sigma, dim=-3)
 

@@ -87,7 +87,7 @@ def measure(
 def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
     """Write the JSON, with a hash for `read`, and the page into a folder, named after the model; the page's place."""
     place, name = Path(folder), passport["model"]["name"]
-    text = json.dumps({**passport, "sha256": _hash(passport)}, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps({**passport, "sha256": files.record_hash(passport)}, separators=(",", ":"), ensure_ascii=False)
     files.write_bytes(place / f"{name}.json", text.encode())
     files.write_bytes(place / f"{name}.html", page(passport).encode())
     return place / f"{name}.html"
@@ -96,7 +96,7 @@ def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
 def read(path: str | Path) -> dict[str, Any]:
     """The passport in a JSON that `save` wrote. Raises ValueError for anything else, also if a digit was changed."""
     found = files.read_json(Path(path))
-    if found.get("schema") != SCHEMA or found.pop("sha256", "") != _hash(found):
+    if found.get("schema") != SCHEMA or found.pop("sha256", "") != files.record_hash(found):
         raise ValueError(f"{path} is no passport of the form {SCHEMA}, or is broken: measure that model again")
     return found
 
@@ -171,10 +171,6 @@ def capacity(
     )
 
 
-def _hash(passport: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
-
-
 def _spectra_and_errors(state: Float[Tensor, "B H K V"]) -> Float64[Tensor, "B H measured"]:
     """Singular values, then the relative error of the state rounded to int8 and to float8 (e4m3), a scale a head."""
     size = state.flatten(2).norm(dim=-1).clamp(min=torch.finfo(state.dtype).tiny)
@@ -217,7 +213,7 @@ def _removals(model: models.Model, tokens: Int[Tensor, "N T"]) -> dict[tuple[int
 
 def _heads(model: models.Model, found: dict[str, Tensor], band: Tensor | None, removals: dict | None) -> list[dict]:
     """A record a head that the model holds; layers by their place in the decoder."""
-    D, rows = min(model.grid.K, model.grid.V), []
+    D, rows = model.grid.D, []
     for layer, held in enumerate(model.layers):
         for head in held.heads:
             row = {name: _rounded(x[layer, head].tolist()) for name, x in found.items()}
@@ -244,10 +240,12 @@ def _about(model: models.Model, weights: str | None) -> dict[str, Any]:
     """What the model is and what its caches cost."""
     found, config = export.sizes(model), model.hf.config
     per_token = memory.attention(config).values(1) * model.hf.dtype.itemsize
-    bytes_ = [{"tokens": n, "state": models.state_bytes(model), "cache": models.cache_bytes(model, n)} for n in LENGTHS]
+    bytes_ = [
+        {"tokens": n, "state": models.state_bytes(model), "cache": memory.cache_bytes(model.hf, n)} for n in LENGTHS
+    ]
     return {
         "name": model.name, "class": type(model.hf).__name__, "seed": model.seed,
-        "parameters": model.hf.num_parameters(), "grid": {**model.grid._asdict(), "D": min(model.grid.K, model.grid.V)},
+        "parameters": model.hf.num_parameters(), "grid": {**model.grid._asdict(), "D": model.grid.D},
         "layers": [layer.index for layer in model.layers], "sizes": found._asdict(),
         "kv_bytes_per_token": per_token, "bytes": bytes_, "weights": weights,
     }  # fmt: skip

@@ -160,7 +160,7 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
     logged. A new cache begins anew. Raises as `trace` does for a state below float32 or with NaN.
     """
     family, decoder = architectures.sites(model.hf)[0].recipe, model.hf.get_decoder()
-    seen, read, last, shown, D = Watched(), 0, None, _display(), min(model.grid.K, model.grid.V)
+    seen, read, last, shown, D = Watched(), 0, None, _display(), model.grid.D
 
     def look(_decoder: nn.Module, arguments: tuple, options: dict, output: object) -> None:
         nonlocal read, last

@@ -23,7 +23,7 @@ from torch import Tensor
 from srdyn import ablation, models, pruning, scores, spectra, strata
 from srdyn.architectures import linear_cache
 from srdyn.kernels import denormals
-from srdyn.loading import files
+from srdyn.loading import files, memory
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, controls, single_heads
 
@@ -260,7 +260,7 @@ class Subject:
             state, whole = linear_cache.held_bytes(read_by.past_key_values)
             row |= {f"parameters_{name}": which.hf.num_parameters(), f"state_{name}": state, f"cache_{name}": whole}
             row |= {f"state_predicted_{name}": models.state_bytes(which)}
-            row |= {f"cache_predicted_{name}": models.cache_bytes(which, tokens)}
+            row |= {f"cache_predicted_{name}": memory.cache_bytes(which.hf, tokens)}
         row["logits_differ"] = float((read_by.logits - masked).abs().max())
         return pd.DataFrame([row])
 
