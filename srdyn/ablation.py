@@ -13,8 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from srdyn import architectures, models, states
-from srdyn.architectures import recipe
+from srdyn import architectures, models
+from srdyn.architectures import feeding, recipe
 from srdyn.kernels import recurrence
 
 _Heads = Bool[Tensor, "L H"]
@@ -145,8 +145,8 @@ def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures
 
 
 def _everywhere(site: architectures.Site, read: Callable) -> contextlib.AbstractContextManager[None]:
-    """`states.taken_over` for whole passes and single steps alike."""
-    return states.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
+    """`feeding.taken_over` for whole passes and single steps alike."""
+    return feeding.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
 
 
 def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractContextManager[None]:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from srdyn import architectures, models, spectra
-from srdyn.architectures import feeding, rebinding, recipe
+from srdyn.architectures import feeding, recipe
 from srdyn.kernels import recurrence
 from srdyn.loading import processes
 
@@ -218,24 +218,11 @@ def _marks(ranks: Float64[Tensor, "L B H"], D: int) -> list[str]:
 @contextlib.contextmanager
 def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, recipe.Inputs], None]) -> Iterator[None]:
     """While this is open, `see(layer, read)` is told what the recurrence of each of these layers reads, as a whole."""
-
-    def watch(layer: int, site: architectures.Site, function: Callable) -> Callable:
-        def call(*arguments, **options):
-            taken_apart, decay = site.recipe.taken_apart(arguments, options), site.recipe.decay_set(site.mixer)
-            read = taken_apart if decay is None else site.recipe.forgetting(taken_apart, decay)
-            see(layer, site.recipe.inputs(read))
-            return function(*arguments, **options)
-
-        call.watch, call.watched = functools.partial(watch, layer, site), function
-        return call
-
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
             if layer in layers:
-                stock = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
-                watched = {name: watch(layer, site, function) for name, function in stock.items()}
-                stack.enter_context(rebinding.bound(site.mixer, watched))
+                stack.enter_context(feeding.watched(site, functools.partial(see, layer)))
         yield
 
 
@@ -245,37 +232,16 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: _Visit) 
 
     The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were.
     """
+
+    def told(layer: int, position: int, state: Tensor) -> None:
+        visit(layer, position, _checked_state(model, layer, position, state))
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
-            told = functools.partial(_checked_visit, model, layer, visit)
-            fed = functools.partial(feeding.fed, site.recipe, positions, told)
-            stack.enter_context(taken_over(site, site.recipe.readers, fed))
+            fed = functools.partial(feeding.fed, site.recipe, positions, functools.partial(told, layer))
+            stack.enter_context(feeding.taken_over(site, site.recipe.readers, fed))
         yield
-
-
-def taken_over(
-    site: architectures.Site, names: Sequence[str], read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]]
-) -> contextlib.AbstractContextManager[None]:
-    """While this is open, `read(function, call)` gives the outputs and the last state of one layer's recurrence.
-
-    `names` are taps of its recipe, `function` is what was called by that name.
-    """
-
-    def tap(function: Callable) -> Callable:
-        def call(*arguments, **options):
-            taken = site.recipe.taken_apart(arguments, options)
-            return site.recipe.returned(*read(function, taken), options)
-
-        return call
-
-    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in names})
-
-
-def _beneath(function: Callable, tap: Callable[[Callable], Callable]) -> Callable:
-    """The function tapped; who watches it watches what comes of that, and sees its calls before they are cut."""
-    watch = getattr(function, "watch", None)
-    return tap(function) if watch is None else watch(_beneath(function.watched, tap))
 
 
 def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
@@ -315,10 +281,6 @@ def _checked_state(model: models.Model, layer: int, position: int, state: Tensor
         head = model.layers[layer].heads[int(broken.nonzero()[0])]
         raise ValueError(f"NaN or infinity in the state of {where}, head {head}, position {position}")
     return state
-
-
-def _checked_visit(model: models.Model, layer: int, visit: _Visit, position: int, state: Tensor) -> None:
-    visit(layer, position, _checked_state(model, layer, position, state))
 
 
 def _read(model: models.Model, tokens: Tensor, **options) -> None:

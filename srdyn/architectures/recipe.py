@@ -286,6 +286,11 @@ class Recipe:
         if repeat_keys:
             self.cut(mixer, range(self.heads(mixer).H), self.sharing(mixer))
 
+    def as_engines_read(self, mixer: nn.Module, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Tensors of a `stock` model with such mixers under names that engines read too, where transformers alone reads
+        what it writes."""
+        return state
+
     def _keys(self, mixer: nn.Module, heads: Sequence[int]) -> list[int]:
         """The key head that each value head reads with, numbered as before any pruning."""
         unpruned = self.unpruned(mixer)
