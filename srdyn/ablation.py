@@ -157,20 +157,14 @@ def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractC
 @contextlib.contextmanager
 def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]:
     """While this is open, the layer has these decays, upon those that are set already: one tap reads what stands."""
-
-    def decayed(call: recipe.Call) -> recipe.Call:
-        return site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))
-
     before = site.recipe.decay_set(site.mixer)
-    tap = _changed(site, decayed) if before is None else contextlib.nullcontext()
-    site.mixer.srdyn_decay = decay if before is None else before.then(decay)
-    try:
-        with tap:
-            yield
-    finally:
-        del site.mixer.srdyn_decay
-        if before is not None:
-            site.mixer.srdyn_decay = before
+    with contextlib.ExitStack() as undone:
+        undone.callback(setattr, site.mixer, "srdyn_decay", before)
+        if before is None:
+            decayed = lambda call: site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))  # noqa: E731
+            undone.enter_context(_changed(site, decayed))
+        site.mixer.srdyn_decay = decay if before is None else before.then(decay)
+        yield
 
 
 def _fed(

@@ -21,10 +21,6 @@ from srdyn import architectures, models
 from srdyn.architectures.counts import COUNTS, REASONS, Counts
 from srdyn.loading import checkpoints, engines, folders, markdown, report, streaming
 
-MARK = "srdyn_"
-"""What keys of ours in a configuration begin with, which an ordinary checkpoint does not have."""
-
-
 NORMS = (
     "A norm over a group of heads has fewer of them here: its weights make up for that, its ε, which the configuration "
     "shares with other norms, does not, so that the logits are those of the pruned model up to ε."
@@ -108,7 +104,7 @@ def configuration(model: models.Model) -> PreTrainedConfig:
     """The family's own configuration with the numbers of `shape`, as which it raises."""
     found, counts, config = shape(model), _counts(model), model.hf.config
     text = config.get_text_config(decoder=True)
-    stated = {name: value for name, value in config.to_dict().items() if not name.startswith(MARK)}
+    stated = {name: value for name, value in config.to_dict().items() if not name.startswith("srdyn_")}
     inner = stated if text is config else next(stated[x] for x in config.sub_configs if getattr(config, x) is text)
     width = found.heads * model.grid.V
     numbers = {"heads": found.heads, "keys": found.keys, "width": width, "expand": width // text.hidden_size}

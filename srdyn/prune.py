@@ -1,20 +1,7 @@
 """From a model to a smaller one that anyone can serve: `python -m srdyn.prune MODEL --share 0.25 --out FOLDER`.
 
 Heads are scored on one part of the text, what remains is trained on another if wanted (`--heal`), and the loss is read
-on a third. The same in Python:
-
-    from srdyn import export, models, prune, pruning, scores
-
-    model = models.load("data/models/hybrid")
-    profile = scores.profile(model, prune.read(model, ["code", "prose"], part="calibration", n=4))
-    score = scores.under("joint, α = 0.5", profile, torch.Generator().manual_seed(0))
-    keep = pruning.select(score, 0.25, uniform=True, **export.choices(model))
-    smaller = pruning.prune_heads(model, keep)
-    text = prune.read(model, ["code", "prose"], part="evaluation", n=8)
-    losses = {"whole": prune.loss(model, text), "pruned": prune.loss(smaller, text)}
-    prune.heal(smaller, prune.read(model, ["code", "prose"], part="trace", n=32), steps=50, folder="build/heal")
-    losses["healed"] = prune.loss(smaller, text)
-    export.save(smaller, "build/smaller", cost=prune.cost(losses))
+on a third. notebooks/site/serve.md does the same by hand, a call for each step; `heal` comes between its two losses.
 """
 
 import argparse

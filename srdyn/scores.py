@@ -6,6 +6,7 @@ A score is one number per head from calibration text; heads with the highest sco
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -139,6 +140,5 @@ def _outputs(model: models.Model) -> Iterator[Scores]:
         for layer, site in enumerate(architectures.sites(model.hf)):
             if model.layers[layer].heads:
                 readout = site.recipe.readout(site.mixer)
-                hook = readout.register_forward_pre_hook(lambda module, given, at=layer: keep(at, module, given))
-                hooks.enter_context(hook)
+                hooks.enter_context(readout.register_forward_pre_hook(functools.partial(keep, layer)))
         yield sums

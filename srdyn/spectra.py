@@ -46,7 +46,10 @@ def singular_values(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*ba
     if not states.sum((-2, -1)).isfinite().all() and (bad := ~states.isfinite().all(-1).all(-1)).any():
         first = f"the first at batch index {tuple(bad.nonzero()[0].tolist())} of {tuple(bad.shape)}"
         raise ValueError(f"{int(bad.sum())} of {bad.numel()} states hold NaN or infinity, {first}")
-    return _measured(states)
+    if states.device.type in ("cpu", "mps"):
+        return singular_values_cpu.singular_values(states.cpu())
+    kernel = _kernel() if states.is_cuda else None
+    return kernel.singular_values(states) if kernel and max(states.shape[-2:]) <= kernel.WIDEST else reference(states)
 
 
 def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
@@ -98,13 +101,6 @@ def uncertain(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Bool[Tens
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     return ((sigma - eps * largest).abs() <= (1 + eps) * FLOAT32_ERROR * largest) & (largest > 0)
-
-
-def _measured(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
-    if states.device.type in ("cpu", "mps"):
-        return singular_values_cpu.singular_values(states.cpu())
-    kernel = _kernel() if states.is_cuda else None
-    return kernel.singular_values(states) if kernel and max(states.shape[-2:]) <= kernel.WIDEST else reference(states)
 
 
 @functools.cache

@@ -199,11 +199,6 @@ class Subject:
         self.kept = store.RunStore(kept, made_by=made_by)
         self._sheet = functools.cache(functools.partial(battery.sheet, tokenizer=self.model.tokenizer))
 
-    @property
-    def held(self) -> Bool[Tensor, "L H"]:
-        """The heads that the model has."""
-        return self.model.held
-
     def ask(self, question: str, *details: object) -> pd.DataFrame:
         """A table of one of the methods below with the model's names; denormal numbers count as zeros meanwhile."""
         with denormals.flushed():
