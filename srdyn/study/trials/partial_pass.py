@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 import pandas as pd
 from torch import Tensor, nn
 
-from srdyn import architectures, models
+from srdyn import models
 from srdyn.loading import streaming
 
 log = logging.getLogger(__name__)
@@ -23,7 +23,7 @@ class Resumable:
     """
 
     def __init__(self, model: models.Model, run: Callable[[], pd.Series]) -> None:
-        self.run, self._layers, self.resumes = run, _decoder_layers(model.hf), True
+        self.run, self._layers, self.resumes = run, streaming.layers(model.hf), True
         self._start, self._entered = 0, []
         outputs: list[bool] = []
         with contextlib.ExitStack() as hooks:
@@ -89,11 +89,3 @@ def _same(hidden_states: Tensor, *others: object, **options: object) -> Tensor:
 
 def _next(kept: Iterator[Tensor], *others: object, **options: object) -> Tensor:
     return next(kept)
-
-
-def _decoder_layers(hf: nn.Module) -> nn.ModuleList:
-    """The list of layers that the recurrent ones are in."""
-    site = architectures.sites(hf)[0]
-    name = next(name for name, module in hf.named_modules() if module is site.mixer)
-    parts = name.split(".")
-    return hf.get_submodule(".".join(parts[: parts.index(str(site.index))]))
