@@ -129,29 +129,27 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     work = out.with_name(f"{out.name}.unfinished")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
     chosen = {} if arguments.keys == "repeated" else export.choices(model)
-    texts = functools.partial(read, model, arguments.text, length=arguments.length, seed=arguments.seed)
+    drawn = {"length": arguments.length, "seed": arguments.seed}
+    texts = functools.partial(contexts.of_each, arguments.text, model.tokenizer, **drawn)
     calibration, text = (texts(part=part, n=arguments.n) for part in ("calibration", "evaluation"))
     select = functools.partial(pruning.select, fraction=arguments.share, uniform=True, tp=arguments.tp, **chosen)
     alike = torch.where(model.held, 0.0, torch.nan)
     export.configuration(pruning.prune_heads(model, select(alike)))  # what cannot be is known before the long part
-    identity = checkpoints.identity(arguments.model, model.hf.config)
-    of = [model.name, str(model.hf.dtype), model.device.type, identity]
+    of = [model.name, str(model.hf.dtype), model.device.type, checkpoints.identity(arguments.model, model.hf.config)]
     profiled = [of, calibration.tolist()]
     means = resuming.made(work / "profile", profiled, lambda: scores.profile(model, calibration)[:-1])
     profile = scores.Profile(*means, D=model.grid.D)
     keep = select(scores.under(arguments.rule, profile, torch.Generator().manual_seed(arguments.seed)))
-    losses = {}
 
-    def measure(name: str, *more: object) -> None:
-        measured = [of, text.tolist(), *more]
-        [found] = resuming.made(work / name, measured, lambda: [torch.from_numpy(loss(model, text))])
-        losses[name] = found.numpy()
+    def measured(name: str, *more: object) -> Float64[np.ndarray, " N"]:
+        [found] = resuming.made(work / name, [of, text.tolist(), *more], lambda: [torch.from_numpy(loss(model, text))])
+        return found.numpy()
 
-    measure("whole")
+    losses = {"whole": measured("whole")}
     if arguments.heal and streaming.is_attached(model.hf):  # only weights that are held can be trained
         model = models.load(arguments.model, device="cpu", dtype=model.hf.dtype)
     model = pruning.prune_heads(model, keep)
-    measure("pruned", keep.tolist())
+    losses["pruned"] = measured("pruned", keep.tolist())
     if arguments.heal:  # on text that neither scored nor compares
         windows = texts(part="trace", n=max(min(arguments.heal, 64) * 8 // len(arguments.text), 1))
         folder = work / f"healing {files.record_hash([of, keep.tolist()])[:8]}"

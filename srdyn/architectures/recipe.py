@@ -287,8 +287,7 @@ class Recipe:
             self.cut(mixer, range(self.heads(mixer).H), self.sharing(mixer))
 
     def as_engines_read(self, mixer: nn.Module, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Tensors of a `stock` model with such mixers under names that engines read too, where transformers alone reads
-        what it writes."""
+        """A `stock` model's tensors under names that engines read too, where transformers alone reads its own."""
         return state
 
     def _keys(self, mixer: nn.Module, heads: Sequence[int]) -> list[int]:
