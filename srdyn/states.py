@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
 import torch
@@ -107,7 +107,7 @@ def gates_of(model: models.Model, B: int, T: int) -> Iterator[_Gates]:
         for kept, gate in zip((g, beta), read.gates, strict=True):
             kept[layer][..., heads] = gate.cpu()
 
-    with _watched(model, range(model.grid.L), keep):
+    with _watched(model, keep):
         yield g, beta
 
 
@@ -118,23 +118,22 @@ def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    return from_inputs(model, tokens, lambda read: read, layers=[layer])[layer]
+    found: list[recipe.Inputs] = []
+    with _watched(model, lambda at, read: found.append(read) if at == layer else None):
+        _read(model, checked_tokens(model, tokens))
+    return found[0]
 
 
 def from_inputs(
-    model: models.Model,
-    tokens: Int[Tensor, "B T"],
-    take: Callable[[recipe.Inputs], _Taken],
-    *,
-    layers: Sequence[int] | None = None,
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], _Taken]
 ) -> list[_Taken | None]:
-    """`take` of what each layer, or these `layers`, reads (see `inputs`), in one pass; None for others and empty."""
+    """`take` of what each layer reads (see `inputs`), in one pass; None for a layer without heads."""
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
     def keep(layer: int, read: recipe.Inputs) -> None:
         taken[layer] = take(read)
 
-    with _watched(model, range(model.grid.L) if layers is None else layers, keep):
+    with _watched(model, keep):
         _read(model, tokens)
     return taken
 
@@ -216,13 +215,12 @@ def _marks(ranks: Float64[Tensor, "L B H"], D: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, recipe.Inputs], None]) -> Iterator[None]:
-    """While this is open, `see(layer, read)` is told what the recurrence of each of these layers reads, as a whole."""
+def _watched(model: models.Model, see: Callable[[int, recipe.Inputs], None]) -> Iterator[None]:
+    """While this is open, `see(layer, read)` is told what the recurrence of each layer reads, as a whole."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
-            if layer in layers:
-                stack.enter_context(feeding.watched(site, functools.partial(see, layer)))
+            stack.enter_context(feeding.watched(site, functools.partial(see, layer)))
         yield
 
 
