@@ -32,7 +32,7 @@ def test_a_saved_model_loads_and_runs_as_it_is(tiny_hybrid, folder, tokens):
     assert model.tokenizer is None
     assert model.hf.dtype == torch.float32
     assert model.grid == tiny_hybrid.grid == models.HeadGrid(L=3, H=4, K=8, V=12)
-    assert model.layers[2] == models.Layer(index=3, heads=(0, 1, 2, 3), K=8, V=12)
+    assert model.layers[2] == models.Layer(index=3, heads=(0, 1, 2, 3))
     rounded = copy.deepcopy(tiny_hybrid.hf)
     for parameter in rounded.parameters():
         parameter.data = parameter.to(torch.float16).float()

@@ -104,7 +104,7 @@ def test_the_smaller_model_computes_what_the_masked_one_does_from_less(family):
         torch.testing.assert_close(in_pieces, expected, **bounds)
         stepped, cache = fed(pruned.hf, [1] * 9)
         torch.testing.assert_close(stepped, expected[:, :9], **bounds)
-        both = models.state_bytes(pruned), models.cache_bytes(pruned, 9)
+        both = models.state_bytes(pruned), memory.cache_bytes(pruned.hf, 9)
         assert linear_cache.held_bytes(cache) == tuple(2 * size for size in both)
         assert pruned.grid == whole.grid
         assert [layer.index for layer in pruned.layers] == [layer.index for layer in whole.layers]

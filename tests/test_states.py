@@ -100,7 +100,7 @@ def test_a_state_holds_no_more_than_was_read_and_nothing_of_what_comes_later(see
     # Attention over more or fewer tokens differs in the last bits, which later layers amplify.
     assert (state - before).norm() <= 1e-5 * before.norm()
     rank = spectra.effective_rank(states.trace(hybrid(), tokens, [position]))
-    assert rank.max() <= spectra.rank_bound([position], min(hybrid().grid.K, hybrid().grid.V))[0]
+    assert rank.max() <= spectra.rank_bound([position], hybrid().grid.D)[0]
 
 
 def test_states_are_dropped_once_measured(tokens):

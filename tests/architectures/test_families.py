@@ -215,11 +215,11 @@ class TestEveryFamily:
                 site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf)
             )
             if family.id not in INDEXED:
-                assert whole_cache == len(TOKENS) * models.cache_bytes(model, TOKENS.shape[1])
+                assert whole_cache == len(TOKENS) * memory.cache_bytes(model.hf, TOKENS.shape[1])
         if family.id not in INDEXED and not family.needs_fla:
             row = memory.ledger([TOKENS.shape[1]], configs={"it": model.hf.config}).iloc[0]
             in_float32 = row["state_bytes"] + 2 * (row["conv_bytes"] + row["kv_bytes"])
-            assert in_float32 == models.cache_bytes(families.model(family), TOKENS.shape[1])
+            assert in_float32 == memory.cache_bytes(families.model(family).hf, TOKENS.shape[1])
 
     def test_a_saved_model_loads_bit_for_bit(self, family, tmp_path):
         model = families.model(family)

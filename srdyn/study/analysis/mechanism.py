@@ -141,7 +141,7 @@ def precision(name: str | Path, reading: samples.Reading) -> pd.DataFrame:
         table = places.to_frame(index=False).assign(context=domain, rank=ranks.numpy().ravel())
         table["uncertain"] = bands.numpy().ravel()
         tables.append(table.assign(document=document.numpy()[table["sample"]]))
-    names = opened.about(model) | {"source": null_tables.MODEL, "D": min(model.grid.K, model.grid.V)}
+    names = opened.about(model) | {"source": null_tables.MODEL, "D": model.grid.D}
     return pd.concat(tables, ignore_index=True).assign(**names)
 
 

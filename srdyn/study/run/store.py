@@ -169,8 +169,7 @@ class RunStore:
     """
 
     def __init__(self, path: Path, *, made_by: Mapping[str, object]) -> None:
-        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-        self.folder = Path(path) / digest[:16]
+        self.folder = Path(path) / files.record_hash(made_by)[:16]
         files.write_json(self.folder / "made_by.json", made_by)
 
     def has(self, key: str) -> bool:

@@ -270,7 +270,7 @@ class Subject(trials.Subject):
 
     def beside(self) -> pd.DataFrame:
         """The intact model, and the one with every state off."""
-        arms = {trials.INTACT: torch.zeros_like(self.held), ALL_OFF: self.held}
+        arms = {trials.INTACT: torch.zeros_like(self.model.held), ALL_OFF: self.model.held}
         about = {"share": 0.0, "cut": "", "which": CHOSEN}
         tables = [self._of([heads]).assign(arm=name, **about) for name, heads in arms.items()]
         return pd.concat(tables, ignore_index=True)
@@ -285,7 +285,7 @@ class Subject(trials.Subject):
         seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"random sets")]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         options = {"n": n, "per_layer": arm.cut == "per layer", "generator": generator}
-        among = drawn(self.heads(arm, 0), self.held, **options)[first : first + BLOCK]
+        among = drawn(self.heads(arm, 0), self.model.held, **options)[first : first + BLOCK]
         return self._of(among, first).assign(arm=arm.label, share=arm.share, cut=arm.cut, which=RANDOM)
 
     def _of(self, sets: Iterable[Bool[Tensor, "L H"]], first: int = 0) -> pd.DataFrame:

@@ -22,10 +22,10 @@ def damage(
     per answer of a task), intact.
     """
     intact = _bits(model, sheet)
-    held = held or [(axis, head) for axis, layer in enumerate(model.layers) for head in layer.heads]
+    held = held or model.held.nonzero().tolist()
     rows = []
     for axis, head in tqdm(held, desc=f"{model.name}: single heads", leave=False):
-        alone = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+        alone = torch.zeros_like(model.held)
         alone[axis, head] = True
         with ablation.ablate_heads(model, alone):
             more = _bits(model, sheet) - intact

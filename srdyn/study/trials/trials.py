@@ -23,9 +23,9 @@ from torch import Tensor
 from srdyn import ablation, models, pruning, scores, spectra, strata
 from srdyn.architectures import linear_cache
 from srdyn.kernels import denormals
-from srdyn.loading import files
+from srdyn.loading import files, memory
 from srdyn.study.run import code, opened, store
-from srdyn.study.trials import battery, single_heads
+from srdyn.study.trials import battery, controls, single_heads
 
 CODE = code.hash_of(__name__)
 """What is kept depends on the code that runs, not on what an editor has saved since."""
@@ -172,7 +172,7 @@ def compositions(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -
     """What the heads of each arm are like, averaged over draws.
 
     Columns: heads (removed), rank, decay (their means), high and low (shares in these strata), distance (standardised
-    difference of their decays to those of `high` at the same share, `ablation.balance`: below 0.1 counts as matched),
+    difference of their decays to those of `high` at the same share, `controls.balance`: below 0.1 counts as matched),
     arm, share, cut, places (the first draw's heads, layer.head), chosen (a short hash of them), model, kind, seed.
     """
     return _everywhere("composition", names, plan, [(arm,) for arm in arms])
@@ -202,11 +202,6 @@ class Subject:
         made_by |= {"code": CODE}
         self.kept = store.RunStore(kept, made_by=made_by)
         self._sheet = functools.cache(functools.partial(battery.sheet, tokenizer=self.model.tokenizer))
-
-    @property
-    def held(self) -> Bool[Tensor, "L H"]:
-        """The heads that the model has."""
-        return self.model.held
 
     def ask(self, question: str, *details: object) -> pd.DataFrame:
         """A table of one of the methods below with the model's names; denormal numbers count as zeros meanwhile."""
@@ -243,7 +238,7 @@ class Subject:
             row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(decay.mean())}
             row |= {"high": float((rank >= strata.HIGH * found.D).double().mean())}
             row |= {"low": float((rank <= strata.LOW * found.D).double().mean())}
-            rows.append(row | {"distance": ablation.balance(chosen, self.heads(high_arm, draw), found.decay)})
+            rows.append(row | {"distance": controls.balance(chosen, self.heads(high_arm, draw), found.decay)})
         means = pd.DataFrame(rows).mean().to_frame().T
         first = self.heads(arm, 0)
         chosen = hashlib.sha256(first.numpy().tobytes()).hexdigest()[:8]
@@ -264,7 +259,7 @@ class Subject:
             state, whole = linear_cache.held_bytes(read_by.past_key_values)
             row |= {f"parameters_{name}": which.hf.num_parameters(), f"state_{name}": state, f"cache_{name}": whole}
             row |= {f"state_predicted_{name}": models.state_bytes(which)}
-            row |= {f"cache_predicted_{name}": models.cache_bytes(which, tokens)}
+            row |= {f"cache_predicted_{name}": memory.cache_bytes(which.hf, tokens)}
         row["logits_differ"] = float((read_by.logits - masked).abs().max())
         return pd.DataFrame([row])
 
@@ -280,7 +275,7 @@ class Subject:
         score, per_layer = self._score(arm.name, generator), arm.cut == "per layer"
         chosen = ~pruning.select(score, arm.share, per_layer=per_layer, generator=generator) & ~score.isnan()
         if arm.name == DECAY_MATCHED:
-            chosen = ablation.decay_matched(chosen, self._found().decay, generator=generator)
+            chosen = controls.decay_matched(chosen, self._found().decay, generator=generator)
         if arm.matched:
             chosen = ablation.matched_random(chosen, generator=generator)
         if arm.layers:
