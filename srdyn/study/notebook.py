@@ -8,20 +8,20 @@ from srdyn.study.run import figure_files, store
 
 
 def first_look(**read: object) -> None:
-    """Say in one line what `quick` leaves of the parameters."""
-    told = ", ".join(f"{name} = {value}" for name, value in read.items())
-    print(f"quick = True, so that of the lists above only this is read: {told}")
+    """Say in one line that `quick` cuts parameters down, and those that most hangs on."""
+    print("quick = True, so that less is read than the parameters say (`if quick` in this cell):", read)
 
 
 class Run:
     """A notebook's run: what it keeps is named `<stem>_<name>`, or `<stem>` where the name is empty.
 
     `parameters` are what the tables hang on; they stand in every table's side file, and in the run's record with the
-    versions and the machine.
+    versions and the machine. From then on pandas shows texts in tables whole: verdicts name their nulls.
     """
 
     def __init__(self, stem: str, **parameters: object) -> None:
         self.stem, self.parameters = stem, parameters
+        pd.set_option("display.max_colwidth", None)
         store.save_record(stem, store.run_record(parameters=parameters))
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:

@@ -55,6 +55,6 @@ def test_claims_are_judged_by_models_and_their_nulls(run):
 
 def test_a_first_look_says_what_it_reads(capsys):
     notebook.first_look(models=["a"], n=2)
-    assert (
-        capsys.readouterr().out == "quick = True, so that of the lists above only this is read: models = ['a'], n = 2\n"
-    )
+    said = capsys.readouterr().out
+    assert said.startswith("quick = True, so that less is read than")
+    assert said.endswith(": {'models': ['a'], 'n': 2}\n")
