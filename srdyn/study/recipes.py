@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from srdyn import ablation, scores
+from srdyn import scores
 from srdyn.kernels import denormals
 from srdyn.loading import memory
 from srdyn.study import derived
@@ -29,7 +28,7 @@ from srdyn.study.analysis import (
 )
 from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
-from srdyn.study.trials import battery, effects, frontier, retention, sets, trials
+from srdyn.study.trials import battery, effects, frontier, retention, sets, single_heads, trials
 
 ARM, HEAD = derived.ARM, "model layer head"
 ABOUT = f"{ARM} layers window truncated probe"
@@ -206,8 +205,8 @@ def _narrowed(draw: np.random.Generator, kept: Path) -> derived.Fresh:
 def _truncated(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebook 05: one task and one domain while all states are cut to a rank."""
     given, rows = derived.given("05_mechanism_truncation"), derived.stands("05_mechanism_truncation")
-    size = {"items": given["load_rows"], "windows": 2, "sequences": 1, "draws": 1}
-    plan = trials.plan(given["loads"], given["domains"], **size, text_alone=True, eps=given["eps"], seed=given["seed"])
+    options = {"rows": given["load_rows"], "eps": given["eps"], "seed": given["seed"]}
+    plan = trials.truncating(given["loads"], given["domains"], **options)
     one = {"tasks": (str(draw.choice(given["loads"])),), "domains": (str(draw.choice(plan.domains)),)}
     every, place = int(draw.choice(rows["every"])), derived.place(draw.choice(given["models"][:2]))
     few = dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, **one), truncated_every=every)
@@ -232,18 +231,10 @@ def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
     """What one head alone is worth to two probes."""
     model, sheet = subject.model, battery.sheet(subject.plan.calibration, subject.model.tokenizer)
     axis = int(draw.integers(len(model.layers)))
-    layer, asked = model.layers[axis], {name: sheet[name] for name in draw.choice([*sheet], 2, replace=False)}
-    alone = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
-    alone[axis, head := int(draw.choice(layer.heads))] = True
+    asked = {name: sheet[name] for name in draw.choice([*sheet], 2, replace=False)}
     with denormals.flushed():
-        intact, given = battery.answers(model, asked), []
-        with ablation.ablate_heads(model, alone):
-            without = battery.answers(model, asked)
-    for answers in (intact, without):
-        sums = answers.groupby("probe")[["bits", "weight"]].sum()
-        given.append(sums["bits"] / sums["weight"])
-    found = pd.DataFrame({"damage": given[1] - given[0], "intact": given[0]}).reset_index()
-    return found.assign(layer=layer.index, axis=axis, head=head, **opened.about(model))
+        found = single_heads.damage(model, asked, [(axis, int(draw.choice(model.layers[axis].heads)))])
+    return found.assign(**opened.about(model))
 
 
 def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> derived.Fresh:

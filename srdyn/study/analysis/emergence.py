@@ -235,8 +235,8 @@ def _of_each_model(history: pd.DataFrame, at: int, *values: str) -> Iterator[tup
         raise ValueError(
             f"no spectra were taken after {at} tokens, but after {sorted(set(history['position'].tolist()))}"
         )
-    for names, part in table.groupby(OF_A_MODEL, sort=False):
-        yield dict(zip(OF_A_MODEL, names, strict=True)), observations.cube(part.assign(position=part["step"]), *values)
+    for names, part in observations.groups(table, OF_A_MODEL):
+        yield names, observations.cube(part.assign(position=part["step"]), *values)
 
 
 def _windows(data: observations.Cube) -> Windows:

@@ -192,8 +192,8 @@ def _residuals(last: pd.DataFrame) -> pd.DataFrame:
 
 def _of_each_model(text: pd.DataFrame, at: int) -> Iterator[tuple[dict, dict[str, pd.DataFrame]]]:
     """Its names, its head tables by source at one position."""
-    for names, table in text[text["position"] == at].groupby(OF_A_MODEL, sort=False):
-        yield dict(zip(OF_A_MODEL, names, strict=True)), dict(list(table.groupby("source", sort=False)))
+    for names, table in observations.groups(text[text["position"] == at], OF_A_MODEL):
+        yield names, dict(list(table.groupby("source", sort=False)))
 
 
 def _observed(

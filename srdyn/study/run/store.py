@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -180,6 +180,12 @@ class RunStore:
         """Keep `frame` as the finished item `key`."""
         _require_plain(frame, "item")
         files.keep(self._path(key), _encode(frame, ".parquet"))
+
+    def once(self, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The item `key`, made and kept where it is not finished."""
+        if not self.has(key):
+            self.put(key, make())
+        return self.get(key)
 
     def get(self, key: str) -> pd.DataFrame:
         """The finished item `key`. Raises `FileNotFoundError` if it is not finished."""

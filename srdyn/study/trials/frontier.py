@@ -27,7 +27,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from srdyn import ablation, evals
-from srdyn.kernels import denormals, rounding
+from srdyn.kernels import rounding
 from srdyn.loading import files
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, contrasts, effects, sets, trials
@@ -149,9 +149,7 @@ class Subject(trials.Subject):
         Columns: probe, probe_kind, row, item, value, weight (their sums' ratio: share right, bits a token), those of
         `Way`, heads, where, bytes, replayed.
         """
-        if not self.answered.has(way.key):
-            self.answered.put(way.key, self._answers(way))
-        return self.answered.get(way.key)
+        return self.answered.once(way.key, lambda: self._answers(way))
 
     def chosen(self, way: Way) -> Bool[Tensor, "L H"]:
         """The heads that a way acts on."""
@@ -175,7 +173,7 @@ class Subject(trials.Subject):
     def _answers(self, way: Way) -> pd.DataFrame:
         heads = self.chosen(way)
         tokens, items, about = self._rows(first=way.rule == RANDOM)
-        with denormals.flushed(), self._holding(way, heads):
+        with self._holding(way, heads):
             found = evals.outcomes(self.model, tokens, items)
         lines = about.iloc[found["row"]].reset_index(drop=True)
         text = lines["probe_kind"] == "text"

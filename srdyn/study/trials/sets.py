@@ -32,7 +32,7 @@ from torch import Tensor
 
 from srdyn import ablation
 from srdyn.loading import files
-from srdyn.study.analysis import intervals
+from srdyn.study.analysis import intervals, observations
 from srdyn.study.run import opened, store
 from srdyn.study.trials import battery, effects, trials
 
@@ -149,13 +149,13 @@ def places(table: pd.DataFrame) -> pd.DataFrame:
     worse in every seed has its greatest place there.
     """
     by, rows = ["model", "kind", "seed", "arm", "share", "cut", "probe"], []
-    for names, part in table[~table["arm"].isin((trials.INTACT, ALL_OFF))].groupby(by, sort=False):
+    for names, part in observations.groups(table[~table["arm"].isin((trials.INTACT, ALL_OFF))], by):
         kept = part["probe_kind"].iloc[0] == effects.KEPT
         goodness, mine = part["value"] if kept else -part["bits"], part["which"] == CHOSEN
         mine, random = part[mine & ~part.duplicated(["set", "which"])].index, part[part["which"] == RANDOM].index
         found = place(goodness[mine].to_numpy(), goodness[random].to_numpy())
         mine, random = part.loc[mine, "value"], part.loc[random, "value"]
-        about = dict(zip(by, names, strict=True)) | found._asdict() | {"verdict": found.verdict, "draws": len(mine)}
+        about = names | found._asdict() | {"verdict": found.verdict, "draws": len(mine)}
         rows.append(about | {"chosen": float(mine.mean()), "random": float(random.median())})
     found = pd.DataFrame(rows, columns=[*by, *Place._fields, "verdict", "draws", "chosen", "random"])
     seeds = found.groupby(["kind", "arm", "share", "cut", "probe"], sort=False)["place"]
@@ -295,10 +295,9 @@ class Subject(trials.Subject):
     def _answered(self, heads: Bool[Tensor, "L H"]) -> pd.DataFrame:
         """What is answered without these heads, a row for each probe."""
         key = np.packbits(heads.numpy()).tobytes().hex()
-        if not self.sets.has(key):
-            with ablation.ablate_heads(self.model, heads):
-                self.sets.put(key, battery.answers(self.model, self._probes))
-        given = self.sets.get(key).groupby(["probe", "probe_kind"], as_index=False, sort=False)
+        with ablation.ablate_heads(self.model, heads):
+            given = self.sets.once(key, lambda: battery.answers(self.model, self._probes))
+        given = given.groupby(["probe", "probe_kind"], as_index=False, sort=False)
         sums = given.agg(value=("value", "sum"), bits=("bits", "sum"), weight=("weight", "sum"), n=("value", "size"))
         sums = sums.assign(value=sums["value"] / sums["weight"], bits=sums["bits"] / sums["weight"])
         name = hashlib.sha256(key.encode()).hexdigest()[:8]

@@ -82,8 +82,8 @@ class Arm:
 class Plan:
     """The questions, what calibrates the choice of heads, and how many draws of it are made.
 
-    `every_row` has each draw answer everything; otherwise draw k of K answers the rows with row % K = k, so that all
-    draws together cost one pass. `truncated_every` are the tokens between two truncations of a state.
+    Draw k of K answers the rows with row % K = k, so that all draws together cost one pass. `truncated_every` are the
+    tokens between two truncations of a state.
     """
 
     questions: battery.Battery
@@ -92,7 +92,6 @@ class Plan:
     sequences: int = 16
     length: int = 1024
     draws: int = 10
-    every_row: bool = False
     truncated_every: int = 64
     eps: float = spectra.EPS
     seed: int = 0
@@ -119,6 +118,11 @@ def plan(
     fewer = {"items": max(1, asked), "rows": max(2, asked), "windows": read, "copies": 0}
     calibrates = ask(tuple(tasks), **fewer, part="calibration")
     return Plan(ask(tuple(tasks), items=items, windows=windows, **few), calibrates, tuple(domains), **options)
+
+
+def truncating(tasks: Sequence[str], domains: Sequence[str], *, rows: int, **options: object) -> Plan:
+    """A plan for arms that cut the states of all heads, so that none are chosen or drawn: `rows` rows of each task."""
+    return plan(tasks, domains, items=rows, windows=2, sequences=1, draws=1, text_alone=True, **options)
 
 
 def answers(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
@@ -206,15 +210,15 @@ class Subject:
 
     def profile(self) -> pd.DataFrame:
         """One row for every head, as `profiles` returns it."""
-        return self._kept("profile", self._profile)
+        return self.kept.once("profile", self._profile)
 
     def damage(self) -> pd.DataFrame:
         """One row for every head and probe, as `damages` returns it."""
-        return self._kept("damage", lambda: single_heads.damage(self.model, self._sheet(self.plan.calibration)))
+        return self.kept.once("damage", lambda: single_heads.damage(self.model, self._sheet(self.plan.calibration)))
 
     def answers(self, arm: Arm) -> pd.DataFrame:
         """What the model answers under one arm, as `answers` returns it."""
-        return self._kept(arm.key, lambda: self._answers(arm))
+        return self.kept.once(arm.key, lambda: self._answers(arm))
 
     def overlap(self, arm: Arm, variant: str, other: Plan) -> pd.DataFrame:
         """One row of `overlaps`."""
@@ -295,7 +299,6 @@ class Subject:
         positions = range(plan.truncated_every, plan.questions.length, plan.truncated_every)
         for draw in range(draws):
             heads = self.heads(arm, draw)
-            fold = None if plan.every_row or draws == 1 else (draw, draws)
             with contextlib.ExitStack() as stack:
                 if arm.truncated:
                     stack.enter_context(ablation.truncate_states(model, arm.truncated, heads, positions))
@@ -303,7 +306,7 @@ class Subject:
                     stack.enter_context(ablation.ablate_heads(model, heads))
                 if arm.window:
                     stack.enter_context(ablation.attention_window(model, arm.window))
-                given = battery.answers(model, self._sheet(plan.questions), fold=fold)
+                given = battery.answers(model, self._sheet(plan.questions), fold=(draw, draws))
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
         return pd.concat(tables, ignore_index=True).assign(**arm.about)
 
@@ -319,11 +322,6 @@ class Subject:
         table = self.profile()
         fields = {name: torch.tensor(table[name].to_numpy()).view(self.model.grid[:2]) for name in scores.MEANS}
         return scores.Profile(**fields, D=int(table["D"].iloc[0]))
-
-    def _kept(self, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        if not self.kept.has(key):
-            self.kept.put(key, make())
-        return self.kept.get(key)
 
 
 def _everywhere(
