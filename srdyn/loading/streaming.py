@@ -218,12 +218,12 @@ def attach(hf: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.dev
 
     It drops them when it is done; the model's own go to the meta device. A bar shows the layers of a pass.
     """
-    parts = layers(hf)
+    layers = _layers(hf)
     accelerate.hooks.attach_align_device_hook(
         hf, execution_device=device, offload=True, weights_map=weights,
-        preload_module_classes=[type(layer).__name__ for layer in parts],
+        preload_module_classes=[type(layer).__name__ for layer in layers],
     )  # fmt: skip
-    _show_progress(hf.get_decoder(), parts)
+    _show_progress(hf.get_decoder(), layers)
 
 
 def is_attached(hf: nn.Module) -> bool:
@@ -231,8 +231,7 @@ def is_attached(hf: nn.Module) -> bool:
     return any(parameter.device.type == "meta" for parameter in hf.parameters())
 
 
-def layers(hf: PreTrainedModel) -> list[nn.Module]:
-    """The decoder's layers, recurrent or not."""
+def _layers(hf: PreTrainedModel) -> list[nn.Module]:
     depth = hf.config.get_text_config(decoder=True).num_hidden_layers
     lists = (module for module in hf.get_decoder().modules() if isinstance(module, nn.ModuleList))
     return list(next(found for found in lists if len(found) == depth))
