@@ -11,47 +11,48 @@ from srdyn.study.analysis import update_rules as analysis
 from srdyn.study.trials import effects, trials
 
 _RULES = {
-    "pure": "Gated DeltaNet\ndecay, erasing",
-    "kda": "KDA\ndecays, erasing",
-    "rwkv7": "RWKV-7\ndecays, erasing",
-    "mamba2": "Mamba-2\ndecay",
-    "gla": "GLA\ndecays",
-    "deltanet": "DeltaNet\nerasing",
+    "pure": "Gated\nDeltaNet:\ndecay, erasing",
+    "kda": "KDA:\ndecays, erasing",
+    "rwkv7": "RWKV-7:\ndecays, erasing",
+    "mamba2": "Mamba-2:\ndecay",
+    "gla": "GLA:\ndecays",
+    "deltanet": "DeltaNet:\nerasing",
 }
 """By kind the rule, and what it does besides writing; any other kind is called what it is."""
-_SHARES = {stratum: (analysis.SHARES[stratum], look) for stratum, look in style.STRATA.items()}
-_AGREEMENT = {"ρ": (analysis.RHO, style.SOURCES[style.MODEL]), "κ": (analysis.KAPPA, style.SOURCES[style.MODEL])}
-_TITLES = ("effective rank r", "share of heads", "between texts", "needles found", "bits per byte more")
+_SHARES = {analysis.SHARES[name]: (name, look) for name, look in style.STRATA.items()}
+_AGREEMENT = {analysis.RHO: ("ρ", style.SOURCES[style.MODEL]), analysis.KAPPA: ("κ", style.SOURCES[style.MODEL])}
+_ARMS = {"lowest": "low", "random": "random", "highest": "high"}
+_TITLES = ("effective\nrank r", "share of\nheads", "agreement\nof texts", "needles\nfound", "bits per\nbyte more")
 
 
 @style.draws("model source measure", "kind estimate low high n")
 def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame) -> Figure:
-    """Ranks, their shares, agreement between texts, and what is lost with some of the heads: a row a model.
+    """Ranks, their shares, agreement between texts, what is lost with some of the heads (needles, text): a row a model.
 
-    `heads`, `removed`: tables of `analysis.update_rules`; of the tasks, needles are drawn.
+    The tables are those of `analysis.update_rules`.
     """
     names = table["model"].unique()
     figure, axes = style.grid(len(names), len(_TITLES), height=0.75, sharex="col")
     for name, row in zip(names, axes, strict=True):
         own, lost = (x[x["model"] == name] for x in (table, removed))
         _ranks(row[0], heads[heads["model"] == name], heads["half_life"])
-        row[0].set_ylabel(_RULES.get(own["kind"].iloc[0], name))
-        for panel, measures in ((row[1], _SHARES), (row[2], _AGREEMENT)):
-            _measures(panel, own, measures)
+        label = _RULES.get(own["kind"].iloc[0], name)
+        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
+        _measures(row[1], own, _SHARES)
+        _measures(row[2], own, _AGREEMENT)
         _arms(row[3], lost[(lost["probe"] == "needle") & (lost["reference"] == "")])
         _arms(row[4], lost[(lost["probe"] == effects.TEXT) & (lost["reference"] == trials.INTACT)])
+        row[4].set_yticklabels([])
     for panel, title in zip(axes[0], _TITLES, strict=True):
         panel.set_title(title)
     axes[-1, 0].set_xlabel("half-life (tokens)")
+    axes[-1, 3].set_xlim(-0.05, 1.05)
     handles = [style.handle(f"{name} heads", look, linestyle="") for name, look in style.STRATA.items()]
     untrained = style.handle("untrained", style.Look("0.4", "o"), markerfacecolor="white", linestyle="")
     style.legend(figure, [*handles, untrained, style.handle("no head removed", **style.BOUND)])
-    return style.finish(
-        figure,
-        "dotted: min(d, ln(1/ε)/(−g)), g the mean over a head's channels; ∞: no decay",
-        "ρ, κ: order and strata of the heads, between domains; right: some heads of each layer removed",
-        f"bars: 95 % interval; n = {style.span(table['n'])} samples of each domain",
-    )
+    told = "dotted: min(d, ln(1/ε)/(−g)), g the mean over a head's channels; ∞: no decay"
+    more = "ρ, κ: order and strata of the heads, between domains; right: some heads of each layer removed"
+    return style.finish(figure, told, more, f"bars: 95 % interval; {style.counted(table.drop(columns='source'))}")
 
 
 def _ranks(panel: Axes, heads: pd.DataFrame, half_lives: pd.Series) -> None:
@@ -70,20 +71,18 @@ def _ranks(panel: Axes, heads: pd.DataFrame, half_lives: pd.Series) -> None:
 
 def _measures(panel: Axes, own: pd.DataFrame, measures: dict[str, tuple[str, style.Look]]) -> None:
     """A line a measure: trained, and hollow below it before training."""
-    for place, (measure, look) in enumerate(measures.values()):
+    for place, (measure, (_, look)) in enumerate(measures.items()):
         for source, at in ((style.MODEL, place - 0.18), ("untrained", place + 0.18)):
             rows = own[(own["source"] == source) & (own["measure"] == measure)]
             style.points(panel, np.full(len(rows), at), rows, look, listed=True, hollow=source != style.MODEL)
-    style.listed(panel, [*measures])
+    style.listed(panel, [label for label, _ in measures.values()])
     panel.set_xlim(-0.05, 1.05)
 
 
 def _arms(panel: Axes, rows: pd.DataFrame) -> None:
-    """A line an arm; dashed: all heads there, from which differences are zero."""
-    intact = rows.loc[rows["arm"] == trials.INTACT, "estimate"].sum()
-    panel.axvline(intact, zorder=1, **style.BOUND)
-    arms = {"lowest": "low", "random": "random", "highest": "high"}
-    for place, arm in enumerate(arms.values()):
+    """A line an arm; dashed: all heads are there, from which differences are zero."""
+    panel.axvline(rows.loc[rows["arm"] == trials.INTACT, "estimate"].sum(), zorder=1, **style.BOUND)
+    for place, arm in enumerate(_ARMS.values()):
         own = rows[rows["arm"] == arm]
         style.points(panel, np.full(len(own), place), own, interventions.ARMS[arm], listed=True)
-    style.listed(panel, [*arms])
+    style.listed(panel, [*_ARMS])
