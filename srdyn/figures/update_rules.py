@@ -19,8 +19,6 @@ _RULES = {
     "deltanet": "DeltaNet:\nerasing",
 }
 """By kind the rule, and what it does besides writing; any other kind is called what it is."""
-_SHARES = {analysis.SHARES[name]: (name, look) for name, look in style.STRATA.items()}
-_AGREEMENT = {analysis.RHO: ("ρ", style.SOURCES[style.MODEL]), analysis.KAPPA: ("κ", style.SOURCES[style.MODEL])}
 _ARMS = {"lowest": "low", "random": "random", "highest": "high"}
 _TITLES = ("effective\nrank r", "share of\nheads", "agreement\nof texts", "needles\nfound", "bits per\nbyte more")
 
@@ -36,10 +34,9 @@ def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame
     for name, row in zip(names, axes, strict=True):
         own, lost = (x[x["model"] == name] for x in (table, removed))
         _ranks(row[0], heads[heads["model"] == name], heads["half_life"])
-        label = _RULES.get(own["kind"].iloc[0], name)
-        row[0].set_ylabel(label, rotation=0, ha="right", va="center")
-        _measures(row[1], own, _SHARES)
-        _measures(row[2], own, _AGREEMENT)
+        row[0].set_ylabel(_RULES.get(own["kind"].iloc[0], name), rotation=0, ha="right", va="center")
+        _measures(row[1], own, analysis.SHARES)
+        _measures(row[2], own, {"ρ": analysis.RHO, "κ": analysis.KAPPA})
         _arms(row[3], lost[(lost["probe"] == "needle") & (lost["reference"] == "")])
         _arms(row[4], lost[(lost["probe"] == effects.TEXT) & (lost["reference"] == trials.INTACT)])
         row[4].set_yticklabels([])
@@ -51,7 +48,7 @@ def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame
     untrained = style.handle("untrained", style.Look("0.4", "o"), markerfacecolor="white", linestyle="")
     style.legend(figure, [*handles, untrained, style.handle("no head removed", **style.BOUND)])
     told = "dotted: min(d, ln(1/ε)/(−g)), g the mean over a head's channels; ∞: no decay"
-    more = "ρ, κ: order and strata of the heads, between domains; right: some heads of each layer removed"
+    more = "ρ, κ: order and strata of heads (κ not defined if all are in one); right: some heads of each layer removed"
     return style.finish(figure, told, more, f"bars: 95 % interval; {style.counted(table.drop(columns='source'))}")
 
 
@@ -69,13 +66,14 @@ def _ranks(panel: Axes, heads: pd.DataFrame, half_lives: pd.Series) -> None:
     panel.set_ylim(0, 1.06 * d)
 
 
-def _measures(panel: Axes, own: pd.DataFrame, measures: dict[str, tuple[str, style.Look]]) -> None:
-    """A line a measure: trained, and hollow below it before training."""
-    for place, (measure, (_, look)) in enumerate(measures.items()):
+def _measures(panel: Axes, own: pd.DataFrame, measures: dict[str, str]) -> None:
+    """A line a measure, by its label: trained, and hollow below it before training."""
+    for place, (label, measure) in enumerate(measures.items()):
+        look = style.STRATA.get(label, style.SOURCES[style.MODEL])
         for source, at in ((style.MODEL, place - 0.18), ("untrained", place + 0.18)):
             rows = own[(own["source"] == source) & (own["measure"] == measure)]
             style.points(panel, np.full(len(rows), at), rows, look, listed=True, hollow=source != style.MODEL)
-    style.listed(panel, [label for label, _ in measures.values()])
+    style.listed(panel, [*measures])
     panel.set_xlim(-0.05, 1.05)
 
 

@@ -264,7 +264,7 @@ def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     }
     total = sum(found for found, _ in sums.values())
     return {
-        name: {"variance": found / total, "reproducible": 1 - by_chance / found}
+        name: {"variance": float(strata.ratio(found, total)), "reproducible": 1 - float(strata.ratio(by_chance, found))}
         for name, (found, by_chance) in sums.items()
     }
 
