@@ -37,7 +37,7 @@ def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame
         row[0].set_ylabel(_RULES.get(own["kind"].iloc[0], name), rotation=0, ha="right", va="center")
         _measures(row[1], own, analysis.SHARES)
         _measures(row[2], own, {"ρ": analysis.RHO, "κ": analysis.KAPPA})
-        _arms(row[3], lost[(lost["probe"] == "needle") & (lost["reference"] == "")])
+        _arms(row[3], lost[(lost["probe"] == "needle") & lost["reference"].isna()])
         _arms(row[4], lost[(lost["probe"] == effects.TEXT) & (lost["reference"] == trials.INTACT)])
         row[4].set_yticklabels([])
     for panel, title in zip(axes[0], _TITLES, strict=True):

@@ -52,7 +52,7 @@ def measures(text: pd.DataFrame, positions: list[int], *, eps: float = spectra.E
 
 
 def removed(answers: pd.DataFrame) -> pd.DataFrame:
-    """`effects.costs` of these answers beside those of the intact model and of random heads, with their `unit`."""
+    """`effects.costs` of these answers against the intact model and random heads, with their `unit`."""
     found = effects.costs(answers, [trials.INTACT, "random"])
     return found.assign(unit=np.where(found["probe"] == effects.TEXT, "bits per byte", "share of items"))
 
