@@ -43,7 +43,8 @@ def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame
     for panel, title in zip(axes[0], _TITLES, strict=True):
         panel.set_title(title)
     axes[-1, 0].set_xlabel("half-life (tokens)")
-    axes[-1, 3].set_xlim(-0.05, 1.05)
+    for shares in (axes[-1, 1], axes[-1, 3]):
+        shares.set_xlim(-0.05, 1.05)
     handles = [style.handle(f"{name} heads", look, linestyle="") for name, look in style.STRATA.items()]
     untrained = style.handle("untrained", style.Look("0.4", "o"), markerfacecolor="white", linestyle="")
     style.legend(figure, [*handles, untrained, style.handle("no head removed", **style.BOUND)])
@@ -74,7 +75,6 @@ def _measures(panel: Axes, own: pd.DataFrame, measures: dict[str, str]) -> None:
             rows = own[(own["source"] == source) & (own["measure"] == measure)]
             style.points(panel, np.full(len(rows), at), rows, look, listed=True, hollow=source != style.MODEL)
     style.listed(panel, [*measures])
-    panel.set_xlim(-0.05, 1.05)
 
 
 def _arms(panel: Axes, rows: pd.DataFrame) -> None:

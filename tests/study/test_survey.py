@@ -87,8 +87,9 @@ def test_the_untrained_null_of_another_rule_is_its_start(kind, tmp_path):
     for parameter in hf.parameters():
         parameter.data += 1
     hf.save_pretrained(tmp_path / kind)
+    model = models.load(tmp_path / kind, device="cpu")
     before = torch.get_rng_state()
-    start = null_tables.untrained(models.load(tmp_path / kind, device="cpu")).hf.state_dict()
+    start = null_tables.untrained(model).hf.state_dict()
     assert torch.equal(torch.get_rng_state(), before)
     assert start.keys() == fresh.keys()
     assert all(torch.equal(start[name], fresh[name]) for name in fresh)
