@@ -4,9 +4,9 @@ import functools
 import itertools
 import math
 
-import conftest
 import numpy as np
 import pytest
+import small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +22,7 @@ NAN = float("nan")
 @functools.cache
 def shared():
     """A hybrid for tests that draw many masks; whatever is done to it must undo itself."""
-    return models.from_hf(conftest.qwen3_next(HYBRID), name="shared")
+    return models.from_hf(small.qwen3_next(HYBRID), name="shared")
 
 
 @functools.cache

@@ -3,9 +3,9 @@ import json
 import math
 import textwrap
 
-import conftest
 import huggingface_hub
 import pytest
+import small
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -142,7 +142,7 @@ def test_other_models_are_unaffected(tiny_hybrid, tokens, monkeypatch):
     def stock(*_, **__):
         raise Stock
 
-    other = conftest.qwen3_next(["linear_attention"])
+    other = small.qwen3_next(["linear_attention"])
     expected = tiny_hybrid.hf(tokens).logits
     assert all("forward" not in vars(part) for part in other.modules())
     monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", stock)

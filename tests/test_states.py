@@ -3,10 +3,10 @@ import functools
 import weakref
 from unittest import mock
 
-import conftest
 import families
 import numpy as np
 import pytest
+import small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,7 +87,7 @@ def test_a_state_does_not_depend_on_the_other_positions(tiny_hybrid, tokens):
 
 @functools.cache
 def hybrid():
-    return models.from_hf(conftest.qwen3_next(["linear_attention", "full_attention", "linear_attention"]), name="own")
+    return models.from_hf(small.qwen3_next(["linear_attention", "full_attention", "linear_attention"]), name="own")
 
 
 @settings(max_examples=15, deadline=None)
@@ -104,7 +104,7 @@ def test_a_state_holds_no_more_than_was_read_and_nothing_of_what_comes_later(see
 
 
 def test_states_are_dropped_once_measured(tokens):
-    model = models.from_hf(conftest.qwen3_next(["linear_attention", "full_attention"]), name="tiny")
+    model = models.from_hf(small.qwen3_next(["linear_attention", "full_attention"]), name="tiny")
     alive, most = weakref.WeakSet(), 0
 
     def visit(layer, position, state):
