@@ -25,6 +25,7 @@ from srdyn.study.analysis import (
     second,
     shuffled,
     summaries,
+    update_rules,
 )
 from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
@@ -319,6 +320,25 @@ def _removed(draw: np.random.Generator, kept: Path) -> pd.DataFrame:
     return emergence.costs(answers.assign(model=place.name)).assign(step=step)
 
 
+def _rules(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+    """Notebook 10: one model's heads, their measures, and what it answers without some of them."""
+    given = derived.given("10_rules_heads")
+    name, positions = derived.place(draw.choice(given["models"])), given["positions"]
+    grid = {"domains": tuple(given["domains"]), "tasks": (), "attacks": (), "positions": tuple(positions)}
+    options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
+    reading = survey.Reading(**grid, length=positions[-1], **options)
+    text, eps = survey.heads([name], reading, sources=update_rules.NULLS, kept=kept / "survey"), {"eps": given["eps"]}
+    yield "10_rules_heads", HEAD, lambda: update_rules.heads(text, positions[-1], **eps)
+    yield "10_rules_measures", "measure model source", lambda: update_rules.measures(text, positions, **eps)
+    plan = _plan(given["plan"])
+    few = dataclasses.replace(plan.questions, tasks=(str(draw.choice(plan.questions.tasks)),), domains=(), copies=0)
+    subject = trials.Subject(name, dataclasses.replace(plan, questions=few), kept)
+    asked = [trials.Arm(trials.INTACT), trials.Arm("random", given["share"])]
+    asked.append(trials.Arm(str(draw.choice(["low", "high"])), given["share"]))
+    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    yield "10_rules_removed", f"{ABOUT} reference", lambda: update_rules.removed(answers)
+
+
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
     """One of the arms of a table's rows."""
     row = rows.drop_duplicates(["arm", "share", "cut"]).sample(1, random_state=int(draw.integers(2**31))).iloc[0]
@@ -334,4 +354,4 @@ def _plan(given: dict) -> trials.Plan:
     return trials.Plan(**plain(given) | parts)
 
 
-PARTS = (_reading, _experiments, _narrowed, _retention, _truncated, _training, derived.tables)
+PARTS = (_reading, _experiments, _narrowed, _retention, _truncated, _training, _rules, derived.tables)

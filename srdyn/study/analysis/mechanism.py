@@ -258,15 +258,11 @@ def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     documents = observations.with_documents(table).groupby([*by, "document"])["rank"].mean().groupby(by)
     noise = (documents.var() / documents.size()).sum()  # of the means, summed over heads and contexts
     heads, contexts = means.shape
-    sums = {
-        BETWEEN: (contexts * ((means.mean(1) - means.mean()) ** 2).sum(), noise / contexts * (heads - 1) / heads),
-        WITHIN: (((means - means.mean(1, keepdims=True)) ** 2).sum(), noise * (contexts - 1) / contexts),
-    }
-    total = sum(found for found, _ in sums.values())
-    return {
-        name: {"variance": found / total, "reproducible": 1 - by_chance / found}
-        for name, (found, by_chance) in sums.items()
-    }
+    between, within = ((means.mean(1) - means.mean()) ** 2).sum(), ((means - means.mean(1, keepdims=True)) ** 2).sum()
+    found = np.array([contexts * between, within])
+    by_chance = np.array([noise / contexts * (heads - 1) / heads, noise * (contexts - 1) / contexts])
+    shares = strata.ratio(found, np.full(2, found.sum())), 1 - strata.ratio(by_chance, found)
+    return {name: {"variance": a, "reproducible": b} for name, a, b in zip((BETWEEN, WITHIN), *shares, strict=True)}
 
 
 def _by_rank(d: int) -> Share:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -70,6 +70,15 @@ def differences(answers: pd.DataFrame, *, versus: str) -> pd.DataFrame:
         ends = {"versus": versus, "difference": found.estimate, "low": found.low, "high": found.high, "p": p}
         rows.append(about | ends | _sizes(frame))
     return _with_testable(pd.DataFrame(rows), answers)
+
+
+def costs(answers: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
+    """`estimates`, and `differences` from each of these arms: `reference` names it, and is empty for the former."""
+    tables = [estimates(answers).assign(reference="")]
+    for arm in references:
+        found = differences(answers, versus=arm)
+        tables.append(found.rename(columns={"difference": "estimate", "versus": "reference"}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT) -> pd.DataFrame:
