@@ -1,10 +1,6 @@
 """Interventions that undo themselves.
 
-Which heads they act on is a mask over the model's head grid, such as `pruning.select` makes of scores; the control sets
-take as many heads of every layer as the set that they stand beside.
-
-Austin, Balance diagnostics for comparing the distribution of baseline covariates between treatment groups in
-propensity-score matched samples, Stat. Med. 28, 2009 (the standardised difference).
+Which heads they act on is a mask over the model's head grid, such as `pruning.select` makes of scores.
 """
 
 import contextlib
@@ -14,12 +10,11 @@ import math
 from collections.abc import Callable, Iterator
 
 import torch
-from jaxtyping import Bool, Float, Int64
-from scipy import optimize
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from srdyn import architectures, models, states
-from srdyn.architectures import recipe
+from srdyn import architectures, models
+from srdyn.architectures import feeding, recipe
 from srdyn.kernels import recurrence
 
 _Heads = Bool[Tensor, "L H"]
@@ -141,35 +136,6 @@ def matched_random(heads: _Heads, *, generator: torch.Generator) -> _Heads:
     return matched
 
 
-def decay_matched(heads: _Heads, decay: Float[Tensor, "L H"], *, generator: torch.Generator) -> _Heads:
-    """As many heads of every layer as `heads` has: others at the least sum of |Δdecay|, ties at random.
-
-    In a layer with too few others the unpartnered ones of `heads` stay. Raises ValueError where one has no decay (NaN).
-    """
-    if decay[heads].isnan().any():
-        raise ValueError("every head that is to be matched needs a decay, got NaN: was it pruned away?")
-    matched = torch.zeros_like(heads)
-    for layer, row in enumerate(decay):
-        chosen = _shuffled(heads[layer], generator)
-        others = _shuffled(~heads[layer] & ~row.isnan(), generator)
-        distance = (row[chosen, None] - row[others]).abs()
-        partnered, partners = optimize.linear_sum_assignment(distance.numpy())
-        chosen[partnered] = others[partners]
-        matched[layer, chosen] = True
-    return matched
-
-
-def balance(heads: _Heads, others: _Heads, decay: Float[Tensor, "L H"]) -> float:
-    """Difference of mean decay between `heads` and `others` over their pooled standard deviation (Austin 2009).
-
-    NaN where all decays are equal. Raises ValueError for a set of fewer than two heads.
-    """
-    if (fewest := min(int(heads.sum()), int(others.sum()))) < 2:
-        raise ValueError(f"a spread needs at least two heads in either set, got {fewest}")
-    a, b = decay[heads].double(), decay[others].double()
-    return float((a.mean() - b.mean()) / ((a.var() + b.var()) / 2).sqrt())
-
-
 def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures.Site, Bool[Tensor, " held"]]]:
     """The layers with a chosen head, each with the choice among the heads that it holds, in their order."""
     checked_heads(model, heads)
@@ -179,8 +145,8 @@ def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures
 
 
 def _everywhere(site: architectures.Site, read: Callable) -> contextlib.AbstractContextManager[None]:
-    """`states.taken_over` for whole passes and single steps alike."""
-    return states.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
+    """`feeding.taken_over` for whole passes and single steps alike."""
+    return feeding.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
 
 
 def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractContextManager[None]:
@@ -191,20 +157,14 @@ def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractC
 @contextlib.contextmanager
 def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]:
     """While this is open, the layer has these decays, upon those that are set already: one tap reads what stands."""
-
-    def decayed(call: recipe.Call) -> recipe.Call:
-        return site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))
-
     before = site.recipe.decay_set(site.mixer)
-    tap = _changed(site, decayed) if before is None else contextlib.nullcontext()
-    site.mixer.srdyn_decay = decay if before is None else before.then(decay)
-    try:
-        with tap:
-            yield
-    finally:
-        del site.mixer.srdyn_decay
-        if before is not None:
-            site.mixer.srdyn_decay = before
+    with contextlib.ExitStack() as undone:
+        undone.callback(setattr, site.mixer, "srdyn_decay", before)
+        if before is None:
+            decayed = lambda call: site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))  # noqa: E731
+            undone.enter_context(_changed(site, decayed))
+        site.mixer.srdyn_decay = decay if before is None else before.then(decay)
+        yield
 
 
 def _fed(
@@ -246,9 +206,3 @@ def _narrow(window: int, attention: nn.Module, arguments: tuple, options: dict) 
     if mask is not None:
         seen = mask & seen if mask.dtype == torch.bool else mask.masked_fill(~seen, torch.finfo(mask.dtype).min)
     return arguments, options | {"attention_mask": seen}
-
-
-def _shuffled(among: Bool[Tensor, " heads"], generator: torch.Generator) -> Int64[Tensor, " n"]:
-    """The places that are True, in random order."""
-    places = among.nonzero()[:, 0]
-    return places[torch.randperm(len(places), generator=generator)]

@@ -53,6 +53,14 @@ def domain(
     return _shuffled(name, tokenizer, n, length, generator, part).tokens[:n]
 
 
+def of_each(
+    names: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase | None, *, n: int, length: int, part: str, seed: int
+) -> Int[Tensor, "B T"]:
+    """`n` windows from each of these, one after the other, as `domain` draws them: from each with this seed."""
+    drawn = {"tokenizer": tokenizer, "n": n, "length": length, "part": part}
+    return torch.cat([domain(x, **drawn, generator=torch.Generator().manual_seed(seed)) for x in names])
+
+
 def spread(
     name: str | Path, tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, generator: torch.Generator
 ) -> Windows:

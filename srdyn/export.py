@@ -8,7 +8,6 @@ else every value head that stays gets a copy of its key. Nothing is trained or t
 import copy
 import functools
 import math
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -16,15 +15,11 @@ from typing import NamedTuple
 import pandas as pd
 import torch
 from torch import Tensor
-from transformers import PreTrainedConfig, PreTrainedModel, conversion_mapping
+from transformers import PreTrainedConfig
 
 from srdyn import architectures, models
 from srdyn.architectures.counts import COUNTS, REASONS, Counts
-from srdyn.loading import checkpoints, engines, folders, markdown, memory, report, streaming
-
-MARK = "srdyn_"
-"""What keys of ours in a configuration begin with, which an ordinary checkpoint does not have."""
-
+from srdyn.loading import checkpoints, engines, folders, markdown, report, streaming
 
 NORMS = (
     "A norm over a group of heads has fewer of them here: its weights make up for that, its ε, which the configuration "
@@ -55,10 +50,11 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     with torch.device("meta"):
         stock = type(model.hf)._from_config(config, dtype=model.hf.dtype)
     stock.generation_config = copy.deepcopy(model.hf.generation_config)
-    if not engines.can_cache(sizes(model)):
+    if not engines.can_cache(engines.sizes(model.hf)):
         stock.generation_config.use_cache = False
     with folders.replacing(target, wanted=report.weight_bytes(stock)[0]) as new:
-        named = functools.partial(_as_engines_read, model, stock)
+        site = architectures.sites(stock)[0]
+        named = functools.partial(site.recipe.as_engines_read, site.mixer, stock)
         streaming.save(stock, new, weights(model), apart=streaming.is_attached(model.hf), named=named)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
@@ -108,12 +104,12 @@ def configuration(model: models.Model) -> PreTrainedConfig:
     """The family's own configuration with the numbers of `shape`, as which it raises."""
     found, counts, config = shape(model), _counts(model), model.hf.config
     text = config.get_text_config(decoder=True)
-    stated = {name: value for name, value in config.to_dict().items() if not name.startswith(MARK)}
+    stated = {name: value for name, value in config.to_dict().items() if not name.startswith("srdyn_")}
     inner = stated if text is config else next(stated[x] for x in config.sub_configs if getattr(config, x) is text)
     width = found.heads * model.grid.V
     numbers = {"heads": found.heads, "keys": found.keys, "width": width, "expand": width // text.hidden_size}
     inner.update({getattr(counts, x): number for x, number in numbers.items() if getattr(counts, x) is not None})
-    if not engines.can_cache(sizes(model)):
+    if not engines.can_cache(engines.sizes(model.hf)):
         inner["use_cache"] = False
     if counts.shares:
         inner["expand_k"], inner["expand_v"] = (found.heads * n / text.hidden_size for n in model.grid[2:])
@@ -133,40 +129,24 @@ def weights(model: models.Model) -> Mapping[str, Tensor]:
     return streaming.Changed(model.hf, as_stock)
 
 
-def sizes(model: models.Model) -> engines.Sizes:
-    """The model's recurrent layers before any pruning, as engines count their bytes; raises as `memory.attention`."""
-    site, config, (L, _, K, V) = architectures.sites(model.hf)[0], model.hf.config, model.grid
-    H, keys, _, _ = site.recipe.unpruned(site.mixer)
-    text, attention = config.get_text_config(decoder=True), memory.attention(config)
-    latent = hasattr(text, "kv_lora_rank") or not attention.layers
-    kv = 0 if latent else getattr(text, "num_key_value_heads", None) or 1
-    kernel, of_token = site.recipe.convolution_width(site.mixer) or 1, attention.per_token if attention.layers else 0
-    return engines.Sizes(type(site.mixer).__name__, L, H, keys, K, V, kernel, of_token, kv, model.hf.dtype.itemsize)
-
-
 def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd.DataFrame:
     """What a cut saves of each engine's memory for a sequence: a row an engine, bytes on one of `tp` devices.
 
     `before` and `after` as `loading.engines.state_bytes` counts them; `after` is NaN where the engine cannot load the
     model, and `lacks` says what it asks for in vain. Beside it the bytes of all weights, which are those of any engine.
     """
-    whole, options = sizes(model), {"tp": tp, "state_itemsize": state_itemsize}
-    before = engines.state_bytes(whole, **options)
+    options = {"tp": tp, "state_itemsize": state_itemsize}
+    table = pd.DataFrame({"before": engines.state_bytes(engines.sizes(model.hf), **options)})
     try:
-        found = shape(model)
+        vain = demands(model, tp=tp).query("not ok")
     except ValueError as error:
-        rows = [(engine, size, math.nan, str(error)) for engine, size in before.items()]
+        table = table.assign(after=math.nan, lacks=str(error))
     else:
-        cut = whole._replace(heads=found.heads, keys=found.keys)
-        after, asked = engines.state_bytes(cut, **options), list(engines.demands(cut, tp=tp))
-        lacks = {engine: [x for x in asked if x.engine == engine and not x.ok] for engine in before}
-        rows = [
-            (engine, size, math.nan if any(x.needed for x in lacks[engine]) else after[engine], _listed(lacks[engine]))
-            for engine, size in before.items()
-        ]
-    table = pd.DataFrame(rows, columns=["engine", "before", "after", "lacks"])
+        after, unloaded = pd.Series(engines.state_bytes(_cut(model), **options)), vain["engine"][vain["needed"]]
+        lacks = (vain["asks"] + " (" + vain["ours"] + ")").groupby(vain["engine"]).agg("; ".join)
+        table = table.assign(after=after.mask(after.index.isin(unloaded)), lacks=lacks).fillna({"lacks": ""})
     table[["weights_before", "weights_after"]] = weight_bytes(model)
-    return table
+    return table.rename_axis("engine").reset_index()
 
 
 def keys_left(whole: engines.Sizes, heads: int) -> int:
@@ -179,20 +159,21 @@ def keys_left(whole: engines.Sizes, heads: int) -> int:
 
 def weight_bytes(model: models.Model) -> tuple[int, int]:
     """Bytes of all weights before any pruning, and now."""
-    before, after = (report.weight_bytes(hf)[0] for hf in (_whole(model), model.hf))
-    return before, after
+    config = copy.deepcopy(model.hf.config)
+    vars(config).pop("srdyn_kept", None)
+    whole = checkpoints.outline(config, dtype=model.hf.dtype)
+    return report.weight_bytes(whole)[0], report.weight_bytes(model.hf)[0]
 
 
 def demands(model: models.Model, *, tp: int = 1) -> pd.DataFrame:
     """What each engine asks of the exported model's heads, our value, whether it is met; raises as `shape` does."""
-    found = shape(model)
-    cut = sizes(model)._replace(heads=found.heads, keys=found.keys)
-    return pd.DataFrame(engines.demands(cut, tp=tp), columns=engines.Demand._fields)
+    return pd.DataFrame(engines.demands(_cut(model), tp=tp), columns=engines.Demand._fields)
 
 
 def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:
     """The README.md of an exported model: what was removed, what it saves where, what it cost as far as is known."""
-    found, L, H = shape(model), model.grid.L, model.grid.H
+    found, whole, L, H = shape(model), engines.sizes(model.hf), model.grid.L, model.grid.H
+    norms = [NORMS] if whole.keys * found.heads != H * found.keys and not _counts(model).repeats else []
     how = ", a copy of its key for each" if found.repeated else f" on {found.keys} keys or groups"
     kept = [(str(layer.index), ", ".join(map(str, layer.heads))) for layer in model.layers]
     before, after = weight_bytes(model)
@@ -205,7 +186,7 @@ def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:
         f"Of {H} heads a layer {found.heads} were kept{how}; the others' weights, states and convolutions are gone. "
         f"Weights: {report.in_mib(before)} before, {report.in_mib(after)} after. It is an ordinary "
         f"{type(model.hf).__name__}: `AutoModelForCausalLM.from_pretrained` reads it, nothing else is needed.",
-        *([NORMS] if sizes(model).keys * found.heads != H * found.keys and not _counts(model).repeats else []),
+        *norms,
         "## What it cost",
         "Not measured." if cost is None else markdown.table(list(cost.columns), cost.astype(str).to_numpy().tolist()),
         "## What it saves",
@@ -245,40 +226,7 @@ def _nearest(model: models.Model, counts: Counts) -> str:
     return f", and an ordinary checkpoint has one number for all: the nearest keeps {n} in each, {call}"
 
 
-def _whole(model: models.Model) -> PreTrainedModel:
-    """The model before any pruning, without weights."""
-    config = copy.deepcopy(model.hf.config)
-    vars(config).pop("srdyn_kept", None)
-    return checkpoints.outline(config, dtype=model.hf.dtype)
-
-
-def _as_engines_read(model: models.Model, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors under names that engines read too, where transformers 5.23 alone reads what it writes.
-
-    Of OLMo Hybrid it writes queries', keys' and values' convolutions in thirds of equal length. Of Kimi Linear it
-    writes dense feed-forward layers as if they were mixtures of experts: `stock` is told to leave the names alone.
-    """
-    mixers = {type(site.mixer).__name__ for site in architectures.sites(model.hf)}
-    if "OlmoHybridGatedDeltaNet" in mixers:
-        return _convolutions_apart(model, state)
-    if "KimiLinearDeltaAttention" not in mixers:
-        return state
-    every = conversion_mapping.get_model_conversion_mapping(stock, add_legacy=False)
-    stock._weight_conversions = [x for x in every if r"\.block_sparse_moe\." not in x.source_patterns]
-    sparse = "|".join(str(i) for i, kind in enumerate(stock.config.mlp_layer_types) if kind == "sparse")
-    moved = (rf"(\.layers\.({sparse}))\.mlp\.", r"\1.block_sparse_moe.")
-    return {re.sub(*moved, name): x for name, x in state.items()}
-
-
-def _convolutions_apart(model: models.Model, state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with queries', keys' and values' convolutions each under its name."""
-    (heads, keys, _), (_, _, K, V), apart = shape(model), model.grid, {}
-    for name, x in state.items():
-        parts = x.split([keys * K, keys * K, heads * V]) if name.endswith(".conv1d.weight") else [x]
-        names = [name.replace(".conv1d.", f".{part}_conv1d.") for part in "qkv"] if len(parts) == 3 else [name]
-        apart |= {one: part.contiguous() for one, part in zip(names, parts, strict=True)}
-    return apart
-
-
-def _listed(lacks: list[engines.Demand]) -> str:
-    return "; ".join(f"{x.asks} ({x.ours})" for x in lacks)
+def _cut(model: models.Model) -> engines.Sizes:
+    """The recurrent layers as the exported model has them."""
+    found = shape(model)
+    return engines.sizes(model.hf)._replace(heads=found.heads, keys=found.keys)

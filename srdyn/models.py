@@ -30,14 +30,17 @@ class HeadGrid(NamedTuple):
     K: int
     V: int
 
+    @property
+    def D(self) -> int:
+        """The most that the rank of a state can be."""
+        return min(self.K, self.V)
+
 
 class Layer(NamedTuple):
     """A linear-attention layer: its place in the decoder, the heads it holds by their numbers before any pruning."""
 
     index: int
     heads: tuple[int, ...]
-    K: int
-    V: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -179,10 +182,9 @@ def from_hf(
     sites[0].recipe.make_model_runnable(hf)
     if sites[0].recipe.cache_argument == "past_key_values" and linear_cache.is_needed(hf):
         linear_cache.attach(hf)
-    held = [(site.index, site.recipe.kept(site.mixer), site.recipe.heads(site.mixer)) for site in sites]
-    layers = tuple(Layer(index, kept, heads.K, heads.V) for index, kept, heads in held)
-    unpruned = [site.recipe.unpruned(site.mixer).H for site in sites]
-    grid = HeadGrid(len(layers), max(unpruned), layers[0].K, layers[0].V)
+    layers = tuple(Layer(site.index, site.recipe.kept(site.mixer)) for site in sites)
+    unpruned = [site.recipe.unpruned(site.mixer) for site in sites]
+    grid = HeadGrid(len(layers), max(heads.H for heads in unpruned), *unpruned[0][2:])
     return Model(hf=hf, tokenizer=tokenizer, grid=grid, layers=layers, name=name, seed=seed)
 
 
@@ -209,8 +211,3 @@ def checked_mask(model: Model, mask: Tensor, what: str) -> None:
 def state_bytes(model: Model) -> int:
     """Bytes of recurrent state that one sequence costs, whatever its length (float32)."""
     return memory.state_bytes(model.hf)
-
-
-def cache_bytes(model: Model, tokens: int) -> int:
-    """Bytes of the whole cache of one sequence after `tokens` tokens: states, short convolutions, keys and values."""
-    return memory.cache_bytes(model.hf, tokens)

@@ -11,7 +11,7 @@ import math
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Float64
+from jaxtyping import Float, Float64
 from torch import Tensor
 
 from srdyn import spectra
@@ -40,8 +40,12 @@ def decay_only(
     wanted = recurrence.checked_positions(positions, T)
     strengths = torch.as_tensor(beta, dtype=torch.float64, device=decays.device).expand(decays.shape)
     removed = decays.isnan().all(-2)
-    _require_gates(decays, strengths, removed)
-    given = (torch.where(removed[..., None, :], 0.0, x).mT for x in (decays, strengths))
+    pruned = removed[..., None, :]
+    if not ((decays <= 0) & decays.isfinite() | pruned).all():
+        raise ValueError("decays must be finite and at most 0; only a head that was pruned away may be NaN, throughout")
+    if not ((strengths >= 0) & (strengths <= 2) | pruned).all():
+        raise ValueError("beta must lie between 0 and 2 at every token")
+    given = (torch.where(pruned, 0.0, x).mT for x in (decays, strengths))
     g, strength = (x.reshape(-1, T).double() for x in given)  # [N, T]
     state, sigma = g.new_zeros(g.shape[0], K, V), []
     for start in range(0, wanted[-1], BLOCK):
@@ -49,8 +53,7 @@ def decay_only(
         writes = _random_block(state, g[:, block], strength[:, block], generator)
         for position in (p for p in wanted if start < p <= start + BLOCK):
             snapshot = _state_after(state, writes, position - start).reshape(*batch, H, K, V)
-            snapshot = snapshot.masked_fill(removed[..., None, None], torch.nan)
-            sigma.append(spectra.singular_values(snapshot, allow_nan=True))
+            sigma.append(spectra.singular_values(snapshot).masked_fill(removed[..., None], torch.nan))
         state = _state_after(state, writes, writes.keys.shape[1])
     return torch.stack(sigma, dim=-3)
 
@@ -96,13 +99,3 @@ def _state_after(state: Float64[Tensor, "N K V"], writes: _Writes, tokens: int) 
     decay, keys, values = (x[:, :tokens] for x in writes)
     remaining = (decay[:, -1:] - decay).exp()
     return decay[:, -1, None, None].exp() * state + (remaining[..., None] * keys).mT @ values
-
-
-def _require_gates(
-    decays: Float[Tensor, "*batch T H"], beta: Float64[Tensor, "*batch T H"], removed: Bool[Tensor, "*batch H"]
-) -> None:
-    pruned = removed[..., None, :]
-    if not ((decays <= 0) & decays.isfinite() | pruned).all():
-        raise ValueError("decays must be finite and at most 0; only a head that was pruned away may be NaN, throughout")
-    if not ((beta >= 0) & (beta <= 2) | pruned).all():
-        raise ValueError("beta must lie between 0 and 2 at every token")

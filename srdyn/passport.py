@@ -72,22 +72,20 @@ def measure(
         "fp8": errors[..., 1],
     }
     band = _null_ranks(model, g, beta, positions, eps, seed)
-    versions = {name: metadata.version(name) for name in ("torch", "transformers", "numpy")} | {
-        "srdyn": srdyn.__version__
-    }
-    heads = _heads(model, found, band, None if removal is None else _removals(model, removal))
-    how = {"positions": list(positions), "eps": eps, "seed": seed, "sequences": len(tokens), "length": T}
-    how |= {
+    heads = _heads(model, found, band, {} if removal is None else _removals(model, removal))
+    versions = {x: metadata.version(x) for x in ("torch", "transformers", "numpy")} | {"srdyn": srdyn.__version__}
+    how = {
+        "positions": list(positions), "eps": eps, "seed": seed, "sequences": len(tokens), "length": T,
         "tokens": hashlib.sha256(tokens.cpu().long().numpy().tobytes()).hexdigest(),
-        "removal": None if removal is None else list(removal.shape),
-    }
-    return {"schema": SCHEMA, "model": _about(model, weights), "measured": how | {"versions": versions}, "heads": heads}
+        "removal": None if removal is None else list(removal.shape), "versions": versions,
+    }  # fmt: skip
+    return {"schema": SCHEMA, "model": _about(model, weights), "measured": how, "heads": heads}
 
 
 def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
     """Write the JSON, with a hash for `read`, and the page into a folder, named after the model; the page's place."""
     place, name = Path(folder), passport["model"]["name"]
-    text = json.dumps({**passport, "sha256": _hash(passport)}, separators=(",", ":"), ensure_ascii=False)
+    text = json.dumps({**passport, "sha256": files.record_hash(passport)}, separators=(",", ":"), ensure_ascii=False)
     files.write_bytes(place / f"{name}.json", text.encode())
     files.write_bytes(place / f"{name}.html", page(passport).encode())
     return place / f"{name}.html"
@@ -96,7 +94,7 @@ def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
 def read(path: str | Path) -> dict[str, Any]:
     """The passport in a JSON that `save` wrote. Raises ValueError for anything else, also if a digit was changed."""
     found = files.read_json(Path(path))
-    if found.get("schema") != SCHEMA or found.pop("sha256", "") != _hash(found):
+    if found.get("schema") != SCHEMA or found.pop("sha256", "") != files.record_hash(found):
         raise ValueError(f"{path} is no passport of the form {SCHEMA}, or is broken: measure that model again")
     return found
 
@@ -171,10 +169,6 @@ def capacity(
     )
 
 
-def _hash(passport: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(passport, sort_keys=True).encode()).hexdigest()
-
-
 def _spectra_and_errors(state: Float[Tensor, "B H K V"]) -> Float64[Tensor, "B H measured"]:
     """Singular values, then the relative error of the state rounded to int8 and to float8 (e4m3), a scale a head."""
     size = state.flatten(2).norm(dim=-1).clamp(min=torch.finfo(state.dtype).tiny)
@@ -190,7 +184,8 @@ def _thinned(sigma: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch plac
 
 def _null_ranks(
     model: models.Model, g: Tensor, beta: Tensor, positions: Sequence[int], eps: float, seed: int
-) -> Float64[Tensor, "L B C H"] | None:
+) -> dict[str, Float64[Tensor, "L C H"]] | None:
+    """The lowest and the highest rank of states without learning; None where the rule of update has none such."""
     if not all(site.recipe.gated_delta for site in architectures.sites(model.hf)):
         return None
     generator, drawn = torch.Generator().manual_seed(seed), []
@@ -199,15 +194,15 @@ def _null_ranks(
     for layer in tqdm(range(model.grid.L), desc="null", delay=10, leave=False):
         sigma = nulls.decay_only(g[layer], model.grid.K, model.grid.V, positions, beta=beta[layer], generator=generator)
         drawn.append(spectra.effective_rank(sigma, eps))
-    return torch.stack(drawn)
+    band = torch.stack(drawn)
+    return {"low": band.amin(1), "high": band.amax(1)}
 
 
 def _removals(model: models.Model, tokens: Int[Tensor, "N T"]) -> dict[tuple[int, int], dict[str, float]]:
     """What the model needs more for a token without each head that it holds, in bits; of several windows, its ends."""
     whole, found = prune.loss(model, tokens), {}
-    held = [(layer, head) for layer, row in enumerate(model.layers) for head in row.heads]
-    for layer, head in tqdm(held, desc="removals", leave=False):
-        heads = torch.zeros(model.grid[:2], dtype=torch.bool)
+    for layer, head in tqdm(model.held.nonzero().tolist(), desc="removals", leave=False):
+        heads = torch.zeros_like(model.held)
         heads[layer, head] = True
         with ablation.ablate_heads(model, heads):
             cost = prune.cost({"whole": whole, "without": prune.loss(model, tokens)}).iloc[1]
@@ -215,20 +210,14 @@ def _removals(model: models.Model, tokens: Int[Tensor, "N T"]) -> dict[tuple[int
     return found
 
 
-def _heads(model: models.Model, found: dict[str, Tensor], band: Tensor | None, removals: dict | None) -> list[dict]:
+def _heads(model: models.Model, found: dict[str, Tensor], band: dict | None, removals: dict) -> list[dict]:
     """A record a head that the model holds; layers by their place in the decoder."""
-    D, rows = min(model.grid.K, model.grid.V), []
-    for layer, held in enumerate(model.layers):
-        for head in held.heads:
-            row = {name: _rounded(x[layer, head].tolist()) for name, x in found.items()}
-            null = None if band is None else band[layer, :, :, head]
-            limits = null if null is None else {"low": null.amin(0), "high": null.amax(0)}
-            limits = limits and {name: _rounded(x.tolist()) for name, x in limits.items()}
-            share = row["rank"][-1] / D
-            stratum = "low" if share <= strata.LOW else "high" if share >= strata.HIGH else "middle"
-            removal = None if removals is None else removals[layer, head]
-            place = {"layer": held.index, "head": head, "stratum": stratum}
-            rows.append(place | row | {"null": limits, "removal": removal})
+    strata_of, rows = strata.members(found["rank"][..., -1].numpy(), model.grid.D).argmax(0), []
+    for layer, head in model.held.nonzero().tolist():
+        place = {"layer": model.layers[layer].index, "head": head, "stratum": strata.STRATA[strata_of[layer, head]]}
+        row = {name: _rounded(x[layer, head].tolist()) for name, x in found.items()}
+        null = band and {name: _rounded(x[layer, :, head].tolist()) for name, x in band.items()}
+        rows.append(place | row | {"null": null, "removal": removals.get((layer, head))})
     return rows
 
 
@@ -242,13 +231,12 @@ def _rounded(x: float | list) -> float | int | list | None:
 
 def _about(model: models.Model, weights: str | None) -> dict[str, Any]:
     """What the model is and what its caches cost."""
-    found, config = export.sizes(model), model.hf.config
-    per_token = memory.attention(config).values(1) * model.hf.dtype.itemsize
-    bytes_ = [{"tokens": n, "state": models.state_bytes(model), "cache": models.cache_bytes(model, n)} for n in LENGTHS]
+    state, per_token = models.state_bytes(model), memory.attention(model.hf.config).values(1) * model.hf.dtype.itemsize
+    bytes_ = [{"tokens": n, "state": state, "cache": memory.cache_bytes(model.hf, n)} for n in LENGTHS]
     return {
         "name": model.name, "class": type(model.hf).__name__, "seed": model.seed,
-        "parameters": model.hf.num_parameters(), "grid": {**model.grid._asdict(), "D": min(model.grid.K, model.grid.V)},
-        "layers": [layer.index for layer in model.layers], "sizes": found._asdict(),
+        "parameters": model.hf.num_parameters(), "grid": {**model.grid._asdict(), "D": model.grid.D},
+        "layers": [layer.index for layer in model.layers], "sizes": engines.sizes(model.hf)._asdict(),
         "kv_bytes_per_token": per_token, "bytes": bytes_, "weights": weights,
     }  # fmt: skip
 
@@ -263,11 +251,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--n", type=int, default=1, help="windows of each text")
     parser.add_argument("--length", type=int, default=1024, help="tokens of a window")
     parser.add_argument("--removal", type=int, default=0, help="windows of each text to remove every head for")
-    parser.add_argument("--against", type=Path, help="the JSON of another passport, to print what differs")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--offload", choices=["auto", "cpu", "disk"])
     arguments = parser.parse_args(words)
-    other = read(arguments.against) if arguments.against else None
     if arguments.removal < 0:
         raise ValueError(f"--removal is a number of windows, 0 or more, not {arguments.removal}")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
@@ -278,8 +264,6 @@ def main(words: Sequence[str] | None = None) -> None:
     stored = checkpoints.weight_files(Path(arguments.model).expanduser())
     found = measure(model, tokens, removal=removal, weights=files.content_hash(*stored) if stored else None)
     print(save(found, arguments.out))
-    if other is not None:
-        print(diff(other, found).to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -49,21 +49,18 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
     [(tokens, cache)] = about.cache_bytes.items()
     layer = devices.STREAMED * about.layer_bytes
     streamed, on_cpu, weights = map(devices.in_words, (layer, 2 * layer, about.weight_bytes))
+    room = 1.1 * about.weight_bytes  # a tenth to spare
+    count = math.ceil(room / _GPU_MEMORY)
+    gpus = "one GPU of 24 GB" if room < _SMALL_GPU else f"{count} GPU{'s' * (count > 1)} of 80 GB"
     return [
         f"{about.name}: {report.count(about.parameters)} parameters, {report.count(about.active)} for a token,",
         f"  {'; '.join(map(str, about.linear))}:",
         f"  {report.in_mib(about.state_bytes)} of state, {report.in_mib(cache)} of cache after {tokens} tokens.",
-        f"Memory: {weights} of weights in bfloat16, {_gpus(about.weight_bytes)};",
+        f"Memory: {weights} of weights in bfloat16, {gpus};",
         f"  or a GPU with {streamed} free, to which they come layer by layer from CPU memory or disk;",
         f"  or no GPU: twice as much in float32, or from disk with {on_cpu} free.",
         *_times(about, values),
     ]
-
-
-def _gpus(weights: int) -> str:
-    """GPUs that hold the weights with a tenth to spare."""
-    gpus = math.ceil(1.1 * weights / _GPU_MEMORY)
-    return "one GPU of 24 GB" if 1.1 * weights < _SMALL_GPU else f"{gpus} GPU{'s' * (gpus > 1)} of 80 GB"
 
 
 def _times(about: report.Report, values: dict) -> list[str]:

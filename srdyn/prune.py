@@ -1,30 +1,14 @@
 """From a model to a smaller one that anyone can serve: `python -m srdyn.prune MODEL --share 0.25 --out FOLDER`.
 
 Heads are scored on one part of the text, what remains is trained on another if wanted (`--heal`), and the loss is read
-on a third. The same in Python:
-
-    from srdyn import export, models, prune, pruning, scores
-
-    model = models.load("data/models/hybrid")
-    profile = scores.profile(model, prune.read(model, ["code", "prose"], part="calibration", n=4))
-    score = scores.under("joint, α = 0.5", profile, torch.Generator().manual_seed(0))
-    keep = pruning.select(score, 0.25, uniform=True, **export.choices(model))
-    smaller = pruning.prune_heads(model, keep)
-    text = prune.read(model, ["code", "prose"], part="evaluation", n=8)
-    losses = {"whole": prune.loss(model, text), "pruned": prune.loss(smaller, text)}
-    prune.heal(smaller, prune.read(model, ["code", "prose"], part="trace", n=32), steps=50, folder="build/heal")
-    losses["healed"] = prune.loss(smaller, text)
-    export.save(smaller, "build/smaller", cost=prune.cost(losses))
+on a third. notebooks/site/serve.md does the same by hand, a call for each step; `heal` comes between its two losses.
 """
 
 import argparse
 import functools
-import hashlib
-import io
-import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,9 +21,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from srdyn import contexts, evals, export, models, pruning, scores
-from srdyn.loading import checkpoints, files, refusals, streaming
-
-log = logging.getLogger(__name__)
+from srdyn.loading import checkpoints, files, refusals, resuming, streaming
 
 SAVE_EVERY = 50
 CLIP = 1.0
@@ -49,12 +31,7 @@ def read(
     model: models.Model, places: Sequence[str], *, part: str, n: int, length: int = 512, seed: int = 0
 ) -> Int[Tensor, "N T"]:
     """`n` windows of `length` tokens from a part of each of these domains or texts of one's own (`contexts.domain`)."""
-    draw = {"n": n, "length": length, "part": part}
-    drawn = [
-        contexts.domain(place, model.tokenizer, **draw, generator=torch.Generator().manual_seed(seed))
-        for place in places
-    ]
-    return torch.cat(drawn)
+    return contexts.of_each(places, model.tokenizer, n=n, length=length, part=part, seed=seed)
 
 
 def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray, " N"]:
@@ -63,23 +40,20 @@ def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray,
     return np.concatenate([evals.window_bits(model, some) for some in rows]) / (tokens.shape[1] - 1)
 
 
-def cost(losses: Mapping[str, Float64[np.ndarray, " N"]], *, seed: int = 0) -> pd.DataFrame:
+def cost(losses: Mapping[str, Float64[np.ndarray, " N"]]) -> pd.DataFrame:
     """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows.
 
     Of one window there is none: its ends are NaN.
     """
     (_, first), *_ = losses.items()
-    rows = []
+    rows, drawn = [], {"rng": 0, "method": "percentile", "n_resamples": 2000}
     for name, found in losses.items():
-        more, low, high = found - first, 0.0, 0.0
-        if len(more) == 1:
-            low = high = np.nan
-        elif more.any():
-            drawn = {"random_state": np.random.default_rng(seed), "method": "percentile", "n_resamples": 2000}
+        more, low, high = found - first, np.nan, np.nan
+        if len(more) > 1:
             low, high = stats.bootstrap((more,), np.mean, **drawn).confidence_interval
-        numbers = {"bits a token": found.mean(), "more": more.mean(), "low": low, "high": high}
-        rows.append({"model": name, **{key: round(float(x), 4) for key, x in numbers.items()}, "windows": len(found)})
-    return pd.DataFrame(rows)
+        row = {"model": name, "bits a token": found.mean(), "more": more.mean(), "low": low, "high": high}
+        rows.append(row | {"windows": len(found)})
+    return pd.DataFrame(rows).round(4)
 
 
 def heal(
@@ -105,7 +79,7 @@ def heal(
         raise ValueError(f"{model.name} holds no weights to train, they come from elsewhere: load it without offload")
     optimizer = torch.optim.AdamW(model.hf.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     call = {"steps": steps, "rate": rate, "batch": batch, "windows": list(tokens.shape), "sum": int(tokens.sum())}
-    call["heads"] = [list(layer.heads) for layer in model.layers]
+    call |= {"heads": [list(layer.heads) for layer in model.layers], "parameters": model.hf.num_parameters()}
     path = None if folder is None else Path(folder) / "heal.pt"
     losses = _resumed(model, optimizer, path, call)
     model.hf.train()
@@ -114,7 +88,8 @@ def heal(
         optimizer.param_groups[0]["lr"] = rate * (1 - step / steps)
         losses.append(_step(model, tokens[rows].to(model.device), optimizer))
         if path is not None and ((step + 1) % SAVE_EVERY == 0 or step + 1 == steps):
-            _keep(model, optimizer, path, call, losses)
+            state = {"model": model.hf.state_dict(), "optimizer": optimizer.state_dict()}
+            resuming.keep(path, state | {"call": call, "losses": losses})
     model.hf.eval()
     return losses
 
@@ -131,57 +106,16 @@ def _step(model: models.Model, tokens: Int[Tensor, "B T"], optimizer: torch.opti
     return nats.item()
 
 
-def _keep(model: models.Model, optimizer: torch.optim.Optimizer, path: Path, call: dict, losses: list[float]) -> None:
-    state = {"model": model.hf.state_dict(), "optimizer": optimizer.state_dict()}
-    _write(path, state | {"call": call, "losses": losses})
-
-
-def _write(path: Path, record: dict[str, object]) -> None:
-    buffer = io.BytesIO()
-    torch.save(record, buffer)
-    files.keep(path, buffer.getvalue())
-
-
 def _resumed(model: models.Model, optimizer: torch.optim.Optimizer, path: Path | None, call: dict) -> list[float]:
     """The losses so far, with model and optimizer as they were then."""
-    content = None if path is None else files.kept(path)
-    if content is None:
+    saved = None if path is None else resuming.kept(path, device=model.device)
+    if saved is None:
         return []
-    saved = torch.load(io.BytesIO(content), weights_only=True, map_location=model.device)
-    shapes = {name: x.shape for name, x in model.hf.state_dict().items()}
-    if saved["call"] != call or {name: x.shape for name, x in saved["model"].items()} != shapes:
+    if saved["call"] != call:
         raise ValueError(f"{path} belongs to another healing ({saved['call']}): give another folder, or remove it")
     model.hf.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     return saved["losses"]
-
-
-def _kept(path: Path, of: Sequence[object], make: Callable[[], Sequence[Tensor]]) -> list[Tensor]:
-    """The tensors that `make` gives, left at `path` with what they are `of` for the next call, which then takes them.
-
-    What is there of anything else, or broken, is made again, which is logged.
-    """
-    if (content := files.kept(path)) is not None:
-        found = torch.load(io.BytesIO(content), weights_only=True)
-        if found["of"] == _digest(of):
-            log.info("%s was made before", path)
-            return found["tensors"]
-        log.warning("%s is of another model, text or cut, and made again", path)
-    made = [*make()]
-    _write(path, {"of": _digest(of), "tensors": made})
-    return made
-
-
-def _digest(of: Sequence[object]) -> str:
-    return hashlib.sha256(json.dumps(of).encode()).hexdigest()
-
-
-def _identity(model: models.Model, where: str) -> list[object]:
-    """What tells a checkpoint, and how it was loaded, from another without reading it."""
-    place = checkpoints.folder(checkpoints.source(where), model.hf.config)
-    stored = [] if place is None else checkpoints.weight_files(place)
-    stats = [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in stored]
-    return [model.name, str(model.hf.dtype), model.device.type, stats]
 
 
 def run(arguments: argparse.Namespace) -> pd.DataFrame:
@@ -191,32 +125,35 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     """
     if arguments.heal < 0:
         raise ValueError(f"--heal is a number of steps, 0 or more, not {arguments.heal}")
-    options = {"length": arguments.length, "n": arguments.n, "seed": arguments.seed}
     out = Path(arguments.out).expanduser()
     work = out.with_name(f"{out.name}.unfinished")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
-    chosen, of = {} if arguments.keys == "repeated" else export.choices(model), _identity(model, arguments.model)
-    calibration, text = (read(model, arguments.text, part=part, **options) for part in ("calibration", "evaluation"))
+    chosen = {} if arguments.keys == "repeated" else export.choices(model)
+    drawn = {"length": arguments.length, "seed": arguments.seed}
+    texts = functools.partial(contexts.of_each, arguments.text, model.tokenizer, **drawn)
+    calibration, text = (texts(part=part, n=arguments.n) for part in ("calibration", "evaluation"))
     select = functools.partial(pruning.select, fraction=arguments.share, uniform=True, tp=arguments.tp, **chosen)
-    alike = torch.zeros(model.held.shape).masked_fill(~model.held, torch.nan)
+    alike = torch.where(model.held, 0.0, torch.nan)
     export.configuration(pruning.prune_heads(model, select(alike)))  # what cannot be is known before the long part
-    means = _kept(work / "profile", [of, calibration.tolist()], lambda: scores.profile(model, calibration)[:-1])
-    profile = scores.Profile(*means, D=min(model.grid.K, model.grid.V))
-    score = scores.under(arguments.rule, profile, torch.Generator().manual_seed(arguments.seed))
-    keep = select(score)
-    losses = {}
+    of = [model.name, str(model.hf.dtype), model.device.type, checkpoints.identity(arguments.model, model.hf.config)]
+    profiled = [of, calibration.tolist()]
+    means = resuming.made(work / "profile", profiled, lambda: scores.profile(model, calibration)[:-1])
+    profile = scores.Profile(*means, D=model.grid.D)
+    keep = select(scores.under(arguments.rule, profile, torch.Generator().manual_seed(arguments.seed)))
 
-    def measure(name: str, *more: object) -> None:
-        [found] = _kept(work / name, [of, text.tolist(), *more], lambda: [torch.from_numpy(loss(model, text))])
-        losses[name] = found.numpy()
+    def measured(name: str, *more: object) -> Float64[np.ndarray, " N"]:
+        [found] = resuming.made(work / name, [of, text.tolist(), *more], lambda: [torch.from_numpy(loss(model, text))])
+        return found.numpy()
 
-    measure("whole")
+    losses = {"whole": measured("whole")}
     if arguments.heal and streaming.is_attached(model.hf):  # only weights that are held can be trained
         model = models.load(arguments.model, device="cpu", dtype=model.hf.dtype)
     model = pruning.prune_heads(model, keep)
-    measure("pruned", keep.tolist())
-    if arguments.heal:
-        _heal(model, arguments, work / f"healing {_digest([of, keep.tolist()])[:8]}")
+    losses["pruned"] = measured("pruned", keep.tolist())
+    if arguments.heal:  # on text that neither scored nor compares
+        windows = texts(part="trace", n=max(min(arguments.heal, 64) * 8 // len(arguments.text), 1))
+        folder = work / f"healing {files.record_hash([of, keep.tolist()])[:8]}"
+        heal(model, windows, steps=arguments.heal, rate=arguments.rate, folder=folder)
         losses["healed"] = loss(model, text)
     found = cost(losses)
     export.save(model, out, cost=found)
@@ -224,14 +161,6 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     saved = export.realised(model, tp=arguments.tp).to_string(index=False)
     print(found.to_string(index=False), saved, sep="\n\n")
     return found
-
-
-def _heal(model: models.Model, arguments: argparse.Namespace, folder: Path) -> None:
-    """`heal` on text that neither scored nor compares."""
-    n = max(min(arguments.heal, 64) * 8 // len(arguments.text), 1)
-    options = {"length": arguments.length, "n": n, "seed": arguments.seed}
-    windows = read(model, arguments.text, part="trace", **options)
-    heal(model, windows, steps=arguments.heal, rate=arguments.rate, folder=folder)
 
 
 @refusals.door()

@@ -6,6 +6,7 @@ A score is one number per head from calibration text; heads with the highest sco
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -44,11 +45,8 @@ def calibration(
     model: models.Model, *, domains: Sequence[str] | None = None, n: int, length: int, seed: int = 0
 ) -> Int[Tensor, "B T"]:
     """`n` windows of `length` tokens from the calibration part of each of the domains, by default all that are held."""
-    found = []
-    for name in contexts.domains() if domains is None else domains:
-        drawn = {"n": n, "length": length, "generator": torch.Generator().manual_seed(seed)}
-        found.append(contexts.domain(name, model.tokenizer, **drawn, part="calibration"))
-    return torch.cat(found)
+    names = contexts.domains() if domains is None else domains
+    return contexts.of_each(names, model.tokenizer, n=n, length=length, part="calibration", seed=seed)
 
 
 def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spectra.EPS) -> Profile:
@@ -69,7 +67,7 @@ def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spe
     for layer, broken in zip(model.layers, ~sums.isfinite().all(0), strict=True):
         if heads := [head for head in layer.heads if broken[head]]:
             raise ValueError(f"{model.name}: layer {layer.index} has no finite scores for the heads {heads}")
-    return Profile(*(sums / rows), D=min(model.grid.K, model.grid.V))
+    return Profile(*(sums / rows), D=model.grid.D)
 
 
 def _joint(alpha: float) -> Rule:
@@ -142,6 +140,5 @@ def _outputs(model: models.Model) -> Iterator[Scores]:
         for layer, site in enumerate(architectures.sites(model.hf)):
             if model.layers[layer].heads:
                 readout = site.recipe.readout(site.mixer)
-                hook = readout.register_forward_pre_hook(lambda module, given, at=layer: keep(at, module, given))
-                hooks.enter_context(hook)
+                hooks.enter_context(readout.register_forward_pre_hook(functools.partial(keep, layer)))
         yield sums

@@ -29,13 +29,12 @@ No bound, but room: such values move by less, states as a whole by some times as
 """
 
 
-def singular_values(states: Float[Tensor, "*batch K V"], *, allow_nan: bool = False) -> Float64[Tensor, "*batch D"]:
+def singular_values(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
     """Singular values of every state, largest first, as float64, without gradients.
 
     On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by a Triton kernel, to 1e-12·σ₁; elsewhere, and where there is no
-    Triton, by `reference`. Apple's GPUs have no float64: what lies on one is measured on the CPU. With `allow_nan` a
-    state that is NaN throughout, as of a head that was pruned away, has a NaN spectrum. Raises ValueError for states
-    below float32 and any other NaN or infinity.
+    Triton, by `reference`. Apple's GPUs have no float64: what lies on one is measured on the CPU. Raises ValueError for
+    states below float32, and with NaN or infinity.
     """
     if states.dtype not in (torch.float32, torch.float64):
         why = "rounding a state once to bfloat16 lifts its effective rank from 4 to 41 at eps = 1e-4"
@@ -44,16 +43,13 @@ def singular_values(states: Float[Tensor, "*batch K V"], *, allow_nan: bool = Fa
         raise ValueError(f"states must be matrices [*batch, K, V], got {list(states.shape)}")
     states = states.detach()
     # NaN and infinity survive a sum, which takes a fraction of the time of a look at every entry
-    if states.sum((-2, -1)).isfinite().all():
-        return _measured(states)
-    removed = states.isnan().all(-1).all(-1) if allow_nan else states.new_zeros(states.shape[:-2], dtype=torch.bool)
-    bad = ~states.isfinite().all(-1).all(-1) & ~removed
-    if bad.any():
+    if not states.sum((-2, -1)).isfinite().all() and (bad := ~states.isfinite().all(-1).all(-1)).any():
         first = f"the first at batch index {tuple(bad.nonzero()[0].tolist())} of {tuple(bad.shape)}"
-        told = "only a head that was pruned away may be NaN, throughout, with allow_nan=True"
-        raise ValueError(f"{int(bad.sum())} of {bad.numel()} states hold NaN or infinity, {first}; {told}")
-    sigma = _measured(states.masked_fill(removed[..., None, None], 0.0))
-    return sigma.masked_fill(removed[..., None], torch.nan)
+        raise ValueError(f"{int(bad.sum())} of {bad.numel()} states hold NaN or infinity, {first}")
+    if states.device.type in ("cpu", "mps"):
+        return singular_values_cpu.singular_values(states.cpu())
+    kernel = _kernel() if states.is_cuda else None
+    return kernel.singular_values(states) if kernel and max(states.shape[-2:]) <= kernel.WIDEST else reference(states)
 
 
 def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
@@ -105,13 +101,6 @@ def uncertain(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Bool[Tens
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     return ((sigma - eps * largest).abs() <= (1 + eps) * FLOAT32_ERROR * largest) & (largest > 0)
-
-
-def _measured(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
-    if states.device.type in ("cpu", "mps"):
-        return singular_values_cpu.singular_values(states.cpu())
-    kernel = _kernel() if states.is_cuda else None
-    return kernel.singular_values(states) if kernel and max(states.shape[-2:]) <= kernel.WIDEST else reference(states)
 
 
 @functools.cache

@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Literal, TypeVar
 
 import torch
@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm.auto import tqdm
 
 from srdyn import architectures, models, spectra
-from srdyn.architectures import feeding, rebinding, recipe
+from srdyn.architectures import feeding, recipe
 from srdyn.kernels import recurrence
 from srdyn.loading import processes
 
@@ -107,7 +107,7 @@ def gates_of(model: models.Model, B: int, T: int) -> Iterator[_Gates]:
         for kept, gate in zip((g, beta), read.gates, strict=True):
             kept[layer][..., heads] = gate.cpu()
 
-    with _watched(model, range(model.grid.L), keep):
+    with _watched(model, keep):
         yield g, beta
 
 
@@ -118,23 +118,22 @@ def inputs(model: models.Model, tokens: Int[Tensor, "B T"], layer: int) -> tuple
     """
     if not model.layers[layer].heads:
         raise ValueError(f"linear layer {layer} of {model.name} holds no heads, so its recurrence reads nothing")
-    return from_inputs(model, tokens, lambda read: read, layers=[layer])[layer]
+    found: list[recipe.Inputs] = []
+    with _watched(model, lambda at, read: found.append(read) if at == layer else None):
+        _read(model, checked_tokens(model, tokens))
+    return found[0]
 
 
 def from_inputs(
-    model: models.Model,
-    tokens: Int[Tensor, "B T"],
-    take: Callable[[recipe.Inputs], _Taken],
-    *,
-    layers: Sequence[int] | None = None,
+    model: models.Model, tokens: Int[Tensor, "B T"], take: Callable[[recipe.Inputs], _Taken]
 ) -> list[_Taken | None]:
-    """`take` of what each layer, or these `layers`, reads (see `inputs`), in one pass; None for others and empty."""
+    """`take` of what each layer reads (see `inputs`), in one pass; None for a layer without heads."""
     tokens, taken = checked_tokens(model, tokens), [None] * model.grid.L
 
     def keep(layer: int, read: recipe.Inputs) -> None:
         taken[layer] = take(read)
 
-    with _watched(model, range(model.grid.L) if layers is None else layers, keep):
+    with _watched(model, keep):
         _read(model, tokens)
     return taken
 
@@ -160,7 +159,7 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
     logged. A new cache begins anew. Raises as `trace` does for a state below float32 or with NaN.
     """
     family, decoder = architectures.sites(model.hf)[0].recipe, model.hf.get_decoder()
-    seen, read, last, shown, D = Watched(), 0, None, _display(), min(model.grid.K, model.grid.V)
+    seen, read, last, shown, D = Watched(), 0, None, _display(), model.grid.D
 
     def look(_decoder: nn.Module, arguments: tuple, options: dict, output: object) -> None:
         nonlocal read, last
@@ -216,26 +215,12 @@ def _marks(ranks: Float64[Tensor, "L B H"], D: int) -> list[str]:
 
 
 @contextlib.contextmanager
-def _watched(model: models.Model, layers: Sequence[int], see: Callable[[int, recipe.Inputs], None]) -> Iterator[None]:
-    """While this is open, `see(layer, read)` is told what the recurrence of each of these layers reads, as a whole."""
-
-    def watch(layer: int, site: architectures.Site, function: Callable) -> Callable:
-        def call(*arguments, **options):
-            taken_apart, decay = site.recipe.taken_apart(arguments, options), site.recipe.decay_set(site.mixer)
-            read = taken_apart if decay is None else site.recipe.forgetting(taken_apart, decay)
-            see(layer, site.recipe.inputs(read))
-            return function(*arguments, **options)
-
-        call.watch, call.watched = functools.partial(watch, layer, site), function
-        return call
-
+def _watched(model: models.Model, see: Callable[[int, recipe.Inputs], None]) -> Iterator[None]:
+    """While this is open, `see(layer, read)` is told what the recurrence of each layer reads, as a whole."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
-            if layer in layers:
-                stock = {name: rebinding.meaning(site.mixer, name) for name in site.recipe.readers}
-                watched = {name: watch(layer, site, function) for name, function in stock.items()}
-                stack.enter_context(rebinding.bound(site.mixer, watched))
+            stack.enter_context(feeding.watched(site, functools.partial(see, layer)))
         yield
 
 
@@ -245,37 +230,16 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: _Visit) 
 
     The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were.
     """
+
+    def told(layer: int, position: int, state: Tensor) -> None:
+        visit(layer, position, _checked_state(model, layer, position, state))
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
-            told = functools.partial(_checked_visit, model, layer, visit)
-            fed = functools.partial(feeding.fed, site.recipe, positions, told)
-            stack.enter_context(taken_over(site, site.recipe.readers, fed))
+            fed = functools.partial(feeding.fed, site.recipe, positions, functools.partial(told, layer))
+            stack.enter_context(feeding.taken_over(site, site.recipe.readers, fed))
         yield
-
-
-def taken_over(
-    site: architectures.Site, names: Sequence[str], read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]]
-) -> contextlib.AbstractContextManager[None]:
-    """While this is open, `read(function, call)` gives the outputs and the last state of one layer's recurrence.
-
-    `names` are taps of its recipe, `function` is what was called by that name.
-    """
-
-    def tap(function: Callable) -> Callable:
-        def call(*arguments, **options):
-            taken = site.recipe.taken_apart(arguments, options)
-            return site.recipe.returned(*read(function, taken), options)
-
-        return call
-
-    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in names})
-
-
-def _beneath(function: Callable, tap: Callable[[Callable], Callable]) -> Callable:
-    """The function tapped; who watches it watches what comes of that, and sees its calls before they are cut."""
-    watch = getattr(function, "watch", None)
-    return tap(function) if watch is None else watch(_beneath(function.watched, tap))
 
 
 def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
@@ -315,10 +279,6 @@ def _checked_state(model: models.Model, layer: int, position: int, state: Tensor
         head = model.layers[layer].heads[int(broken.nonzero()[0])]
         raise ValueError(f"NaN or infinity in the state of {where}, head {head}, position {position}")
     return state
-
-
-def _checked_visit(model: models.Model, layer: int, visit: _Visit, position: int, state: Tensor) -> None:
-    visit(layer, position, _checked_state(model, layer, position, state))
 
 
 def _read(model: models.Model, tokens: Tensor, **options) -> None:

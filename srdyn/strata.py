@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import diptest
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Float64, Real
+from jaxtyping import Bool, Float, Float64, Real
 from scipy import stats
 from torch import Tensor
 
@@ -24,8 +24,6 @@ LOW, HIGH = 0.25, 0.9
 """Shares of D that bound the low-rank and the high-rank stratum (claims.yaml, thresholds)."""
 _FEWEST_HEADS = 3
 """Below this many heads an order says nothing."""
-_HEAD = ("model", "seed", "context", "layer", "head", "position")
-"""Columns that name one head at one time in one context, whatever the sample."""
 
 
 def head_table(
@@ -60,10 +58,14 @@ def head_table(
     return pd.DataFrame(names | places | {name: value.cpu().numpy().ravel() for name, value in measures.items()})
 
 
-def stratify(table: pd.DataFrame, *, by: Sequence[str] = _HEAD) -> pd.DataFrame:
-    """The table with a head's `stratum` by its mean rank over samples: low (≤ `LOW`·D), middle or high (≥ `HIGH`·D)."""
+def stratify(table: pd.DataFrame, *, by: Sequence[str]) -> pd.DataFrame:
+    """The table with the `stratum` of the rows alike in the columns `by`, such as a head's of several samples.
+
+    By their mean rank: low (≤ `LOW`·D), middle or high (≥ `HIGH`·D), or none where that is NaN.
+    """
     share = (table.groupby(list(by), observed=True)["rank"].transform("mean") / table["D"]).to_numpy()
-    codes = np.select([np.isnan(share), share <= LOW, share < HIGH], [-1, 0, 1], default=2)
+    among = members(share, 1)
+    codes = np.where(among.any(0), among.argmax(0), -1)
     return table.assign(stratum=pd.Categorical.from_codes(codes, categories=STRATA, ordered=True))
 
 
@@ -95,7 +97,7 @@ def spearman(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"]) -
 
 def kappa(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"], d: int) -> Float[np.ndarray, "*rows"]:
     """Cohen's κ of the strata of ranks out of `d`, row by row; NaN where chance agreement is certain."""
-    x, y = (np.stack([v <= LOW * d, (v > LOW * d) & (v < HIGH * d), v >= HIGH * d]) for v in (a, b))
+    x, y = (members(v, d) for v in (a, b))
     observed = (x & y).any(0).mean(-1) if a.size else np.full(a.shape[:-1], np.nan)
     expected = (x.mean(-1) * y.mean(-1)).sum(0) if a.size else observed
     return ratio(observed - expected, 1 - expected)
@@ -108,9 +110,13 @@ def cosine(a: Float[np.ndarray, "*rows H"], b: Float[np.ndarray, "*rows H"]) -> 
 
 def shares(ranks: Float[np.ndarray, "*rows H"], d: int) -> Float[np.ndarray, "*rows 3"]:
     """Shares of heads that are low-rank, in the middle, high-rank, among those with a rank; NaN where none has one."""
-    known, low, high = ~np.isnan(ranks), ranks <= LOW * d, ranks >= HIGH * d
-    counts = np.stack([low.sum(-1), (known & ~low & ~high).sum(-1), high.sum(-1)], -1)
-    return ratio(counts, np.broadcast_to(known.sum(-1)[..., None], counts.shape))
+    counts = np.moveaxis(members(ranks, d).sum(-1), 0, -1)
+    return ratio(counts, counts.sum(-1, keepdims=True))
+
+
+def members(ranks: Float[np.ndarray, "*rows"], d: float | int) -> Bool[np.ndarray, "3 *rows"]:
+    """Which ranks out of `d` are low, in the middle, high; NaN is none of these."""
+    return np.stack([ranks <= LOW * d, (ranks > LOW * d) & (ranks < HIGH * d), ranks >= HIGH * d])
 
 
 def bimodality(values: Real[np.ndarray, " heads"] | pd.Series) -> pd.Series:
@@ -129,6 +135,6 @@ def bimodality(values: Real[np.ndarray, " heads"] | pd.Series) -> pd.Series:
     return pd.Series({"dip": dip, "p": p, "sarle": sarle, "n": n})
 
 
-def ratio(a: Real[np.ndarray, "*rows"], b: Real[np.ndarray, "*rows"]) -> Float64[np.ndarray, "*rows"]:
+def ratio(a: Real[np.ndarray, "*rows"], b: Real[np.ndarray, "*#rows"]) -> Float64[np.ndarray, "*rows"]:
     """a / b; NaN where b is not positive."""
     return np.divide(a, b, out=np.full(np.shape(a), np.nan), where=b > 0)

@@ -5,8 +5,8 @@ import functools
 import importlib
 from collections.abc import Callable
 
-import conftest
 import numpy as np
+import small
 import torch
 import transformers
 from jaxtyping import Bool, Float
@@ -152,7 +152,7 @@ def held_by_convolutions(cache: object) -> int:
 
 
 def qwen35_moe(kinds: list[str]) -> transformers.PreTrainedModel:
-    config = transformers.Qwen3_5MoeTextConfig(**conftest.SIZES, **EXPERTS, **layers(kinds))
+    config = transformers.Qwen3_5MoeTextConfig(**small.SIZES, **EXPERTS, **layers(kinds))
     return random(transformers.Qwen3_5MoeForCausalLM, config)
 
 
@@ -162,7 +162,7 @@ def qwen4_exp() -> transformers.PreTrainedModel:
     Enough index heads that no two blocks of tokens score 0: which of equals attention sees depends on the cuts.
     """
     config = transformers.Qwen4ExpTextConfig(
-        **conftest.SIZES | {"pad_token_id": 0}, **EXPERTS, **layers([LINEAR, LINEAR, SOFTMAX]),
+        **small.SIZES | {"pad_token_id": 0}, **EXPERTS, **layers([LINEAR, LINEAR, SOFTMAX]),
         hc_count=2, hc_lowrank=4,
         indexer_n_heads=8, indexer_kv_heads=1, indexer_head_dim=16, indexer_budget=16, indexer_compress_ratio=4,
         ple_layer_ids=[2], ngram_vocab_size_base=16, heads_per_ngram=2, split_ngram_parts=2, eos_token_id=0,
@@ -171,7 +171,7 @@ def qwen4_exp() -> transformers.PreTrainedModel:
 
 
 def olmo_hybrid() -> transformers.PreTrainedModel:
-    config = transformers.OlmoHybridConfig(**conftest.SIZES, **layers([LINEAR, SOFTMAX, LINEAR]), eos_token_id=None)
+    config = transformers.OlmoHybridConfig(**small.SIZES, **layers([LINEAR, SOFTMAX, LINEAR]), eos_token_id=None)
     return random(transformers.OlmoHybridForCausalLM, config)
 
 
@@ -207,7 +207,7 @@ def layers(kinds: list[str]) -> dict[str, object]:
 
 def random(build: type, config: transformers.PreTrainedConfig) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
-    return conftest.with_slow_decays(build(config))
+    return small.with_slow_decays(build(config))
 
 
 MODULES = {
@@ -231,7 +231,7 @@ def state_spaces(stem: str, sizes: dict) -> transformers.PreTrainedModel:
     # Not by the automatic classes, which flash-linear-attention changes.
     module = importlib.import_module(f"transformers.models.{MODULES[stem]}")
     config = getattr(module, f"{stem}Config")(**SSM | sizes)
-    return conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
+    return small.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
 
 
 def mamba2(groups: int = 2, **sizes) -> transformers.PreTrainedModel:
@@ -290,7 +290,7 @@ def fla(stem: str, kind: str, **sizes) -> transformers.PreTrainedModel:
     torch.manual_seed(0)
     module = importlib.import_module(f"fla.models.{kind}")
     config = getattr(module, f"{stem}Config")(**FLA | sizes)
-    hf = conftest.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
+    hf = small.with_slow_decays(getattr(module, f"{stem}ForCausalLM")(config))
     for parameter in hf.parameters():
         if parameter.std() < 0.01:
             parameter.data += 0.2 * torch.randn_like(parameter)
@@ -311,9 +311,9 @@ def first_covers(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L 
 
 
 FAMILIES = [
-    Family("qwen3_next", lambda: conftest.qwen3_next([LINEAR, SOFTMAX, LINEAR])),
-    Family("qwen3_next, pure", lambda: conftest.qwen3_next([LINEAR, LINEAR])),
-    Family("qwen3_5", lambda: conftest.qwen35([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen3_next", lambda: small.qwen3_next([LINEAR, SOFTMAX, LINEAR])),
+    Family("qwen3_next, pure", lambda: small.qwen3_next([LINEAR, LINEAR])),
+    Family("qwen3_5", lambda: small.qwen35([LINEAR, SOFTMAX, LINEAR])),
     Family("qwen3_5_moe", lambda: qwen35_moe([LINEAR, SOFTMAX, LINEAR])),
     Family("qwen4_exp", qwen4_exp),
     Family("olmo_hybrid", olmo_hybrid),

@@ -503,14 +503,14 @@ class Cases:
         not_json = [str(self.file("x.json", text)) for text in ("{", "[]", "{}", '{"schema": 3}', "[" * 99999)]
         for words in [
             ["--n", "0"], ["--length", "0"], ["--device", "x"], ["--removal", "-1"], ["--text", "x"],
-            ["--against", "nowhere.json"],
-            *[["--against", x] for x in not_json],
         ]:  # fmt: skip
             yield (
                 f"passport {words!r:.60}",
                 functools.partial(passport.main, [tiny, "--out", out, *short, *words]),
                 True,
             )
+        for path in ["nowhere.json", *not_json]:
+            yield f"passport.read {path}", functools.partial(passport.read, path), True
         for words in [["x"], ["../hybrid"], [""], ["hybrid", "--device", "x"]]:
             yield f"train {words}", functools.partial(commanded, train, words), True
 

@@ -3,9 +3,9 @@ import json
 import math
 import textwrap
 
-import conftest
 import huggingface_hub
 import pytest
+import small
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -32,7 +32,7 @@ def test_a_saved_model_loads_and_runs_as_it_is(tiny_hybrid, folder, tokens):
     assert model.tokenizer is None
     assert model.hf.dtype == torch.float32
     assert model.grid == tiny_hybrid.grid == models.HeadGrid(L=3, H=4, K=8, V=12)
-    assert model.layers[2] == models.Layer(index=3, heads=(0, 1, 2, 3), K=8, V=12)
+    assert model.layers[2] == models.Layer(index=3, heads=(0, 1, 2, 3))
     rounded = copy.deepcopy(tiny_hybrid.hf)
     for parameter in rounded.parameters():
         parameter.data = parameter.to(torch.float16).float()
@@ -142,7 +142,7 @@ def test_other_models_are_unaffected(tiny_hybrid, tokens, monkeypatch):
     def stock(*_, **__):
         raise Stock
 
-    other = conftest.qwen3_next(["linear_attention"])
+    other = small.qwen3_next(["linear_attention"])
     expected = tiny_hybrid.hf(tokens).logits
     assert all("forward" not in vars(part) for part in other.modules())
     monkeypatch.setattr(modeling_qwen3_next, "torch_chunk_gated_delta_rule", stock)

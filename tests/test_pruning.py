@@ -5,10 +5,10 @@ import math
 import shutil
 import types
 
-import conftest
 import families
 import numpy as np
 import pytest
+import small
 import torch
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -20,14 +20,14 @@ from srdyn.loading import files
 
 LINEAR, SOFTMAX = "linear_attention", "full_attention"
 FAMILIES = {
-    "hybrid": (conftest.qwen3_next, [LINEAR, LINEAR, SOFTMAX, LINEAR], {}),
-    "pure": (conftest.qwen3_next, [LINEAR, LINEAR], {}),
-    "three values a key": (conftest.qwen3_next, [LINEAR, SOFTMAX], {"linear_num_value_heads": 6}),
-    "a key each": (conftest.qwen3_next, [LINEAR, LINEAR], {"linear_num_key_heads": 4}),
-    "qwen35": (conftest.qwen35, [LINEAR, SOFTMAX, LINEAR], {}),
-    "qwen35, three values a key": (conftest.qwen35, [LINEAR, LINEAR], {"linear_num_value_heads": 6}),
+    "hybrid": (small.qwen3_next, [LINEAR, LINEAR, SOFTMAX, LINEAR], {}),
+    "pure": (small.qwen3_next, [LINEAR, LINEAR], {}),
+    "three values a key": (small.qwen3_next, [LINEAR, SOFTMAX], {"linear_num_value_heads": 6}),
+    "a key each": (small.qwen3_next, [LINEAR, LINEAR], {"linear_num_key_heads": 4}),
+    "qwen35": (small.qwen35, [LINEAR, SOFTMAX, LINEAR], {}),
+    "qwen35, three values a key": (small.qwen35, [LINEAR, LINEAR], {"linear_num_value_heads": 6}),
 }
-TOKENS = torch.randint(0, conftest.SIZES["vocab_size"], (2, 70), generator=torch.Generator().manual_seed(2))
+TOKENS = torch.randint(0, small.SIZES["vocab_size"], (2, 70), generator=torch.Generator().manual_seed(2))
 
 
 @functools.cache
@@ -35,7 +35,7 @@ def model(family):
     build, kinds, sizes = FAMILIES[family]
     with pytest.MonkeyPatch.context() as patch:
         for name, size in sizes.items():
-            patch.setitem(conftest.SIZES, name, size)
+            patch.setitem(small.SIZES, name, size)
         return models.from_hf(build(kinds), name=family, seed=3)
 
 
@@ -104,7 +104,7 @@ def test_the_smaller_model_computes_what_the_masked_one_does_from_less(family):
         torch.testing.assert_close(in_pieces, expected, **bounds)
         stepped, cache = fed(pruned.hf, [1] * 9)
         torch.testing.assert_close(stepped, expected[:, :9], **bounds)
-        both = models.state_bytes(pruned), models.cache_bytes(pruned, 9)
+        both = models.state_bytes(pruned), memory.cache_bytes(pruned.hf, 9)
         assert linear_cache.held_bytes(cache) == tuple(2 * size for size in both)
         assert pruned.grid == whole.grid
         assert [layer.index for layer in pruned.layers] == [layer.index for layer in whole.layers]

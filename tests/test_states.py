@@ -3,10 +3,10 @@ import functools
 import weakref
 from unittest import mock
 
-import conftest
 import families
 import numpy as np
 import pytest
+import small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -87,7 +87,7 @@ def test_a_state_does_not_depend_on_the_other_positions(tiny_hybrid, tokens):
 
 @functools.cache
 def hybrid():
-    return models.from_hf(conftest.qwen3_next(["linear_attention", "full_attention", "linear_attention"]), name="own")
+    return models.from_hf(small.qwen3_next(["linear_attention", "full_attention", "linear_attention"]), name="own")
 
 
 @settings(max_examples=15, deadline=None)
@@ -100,11 +100,11 @@ def test_a_state_holds_no_more_than_was_read_and_nothing_of_what_comes_later(see
     # Attention over more or fewer tokens differs in the last bits, which later layers amplify.
     assert (state - before).norm() <= 1e-5 * before.norm()
     rank = spectra.effective_rank(states.trace(hybrid(), tokens, [position]))
-    assert rank.max() <= spectra.rank_bound([position], min(hybrid().grid.K, hybrid().grid.V))[0]
+    assert rank.max() <= spectra.rank_bound([position], hybrid().grid.D)[0]
 
 
 def test_states_are_dropped_once_measured(tokens):
-    model = models.from_hf(conftest.qwen3_next(["linear_attention", "full_attention"]), name="tiny")
+    model = models.from_hf(small.qwen3_next(["linear_attention", "full_attention"]), name="tiny")
     alive, most = weakref.WeakSet(), 0
 
     def visit(layer, position, state):

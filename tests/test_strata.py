@@ -12,6 +12,7 @@ from srdyn import spectra, strata
 
 L, B, C, H, D = 3, 2, 4, 5, 6
 LAYERS, POSITIONS = (0, 1, 4), (1, 3, 64, 100)
+HEAD = ["model", "seed", "context", "layer", "head", "position"]
 NAMES = {"positions": POSITIONS, "layers": LAYERS, "context": "prose", "model": "hybrid", "seed": 1}
 
 
@@ -58,7 +59,7 @@ def test_head_table_keeps_removed_heads_without_a_rank(sigma):
     missing = table[table["rank"].isna()]
     assert set(zip(missing["layer"], missing["head"], strict=True)) == {(1, 3)}
     assert len(missing) == B * C
-    assert strata.stratify(table).loc[missing.index, "stratum"].isna().all()
+    assert strata.stratify(table, by=HEAD).loc[missing.index, "stratum"].isna().all()
 
 
 def test_head_table_refuses_names_that_do_not_fit(sigma):
@@ -69,10 +70,10 @@ def test_head_table_refuses_names_that_do_not_fit(sigma):
 
 def test_strata_come_from_the_mean_over_samples():
     table = pd.concat([rows(0, 0, [1, 3]), rows(0, 1, [2, 3]), rows(1, 0, [8, 6]), rows(1, 1, [8, 7])])
-    out = strata.stratify(table)
+    out = strata.stratify(table, by=HEAD)
     expected = {(0, 0): ["low"], (0, 1): ["middle"], (1, 0): ["middle"], (1, 1): ["high"]}  # means 2, 2.5, 7, 7.5 of 8
     assert {head: list(found) for head, found in out.groupby(["layer", "head"])["stratum"].unique().items()} == expected
-    at_the_edge = strata.stratify(rows(0, 0, [9, 9], D=10))
+    at_the_edge = strata.stratify(rows(0, 0, [9, 9], D=10), by=HEAD)
     assert at_the_edge["stratum"].tolist() == ["high", "high"]
     assert list(out["stratum"].cat.categories) == list(strata.STRATA)
     assert "stratum" not in table
@@ -80,7 +81,7 @@ def test_strata_come_from_the_mean_over_samples():
 
 def test_strata_are_kept_apart_by_context_and_position():
     table = pd.concat([rows(0, 0, [1]), rows(0, 0, [8], context="code"), rows(0, 0, [4], position=4)])
-    assert strata.stratify(table)["stratum"].tolist() == ["low", "high", "middle"]
+    assert strata.stratify(table, by=HEAD)["stratum"].tolist() == ["low", "high", "middle"]
 
 
 @settings(max_examples=20, deadline=None)
@@ -168,7 +169,8 @@ def test_shares_are_one_together_whatever_the_order_and_are_those_of_the_strata(
     found = strata.shares(values[None], 64)[0]
     assert found.sum() == pytest.approx(1)
     np.testing.assert_allclose(found, strata.shares(np.array(ranks, float)[None], 64)[0])
-    named = strata.stratify(pd.concat([rows(0, head, [rank], D=64) for head, rank in enumerate(ranks)]))["stratum"]
+    table = pd.concat([rows(0, head, [rank], D=64) for head, rank in enumerate(ranks)])
+    named = strata.stratify(table, by=HEAD)["stratum"]
     np.testing.assert_allclose(found, [(named == name).mean() for name in strata.STRATA])
 
 

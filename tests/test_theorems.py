@@ -18,7 +18,7 @@ def model(request):
 def test_no_rank_exceeds_the_tokens_read(model):
     tokens = contexts.domain("prose", model.tokenizer, n=2, length=160, generator=torch.Generator().manual_seed(0))
     rank = spectra.effective_rank(states.trace(model, tokens, EVERY))
-    bound = spectra.rank_bound(EVERY, min(model.grid.K, model.grid.V))
+    bound = spectra.rank_bound(EVERY, model.grid.D)
     assert (rank <= bound[None, None, :, None]).all()
     assert (rank == bound[None, None, :, None]).any()
 

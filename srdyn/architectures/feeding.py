@@ -3,13 +3,14 @@
 import bisect
 import contextlib
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import recipe
+from srdyn import architectures
+from srdyn.architectures import rebinding, recipe
 from srdyn.kernels import recurrence
 
 
@@ -36,6 +37,46 @@ def fed(
         outputs.append(output)
         start = end
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state
+
+
+def taken_over(
+    site: architectures.Site, names: Sequence[str], read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]]
+) -> contextlib.AbstractContextManager[None]:
+    """While this is open, `read(function, call)` gives the outputs and the last state of one layer's recurrence.
+
+    `names` are taps of its recipe, `function` is what was called by that name.
+    """
+
+    def tap(function: Callable) -> Callable:
+        def call(*arguments, **options):
+            taken = site.recipe.taken_apart(arguments, options)
+            return site.recipe.returned(*read(function, taken), options)
+
+        return call
+
+    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in names})
+
+
+def watched(site: architectures.Site, see: Callable[[recipe.Inputs], None]) -> contextlib.AbstractContextManager[None]:
+    """While this is open, `see` is told what the recurrence of one layer reads, as a whole."""
+
+    def watch(function: Callable) -> Callable:
+        def call(*arguments, **options):
+            taken, decay = site.recipe.taken_apart(arguments, options), site.recipe.decay_set(site.mixer)
+            see(site.recipe.inputs(taken if decay is None else site.recipe.forgetting(taken, decay)))
+            return function(*arguments, **options)
+
+        call.watch, call.watched = watch, function
+        return call
+
+    names = site.recipe.readers
+    return rebinding.bound(site.mixer, {name: watch(rebinding.meaning(site.mixer, name)) for name in names})
+
+
+def _beneath(function: Callable, tap: Callable[[Callable], Callable]) -> Callable:
+    """The function tapped; who watches it watches what comes of that, and sees its calls before they are cut."""
+    watch = getattr(function, "watch", None)
+    return tap(function) if watch is None else watch(_beneath(function.watched, tap))
 
 
 @contextlib.contextmanager

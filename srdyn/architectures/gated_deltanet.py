@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from jaxtyping import Shaped
 from torch import Tensor, nn
+from transformers import PreTrainedModel
 
 from srdyn.architectures import rebinding, recipe, slicing
 from srdyn.kernels import decode, scan
@@ -104,6 +105,15 @@ class OlmoHybrid(GatedDeltaNet):
     rows: ClassVar = GatedDeltaNet.rows | {
         "q_proj": "key", "k_proj": "key", "v_proj": "value", "g_proj": "value", "a_proj": "head", "b_proj": "head"
     }  # fmt: skip
+
+    def as_engines_read(self, mixer: nn.Module, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Queries', keys' and values' convolutions each under its name; transformers 5.23 writes thirds, all alike."""
+        (heads, keys, K, V), apart = self.heads(mixer), {}
+        for name, x in state.items():
+            parts = x.split([keys * K, keys * K, heads * V]) if name.endswith(".conv1d.weight") else [x]
+            names = [name.replace(".conv1d.", f".{part}_conv1d.") for part in "qkv"] if len(parts) == 3 else [name]
+            apart |= {one: part.contiguous() for one, part in zip(names, parts, strict=True)}
+        return apart
 
 
 def _picking(blocks: recipe.Rows, size: int, convolution: Callable) -> Callable:

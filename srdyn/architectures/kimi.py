@@ -1,9 +1,11 @@
 """Kimi Delta Attention layers, in which every key channel decays at a rate of its own."""
 
+import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from torch import nn
+from torch import Tensor, nn
+from transformers import PreTrainedModel, conversion_mapping
 
 from srdyn.architectures import recipe, slicing
 from srdyn.kernels import recurrence
@@ -40,9 +42,22 @@ class KimiDeltaAttention(recipe.Recipe):
         gate.num_heads = len(value_heads)
         mixer.qkv_dim, gate.qkv_dim, mixer.conv_dim = rows, rows, 3 * rows
 
+    def as_engines_read(self, mixer: nn.Module, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Dense feed-forward layers as such: transformers 5.23 would name them as if they were mixtures of experts.
+
+        `stock` is told to leave the names alone.
+        """
+        every = conversion_mapping.get_model_conversion_mapping(stock, add_legacy=False)
+        stock._weight_conversions = [x for x in every if r"\.block_sparse_moe\." not in x.source_patterns]
+        sparse = "|".join(str(i) for i, kind in enumerate(stock.config.mlp_layer_types) if kind == "sparse")
+        moved = (rf"(\.layers\.({sparse}))\.mlp\.", r"\1.block_sparse_moe.")
+        return {re.sub(*moved, name): x for name, x in state.items()}
+
 
 class BoundedKimiDeltaAttention(KimiDeltaAttention):
     """`g = bound·sigmoid(exp(A_log)·(f + dt_bias))` with a bound below 0; without one as in Kimi Linear."""
+
+    as_engines_read = recipe.Recipe.as_engines_read
 
     mixers = ("transformers.models.glm5_next.modeling_glm5_next.Glm5NextTextLinearAttention",)
     model_types = ("glm5_next", "glm5_next_text")

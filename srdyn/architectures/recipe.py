@@ -286,6 +286,10 @@ class Recipe:
         if repeat_keys:
             self.cut(mixer, range(self.heads(mixer).H), self.sharing(mixer))
 
+    def as_engines_read(self, mixer: nn.Module, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """A `stock` model's tensors under names that engines read too, where transformers alone reads its own."""
+        return state
+
     def _keys(self, mixer: nn.Module, heads: Sequence[int]) -> list[int]:
         """The key head that each value head reads with, numbered as before any pruning."""
         unpruned = self.unpruned(mixer)

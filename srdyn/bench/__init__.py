@@ -13,24 +13,19 @@ log = logging.getLogger(__name__)
 
 
 def tables(*, run: str = store.REFERENCE) -> dict[str, pd.DataFrame]:
-    """By part what a run's benchmark wrote, as `load` gives it; what it has not measured is left out, and said."""
+    """By part the tables that a run's benchmark wrote; what it has not measured is left out, and said.
+
+    Raises FileNotFoundError before `make bench` has run.
+    """
     found = {}
     for part in PARTS:
         try:
-            found[part] = load(part, run=run)
-        except FileNotFoundError:
+            found[part] = store.load_table(f"{STEM}_{part}", run=run)
+        except FileNotFoundError as error:
             if not found:
-                raise
+                raise FileNotFoundError(
+                    f"{STEM}_{part} is not in {store.table_dir(run)}: `make bench` measures it, in about ten minutes, "
+                    "with nothing else running"
+                ) from error
             log.warning("%s is not measured yet: python -m srdyn.bench %s", part, part)
     return found
-
-
-def load(part: str, *, run: str = store.REFERENCE) -> pd.DataFrame:
-    """The table of one of `PARTS` as a run's benchmark wrote it; FileNotFoundError before `make bench` has run."""
-    try:
-        return store.load_table(f"{STEM}_{part}", run=run)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f"{STEM}_{part} is not in {store.table_dir(run)}: `make bench` measures it, in about ten minutes, with "
-            "nothing else running"
-        ) from error

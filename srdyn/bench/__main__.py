@@ -3,9 +3,7 @@
 import argparse
 import logging
 import time
-from collections.abc import Mapping
 
-import pandas as pd
 import torch
 import transformers
 
@@ -34,16 +32,12 @@ PLANS = {
     },
     "watch": {"names": ("hybrid", "pure"), "every": (1, 8), "T": 64, "new": 64, "rounds": 7},
 }  # fmt: skip
-
-
-def measured(part: str, plan: Mapping[str, object]) -> pd.DataFrame:
-    """The table of one part under its plan, such as those of `PLANS`."""
-    parts = {
-        "spectra": throughput.table, "tracing": tracing.table, "growth": tracing.growth, "pruned": pruned.table,
-        "memory": footprint.table, "training": training.table, "families": families.table,
-        "variation": variation.table, "watch": watching.table,
-    }  # fmt: skip
-    return parts[part](**plan)
+TABLES = {
+    "spectra": throughput.table, "tracing": tracing.table, "growth": tracing.growth, "pruned": pruned.table,
+    "memory": footprint.table, "training": training.table, "families": families.table,
+    "variation": variation.table, "watch": watching.table,
+}  # fmt: skip
+"""What measures each part under its plan."""
 
 
 def main() -> None:
@@ -59,7 +53,7 @@ def main() -> None:
     machine = timing.machine()
     for part in parts:
         start, meta = time.perf_counter(), {"parameters": PLANS[part], "machine": machine}
-        path = store.save_table(measured(part, PLANS[part]), f"{bench.STEM}_{part}", meta=meta)
+        path = store.save_table(TABLES[part](**PLANS[part]), f"{bench.STEM}_{part}", meta=meta)
         log.info("%s: %.0f s", path, time.perf_counter() - start)
     store.save_record(bench.STEM, store.run_record(machine=machine))
 

@@ -2,7 +2,7 @@
 
 import contextlib
 import logging
-from collections.abc import Iterator
+from unittest import mock
 
 import pandas as pd
 
@@ -17,7 +17,7 @@ def table(*, names: tuple[str, ...], every: tuple[int, ...], T: int, new: int, r
 
     Nothing is shown or logged meanwhile: a line a look would time the terminal.
     """
-    with _silent():
+    with mock.patch.object(logging.getLogger(states.__name__), "disabled", True):
         return pd.concat([_of(name, every, T, new, rounds) for name in names], ignore_index=True)
 
 
@@ -38,14 +38,3 @@ def writing(model: models.Model, T: int, new: int, *, every: int | None) -> timi
             return model.hf.generate(ids, attention_mask=ids.new_ones(ids.shape), **options)[0].tolist()
 
     return write
-
-
-@contextlib.contextmanager
-def _silent() -> Iterator[None]:
-    log = logging.getLogger(states.__name__)
-    before = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(before)

@@ -14,3 +14,4 @@ from srdyn.figures.retention import crossover, damage_predictors, half_lives
 from srdyn.figures.scorecard import measures, verdicts
 from srdyn.figures.sets import places
 from srdyn.figures.stratification import rank_distribution, shares, trajectories
+from srdyn.figures.update_rules import update_rules

@@ -183,6 +183,13 @@ def weight_files(place: Path) -> list[Path]:
     return sorted(place.glob("*.safetensors"))
 
 
+def identity(where: str | Path, config: PreTrainedConfig) -> list[tuple[str, int, int]]:
+    """What tells a checkpoint's weights from others without reading them: their files' names, sizes, times."""
+    place = folder(source(where), config)
+    stored = [] if place is None else weight_files(place)
+    return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in stored]
+
+
 def holds_weights(place: Path) -> bool:
     """Whether weights of any form lie in a folder."""
     return bool(weight_files(place)) or any(any(place.glob(pattern)) for pattern in _PICKLED)

@@ -20,6 +20,11 @@ import math
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from transformers import PreTrainedModel
+
+from srdyn import architectures
+from srdyn.loading import memory
+
 _DELTA = ("Qwen3NextGatedDeltaNet", "Qwen3_5GatedDeltaNet", "Qwen3_5MoeGatedDeltaNet")
 _NARROW = (*_DELTA, "FalconH1Mixer", "NemotronHMamba2Mixer", "GraniteMoeHybridMambaLayer")
 KNOWN = {
@@ -72,6 +77,17 @@ class Demand(NamedTuple):
     ours: str
     ok: bool
     needed: bool = True
+
+
+def sizes(hf: PreTrainedModel) -> Sizes:
+    """A model's recurrent layers before any pruning; raises as `memory.attention`."""
+    (site, *others), attention = architectures.sites(hf), memory.attention(hf.config)
+    text = hf.config.get_text_config(decoder=True)
+    latent = hasattr(text, "kv_lora_rank") or not attention.layers
+    kv = 0 if latent else getattr(text, "num_key_value_heads", None) or 1
+    kernel, of_token = site.recipe.convolution_width(site.mixer) or 1, attention.per_token if attention.layers else 0
+    unpruned = site.recipe.unpruned(site.mixer)
+    return Sizes(type(site.mixer).__name__, 1 + len(others), *unpruned, kernel, of_token, kv, hf.dtype.itemsize)
 
 
 def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[str, int]:

@@ -149,6 +149,11 @@ def content_hash(*paths: Path | str) -> str:
     return digest.hexdigest()
 
 
+def record_hash(record: object) -> str:
+    """SHA-256 of what JSON can say, whatever the order of its names."""
+    return hashlib.sha256(json.dumps(record, sort_keys=True).encode()).hexdigest()
+
+
 def file_hash(path: Path) -> str:
     """SHA-256 of what a file holds."""
     with path.open("rb") as stream:

@@ -7,7 +7,7 @@ import torch
 import transformers
 from jaxtyping import Float
 from torch import Tensor
-from transformers import PreTrainedModel, Qwen3NextConfig
+from transformers import PreTrainedConfig, PreTrainedModel, Qwen3NextConfig
 
 KINDS = ("hybrid", "pure", "uniform")
 _LAYERS, TOKENS_PER_BATCH = 8, 2048
@@ -57,6 +57,13 @@ def initialise(kind: str, *, seed: int, **options) -> PreTrainedModel:
             generator = torch.Generator().manual_seed((seed * _ODD + zlib.crc32(name.encode())) % 2**32)
             parameter.copy_(_start(name, parameter, depth, equal=kind == "uniform", generator=generator))
     return model
+
+
+def drawn(build: type[PreTrainedModel], config: PreTrainedConfig, *, seed: int) -> PreTrainedModel:
+    """A model as its class starts it, from a seed; other random numbers stay as they are."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build(config)
 
 
 def _start(name: str, like: Tensor, depth: int, *, equal: bool, generator: torch.Generator) -> Float[Tensor, "..."]:

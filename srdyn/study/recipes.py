@@ -11,9 +11,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
-from srdyn import ablation, scores
+from srdyn import scores
 from srdyn.kernels import denormals
 from srdyn.loading import memory
 from srdyn.study import derived
@@ -26,10 +25,11 @@ from srdyn.study.analysis import (
     second,
     shuffled,
     summaries,
+    update_rules,
 )
 from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
-from srdyn.study.trials import battery, effects, frontier, retention, sets, trials
+from srdyn.study.trials import battery, effects, frontier, retention, sets, single_heads, trials
 
 ARM, HEAD = derived.ARM, "model layer head"
 ABOUT = f"{ARM} layers window truncated probe"
@@ -206,8 +206,8 @@ def _narrowed(draw: np.random.Generator, kept: Path) -> derived.Fresh:
 def _truncated(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebook 05: one task and one domain while all states are cut to a rank."""
     given, rows = derived.given("05_mechanism_truncation"), derived.stands("05_mechanism_truncation")
-    size = {"items": given["load_rows"], "windows": 2, "sequences": 1, "draws": 1}
-    plan = trials.plan(given["loads"], given["domains"], **size, text_alone=True, eps=given["eps"], seed=given["seed"])
+    options = {"rows": given["load_rows"], "eps": given["eps"], "seed": given["seed"]}
+    plan = trials.truncating(given["loads"], given["domains"], **options)
     one = {"tasks": (str(draw.choice(given["loads"])),), "domains": (str(draw.choice(plan.domains)),)}
     every, place = int(draw.choice(rows["every"])), derived.place(draw.choice(given["models"][:2]))
     few = dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, **one), truncated_every=every)
@@ -232,18 +232,10 @@ def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
     """What one head alone is worth to two probes."""
     model, sheet = subject.model, battery.sheet(subject.plan.calibration, subject.model.tokenizer)
     axis = int(draw.integers(len(model.layers)))
-    layer, asked = model.layers[axis], {name: sheet[name] for name in draw.choice([*sheet], 2, replace=False)}
-    alone = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
-    alone[axis, head := int(draw.choice(layer.heads))] = True
+    asked = {name: sheet[name] for name in draw.choice([*sheet], 2, replace=False)}
     with denormals.flushed():
-        intact, given = battery.answers(model, asked), []
-        with ablation.ablate_heads(model, alone):
-            without = battery.answers(model, asked)
-    for answers in (intact, without):
-        sums = answers.groupby("probe")[["bits", "weight"]].sum()
-        given.append(sums["bits"] / sums["weight"])
-    found = pd.DataFrame({"damage": given[1] - given[0], "intact": given[0]}).reset_index()
-    return found.assign(layer=layer.index, axis=axis, head=head, **opened.about(model))
+        found = single_heads.damage(model, asked, [(axis, int(draw.choice(model.layers[axis].heads)))])
+    return found.assign(**opened.about(model))
 
 
 def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> derived.Fresh:
@@ -328,6 +320,25 @@ def _removed(draw: np.random.Generator, kept: Path) -> pd.DataFrame:
     return emergence.costs(answers.assign(model=place.name)).assign(step=step)
 
 
+def _rules(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+    """Notebook 10: one model's heads, their measures, and what it answers without some of them."""
+    given = derived.given("10_rules_heads")
+    name, positions = derived.place(draw.choice(given["models"])), given["positions"]
+    grid = {"domains": tuple(given["domains"]), "tasks": (), "attacks": (), "positions": tuple(positions)}
+    options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
+    reading = survey.Reading(**grid, length=positions[-1], **options)
+    text, eps = survey.heads([name], reading, sources=update_rules.NULLS, kept=kept / "survey"), {"eps": given["eps"]}
+    yield "10_rules_heads", HEAD, lambda: update_rules.heads(text, positions[-1], **eps)
+    yield "10_rules_measures", "measure model source", lambda: update_rules.measures(text, positions, **eps)
+    plan = _plan(given["plan"])
+    few = dataclasses.replace(plan.questions, tasks=(str(draw.choice(plan.questions.tasks)),), domains=(), copies=0)
+    subject = trials.Subject(name, dataclasses.replace(plan, questions=few), kept)
+    asked = [trials.Arm(trials.INTACT), trials.Arm("random", given["share"])]
+    asked.append(trials.Arm(str(draw.choice(["low", "high"])), given["share"]))
+    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    yield "10_rules_removed", f"{ABOUT} reference", lambda: update_rules.removed(answers)
+
+
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
     """One of the arms of a table's rows."""
     row = rows.drop_duplicates(["arm", "share", "cut"]).sample(1, random_state=int(draw.integers(2**31))).iloc[0]
@@ -343,4 +354,4 @@ def _plan(given: dict) -> trials.Plan:
     return trials.Plan(**plain(given) | parts)
 
 
-PARTS = (_reading, _experiments, _narrowed, _retention, _truncated, _training, derived.tables)
+PARTS = (_reading, _experiments, _narrowed, _retention, _truncated, _training, _rules, derived.tables)

@@ -18,6 +18,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from srdyn.loading import files, refusals
+from srdyn.study.claims import readme, registration
 from srdyn.study.run import code, parameters, store
 
 _FOLDERS = ("data", "figures")
@@ -116,8 +117,6 @@ def _sides() -> Iterator[tuple[Path, dict]]:
 
 def texts() -> Iterator[str]:
     """Lines of the scorecard, the README and the pages that the tables of the run at work do not say."""
-    from srdyn.study.claims import readme, registration  # heavy, and recording does not need it
-
     for claim in registration.load().claims:
         if not (files.root() / "notebooks" / f"{claim.notebook}.ipynb").is_file():
             yield f"data/paper/claims.yaml: {claim.id} is decided in {claim.notebook}, which is no notebook"

@@ -5,9 +5,10 @@ Eight layers with eight heads of 64 × 64, but RWKV-7, whose heads share out the
 
 import importlib
 
-import torch
 import transformers
 from transformers import PreTrainedModel
+
+from srdyn.loading import reference
 
 _LAYERS = {
     "hidden_size": 128,
@@ -39,6 +40,4 @@ def initialise(kind: str, *, seed: int, **options) -> PreTrainedModel:
     module, stem, sizes = CLASSES[kind]
     found = transformers if module == "transformers" else importlib.import_module(module)
     config = getattr(found, f"{stem}Config")(**{"vocab_size": 1024} | sizes | options)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return getattr(found, f"{stem}ForCausalLM")(config)
+    return reference.drawn(getattr(found, f"{stem}ForCausalLM"), config, seed=seed)

@@ -17,7 +17,7 @@ from tqdm.auto import tqdm
 from srdyn import contexts, models, states, strata
 from srdyn.architectures import cpu_speedups
 from srdyn.kernels import bfloat16
-from srdyn.loading import devices, files, folders, reference, refusals
+from srdyn.loading import devices, files, folders, reference, refusals, resuming
 from srdyn.study.run import store
 from srdyn.text import tasks
 from srdyn.training import mixture, recipes, rules
@@ -61,10 +61,9 @@ class Run:
     def resume(self) -> None:
         """Go back to the last saved step, if there is one."""
         path = self.folder / "state.pt"
-        content = files.kept(path)
-        if content is None:
+        saved = resuming.kept(path, device=self.model.hf.device)
+        if saved is None:
             return
-        saved = torch.load(io.BytesIO(content), weights_only=True, map_location=self.model.hf.device)
         if saved["settings"] != self.settings.record():
             raise ValueError(f"{path} belongs to {saved['settings']}, not to these settings; remove {self.folder}")
         if saved["bfloat16"] != self.bfloat16:
@@ -81,15 +80,10 @@ class Run:
 
     def save(self) -> None:
         """Write the state and the log of this step, whole or not at all."""
-        buffer = io.BytesIO()
+        so_far = {"settings": self.settings.record(), "bfloat16": self.bfloat16, "step": self.step, "rows": self.rows}
         optimizers = [optimizer.state_dict() for optimizer in self.optimizers]
-        weights = self.model.hf.state_dict()
-        torch.save(
-            {"settings": self.settings.record(), "bfloat16": self.bfloat16, "step": self.step, "rows": self.rows}
-            | {"model": weights, "optimizers": optimizers},
-            buffer,
-        )
-        files.keep(self.folder / "state.pt", buffer.getvalue())
+        so_far |= {"model": self.model.hf.state_dict(), "optimizers": optimizers}
+        resuming.keep(self.folder / "state.pt", so_far)
         log = pd.DataFrame(self.rows).to_csv(index=False, lineterminator="\n", na_rep="nan")
         files.write_bytes(self.folder / "log.csv", log.encode())
 

@@ -7,14 +7,12 @@ import sys
 import textwrap
 
 import families
-import pandas as pd
 import pytest
 import torch
 
 from srdyn import ablation, architectures, models, pruning, states
 from srdyn.architectures import linear_cache
 from srdyn.loading import memory
-from srdyn.study.trials import partial_pass
 
 TOKENS = torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(2))  # more than one chunk of 64
 POSITIONS = [*range(1, 7), 9, 64, 67, 70]  # token by token for longer than a convolution is wide
@@ -22,8 +20,6 @@ IDS = [family.id for family in families.FAMILIES]
 WINDOWED = {"qwen3_next", "qwen3_5", "qwen3_5_moe", "olmo_hybrid", "kimi_linear", "bailing_hybrid"}
 WINDOWED |= {"bamba", "granitemoehybrid"}
 """Families with plain softmax layers."""
-SEVERAL_FROM_LAYERS = {"bamba", "glm5_next", "falcon_h1", "falcon_h1, norm"}
-"""Families of transformers whose layers return a tuple, as all of flash-linear-attention do."""
 INDEXED = {"qwen4_exp", "glm5_next"}
 """Families whose attention keeps an index as well, which is not counted."""
 LOGITS = {"rtol": 0, "atol": 1e-4}
@@ -198,17 +194,6 @@ class TestEveryFamily:
         torch.testing.assert_close(narrowed[:, :3], before[:, :3], **LOGITS)
         assert (narrowed - before).abs().max() > 100 * LOGITS["atol"]
 
-    def test_a_pass_resumed_at_the_changed_layer_is_the_whole_one(self, family):
-        model = families.model(family)
-        asked = partial_pass.Resumable(model, lambda: pd.Series(logits(model).flatten().numpy()))
-        assert asked.resumes == (family.id not in SEVERAL_FROM_LAYERS and not family.needs_fla)
-        for axis, layer in enumerate(model.layers):
-            heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
-            heads[axis, ::2] = True
-            with ablation.ablate_heads(model, heads):
-                pd.testing.assert_series_equal(asked.from_layer(layer.index), asked.run(), check_exact=True)
-        pd.testing.assert_series_equal(asked.run(), asked.first, check_exact=True)
-
     def test_a_pruned_model_holds_the_states_of_its_heads_alone(self, family):
         for keep, pruned in pruned_models(family):
             with ablation.ablate_heads(families.model(family), ~keep):
@@ -230,11 +215,11 @@ class TestEveryFamily:
                 site.recipe.conv_values(site.mixer) for site in architectures.sites(model.hf)
             )
             if family.id not in INDEXED:
-                assert whole_cache == len(TOKENS) * models.cache_bytes(model, TOKENS.shape[1])
+                assert whole_cache == len(TOKENS) * memory.cache_bytes(model.hf, TOKENS.shape[1])
         if family.id not in INDEXED and not family.needs_fla:
             row = memory.ledger([TOKENS.shape[1]], configs={"it": model.hf.config}).iloc[0]
             in_float32 = row["state_bytes"] + 2 * (row["conv_bytes"] + row["kv_bytes"])
-            assert in_float32 == models.cache_bytes(families.model(family), TOKENS.shape[1])
+            assert in_float32 == memory.cache_bytes(families.model(family).hf, TOKENS.shape[1])
 
     def test_a_saved_model_loads_bit_for_bit(self, family, tmp_path):
         model = families.model(family)

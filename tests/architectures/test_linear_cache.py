@@ -1,7 +1,7 @@
 import copy
 
-import conftest
 import pytest
+import small
 import torch
 from transformers import DynamicCache, GenerationConfig
 
@@ -18,7 +18,7 @@ def greedy(hf, tokens, new):
 
 def test_the_stock_cache_fails_in_a_model_of_linear_layers():
     """The day this passes, `linear_cache` can go."""
-    hf = conftest.qwen3_next(["linear_attention"] * 2)
+    hf = small.qwen3_next(["linear_attention"] * 2)
     with pytest.raises(ValueError, match="LinearAttention layers"):
         hf(torch.zeros(1, 3, dtype=torch.long), use_cache=True)
 

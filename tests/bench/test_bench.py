@@ -52,7 +52,7 @@ def tables():
         patch.setattr(timing, "SHORTEST", 1e-4)
         patch.setattr(variation, "text", lambda model, domains, T: subjects.tokens(model, len(domains), T))
         patch.setattr(variation, "elsewhere", lambda function, *given: function(*given))
-        return {part: command.measured(part, PLANS[part]) for part in bench.PARTS}
+        return {part: command.TABLES[part](**PLANS[part]) for part in bench.PARTS}
 
 
 def test_every_part_has_a_plan():
@@ -255,7 +255,7 @@ def test_tables_go_to_the_run_with_the_machine_beside_them(tmp_path, monkeypatch
     side = json.loads((tmp_path / "build/interactive/tables/07_cost_spectra.json").read_text())
     assert side["machine"]["cores"] >= 1
     assert side["parameters"] == json.loads(json.dumps(PLANS["spectra"]))
-    assert len(bench.load("spectra", run="interactive")) == side["rows"]
+    assert len(bench.tables(run="interactive")["spectra"]) == side["rows"]
 
 
 def test_the_notebook_is_left_out_until_there_is_something_to_draw(tmp_path, monkeypatch):

@@ -2,9 +2,9 @@ import dataclasses
 import json
 from pathlib import Path
 
-import conftest
 import numpy as np
 import pytest
+import small
 import torch
 from transformers import AutoTokenizer
 
@@ -22,9 +22,9 @@ QUESTIONS = [row["question"] for row in ROWS]
 SHORT = {"until": ["Question:"], "do_sample": False, "max_gen_toks": 12}
 LINEAR, FULL = "linear_attention", "full_attention"
 FAMILIES = {
-    "hybrid": (conftest.qwen3_next, [LINEAR, LINEAR, FULL, LINEAR]),
-    "pure": (conftest.qwen3_next, [LINEAR] * 3),
-    "qwen35": (conftest.qwen35, [LINEAR, FULL, LINEAR]),
+    "hybrid": (small.qwen3_next, [LINEAR, LINEAR, FULL, LINEAR]),
+    "pure": (small.qwen3_next, [LINEAR] * 3),
+    "qwen35": (small.qwen35, [LINEAR, FULL, LINEAR]),
 }
 
 
@@ -32,14 +32,14 @@ FAMILIES = {
 def reader(request, monkeypatch, tokenizer):
     """A small random model that reads text."""
     build, kinds = FAMILIES[request.param]
-    monkeypatch.setitem(conftest.SIZES, "vocab_size", len(tokenizer))
+    monkeypatch.setitem(small.SIZES, "vocab_size", len(tokenizer))
     return models.from_hf(build(kinds), tokenizer, name=request.param)
 
 
 @pytest.fixture
 def hybrid(monkeypatch, tokenizer):
-    monkeypatch.setitem(conftest.SIZES, "vocab_size", len(tokenizer))
-    return models.from_hf(conftest.qwen3_next([LINEAR, FULL, LINEAR]), tokenizer, name="hybrid")
+    monkeypatch.setitem(small.SIZES, "vocab_size", len(tokenizer))
+    return models.from_hf(small.qwen3_next([LINEAR, FULL, LINEAR]), tokenizer, name="hybrid")
 
 
 def gsm8k(*, data=ITEMS, num_fewshot=0):

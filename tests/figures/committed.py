@@ -191,6 +191,10 @@ CASES = {
         figures.contrast_formation, ("06_emergence_ablation",),
         labels={STEPS, "cost (bits per byte)", "low − high\n(bits per byte)"}, foot="over .* windows and draws",
     ),
+    "update_rules": case(
+        figures.update_rules, ("10_rules_measures",), ("10_rules_heads",), ("10_rules_removed",),
+        labels={"half-life (tokens)"}, foot="bars: 95 % interval; n = .* samples",
+    ),
     "tracing_cost": case(
         figures.tracing_cost, ("07_cost_tracing",),
         labels={"positions", "time over that of one trace"}, foot="medians of .* rounds .* T = .*, B = ",

@@ -1,6 +1,10 @@
-"""What each figure draws is what its committed table says; cases that no committed table has are made from one."""
+"""Every figure labels its axes, says n, stays on its page, and draws what its committed table says.
+
+Cases that no committed table has are made from one.
+"""
 
 import itertools
+import re
 
 import matplotlib as mpl
 import numpy as np
@@ -11,6 +15,7 @@ from committed import CASES, drawn, foot, heights, lines, panels, rows, texts
 from srdyn import figures
 from srdyn.figures import interventions, scorecard, style
 from srdyn.study.analysis import emergence
+from srdyn.study.run import figure_files
 
 MODEL, CEILING = style.SOURCES["model"].colour, "#117733"
 
@@ -26,6 +31,20 @@ def ticks(axes):
 def shown(axes):
     """The values of a heat map, NaN where it is blank."""
     return axes.collections[0].get_array().filled(np.nan)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_axes_foot_and_size_and_nothing_leaves_the_figure(name):
+    figure = drawn(name)
+    assert figure.get_figwidth() in (style.NARROW, style.WIDE)
+    labels = {axes.get_xlabel() for axes in figure.axes} | {axes.get_ylabel() for axes in figure.axes}
+    assert labels >= CASES[name].labels
+    assert re.search(CASES[name].foot, foot(figure))
+    figure.dpi = figure_files.DPI
+    box = figure.get_tightbbox()  # at the resolution of the files
+    assert min(box.x0, box.y0) >= -0.01
+    assert box.x1 <= figure.get_figwidth() + 0.01
+    assert box.y1 <= figure.get_figheight() + 0.01
 
 
 def test_trajectories_draws_each_head_in_the_colour_of_its_stratum():

@@ -24,7 +24,7 @@ STEMS = {
     "identity_formation": "06_emergence_identity", "decay_formation": "06_emergence_decay",
     "contrast_formation": "06_emergence_ablation", "tracing_cost": "07_cost", "spectrum_rates": "07_cost_spectra",
     "cost_growth": "07_cost_growth", "pruned_cost": "07_cost_pruned", "training_rates": "07_cost_training",
-    "verdicts": "08_scorecard",
+    "verdicts": "08_scorecard", "update_rules": "10_rules",
 }  # fmt: skip
 
 OTHERS = {

@@ -4,10 +4,10 @@ import json
 import shutil
 from collections import namedtuple
 
-import conftest
 import httpx
 import huggingface_hub
 import pytest
+import small
 import torch
 import transformers
 from huggingface_hub import errors
@@ -22,7 +22,7 @@ LOADERS = [models.load, models.check]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("whole") / "tiny"
-    conftest.qwen3_next(["linear_attention", "full_attention"]).save_pretrained(place, max_shard_size="20KB")
+    small.qwen3_next(["linear_attention", "full_attention"]).save_pretrained(place, max_shard_size="20KB")
     return place
 
 

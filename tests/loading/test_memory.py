@@ -52,7 +52,7 @@ def test_default_geometry_is_the_one_known(name, table):
 def test_reference_models_cost_what_their_caches_do(name):
     model = models.load(files.data_dir() / "models" / name, device="cpu", dtype=torch.bfloat16)
     table = memory.ledger([0, 1, 777], configs={name: memory.families()[name]})
-    assert table["total_bytes"].tolist() == [models.cache_bytes(model, tokens) for tokens in (0, 1, 777)]
+    assert table["total_bytes"].tolist() == [memory.cache_bytes(model.hf, tokens) for tokens in (0, 1, 777)]
     assert set(table["state_bytes"]) == {models.state_bytes(model)}
 
 

@@ -1,7 +1,7 @@
 """What is told of a checkpoint before its weights are read is what the loaded model turns out to be."""
 
-import conftest
 import pytest
+import small
 import torch
 import transformers
 
@@ -16,7 +16,7 @@ KINDS = ["linear_attention", "full_attention", "linear_attention"]
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("it") / "tiny"
-    conftest.qwen35(KINDS).save_pretrained(place)
+    small.qwen35(KINDS).save_pretrained(place)
     return place
 
 
@@ -61,7 +61,7 @@ def test_bytes_follow_the_dtype_and_the_largest_part_is_named(folder):
 
 
 def test_experts_that_a_token_does_not_reach_are_not_active():
-    config = transformers.Qwen3NextConfig(**conftest.SIZES, num_hidden_layers=1, num_experts=8, num_experts_per_tok=2)
+    config = transformers.Qwen3NextConfig(**small.SIZES, num_hidden_layers=1, num_experts=8, num_experts_per_tok=2)
     hf = checkpoints.outline(config, dtype=torch.float32)
     experts = sum(x.numel() for name, x in hf.named_parameters() if ".experts." in name)
     found = report.about(hf, name="it", rooms={"cpu": 10**9})

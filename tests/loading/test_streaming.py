@@ -1,9 +1,9 @@
 """Weights that come and go give what weights that stay give, bit for bit; and memory holds one layer at a time."""
 
 import accelerate
-import conftest
 import families
 import pytest
+import small
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
@@ -45,7 +45,7 @@ def saved(stem, folder):
     """A random checkpoint in bfloat16, in several files."""
     torch.manual_seed(0)
     hf = getattr(transformers, f"{stem}ForCausalLM")(getattr(transformers, f"{stem}Config")(**SMALL | CONVERTED[stem]))
-    conftest.with_slow_decays(hf).to(torch.bfloat16).save_pretrained(folder, max_shard_size="40KB")
+    small.with_slow_decays(hf).to(torch.bfloat16).save_pretrained(folder, max_shard_size="40KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
 

@@ -169,12 +169,12 @@ def test_a_set_is_asked_once_for_all_purposes(place, tmp_path, monkeypatch):
     questions = dataclasses.replace(sets.questions(rows=2), length=64)
     assert questions.rows == 2
     plan = trials.plan(["needle"], ["code"], items=2, windows=1, length=64, sequences=1, draws=2)
-    one = lambda self, arm, draw: self.held & (torch.arange(self.model.grid.H) == draw)  # noqa: E731
+    one = lambda self, arm, draw: self.model.held & (torch.arange(self.model.grid.H) == draw)  # noqa: E731
     monkeypatch.setattr(trials.Subject, "heads", one)
     subject = sets.Subject(place, plan, questions, tmp_path)
     arm = trials.Arm("low", 0.25)
     beside, chosen, random = (subject.ask(*x) for x in (("beside",), ("chosen", arm), ("random", arm, 4, 0)))
-    assert beside["removed"].tolist() == [0, int(subject.held.sum())]
+    assert beside["removed"].tolist() == [0, int(subject.model.held.sum())]
     assert chosen["set"].nunique() == 2
     assert len(random) == 4
     asked = []

@@ -16,6 +16,7 @@ from srdyn.study.claims import claims
 from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
 from srdyn.text import tasks
+from srdyn.training import rules
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
 POSITIONS = (1, 7, 16, 32, 64)
@@ -72,6 +73,25 @@ def test_the_untrained_null_is_the_start_and_not_the_model(place):
     model = models.load(place)
     start = null_tables.untrained(model).hf.state_dict()
     fresh = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8).state_dict()
+    assert all(torch.equal(start[name], fresh[name]) for name in fresh)
+
+
+@pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, the first time that one is built
+@pytest.mark.parametrize("kind", rules.CLASSES)
+def test_the_untrained_null_of_another_rule_is_its_start(kind, tmp_path):
+    if rules.CLASSES[kind][0] != "transformers":
+        pytest.importorskip("fla")
+    hf = rules.initialise(kind, seed=3, num_hidden_layers=2)
+    hf.config.srdyn_seed, hf.config.srdyn_kind = 3, kind
+    fresh = {name: x.clone() for name, x in hf.state_dict().items()}
+    for parameter in hf.parameters():
+        parameter.data += 1
+    hf.save_pretrained(tmp_path / kind)
+    model = models.load(tmp_path / kind, device="cpu")
+    before = torch.get_rng_state()
+    start = null_tables.untrained(model).hf.state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert start.keys() == fresh.keys()
     assert all(torch.equal(start[name], fresh[name]) for name in fresh)
 
 

@@ -128,12 +128,6 @@ def test_draws_share_the_rows_and_together_answer_all(subject):
     )
 
 
-def test_with_every_row_each_draw_answers_everything(plan, subject):
-    asked = trials.Subject(subject.name, dataclasses.replace(plan, every_row=True), subject.folder)
-    whole = asked.answers(trials.Arm("random", 0.25))
-    assert whole.groupby("draw")["row"].apply(set).to_dict() == {0: {0, 1, 2, 3}, 1: {0, 1, 2, 3}}
-
-
 def test_a_finished_arm_is_not_asked_again(subject, monkeypatch):
     arm = trials.Arm("low", 0.25)
     first = subject.answers(arm)

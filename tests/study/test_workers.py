@@ -5,8 +5,8 @@ import os
 import signal
 import subprocess
 import sys
-import time
 
+import dealt
 import pytest
 
 from srdyn import scores
@@ -18,25 +18,11 @@ class Process:
         return os.getpid()
 
 
-def square(x):
-    return x * x
-
-
-def fail(x):
-    raise ValueError(f"{x} on purpose")
-
-
-def started(seconds):
-    """Says its process, in one write, then is at work."""
-    os.write(1, f"{os.getpid()}\n".encode())
-    time.sleep(seconds)
-
-
 PARENT = """
-import test_workers
+import dealt
 from srdyn.study.run import workers
 if __name__ == "__main__":
-    list(workers.deal(test_workers.started, [({seconds},), (600,)]))
+    list(workers.deal(dealt.started, [({seconds},), (600,)]))
 """
 
 
@@ -44,7 +30,7 @@ pytestmark = pytest.mark.usefixtures("own_workers")
 
 
 def test_results_come_in_the_order_of_the_work():
-    assert list(workers.deal(square, [(x,) for x in range(7)])) == [x * x for x in range(7)]
+    assert list(workers.deal(dealt.square, [(x,) for x in range(7)])) == [x * x for x in range(7)]
 
 
 def test_where_one_core_is_left_this_process_does_it(monkeypatch):
@@ -54,14 +40,14 @@ def test_where_one_core_is_left_this_process_does_it(monkeypatch):
 
 def test_an_error_comes_out_and_the_workers_live_on():
     with pytest.raises(ValueError, match="3 on purpose"):
-        list(workers.deal(fail, [(3,), (4,)]))
-    assert list(workers.deal(square, [(2,)])) == [4]
+        list(workers.deal(dealt.fail, [(3,), (4,)]))
+    assert list(workers.deal(dealt.square, [(2,)])) == [4]
 
 
 def test_a_worker_that_dies_is_told_and_others_start():
     with pytest.raises(RuntimeError, match="a worker process died"):
         list(workers.deal(os._exit, [(1,)]))
-    assert list(workers.deal(square, [(2,)])) == [4]
+    assert list(workers.deal(dealt.square, [(2,)])) == [4]
 
 
 def test_what_this_process_alone_knows_is_answered_here(monkeypatch, caplog):

@@ -10,7 +10,7 @@ from scipy import stats
 
 from srdyn import strata
 from srdyn.study.analysis import intervals
-from srdyn.study.analysis.observations import OF_A_MODEL
+from srdyn.study.analysis.observations import OF_A_MODEL, groups
 
 LEFT = "retained at distance"
 PREDICTORS = {
@@ -39,16 +39,16 @@ def worth(passages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.DataFra
     """
     rows, key = [], [*OF_A_MODEL, "distance", "row"]
     whole = passages[passages["group"] == "intact"].set_index(key)[["new", "again"]]
-    for (*names, group, distance), part in passages.groupby([*OF_A_MODEL, "group", "distance"], sort=False):
+    for about, part in groups(passages, [*OF_A_MODEL, "group", "distance"]):
         mine, theirs = part.set_index(key), whole.loc[part.set_index(key).index]
         local, recall = mine["new"], mine["new"] - mine["again"]
-        if group != "intact":
+        if about["group"] != "intact":
             local, recall = local - theirs["new"], theirs["new"] - theirs["again"] - recall
-        about = dict(zip(OF_A_MODEL, names, strict=True)) | {"group": group, "heads": part["heads"].iloc[0]}
+        distance, heads = about.pop("distance"), part["heads"].iloc[0]
         for quantity, values in ((LOCAL, local), (RECALL, recall), (BALANCE, recall - local)):
             draw = torch.Generator().manual_seed(0)
             found = intervals.bootstrap(values.to_numpy(), np.mean, generator=draw, n=n)._asdict()
-            rows.append(about | {"distance": distance, "quantity": quantity, **found, "n": len(values)})
+            rows.append(about | {"heads": heads, "distance": distance, "quantity": quantity, **found, "n": len(values)})
     return pd.DataFrame(rows)
 
 
@@ -64,13 +64,12 @@ def predicted(damages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.Data
     rows = []
     for changed, table in damages.groupby("changed", sort=False):
         table = _placed(table)
-        for names, part in table.groupby(OF_A_MODEL, sort=False):
-            others = table[table["model"] != names[0]]
+        for names, part in groups(table, OF_A_MODEL):
+            others = table[table["model"] != names["model"]]
             for predictor, columns in PREDICTORS.items():
                 weights = _fitted(others, columns)
                 found = _scored(part.assign(foretold=_design(part, columns) @ weights), n)
-                about = dict(zip(OF_A_MODEL, names, strict=True)) | {"changed": changed, "predictor": predictor}
-                rows += [about | row for row in found]
+                rows += [names | {"changed": changed, "predictor": predictor} | row for row in found]
     return pd.DataFrame(rows)
 
 

@@ -88,13 +88,9 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
 def costs(answers: pd.DataFrame) -> pd.DataFrame:
     """Bits per byte of all text and their differences between arms, for models at one step each."""
     text = effects.with_text(answers)
-    text = text[text["probe"] == effects.TEXT]
-    tables = [effects.estimates(text).assign(reference="")]
-    for arm in REFERENCE_ARMS:
-        found = effects.differences(text, versus=arm)
-        tables.append(found.rename(columns={"difference": "estimate", "versus": "reference"}))
+    found = effects.costs(text[text["probe"] == effects.TEXT], REFERENCE_ARMS)
     columns = [*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]
-    return pd.concat([table[columns] for table in tables], ignore_index=True)
+    return found[columns]
 
 
 def half_life_that_saturates(d: int, *, eps: float = spectra.EPS) -> float:
@@ -235,8 +231,8 @@ def _of_each_model(history: pd.DataFrame, at: int, *values: str) -> Iterator[tup
         raise ValueError(
             f"no spectra were taken after {at} tokens, but after {sorted(set(history['position'].tolist()))}"
         )
-    for names, part in table.groupby(OF_A_MODEL, sort=False):
-        yield dict(zip(OF_A_MODEL, names, strict=True)), observations.cube(part.assign(position=part["step"]), *values)
+    for names, part in observations.groups(table, OF_A_MODEL):
+        yield names, observations.cube(part.assign(position=part["step"]), *values)
 
 
 def _windows(data: observations.Cube) -> Windows:

@@ -33,8 +33,8 @@ def shares(heads: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     that was registered lies in the measured interval, for all three strata).
     """
     rows = []
-    for names, own in heads.groupby(OF_A_MODEL, sort=False):
-        about = dict(zip(OF_A_MODEL, names, strict=True)) | {"D": int(own["D"].iloc[0]), "n": len(own)}
+    for names, own in observations.groups(heads, OF_A_MODEL):
+        about = names | {"D": int(own["D"].iloc[0]), "n": len(own)}
         found = {name: _of_heads(own[column] / own["D"]) for name, column in ((MEASURED, "rank"), (OWN, "predicted"))}
         told = predicted.loc[(predicted[OF_A_SIZE] == pd.Series(about)[OF_A_SIZE]).all(axis=1)]
         if len(told):

@@ -141,7 +141,7 @@ def precision(name: str | Path, reading: samples.Reading) -> pd.DataFrame:
         table = places.to_frame(index=False).assign(context=domain, rank=ranks.numpy().ravel())
         table["uncertain"] = bands.numpy().ravel()
         tables.append(table.assign(document=document.numpy()[table["sample"]]))
-    names = opened.about(model) | {"source": null_tables.MODEL, "D": min(model.grid.K, model.grid.V)}
+    names = opened.about(model) | {"source": null_tables.MODEL, "D": model.grid.D}
     return pd.concat(tables, ignore_index=True).assign(**names)
 
 
@@ -192,8 +192,8 @@ def _residuals(last: pd.DataFrame) -> pd.DataFrame:
 
 def _of_each_model(text: pd.DataFrame, at: int) -> Iterator[tuple[dict, dict[str, pd.DataFrame]]]:
     """Its names, its head tables by source at one position."""
-    for names, table in text[text["position"] == at].groupby(OF_A_MODEL, sort=False):
-        yield dict(zip(OF_A_MODEL, names, strict=True)), dict(list(table.groupby("source", sort=False)))
+    for names, table in observations.groups(text[text["position"] == at], OF_A_MODEL):
+        yield names, dict(list(table.groupby("source", sort=False)))
 
 
 def _observed(
@@ -258,15 +258,11 @@ def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     documents = observations.with_documents(table).groupby([*by, "document"])["rank"].mean().groupby(by)
     noise = (documents.var() / documents.size()).sum()  # of the means, summed over heads and contexts
     heads, contexts = means.shape
-    sums = {
-        BETWEEN: (contexts * ((means.mean(1) - means.mean()) ** 2).sum(), noise / contexts * (heads - 1) / heads),
-        WITHIN: (((means - means.mean(1, keepdims=True)) ** 2).sum(), noise * (contexts - 1) / contexts),
-    }
-    total = sum(found for found, _ in sums.values())
-    return {
-        name: {"variance": found / total, "reproducible": 1 - by_chance / found}
-        for name, (found, by_chance) in sums.items()
-    }
+    between, within = ((means.mean(1) - means.mean()) ** 2).sum(), ((means - means.mean(1, keepdims=True)) ** 2).sum()
+    found = np.array([contexts * between, within])
+    by_chance = np.array([noise / contexts * (heads - 1) / heads, noise * (contexts - 1) / contexts])
+    shares = strata.ratio(found, np.full(2, found.sum())), 1 - strata.ratio(by_chance, found)
+    return {name: {"variance": a, "reproducible": b} for name, a, b in zip((BETWEEN, WITHIN), *shares, strict=True)}
 
 
 def _by_rank(d: int) -> Share:

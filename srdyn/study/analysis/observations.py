@@ -104,6 +104,12 @@ def with_documents(table: pd.DataFrame) -> pd.DataFrame:
     return table if "document" in table else table.assign(document=table["sample"])
 
 
+def groups(table: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
+    """The rows for each value of these columns, as they first occur, with the values by column."""
+    for names, part in table.groupby(by, sort=False):
+        yield dict(zip(by, names, strict=True)), part
+
+
 def measure(
     heads: pd.DataFrame,
     name: str,
@@ -136,11 +142,10 @@ def measure_each(
     rows, times = [], {options[name] for name in ("at", "first", "second") if name in options}
     if times and times <= set(heads["position"]):
         heads = heads[heads["position"].isin(times)]  # what is not asked for need not be drawn again
-    for names, table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
+    for about, table in groups(heads, [*OF_A_MODEL, "source"]):
         data = cube(table, value)
         of_means = functools.partial(statistics, cube=data, **options)
         found, ends = of_means(data.values.mean(0)), observe_each(data, of_means, over_heads=over_heads)
-        about = dict(zip([*OF_A_MODEL, "source"], names, strict=True))
         drawn = {"n": len(data.values), "over": data.drawn + " and heads" * over_heads}
         for name, pooled in found.items():
             rows.append({"measure": name, **about, **ends[name]._asdict(), **drawn, "why": pooled.remark})

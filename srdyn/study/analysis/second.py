@@ -33,12 +33,12 @@ def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
     Columns as in `observations.measure`; a p is its own interval. NaN where all ranks are equal.
     """
     rows = []
-    for names, table in heads.groupby([*OF_A_MODEL, "source"], sort=False):
+    for names, table in observations.groups(heads, [*OF_A_MODEL, "source"]):
         data = observations.cube(table)
         found = strata.bimodality(data.values.mean((0, 1))[..., data.at(at)].ravel() / data.D)
         p = float(found["p"])
         why = "all ranks are equal" if np.isnan(p) else f"dip {found['dip']:.3f} of {found['n']:.0f} heads"
-        about = dict(zip([*OF_A_MODEL, "source"], names, strict=True)) | {"measure": name, "n": len(data.values)}
+        about = names | {"measure": name, "n": len(data.values)}
         rows.append(about | {"estimate": p, "low": p, "high": p, "over": "heads, by the test", "why": why})
     return pd.DataFrame(rows)
 
@@ -51,7 +51,7 @@ def modes(heads: pd.DataFrame, *, at: int, eps: float, n: int = 200) -> pd.DataF
     own mean and deviation, whose predicted ranks (`nulls.predicted_rank`) the test takes for two groups (p < 0.01).
     """
     rows = []
-    for names, table in heads[heads["source"] == "model"].groupby(OF_A_MODEL, sort=False):
+    for names, table in observations.groups(heads[heads["source"] == "model"], OF_A_MODEL):
         data, draw = observations.cube(table), np.random.default_rng(0)
         decay = np.log(-table.groupby(["layer", "head"])["log_decay"].mean().dropna().to_numpy())
         if len(decay) == 0:
@@ -63,7 +63,7 @@ def modes(heads: pd.DataFrame, *, at: int, eps: float, n: int = 200) -> pd.DataF
             "log half-lives": strata.bimodality(decay)["p"],
             "two groups from one mode of half-lives": np.mean([strata.bimodality(one)["p"] < 0.01 for one in drawn]),
         }
-        about = dict(zip(OF_A_MODEL, names, strict=True)) | {"n": len(decay)}
+        about = names | {"n": len(decay)}
         rows += [about | {"quantity": name, "estimate": float(value)} for name, value in found.items()]
     return pd.DataFrame(rows, columns=[*OF_A_MODEL, "quantity", "estimate", "n"])
 

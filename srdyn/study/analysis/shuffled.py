@@ -36,7 +36,7 @@ def ranks(name: str | Path, reading: samples.Reading, *, n: int = 2, at: int = 5
     places = [(layer.index, head) for layer in model.layers for head in layer.heads]
     own, other = (torch.cat([each[i] for each in found if each is not None]).numpy() for i in (0, 1))
     table = pd.DataFrame(places, columns=["layer", "head"]).assign(**{OWN: own, SHUFFLED: other})
-    return table.assign(D=min(model.grid.K, model.grid.V), n=len(tokens), **opened.about(model))
+    return table.assign(D=model.grid.D, n=len(tokens), **opened.about(model))
 
 
 def _ranks(read: recipe.Inputs, order: Int64[Tensor, " T"] | slice, eps: float) -> Float64[Tensor, " H"]:

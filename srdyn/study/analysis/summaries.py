@@ -252,8 +252,7 @@ def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
     Steps without a bound are left out; a model that has no other gets NaN, which `why` explains.
     """
     rows = []
-    for names, part in table.groupby(observations.OF_A_MODEL, sort=False):
-        names = {"measure": "within bound", **dict(zip(observations.OF_A_MODEL, names, strict=True))}
+    for names, part in observations.groups(table, observations.OF_A_MODEL):
         bounded = part[part["bound"].notna()]
         holds = (bounded["cosine"] >= bounded["bound"]).groupby([bounded["context"], bounded["sample"]]).mean()
         if holds.empty:
@@ -263,5 +262,6 @@ def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
             says = bounded["bound"] > 0
             slack = (bounded["cosine"] - bounded["bound"])[says].median()
             why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")
-        rows.append({**names, **share._asdict(), "n": len(holds), "over": "samples of all domains", "why": why})
+        about = {"measure": "within bound", **names, **share._asdict(), "n": len(holds)}
+        rows.append(about | {"over": "samples of all domains", "why": why})
     return pd.DataFrame(rows)

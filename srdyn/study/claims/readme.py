@@ -8,7 +8,6 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from srdyn import architectures
 from srdyn.loading import files, markdown
 from srdyn.study.claims import claims, registration
 from srdyn.study.run import store
@@ -61,6 +60,8 @@ def headline() -> str:
 
 def families() -> str:
     """`architectures.supported()` in Markdown, a line a recipe, with speeds once `make bench` has measured them."""
+    from srdyn import architectures  # heavy, and verdicts do not need it
+
     table, rows = architectures.supported(), []
     table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
     speeds, note = _speeds()

@@ -17,7 +17,7 @@ import shutil
 import subprocess
 import sys
 import urllib.parse
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -169,8 +169,7 @@ class RunStore:
     """
 
     def __init__(self, path: Path, *, made_by: Mapping[str, object]) -> None:
-        digest = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()
-        self.folder = Path(path) / digest[:16]
+        self.folder = Path(path) / files.record_hash(made_by)[:16]
         files.write_json(self.folder / "made_by.json", made_by)
 
     def has(self, key: str) -> bool:
@@ -181,6 +180,12 @@ class RunStore:
         """Keep `frame` as the finished item `key`."""
         _require_plain(frame, "item")
         files.keep(self._path(key), _encode(frame, ".parquet"))
+
+    def once(self, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
+        """The item `key`, made and kept where it is not finished."""
+        if not self.has(key):
+            self.put(key, make())
+        return self.get(key)
 
     def get(self, key: str) -> pd.DataFrame:
         """The finished item `key`. Raises `FileNotFoundError` if it is not finished."""

@@ -142,8 +142,11 @@ def untrained(model: models.Model) -> models.Model:
     config = model.hf.config
     if not _is_reference(model):
         raise ValueError(f"{model.name} does not say what it was started from; leave the null 'untrained' out")
-    sizes = {"layers": config.num_hidden_layers, "hidden": config.hidden_size, "head": config.linear_key_head_dim}
-    start = reference.initialise(config.srdyn_kind, seed=model.seed, vocab_size=config.vocab_size, **sizes)
+    if config.srdyn_kind in reference.KINDS:
+        sizes = {"layers": config.num_hidden_layers, "hidden": config.hidden_size, "head": config.linear_key_head_dim}
+        start = reference.initialise(config.srdyn_kind, seed=model.seed, vocab_size=config.vocab_size, **sizes)
+    else:
+        start = reference.drawn(type(model.hf), config, seed=model.seed)
     started = models.from_hf(start, model.tokenizer, name=model.name, seed=model.seed)
     cpu_speedups.use(started.hf)
     return started

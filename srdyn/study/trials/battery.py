@@ -85,7 +85,7 @@ def sheet(battery: Battery, tokenizer: PreTrainedTokenizerBase) -> dict[str, Pro
     return {probe.name: probe for probe in probes}
 
 
-def answers(model: models.Model, sheet: dict[str, Probe], *, fold: tuple[int, int] | None = None) -> pd.DataFrame:
+def answers(model: models.Model, sheet: dict[str, Probe], *, fold: tuple[int, int] = (0, 1)) -> pd.DataFrame:
     """One line for every item, window and copy: probe, probe_kind (as in `Probe`), row, item, value, weight, bits.
 
     Σ value / Σ weight over the lines of one probe is the share of items that are right for a task (value 1 or 0),
@@ -94,7 +94,7 @@ def answers(model: models.Model, sheet: dict[str, Probe], *, fold: tuple[int, in
     rows with row % K = k, so that K draws of heads can share one pass; a probe of fewer than K rows is not asked of
     every draw. Raises ValueError unless 0 ≤ k < K.
     """
-    k, K = fold or (0, 1)
+    k, K = fold
     if not 0 <= k < K:
         raise ValueError(f"fold=(k, K) needs 0 ≤ k < K, got {fold}")
     frames = []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from scipy import stats
 
-from srdyn.study.analysis import intervals
+from srdyn.study.analysis import intervals, observations
 from srdyn.study.trials import contrasts, trials
 
 ARM = ["model", "kind", "seed", "arm", "share", "cut", "layers", "window", "truncated"]
@@ -49,7 +49,7 @@ def estimates(answers: pd.DataFrame) -> pd.DataFrame:
     """
     rows = [
         about | contrasts.estimate(frame, generator=_generator())._asdict() | _sizes(frame)
-        for about, frame in _frames(answers)
+        for about, frame in observations.groups(answers, [*ARM, "probe"])
     ]
     return _with_testable(pd.DataFrame(rows), answers)
 
@@ -70,6 +70,15 @@ def differences(answers: pd.DataFrame, *, versus: str) -> pd.DataFrame:
         ends = {"versus": versus, "difference": found.estimate, "low": found.low, "high": found.high, "p": p}
         rows.append(about | ends | _sizes(frame))
     return _with_testable(pd.DataFrame(rows), answers)
+
+
+def costs(answers: pd.DataFrame, references: Sequence[str]) -> pd.DataFrame:
+    """`estimates`, and `differences` from each of these arms: `reference` names it, and is empty for the former."""
+    tables = [estimates(answers).assign(reference="")]
+    for arm in references:
+        found = differences(answers, versus=arm)
+        tables.append(found.rename(columns={"difference": "estimate", "versus": "reference"}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT) -> pd.DataFrame:
@@ -113,14 +122,13 @@ def regression(heads: pd.DataFrame) -> pd.DataFrame:
     model's heads, the layers' means taken out.
     """
     tables = []
-    for names, table in heads.groupby(["model", "kind", "seed", "probe"], sort=False):
+    for names, table in observations.groups(heads, [*observations.OF_A_MODEL, "probe"]):
         x = np.stack([_within(table[name], table["layer"]) for name in PREDICTORS.values()], 1)
         y, rng = _within(table["damage"], table["layer"]), np.random.default_rng(0)
         draws = [rng.integers(0, len(y), len(y)) for _ in range(intervals.RESAMPLES)]
         low, high = np.quantile([_coefficients(x[draw], y[draw]) for draw in draws], [0.025, 0.975], axis=0)
-        about = dict(zip(("model", "kind", "seed", "probe"), names, strict=True)) | {"n": len(table)}
-        found = {"predictor": list(PREDICTORS), "coefficient": _coefficients(x, y), "low": low, "high": high}
-        tables.append(pd.DataFrame(about | found | {"explained": _explained(x)}))
+        names |= {"n": len(table), "predictor": list(PREDICTORS), "coefficient": _coefficients(x, y)}
+        tables.append(pd.DataFrame(names | {"low": low, "high": high, "explained": _explained(x)}))
     return pd.concat(tables, ignore_index=True)
 
 
@@ -171,14 +179,9 @@ def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign
     return rows.reset_index(drop=True)
 
 
-def _frames(answers: pd.DataFrame) -> Iterator[tuple[dict, pd.DataFrame]]:
-    for key, frame in answers.groupby([*ARM, "probe"], sort=False):
-        yield dict(zip([*ARM, "probe"], key, strict=True)), frame
-
-
 def _beside(answers: pd.DataFrame, versus: str) -> Iterator[tuple[dict, pd.DataFrame, Callable]]:
     """The frames of all arms but `versus` and `intact`, each with what finds another arm's frame, all else alike."""
-    frames = list(_frames(answers))
+    frames = list(observations.groups(answers, [*ARM, "probe"]))
     known = {_key(about, about["arm"], about["window"]): frame for about, frame in frames}
     for about, frame in frames:
         if about["arm"] not in (versus, trials.INTACT):

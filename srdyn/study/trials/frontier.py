@@ -27,7 +27,7 @@ from jaxtyping import Bool, Int64
 from torch import Tensor
 
 from srdyn import ablation, evals
-from srdyn.kernels import denormals, rounding
+from srdyn.kernels import rounding
 from srdyn.loading import files
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, contrasts, effects, sets, trials
@@ -149,9 +149,7 @@ class Subject(trials.Subject):
         Columns: probe, probe_kind, row, item, value, weight (their sums' ratio: share right, bits a token), those of
         `Way`, heads, where, bytes, replayed.
         """
-        if not self.answered.has(way.key):
-            self.answered.put(way.key, self._answers(way))
-        return self.answered.get(way.key)
+        return self.answered.once(way.key, lambda: self._answers(way))
 
     def chosen(self, way: Way) -> Bool[Tensor, "L H"]:
         """The heads that a way acts on."""
@@ -159,10 +157,10 @@ class Subject(trials.Subject):
             seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"frontier")]
             generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
             first = self.heads(trials.Arm(RANDOM, way.share, "overall"), 0)
-            return sets.drawn(first, self.held, n=way.draw + 1, per_layer=False, generator=generator)[way.draw]
+            return sets.drawn(first, self.model.held, n=way.draw + 1, per_layer=False, generator=generator)[way.draw]
         if way.rule:
             return self.heads(trials.Arm(way.rule, way.share, "overall"), 0)
-        return self.held & (way.share > 0)
+        return self.model.held & (way.share > 0)
 
     def replayed(self, way: Way) -> int:
         """Tokens that are read again so that what the heads left out have forgotten is all that they lack."""
@@ -175,7 +173,7 @@ class Subject(trials.Subject):
     def _answers(self, way: Way) -> pd.DataFrame:
         heads = self.chosen(way)
         tokens, items, about = self._rows(first=way.rule == RANDOM)
-        with denormals.flushed(), self._holding(way, heads):
+        with self._holding(way, heads):
             found = evals.outcomes(self.model, tokens, items)
         lines = about.iloc[found["row"]].reset_index(drop=True)
         text = lines["probe_kind"] == "text"
@@ -213,7 +211,7 @@ class Subject(trials.Subject):
         whole = rounding.head_bytes(K, V)
         of_head = {WHOLE: whole, RANK: way.rank * (K + V) * 4, POOLED: rounding.head_bytes(K, V, "int8")}
         of_head |= {how: rounding.head_bytes(K, V, form, feedback=lost) for how, (form, lost) in ROUNDED.items()}
-        n, held = int(heads.sum()), int(self.held.sum())
+        n, held = int(heads.sum()), int(self.model.held.sum())
         return 1 - n / held * (1 - of_head.get(way.how, 0) / whole)
 
     @functools.cache  # noqa: B019  one subject a process

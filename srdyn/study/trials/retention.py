@@ -26,7 +26,6 @@ from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import code, opened, store
-from srdyn.study.trials import partial_pass
 from srdyn.text import tasks
 
 CODE = code.hash_of(__name__)
@@ -99,11 +98,9 @@ class Subject:
 
     def ask(self, question: str, *details: object) -> pd.DataFrame:
         """A table of one of the methods below with the model's names."""
-        key = "--".join(map(str, [question, *details]))
-        if not self.kept.has(key):
-            with denormals.flushed():
-                self.kept.put(key, getattr(self, question)(*details))
-        return self.kept.get(key).assign(**opened.about(self.model))
+        key, make = "--".join(map(str, [question, *details])), functools.partial(getattr(self, question), *details)
+        with denormals.flushed():
+            return self.kept.once(key, make).assign(**opened.about(self.model))
 
     def heads(self) -> pd.DataFrame:
         """One row for every head: rank, nuclear norm, half_life (tokens), write (strength), D, group (of `GROUPS`)."""
@@ -131,7 +128,7 @@ class Subject:
     def single(self) -> pd.DataFrame:
         """One row for every head, change and distance."""
         table, model = self.ask("heads"), self.model
-        asked, rows = partial_pass.Resumable(model, self._bits), []
+        intact, rows = self._bits(), []
         changes: dict[str, Callable] = {
             REMOVED: lambda mask: ablation.ablate_heads(model, mask),
             SHORTER: lambda mask: ablation.set_half_life(model, mask, factor=FACTOR),
@@ -139,7 +136,7 @@ class Subject:
         for _, head in tqdm(table.iterrows(), total=len(table), desc=f"{model.name}: single heads", leave=False):
             for changed, change in changes.items():
                 with change(self._mask(head.to_frame().T)):
-                    damage = asked.from_layer(head["layer"]) - asked.first
+                    damage = self._bits() - intact
                 found = damage.rename("damage").reset_index().assign(changed=changed)
                 rows.append(
                     found.assign(**{name: head[name] for name in table if name not in ("model", "kind", "seed")})

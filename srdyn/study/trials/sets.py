@@ -32,7 +32,7 @@ from torch import Tensor
 
 from srdyn import ablation
 from srdyn.loading import files
-from srdyn.study.analysis import intervals
+from srdyn.study.analysis import intervals, observations
 from srdyn.study.run import opened, store
 from srdyn.study.trials import battery, effects, trials
 
@@ -149,13 +149,13 @@ def places(table: pd.DataFrame) -> pd.DataFrame:
     worse in every seed has its greatest place there.
     """
     by, rows = ["model", "kind", "seed", "arm", "share", "cut", "probe"], []
-    for names, part in table[~table["arm"].isin((trials.INTACT, ALL_OFF))].groupby(by, sort=False):
+    for names, part in observations.groups(table[~table["arm"].isin((trials.INTACT, ALL_OFF))], by):
         kept = part["probe_kind"].iloc[0] == effects.KEPT
         goodness, mine = part["value"] if kept else -part["bits"], part["which"] == CHOSEN
         mine, random = part[mine & ~part.duplicated(["set", "which"])].index, part[part["which"] == RANDOM].index
         found = place(goodness[mine].to_numpy(), goodness[random].to_numpy())
         mine, random = part.loc[mine, "value"], part.loc[random, "value"]
-        about = dict(zip(by, names, strict=True)) | found._asdict() | {"verdict": found.verdict, "draws": len(mine)}
+        about = names | found._asdict() | {"verdict": found.verdict, "draws": len(mine)}
         rows.append(about | {"chosen": float(mine.mean()), "random": float(random.median())})
     found = pd.DataFrame(rows, columns=[*by, *Place._fields, "verdict", "draws", "chosen", "random"])
     seeds = found.groupby(["kind", "arm", "share", "cut", "probe"], sort=False)["place"]
@@ -270,7 +270,7 @@ class Subject(trials.Subject):
 
     def beside(self) -> pd.DataFrame:
         """The intact model, and the one with every state off."""
-        arms = {trials.INTACT: torch.zeros_like(self.held), ALL_OFF: self.held}
+        arms = {trials.INTACT: torch.zeros_like(self.model.held), ALL_OFF: self.model.held}
         about = {"share": 0.0, "cut": "", "which": CHOSEN}
         tables = [self._of([heads]).assign(arm=name, **about) for name, heads in arms.items()]
         return pd.concat(tables, ignore_index=True)
@@ -285,7 +285,7 @@ class Subject(trials.Subject):
         seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"random sets")]
         generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
         options = {"n": n, "per_layer": arm.cut == "per layer", "generator": generator}
-        among = drawn(self.heads(arm, 0), self.held, **options)[first : first + BLOCK]
+        among = drawn(self.heads(arm, 0), self.model.held, **options)[first : first + BLOCK]
         return self._of(among, first).assign(arm=arm.label, share=arm.share, cut=arm.cut, which=RANDOM)
 
     def _of(self, sets: Iterable[Bool[Tensor, "L H"]], first: int = 0) -> pd.DataFrame:
@@ -295,10 +295,9 @@ class Subject(trials.Subject):
     def _answered(self, heads: Bool[Tensor, "L H"]) -> pd.DataFrame:
         """What is answered without these heads, a row for each probe."""
         key = np.packbits(heads.numpy()).tobytes().hex()
-        if not self.sets.has(key):
-            with ablation.ablate_heads(self.model, heads):
-                self.sets.put(key, battery.answers(self.model, self._probes))
-        given = self.sets.get(key).groupby(["probe", "probe_kind"], as_index=False, sort=False)
+        with ablation.ablate_heads(self.model, heads):
+            given = self.sets.once(key, lambda: battery.answers(self.model, self._probes))
+        given = given.groupby(["probe", "probe_kind"], as_index=False, sort=False)
         sums = given.agg(value=("value", "sum"), bits=("bits", "sum"), weight=("weight", "sum"), n=("value", "size"))
         sums = sums.assign(value=sums["value"] / sums["weight"], bits=sums["bits"] / sums["weight"])
         name = hashlib.sha256(key.encode()).hexdigest()[:8]

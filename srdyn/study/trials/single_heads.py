@@ -2,31 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
 from srdyn import ablation, models, scores
-from srdyn.study.trials import battery, partial_pass
+from srdyn.study.trials import battery
 
 
-def damage(model: models.Model, sheet: dict[str, battery.Probe]) -> pd.DataFrame:
-    """Bits that every probe costs more when one head alone is removed: the oracle, a pass from its layer on per head.
+def damage(
+    model: models.Model, sheet: dict[str, battery.Probe], held: Sequence[tuple[int, int]] | None = None
+) -> pd.DataFrame:
+    """Bits that every probe costs more when one head alone is removed: the oracle, a pass a head.
 
+    `held` are places (along axis L, head), by default those of all heads.
     Columns: axis (the layer's place along axis L), layer (in the decoder), head, probe, damage (bits per byte of text,
     per answer of a task), intact.
     """
-    asked = partial_pass.Resumable(model, lambda: _bits(model, sheet))
-    intact = asked.first
-    held = [(axis, layer.index, head) for axis, layer in enumerate(model.layers) for head in layer.heads]
+    intact = _bits(model, sheet)
+    held = held or model.held.nonzero().tolist()
     rows = []
-    for axis, layer, head in tqdm(held, desc=f"{model.name}: single heads", leave=False):
-        alone = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
+    for axis, head in tqdm(held, desc=f"{model.name}: single heads", leave=False):
+        alone = torch.zeros_like(model.held)
         alone[axis, head] = True
         with ablation.ablate_heads(model, alone):
-            more = asked.from_layer(layer) - intact
+            more = _bits(model, sheet) - intact
         found = {"probe": intact.index, "damage": more.to_numpy(), "intact": intact.to_numpy()}
-        rows.append(pd.DataFrame({"axis": axis, "layer": layer, "head": head, **found}))
+        rows.append(pd.DataFrame({"axis": axis, "layer": model.layers[axis].index, "head": head, **found}))
     return pd.concat(rows, ignore_index=True)
 
 

@@ -23,9 +23,9 @@ from torch import Tensor
 from srdyn import ablation, models, pruning, scores, spectra, strata
 from srdyn.architectures import linear_cache
 from srdyn.kernels import denormals
-from srdyn.loading import files
+from srdyn.loading import files, memory
 from srdyn.study.run import code, opened, store
-from srdyn.study.trials import battery, single_heads
+from srdyn.study.trials import battery, controls, single_heads
 
 CODE = code.hash_of(__name__)
 """What is kept depends on the code that runs, not on what an editor has saved since."""
@@ -82,8 +82,8 @@ class Arm:
 class Plan:
     """The questions, what calibrates the choice of heads, and how many draws of it are made.
 
-    `every_row` has each draw answer everything; otherwise draw k of K answers the rows with row % K = k, so that all
-    draws together cost one pass. `truncated_every` are the tokens between two truncations of a state.
+    Draw k of K answers the rows with row % K = k, so that all draws together cost one pass. `truncated_every` are the
+    tokens between two truncations of a state.
     """
 
     questions: battery.Battery
@@ -92,7 +92,6 @@ class Plan:
     sequences: int = 16
     length: int = 1024
     draws: int = 10
-    every_row: bool = False
     truncated_every: int = 64
     eps: float = spectra.EPS
     seed: int = 0
@@ -119,6 +118,11 @@ def plan(
     fewer = {"items": max(1, asked), "rows": max(2, asked), "windows": read, "copies": 0}
     calibrates = ask(tuple(tasks), **fewer, part="calibration")
     return Plan(ask(tuple(tasks), items=items, windows=windows, **few), calibrates, tuple(domains), **options)
+
+
+def truncating(tasks: Sequence[str], domains: Sequence[str], *, rows: int, **options: object) -> Plan:
+    """A plan for arms that cut the states of all heads, so that none are chosen or drawn: `rows` rows of each task."""
+    return plan(tasks, domains, items=rows, windows=2, sequences=1, draws=1, text_alone=True, **options)
 
 
 def answers(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -> pd.DataFrame:
@@ -168,7 +172,7 @@ def compositions(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -
     """What the heads of each arm are like, averaged over draws.
 
     Columns: heads (removed), rank, decay (their means), high and low (shares in these strata), distance (standardised
-    difference of their decays to those of `high` at the same share, `ablation.balance`: below 0.1 counts as matched),
+    difference of their decays to those of `high` at the same share, `controls.balance`: below 0.1 counts as matched),
     arm, share, cut, places (the first draw's heads, layer.head), chosen (a short hash of them), model, kind, seed.
     """
     return _everywhere("composition", names, plan, [(arm,) for arm in arms])
@@ -199,11 +203,6 @@ class Subject:
         self.kept = store.RunStore(kept, made_by=made_by)
         self._sheet = functools.cache(functools.partial(battery.sheet, tokenizer=self.model.tokenizer))
 
-    @property
-    def held(self) -> Bool[Tensor, "L H"]:
-        """The heads that the model has."""
-        return self.model.held
-
     def ask(self, question: str, *details: object) -> pd.DataFrame:
         """A table of one of the methods below with the model's names; denormal numbers count as zeros meanwhile."""
         with denormals.flushed():
@@ -211,15 +210,15 @@ class Subject:
 
     def profile(self) -> pd.DataFrame:
         """One row for every head, as `profiles` returns it."""
-        return self._kept("profile", self._profile)
+        return self.kept.once("profile", self._profile)
 
     def damage(self) -> pd.DataFrame:
         """One row for every head and probe, as `damages` returns it."""
-        return self._kept("damage", lambda: single_heads.damage(self.model, self._sheet(self.plan.calibration)))
+        return self.kept.once("damage", lambda: single_heads.damage(self.model, self._sheet(self.plan.calibration)))
 
     def answers(self, arm: Arm) -> pd.DataFrame:
         """What the model answers under one arm, as `answers` returns it."""
-        return self._kept(arm.key, lambda: self._answers(arm))
+        return self.kept.once(arm.key, lambda: self._answers(arm))
 
     def overlap(self, arm: Arm, variant: str, other: Plan) -> pd.DataFrame:
         """One row of `overlaps`."""
@@ -239,7 +238,7 @@ class Subject:
             row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(decay.mean())}
             row |= {"high": float((rank >= strata.HIGH * found.D).double().mean())}
             row |= {"low": float((rank <= strata.LOW * found.D).double().mean())}
-            rows.append(row | {"distance": ablation.balance(chosen, self.heads(high_arm, draw), found.decay)})
+            rows.append(row | {"distance": controls.balance(chosen, self.heads(high_arm, draw), found.decay)})
         means = pd.DataFrame(rows).mean().to_frame().T
         first = self.heads(arm, 0)
         chosen = hashlib.sha256(first.numpy().tobytes()).hexdigest()[:8]
@@ -260,7 +259,7 @@ class Subject:
             state, whole = linear_cache.held_bytes(read_by.past_key_values)
             row |= {f"parameters_{name}": which.hf.num_parameters(), f"state_{name}": state, f"cache_{name}": whole}
             row |= {f"state_predicted_{name}": models.state_bytes(which)}
-            row |= {f"cache_predicted_{name}": models.cache_bytes(which, tokens)}
+            row |= {f"cache_predicted_{name}": memory.cache_bytes(which.hf, tokens)}
         row["logits_differ"] = float((read_by.logits - masked).abs().max())
         return pd.DataFrame([row])
 
@@ -276,7 +275,7 @@ class Subject:
         score, per_layer = self._score(arm.name, generator), arm.cut == "per layer"
         chosen = ~pruning.select(score, arm.share, per_layer=per_layer, generator=generator) & ~score.isnan()
         if arm.name == DECAY_MATCHED:
-            chosen = ablation.decay_matched(chosen, self._found().decay, generator=generator)
+            chosen = controls.decay_matched(chosen, self._found().decay, generator=generator)
         if arm.matched:
             chosen = ablation.matched_random(chosen, generator=generator)
         if arm.layers:
@@ -300,7 +299,6 @@ class Subject:
         positions = range(plan.truncated_every, plan.questions.length, plan.truncated_every)
         for draw in range(draws):
             heads = self.heads(arm, draw)
-            fold = None if plan.every_row or draws == 1 else (draw, draws)
             with contextlib.ExitStack() as stack:
                 if arm.truncated:
                     stack.enter_context(ablation.truncate_states(model, arm.truncated, heads, positions))
@@ -308,7 +306,7 @@ class Subject:
                     stack.enter_context(ablation.ablate_heads(model, heads))
                 if arm.window:
                     stack.enter_context(ablation.attention_window(model, arm.window))
-                given = battery.answers(model, self._sheet(plan.questions), fold=fold)
+                given = battery.answers(model, self._sheet(plan.questions), fold=(draw, draws))
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
         return pd.concat(tables, ignore_index=True).assign(**arm.about)
 
@@ -324,11 +322,6 @@ class Subject:
         table = self.profile()
         fields = {name: torch.tensor(table[name].to_numpy()).view(self.model.grid[:2]) for name in scores.MEANS}
         return scores.Profile(**fields, D=int(table["D"].iloc[0]))
-
-    def _kept(self, key: str, make: Callable[[], pd.DataFrame]) -> pd.DataFrame:
-        if not self.kept.has(key):
-            self.kept.put(key, make())
-        return self.kept.get(key)
 
 
 def _everywhere(
