@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from srdyn import ablation, architectures, models, pruning, states
 from srdyn.architectures import linear_cache, recipe
 from srdyn.kernels import recurrence
-from srdyn.loading import files
+from srdyn.loading import files, memory
 
 LINEAR, SOFTMAX = "linear_attention", "full_attention"
 FAMILIES = {
