@@ -268,13 +268,17 @@ DETAILS = {
     "While one token is repeated no head comes to a high rank": lambda: (
         of("02_consistency_attacks").eval("rank / D").max() < 0.5
     ),
-    "within their intervals in three of four": lambda: (
-        all(sizes(model, "low", 0) for model in ("hybrid-d32", "hybrid-d128", "pure-d32"))
+    "within their intervals in three of four": lambda: all(
+        sizes(model, "low", 0) for model in ("hybrid-d32", "hybrid-d128", "pure-d32")
     ),
     "foretold, 0.53, lies at the end of the interval (0.66, 0.53 to 0.77). In the hybrid with heads of 32 so did all": (
         lambda: (
             of("05_mechanism_sizes", "model == 'pure-d128' and quantity != 'own decays'")
-            .set_index("quantity")[["low", "low_lo", "low_hi"]].round(2).stack().tolist() == [0.66, 0.53, 0.77, 0.53]
+            .set_index("quantity")[["low", "low_lo", "low_hi"]]
+            .round(2)
+            .stack()
+            .tolist()
+            == [0.66, 0.53, 0.77, 0.53]
             and all(sizes("hybrid-d32", stratum, 0) for stratum in ("middle", "high"))
         )
     ),
@@ -285,8 +289,9 @@ DETAILS = {
         sizes("pure-d128", "high", 1) and not sizes("pure-d128", "middle", 1)
     ),
     "128 has too few heads at the bound; of the other three that is open": lambda: (
-        lambda high: (high < 0.2).to_dict()
-        == {"hybrid-d32": False, "hybrid-d128": True, "pure-d32": False, "pure-d128": False}
+        lambda high: (
+            (high < 0.2).to_dict() == {"hybrid-d32": False, "hybrid-d128": True, "pure-d32": False, "pure-d128": False}
+        )
     )(of("05_mechanism_sizes", "D != 64 and quantity == 'measured'").set_index("model")["high_hi"]),
     "called low and high at the start as at the end, it is two to six times as high": lambda: (
         order_kept()[0].tolist() == [False, False, False, True] and order_kept()[1].round().isin(range(2, 7)).all()

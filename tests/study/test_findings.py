@@ -3,6 +3,7 @@
 import pytest
 
 from srdyn.loading import files
+from srdyn.study.analysis import update_rules
 from srdyn.study.run import store
 from srdyn.study.trials import effects
 
@@ -45,6 +46,22 @@ def test_far_needles_hang_on_the_slower_of_the_saturated_heads():
     assert slow.sum() == 3
     assert (slow & (ranks["rank"] > 0.85 * ranks["D"])).sum() == 2
     assert lost["saturated, fast"].max() <= 0.1 + 1e-9
+
+
+def test_without_decay_no_head_is_low():
+    assert says("has no low head: seven in ten are high after 2048 tokens, the others between")
+    assert says(
+        "all states of DeltaNet are full; once trained, its heads agree between texts in order and in strata better"
+    )
+    found = table("10_rules_measures").set_index(["model", "source", "measure"])["estimate"]
+    deltanet = found["deltanet"].unstack("source")
+    assert (deltanet.loc["low heads"] == 0).all()
+    assert round(deltanet.loc["high heads", "model"], 1) == 0.7
+    assert (deltanet.loc["high heads", ["untrained", "mechanism"]] == 1).all()
+    assert deltanet.loc["smaller group", "model"] == 0
+    for measure in (update_rules.RHO, update_rules.KAPPA):
+        assert deltanet.loc[measure, "model"] > found["pure", "model", measure]
+    assert abs(deltanet.loc[update_rules.RHO, ["untrained", "mechanism"]]).max() < 0.2
 
 
 def test_at_the_papers_share_no_rule_keeps_all_tasks():
