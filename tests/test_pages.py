@@ -205,7 +205,7 @@ def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(cl
     assert set(pd.read_csv(run / "tables/01_stratification_heads.csv")["model"]) == {"my model"}
     record = json.loads((run / "records/01_stratification.json").read_text())
     assert record["parameters"]["domains"] == ["mine/my text.txt"]
-    assert Path(re.match(r"site: (.+) \(", done.stdout.splitlines()[-1])[1]).is_file()
+    assert Path(re.search(r"^site: (.+) \(", done.stdout, flags=re.MULTILINE)[1]).is_file()
 
 
 def test_the_citation_is_of_this_version():
