@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 
 from srdyn.architectures.fla import delta, linear, ops, rwkv
-from srdyn.kernels import recurrence
+from srdyn.kernels import fused, recurrence
 
 B, T, H, K, V = 2, 9, 4, 6, 5
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}
@@ -196,6 +196,19 @@ def test_a_convolution_goes_on_where_it_stopped():
         parts.append(y)
     torch.testing.assert_close(torch.cat(parts, 1), expected)
     assert torch.equal(state, last)
+
+
+@pytest.mark.parametrize("activation", ["silu", "swish"])
+def test_the_compiled_convolution_and_swiglu_are_those_of_torch_with_their_gradients(activation):
+    x, y, weight = (drawn(*shape, seed=n).requires_grad_() for n, shape in enumerate([(B, T, 32), (B, T, 32), (32, 4)]))
+    assert fused.fit(x)
+    expected = F.silu(F.silu(F.conv1d(F.pad(x.mT, (3, 0)), weight[:, None], groups=32).mT)) * y
+    found = ops.swiglu(ops.causal_conv1d(x, weight, activation=activation)[0], y)
+    torch.testing.assert_close(found, expected)
+    cotangent = drawn(B, T, 32, seed=3)
+    slopes = (torch.autograd.grad(z, (x, y, weight), cotangent) for z in (found, expected))
+    for ours, theirs in zip(*slopes, strict=True):
+        torch.testing.assert_close(ours, theirs)
 
 
 def test_a_shift_goes_on_where_it_stopped():
