@@ -63,10 +63,7 @@ def select(
     if min(groups, whole, tp) < 1 or score.shape[1] % (groups * whole):
         blocks = f", each of blocks of {whole}" if whole > 1 else ""
         raise ValueError(f"{score.shape[1]} heads do not lie in {groups} groups of equal size{blocks}")
-    held = ~score.unflatten(1, (-1, whole)).isnan()
-    if (held.any(-1) != held.all(-1)).any():
-        raise ValueError(f"blocks of {whole} heads stay or go together: in one some have a score and others NaN")
-    score = score.unflatten(1, (-1, whole)).mean(-1)
+    score = _of_blocks(score, whole)
     keep, apart = ~score.isnan(), per_layer or uniform or groups > 1
     rows = len(score) * groups if apart else 1
     left = _left(keep, fraction, math.lcm(groups, tp)) // groups if uniform else None
@@ -80,6 +77,15 @@ def select(
         order = scores[places].sort(descending=True, stable=True).indices
         kept[places[order[:n]]] = False
     return keep.repeat_interleave(whole, dim=1)
+
+
+def _of_blocks(score: Float[Tensor, "L H"], whole: int) -> Float[Tensor, "L blocks"]:
+    """The mean score of every `whole` heads in a row; NaN where they are gone, ValueError where only some are."""
+    blocks = score.unflatten(1, (-1, whole))
+    gone = blocks.isnan()
+    if (gone.any(-1) != gone.all(-1)).any():
+        raise ValueError(f"blocks of {whole} heads stay or go together: in one some have a score and others NaN")
+    return blocks.mean(-1)
 
 
 def _left(held: Bool[Tensor, "L blocks"], fraction: float, step: int) -> int:
