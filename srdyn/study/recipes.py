@@ -44,9 +44,7 @@ def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebooks 01, 02, 05: one model's heads in all contexts, those of the null `mechanism` in text."""
     given = derived.given("05_mechanism_heads") | derived.given("02_consistency_steps")
     name = derived.place(draw.choice(derived.given("05_mechanism_heads")["models"]))
-    axes = {axis: tuple(given[axis]) for axis in ("domains", "tasks", "attacks", "positions")}
-    options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
-    reading, at = survey.Reading(**axes, length=axes["positions"][-1], **options), {"at": axes["positions"][-1]}
+    reading, at = _read(given), {"at": given["positions"][-1]}
     tables = null_tables.Tables(opened.model(name), reading, store.RunStore(kept / "survey", made_by={}))
     asked = [(null_tables.MODEL, context) for context in reading.names()]
     asked += [("mechanism", context) for context in reading.texts]
@@ -324,9 +322,7 @@ def _rules(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebook 10: one model's heads, their measures, and what it answers without some of them."""
     given = derived.given("10_rules_heads")
     name, positions = derived.place(draw.choice(given["models"])), given["positions"]
-    grid = {"domains": tuple(given["domains"]), "tasks": (), "attacks": (), "positions": tuple(positions)}
-    options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
-    reading = survey.Reading(**grid, length=positions[-1], **options)
+    reading = _read(given | {"tasks": (), "attacks": ()})
     text, eps = survey.heads([name], reading, sources=update_rules.NULLS, kept=kept / "survey"), {"eps": given["eps"]}
     yield "10_rules_heads", HEAD, lambda: update_rules.heads(text, positions[-1], **eps)
     yield "10_rules_measures", "measure model source", lambda: update_rules.measures(text, positions, **eps)
@@ -337,6 +333,12 @@ def _rules(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     asked.append(trials.Arm(str(draw.choice(["low", "high"])), given["share"]))
     answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
     yield "10_rules_removed", f"{ABOUT} reference", lambda: update_rules.removed(answers)
+
+
+def _read(given: dict) -> survey.Reading:
+    axes = {axis: tuple(given[axis]) for axis in ("domains", "tasks", "attacks", "positions")}
+    options = {name: given[name] for name in ("n", "seed", "eps")}
+    return survey.Reading(**axes, length=axes["positions"][-1], **options)
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
