@@ -16,9 +16,7 @@ def verdicts(tables: dict[str, pd.DataFrame]) -> pd.DataFrame:
 
     `met` and `missed` are said where the whole interval lies on one side, `undecided` where a bound falls into it.
     """
-    rows = [*_spectra(tables["spectra"]), *_tracing(tables["tracing"]), *_growth(tables["growth"])]
-    rows += [*_pruned(tables["pruned"]), *_memory(tables["memory"]), *_training(tables["training"])]
-    found = pd.DataFrame(rows, columns=_COLUMNS)
+    found = pd.DataFrame(_rows(tables), columns=_COLUMNS)
     found["verdict"] = [_verdict(*row) for row in found[_COLUMNS[1:]].itertuples(index=False)]
     return found
 
@@ -33,42 +31,33 @@ def _verdict(measured: float, low: float, high: float, at_least: float, at_most:
     return "missed" if high < above or low > below else "undecided"
 
 
+def _rows(tables: dict[str, pd.DataFrame]) -> Iterator[_Row]:
+    ours = tables["spectra"].query("method == 'srdyn' and d in [64, 128]")
+    many = ours[(ours["batch"] >= 1000) & ours["ratio"].notna()]
+    yield from _ratios(many, f"spectra, d = {{d}}, batch {{batch}}: times the speed of {throughput.BASE}", at_least=1.7)
+    yield {"what": "spectra: error in units of σ₁", "measured": ours["error"].max(), "at_most": 1e-12}
+    traced = tables["tracing"].groupby(["what", "case"])
+    for case, at_most in ((tracing.TRACED, 1.1), (tracing.SPECTRA, 1.5)):
+        what = "{case} at {positions} positions: times the forward pass"
+        yield from _ratios(traced.get_group(("overhead", case)), what, at_most=at_most)
+    for case, functions in ((tracing.PUBLISHED, ""), (tracing.AGAIN, ", same functions")):
+        anew = traced.get_group(("prefixes", case)).query("positions == 16")
+        yield from _ratios(anew, f"{{case}}{functions}, at 16 positions: times {{base}}", at_least=8.0)
+    axis = tables["growth"].query("axis == 'T'").rename(columns={"exponent": "ratio"}).head(1)
+    yield from _ratios(axis, "exponent of T", at_least=0.9, at_most=1.1)
+    smaller = tables["pruned"][tables["pruned"]["case"] == pruned.PRUNED]
+    steps, what = smaller["what"] == "layer step", "{model}, {what}, {B} sequences: pruned over original"
+    yield from _ratios(smaller[steps & (smaller["B"] >= 16)], what, at_most=0.7)
+    yield from _ratios(smaller[~steps], what)
+    yield from _memory(tables["memory"])
+    ours = tables["training"][tables["training"]["case"] != training.STOCK]
+    yield from _ratios(ours, "training {what}, {case}: times the speed of transformers")
+
+
 def _ratios(table: pd.DataFrame, what: str, **bound: float) -> Iterator[_Row]:
     """A row for each of the table, whose columns fill in `what`."""
     for row in table.to_dict("records"):
         yield {"what": what.format(**row), "measured": row["ratio"], "low": row["low"], "high": row["high"], **bound}
-
-
-def _spectra(table: pd.DataFrame) -> Iterator[_Row]:
-    ours = table[(table["method"] == "srdyn") & table["d"].isin([64, 128])]
-    many = ours[(ours["batch"] >= 1000) & ours["ratio"].notna()]
-    yield from _ratios(many, f"spectra, d = {{d}}, batch {{batch}}: times the speed of {throughput.BASE}", at_least=1.7)
-    yield {"what": "spectra: error in units of σ₁", "measured": ours["error"].max(), "at_most": 1e-12}
-
-
-def _tracing(table: pd.DataFrame) -> Iterator[_Row]:
-    overhead, anew = (
-        table[table["what"] == "overhead"],
-        table[(table["what"] == "prefixes") & (table["positions"] == 16)],
-    )
-    for case, at_most in ((tracing.TRACED, 1.1), (tracing.SPECTRA, 1.5)):
-        chosen = overhead[overhead["case"] == case]
-        yield from _ratios(chosen, "{case} at {positions} positions: times the forward pass", at_most=at_most)
-    for case, functions in ((tracing.PUBLISHED, ""), (tracing.AGAIN, ", same functions")):
-        chosen = anew[anew["case"] == case]
-        yield from _ratios(chosen, f"{{case}}{functions}, at 16 positions: times {{base}}", at_least=8.0)
-
-
-def _growth(table: pd.DataFrame) -> Iterator[_Row]:
-    axis = table[table["axis"] == "T"].rename(columns={"exponent": "ratio"}).head(1)
-    return _ratios(axis, "exponent of T", at_least=0.9, at_most=1.1)
-
-
-def _pruned(table: pd.DataFrame) -> Iterator[_Row]:
-    smaller, what = table[table["case"] == pruned.PRUNED], "{model}, {what}, {B} sequences: pruned over original"
-    steps = smaller["what"] == "layer step"
-    yield from _ratios(smaller[steps & (smaller["B"] >= 16)], what, at_most=0.7)
-    yield from _ratios(smaller[~steps], what)
 
 
 def _memory(table: pd.DataFrame) -> Iterator[_Row]:
@@ -81,7 +70,3 @@ def _memory(table: pd.DataFrame) -> Iterator[_Row]:
         bound = {"at_most": 0.01} if case == tracing.THROUGH_CACHE else {}
         what = f"{case}: memory for one more token over its states"
         yield {"what": what, "measured": rise["bytes"] / rise["predicted"], **bound}
-
-
-def _training(table: pd.DataFrame) -> Iterator[_Row]:
-    return _ratios(table[table["case"] != training.STOCK], "training {what}, {case}: times the speed of transformers")

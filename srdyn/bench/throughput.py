@@ -23,10 +23,10 @@ _CHECKED = 100
 """Matrices of each size whose singular values are compared with LAPACK's."""
 
 
-def by_numpy(states: Float[Tensor, "batch d d"]) -> Float64[Tensor, "batch d"]:
+def by_numpy(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
     """Matrix by matrix, as a script does that walks over heads."""
-    sigma = [np.linalg.svd(state, compute_uv=False) for state in states.double().numpy()]
-    return torch.from_numpy(np.stack(sigma))
+    sigma = [np.linalg.svd(state, compute_uv=False) for state in states.double().flatten(0, -3).numpy()]
+    return torch.from_numpy(np.stack(sigma)).unflatten(0, states.shape[:-2])
 
 
 def by_gram(states: Float[Tensor, "batch d d"]) -> Float64[Tensor, "batch d"]:
@@ -53,29 +53,29 @@ def table(*, sizes: tuple[int, ...], batches: tuple[int, ...], rounds: int) -> p
 
 
 def _of_size(d: int, batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
-    errors, expected, tables = _errors(d), dict.fromkeys(METHODS, 0.0), []
+    errors, seconds, tables = _errors(d), pd.Series(0.0, list(METHODS)), []
     for batch in sorted(batches):
-        notes = {method: _note(batch, d, per_matrix * batch) for method, per_matrix in expected.items()}
-        rows = _of_batch(d, batch, [method for method, note in notes.items() if not note], expected, rounds)
-        expected |= dict(zip(rows["method"], rows["median"] / batch, strict=True))
-        rows = rows.set_index("method").reindex(notes).reset_index()
-        rows = rows.assign(d=d, batch=batch, note=list(notes.values()), error=rows["method"].map(errors))
-        tables.append(rows.assign(per_second=batch / rows["median"]))
+        notes = {method: _note(batch, d, each * batch) for method, each in seconds.items()}
+        rows = _of_batch(d, batch, seconds[[not note for note in notes.values()]] * batch, rounds)
+        rows = rows.set_index("method").reindex(list(METHODS)).rename_axis("method")
+        seconds = (rows["median"] / batch).fillna(seconds)
+        rows = rows.assign(d=d, batch=batch, per_second=batch / rows["median"], error=errors, note=notes)
+        tables.append(rows.reset_index())
     return pd.concat(tables, ignore_index=True)[["d", "batch", *_TIMED, "per_second", "error", "note"]]
 
 
-def _of_batch(d: int, batch: int, methods: list[str], expected: dict[str, float], rounds: int) -> pd.DataFrame:
-    if not methods:
+def _of_batch(d: int, batch: int, seconds: pd.Series, rounds: int) -> pd.DataFrame:
+    """What the methods take that are expected to take so many `seconds` a call."""
+    if seconds.empty:
         return pd.DataFrame(columns=_TIMED)
     states = torch.randn(batch, d, d, generator=torch.Generator().manual_seed(d))
-    cases = {method: functools.partial(METHODS[method], states) for method in methods}
-    whole = sum(expected[method] for method in methods) * batch
-    rounds = max(1, min(rounds, int(_SECONDS / whole))) if whole else rounds
-    times = timing.interleaved(cases, rounds=rounds, seconds=_SECONDS, warm_up=whole < 1)
-    rows = timing.medians(times, base=BASE if BASE in cases else methods[0], faster=True).set_axis(_TIMED, axis=1)
+    cases = {method: functools.partial(METHODS[method], states) for method in seconds.index}
+    rounds = max(1, min(rounds, int(_SECONDS / seconds.sum()))) if seconds.any() else rounds
+    times = timing.interleaved(cases, rounds=rounds, seconds=_SECONDS, warm_up=seconds.sum() < 1)
+    rows = timing.medians(times, base=BASE if BASE in cases else seconds.index[0], faster=True)
     if BASE not in cases:
         rows[["base", "ratio", "low", "high"]] = None, np.nan, np.nan, np.nan
-    return rows
+    return rows.rename(columns={"case": "method"})
 
 
 def _errors(d: int) -> dict[str, float]:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -39,43 +40,35 @@ def compared(
 def interleaved(
     cases: Mapping[str, Case], *, rounds: int, seconds: float = float("inf"), warm_up: bool = True
 ) -> pd.DataFrame:
-    """Seconds per call of every case in every round: columns case, round, seconds, calls.
+    """Seconds per call: a row for each round, a column for each case.
 
     A round calls each case once, every second round in reverse order; a case too short for the clock is called several
-    times (`calls`). One call of each goes before, which compiles and fills caches; it counts as the first round where
-    `warm_up` is false. After `FEWEST` rounds no new one starts once `seconds` are spent. Raises ValueError without
-    cases or rounds.
+    times. One call of each goes before, which compiles and fills caches; it counts as the first round where `warm_up`
+    is false. After `FEWEST` rounds no new one starts once `seconds` are spent. Raises ValueError without cases, rounds.
     """
     if not cases or rounds < 1:
         raise ValueError(f"timing needs at least one case and one round, got {len(cases)} and {rounds}")
     start, first = time.perf_counter(), {name: _read(case, 1) for name, case in cases.items()}
     calls = {name: max(1, int(np.ceil(SHORTEST / taken))) if warm_up else 1 for name, taken in first.items()}
-    rows = [] if warm_up else [(name, 0, taken, 1) for name, taken in first.items()]
-    for number in range(0 if warm_up else 1, rounds):
-        if number >= FEWEST and time.perf_counter() - start > seconds:
-            break
-        order = list(cases)[:: -1 if number % 2 else 1]
-        rows += [(name, number, _read(cases[name], calls[name]), calls[name]) for name in order]
-    return pd.DataFrame(rows, columns=["case", "round", "seconds", "calls"])
+    found = [] if warm_up else [first]
+    while len(found) < rounds and (len(found) < FEWEST or time.perf_counter() - start <= seconds):
+        order = list(cases)[:: -1 if len(found) % 2 else 1]
+        found.append({name: _read(cases[name], calls[name]) for name in order})
+    return pd.DataFrame(found, columns=list(cases))
 
 
-def medians(times: pd.DataFrame, *, base: str, faster: bool = False) -> pd.DataFrame:
-    """A row for each case, in the order of the cases: what it took, and how that compares with the case `base`.
+def medians(rounds: pd.DataFrame, *, base: str, faster: bool = False) -> pd.DataFrame:
+    """A row for each case of `interleaved`: what it took, and how that compares with the case `base`.
 
     Columns: case, n (rounds), median, spread (interquartile range), unit (s), base, and ratio, low, high: how many
     times the median of `base` the case takes, or with `faster`, goes into it.
     """
-    rounds, rows = wide(times), []
+    rows = []
     for case, taken in rounds.items():
         low, median, high = np.quantile(taken, [0.25, 0.5, 0.75])
         ratio = quotient(rounds, *(base, case) if faster else (case, base))
         rows.append((case, len(taken), median, high - low, "s", base, *ratio))
     return pd.DataFrame(rows, columns=["case", "n", "median", "spread", "unit", "base", "ratio", "low", "high"])
-
-
-def wide(times: pd.DataFrame) -> pd.DataFrame:
-    """The seconds of `interleaved` with a row for each round, a column for each case."""
-    return times.pivot(index="round", columns="case", values="seconds")[list(times["case"].unique())]
 
 
 def quotient(rounds: pd.DataFrame, above: str, below: str) -> intervals.Interval:
@@ -88,15 +81,15 @@ def quotient(rounds: pd.DataFrame, above: str, below: str) -> intervals.Interval
     return _over_rounds(rounds[[above, below]], lambda pair: float(np.divide(*np.median(pair, axis=0))))
 
 
-def exponent(rounds: pd.DataFrame, sizes: Mapping[str, int]) -> intervals.Interval:
-    """The power of size (by column of `rounds`) by which time grows: the slope of log median time over log size.
+def exponent(rounds: pd.DataFrame) -> intervals.Interval:
+    """The power of size (the columns' names) by which time grows: the slope of log median time over log size.
 
     Raises ValueError for fewer than two sizes.
     """
-    if len(set(sizes.values())) < 2:
-        raise ValueError(f"growth needs at least two sizes, got {dict(sizes)}")
-    logs = np.log(list(sizes.values()))
-    return _over_rounds(rounds[list(sizes)], lambda x: float(np.polyfit(logs, np.log(np.median(x, axis=0)), 1)[0]))
+    if rounds.shape[1] < 2:
+        raise ValueError(f"growth needs at least two sizes, got {list(rounds)}")
+    logs = np.log(rounds.columns.astype(float))
+    return _over_rounds(rounds, lambda x: float(np.polyfit(logs, np.log(np.median(x, axis=0)), 1)[0]))
 
 
 def _over_rounds(rounds: pd.DataFrame, statistic: Callable[[np.ndarray], float]) -> intervals.Interval:
@@ -123,12 +116,17 @@ def machine() -> dict[str, object]:
 
 
 def peak_bytes(prepare: Callable[..., Case], *arguments: object) -> int:
-    """How far memory rises while the case runs that `prepare(*arguments)` returns, in a fresh process that imports it.
+    """How far memory rises while the case runs that `prepare(*arguments)` returns, in a process of its own.
 
     That is its highest resident memory less what is resident when it starts (or the highest before it).
     """
+    return elsewhere(_rise, prepare, arguments)
+
+
+def elsewhere(function: Callable, *given: object) -> Any:
+    """What the function returns in a fresh process that imports it."""
     with ProcessPoolExecutor(1, multiprocessing.get_context("spawn"), initializer=workers.watch_parent) as pool:
-        return pool.submit(_rise, prepare, arguments).result()
+        return pool.submit(function, *given).result()
 
 
 def _rise(prepare: Callable[..., Case], arguments: tuple) -> int:

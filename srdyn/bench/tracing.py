@@ -1,7 +1,10 @@
-"""Tracing beside a plain forward pass, beside reading every prefix anew, as published scripts do, and as it grows."""
+"""Tracing beside a plain forward pass, beside reading every prefix anew, as published scripts do, as it grows, live."""
 
+import contextlib
 import functools
+import logging
 from collections.abc import Callable
+from unittest import mock
 
 import pandas as pd
 import torch
@@ -15,6 +18,7 @@ _PLAIN, TRACED, SPECTRA = "forward pass", "traced", "traced, with spectra"
 AGAIN, PUBLISHED = "prefixes anew", "prefixes anew, transformers' functions, numpy spectra"
 _EVERY = 64
 """Tokens from one state to the next where growth is measured."""
+UNWATCHED = "unwatched"
 ONE_PASS, THROUGH_CACHE = "every token, one pass", "every token, through the cache"
 
 
@@ -54,20 +58,20 @@ def _timed(
     subject = {case: _case(case, model, ids, positions) for case in cases}
     # prefixes take long, and what they call is warm from the cases before
     times = timing.interleaved(subject, rounds=rounds, warm_up=what != "prefixes")
-    found, base = timing.medians(times, base=cases[0]), times.groupby("case")["seconds"].median()
+    found = timing.medians(times, base=cases[0])
     if PUBLISHED in cases:  # like with like: spectra on both sides
         like = timing.medians(times, base=SPECTRA)
         found = found.where(~found["case"].isin([SPECTRA, PUBLISHED]), like)
     B, T = ids.shape
     read = model.grid.L * model.grid.H * B * len(positions)
-    per_state = (found["median"] - base[cases[0]]) / read if cases[0] == _PLAIN else float("nan")
+    per_state = (found["median"] - times[_PLAIN].median()) / read if _PLAIN in cases else float("nan")
     return found.assign(what=what, T=T, B=B, positions=len(positions), per_state=per_state)
 
 
 def _case(case: str, model: models.Model, ids: Int[Tensor, "B T"], positions: list[int]) -> Callable[[], object]:
     trace = functools.partial(states.trace, model, ids, positions)
     if case == PUBLISHED:
-        return functools.partial(anew, subjects.stock(model), ids, positions, _by_numpy)
+        return functools.partial(anew, subjects.stock(model), ids, positions, throughput.by_numpy)
     return {
         _PLAIN: functools.partial(subjects.read, model, ids),
         TRACED: functools.partial(trace, measure=nothing),
@@ -91,12 +95,16 @@ def anew(
     return torch.stack(found, dim=2)
 
 
-def _by_numpy(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H D"]:
-    return throughput.by_numpy(state.flatten(0, 1)).unflatten(0, state.shape[:2])
-
-
 def _spaced(T: int, count: int) -> list[int]:
     return [T * (i + 1) // count for i in range(count)]
+
+
+def every_token(name: str, T: int, route: str) -> timing.Case:
+    """Ranks of a shipped model's states at every one of T tokens, with all code compiled beforehand."""
+    model = subjects.shipped(name)
+    trace = functools.partial(states.trace, model, measure=ranks, route=route)
+    trace(subjects.tokens(model, 1, 2), [1, 2])
+    return functools.partial(trace, subjects.tokens(model, 1, T), list(range(1, T + 1)))
 
 
 def growth(
@@ -113,16 +121,41 @@ def growth(
         "L": {size: (subjects.drawn(size), T) for size in layers},
         "H": {size: (subjects.drawn(2, heads=size), T) for size in heads},
     }
-    return pd.concat([_grown(axis, by_size, rounds) for axis, by_size in subject.items()], ignore_index=True)
+    tables = []
+    for axis, by_size in subject.items():
+        cases = {}
+        for size, (model, tokens) in by_size.items():
+            positions = list(range(min(_EVERY, tokens), tokens + 1, _EVERY))
+            cases[f"{size}"] = functools.partial(states.trace, model, subjects.tokens(model, 1, tokens), positions)
+        times = timing.interleaved(cases, rounds=rounds)
+        rows = timing.medians(times, base=next(iter(cases))).assign(axis=axis, size=list(by_size))
+        rows[["exponent", "low", "high"]] = timing.exponent(times)
+        tables.append(rows[["axis", "size", "n", "median", "spread", "unit", "exponent", "low", "high"]])
+    return pd.concat(tables, ignore_index=True)
 
 
-def _grown(axis: str, by_size: dict[int, tuple[models.Model, int]], rounds: int) -> pd.DataFrame:
-    cases = {}
-    for size, (model, T) in by_size.items():
-        positions = list(range(min(_EVERY, T), T + 1, _EVERY))
-        cases[f"{size}"] = functools.partial(states.trace, model, subjects.tokens(model, 1, T), positions)
-    times = timing.interleaved(cases, rounds=rounds)
-    fit = timing.exponent(timing.wide(times), {f"{size}": size for size in by_size})
-    rows = timing.medians(times, base=next(iter(cases))).assign(axis=axis, size=list(by_size))
-    rows = rows.assign(exponent=fit.estimate, low=fit.low, high=fit.high)
-    return rows[["axis", "size", "n", "median", "spread", "unit", "exponent", "low", "high"]]
+def watched(*, names: tuple[str, ...], every: tuple[int, ...], T: int, new: int, rounds: int) -> pd.DataFrame:
+    """`timing.compared` writing `new` tokens after T of them, greedily, by model and by how often states are looked at.
+
+    Nothing is shown or logged meanwhile: a line a look would time the terminal.
+    """
+    tables = []
+    with mock.patch.object(logging.getLogger(states.__name__), "disabled", True):
+        for name in names:
+            model = subjects.shipped(name)
+            cases = {UNWATCHED: writing(model, T, new, every=None)}
+            cases |= {f"every {n}": writing(model, T, new, every=n) for n in every}
+            tables.append(timing.compared(cases, rounds=rounds, base=UNWATCHED, tokens=new, model=name, T=T))
+    return pd.concat(tables, ignore_index=True)
+
+
+def writing(model: models.Model, T: int, new: int, *, every: int | None) -> timing.Case:
+    """`new` tokens after T of them, never fewer; with `every`, watched after as many tokens each time."""
+    ids = subjects.tokens(model, 1, T)
+    options = {"max_new_tokens": new, "min_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+
+    def write() -> list[int]:
+        with contextlib.nullcontext() if every is None else states.watch(model, every=every):
+            return model.hf.generate(ids, attention_mask=ids.new_ones(ids.shape), **options)[0].tolist()
+
+    return write

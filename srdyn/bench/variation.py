@@ -1,11 +1,7 @@
 """How far one reading of a text is from another that differs only in how it is computed."""
 
-import functools
-import multiprocessing
 import os
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 from unittest import mock
 
 import numpy as np
@@ -16,9 +12,9 @@ from torch import Tensor
 
 from srdyn import contexts, models, spectra, states
 from srdyn.architectures import cpu_speedups
-from srdyn.bench import subjects
+from srdyn.bench import subjects, timing
 from srdyn.kernels import denormals
-from srdyn.study.run import opened, workers
+from srdyn.study.run import opened
 
 STUDY, ROWS, THREAD, CACHE = "as the study reads", "rows one at a time", "one thread", "through the cache"
 PLAIN, STOCK, OLDER = "without compiled sweeps", "transformers' functions", "older instructions"
@@ -28,11 +24,8 @@ _OLDER |= {"MKL_CBWR": "COMPATIBLE", "NUMBA_CPU_NAME": "generic"}
 """What a process is started with to be as on a processor without AVX and fused multiply-add, code compiled here too."""
 
 
-class Read(NamedTuple):
-    """What a reading found: states, and log-probabilities of the tokens that came."""
-
-    states: Float32[np.ndarray, "L B C H K V"]
-    log_p: Float64[np.ndarray, "B T"]
+Read = tuple[Float32[np.ndarray, "L B C H K V"], Float64[np.ndarray, "B T"]]
+"""What a reading found: states, and log-probabilities of the tokens that came."""
 
 
 def table(*, names: Sequence[str], domains: Sequence[str], T: int, positions: Sequence[int]) -> pd.DataFrame:
@@ -48,8 +41,7 @@ def table(*, names: Sequence[str], domains: Sequence[str], T: int, positions: Se
         tokens = text(model, domains, T)
         study = read(STUDY, name, tokens, positions)
         for way in WAYS:
-            reads = functools.partial(elsewhere, read) if way == OLDER else read
-            found = _beside(study, reads(way, name, tokens, positions))
+            found = _beside(study, (_older if way == OLDER else read)(way, name, tokens, positions))
             rows += [{**opened.about(model), "way": way, **row} for row in found]
     return pd.DataFrame(rows)
 
@@ -75,24 +67,22 @@ def read(way: str, name: str, tokens: Int64[Tensor, "B T"], positions: Sequence[
             log_p = [model.logits(x)[:, :-1].double().log_softmax(-1).gather(-1, x[:, 1:, None]) for x in parts]
     finally:
         torch.set_num_threads(threads)
-    return Read(torch.cat(kept, 1).float().numpy(), torch.cat(log_p)[..., 0].numpy())
+    return torch.cat(kept, 1).float().numpy(), torch.cat(log_p)[..., 0].numpy()
 
 
-def elsewhere(function: Callable[..., Read], *given: object) -> Read:
-    """What the function returns in a process that uses `OLDER` instructions alone."""
-    spawn, watch = multiprocessing.get_context("spawn"), workers.watch_parent
-    with mock.patch.dict(os.environ, _OLDER), ProcessPoolExecutor(1, spawn, initializer=watch) as pool:
-        return pool.submit(function, *given).result()
+def _older(*given: object) -> Read:
+    with mock.patch.dict(os.environ, _OLDER):
+        return timing.elsewhere(read, *given)
 
 
 def _beside(study: Read, found: Read) -> Iterator[dict[str, object]]:
-    one, other = (torch.from_numpy(x.states) for x in (study, found))
+    one, other = (torch.from_numpy(x[0]) for x in (study, found))
     sigma, again = spectra.singular_values(one), spectra.singular_values(other)
     largest = sigma[..., :1]
     state = spectra.singular_values(other.double() - one.double())[..., :1] / largest
     differs = spectra.effective_rank(sigma) != spectra.effective_rank(again)
     certain = ~(spectra.uncertain(sigma) | spectra.uncertain(again)).any(-1)
-    log_p = abs(found.log_p - study.log_p)
+    log_p = abs(found[1] - study[1])
     for quantity, difference, unit, n in (
         ("states", state.max(), "σ₁", state.numel()),
         ("singular values", ((again - sigma).abs() / largest).max(), "σ₁", sigma.numel()),

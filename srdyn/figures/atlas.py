@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from srdyn import ablation, models, passport, prune, states
@@ -106,17 +106,13 @@ def _read(model: models.Model, tokens: Int[Tensor, "1 T"], removal: bool) -> dic
     even = np.linspace(1, T, most).round().astype(int).tolist()
     positions = sorted({2**i for i in range(T.bit_length())} | set(even))
     found = passport.measure(model, tokens, positions=positions, removal=tokens if removal else None)
-    size = states.trace(model, tokens, range(1, T + 1), measure=_size)[:, 0]  # [L, T, H]
+    size = states.trace(model, tokens, range(1, T + 1), measure=torch.linalg.matrix_norm)[:, 0]  # [L, T, H]
     change = torch.cat([size[:, :1], size.diff(dim=1)], 1) / size.amax(1, keepdim=True).clamp(min=1e-30)
     held = [(layer, head) for layer, row in enumerate(model.layers) for head in row.heads]  # as a passport lists them
     gain = [(100 * change[layer, :, head]).round().int().tolist() for layer, head in held]
     ids = tokens[0].tolist()
     spelled = [str(i) for i in ids] if model.tokenizer is None else [model.tokenizer.decode([i]) for i in ids]
     return found | {"text": {"tokens": spelled, "gain": gain}}
-
-
-def _size(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H"]:
-    return state.flatten(2).norm(dim=-1)
 
 
 def _is_live() -> bool:

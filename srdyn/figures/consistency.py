@@ -15,27 +15,23 @@ _ORDER_KEPT = 0.9
 @style.draws("model layer head context", "rank low high D bound text_rank")
 def attacks(table: pd.DataFrame) -> Figure:
     """Every head's rank under a repetition attack (context) against that in text; `bound` is of the first layer."""
-    figure, parts = style.crossed(table, "context", "model", height=1.85, sharey=True)
+    labels = {"x": "effective rank r in text", "y": "effective rank r\nunder attack"}
+    figure, parts = style.crossed(table, "context", "model", height=1.85, sharey=True, **labels)
     for panel, part in parts:
-        _attack_panel(panel, part)
-    style.outer_labels(figure.axes, x="effective rank r in text", y="effective rank r\nunder attack")
+        style.equal_ranks(panel, int(part["D"].max()) if len(part) else 1)
+        first = part["bound"].notna()
+        for rows, look, front in ((part[~first], _OTHERS, 2), (part[first], _FIRST, 3)):
+            mark = {"hollow": look == _FIRST, "markersize": 3, "zorder": front}
+            style.points(panel, rows["text_rank"], rows, look, value="rank", width=0.6, front=front, **mark)
+        for bound in part["bound"].dropna().unique():
+            panel.axhline(bound, zorder=1, **style.BOUND)
+            at, told = panel.get_yaxis_transform(), f"p + 3 = {bound:g}"
+            panel.annotate(told, (1, bound), (-1, 4), at, "offset points", ha="right", size=6, color="0.3")
     first = style.handle("first linear layer", _FIRST, markerfacecolor="white", linestyle="")
     bound = style.handle("p + 3, bound in the first linear layer", **style.BOUND)
     style.legend(figure, [first, style.handle("other layers", _OTHERS, linestyle=""), bound])
     heads = f"{style.span(table.groupby(['model', 'context'])['rank'].count())} heads a panel, with 95 % interval"
     return style.finish(figure, heads, style.counted(table), "dotted: equal ranks")
-
-
-def _attack_panel(panel: Axes, table: pd.DataFrame) -> None:
-    style.equal_ranks(panel, int(table["D"].max()) if len(table) else 1)
-    first = table["bound"].notna()
-    for rows, look, front in ((table[~first], _OTHERS, 2), (table[first], _FIRST, 3)):
-        mark = {"hollow": look == _FIRST, "markersize": 3, "zorder": front}
-        style.points(panel, rows["text_rank"], rows, look, value="rank", width=0.6, front=front, **mark)
-    for bound in table["bound"].dropna().unique():
-        panel.axhline(bound, zorder=1, **style.BOUND)
-        at = panel.get_yaxis_transform()
-        panel.annotate(f"p + 3 = {bound:g}", (1, bound), (-1, 4), at, "offset points", ha="right", size=6, color="0.3")
 
 
 @style.draws("model layer context sample position", "cosine bound")
@@ -47,10 +43,9 @@ def cosine_bound(table: pd.DataFrame) -> Figure:
     """
     turns = table.assign(turn=1 - table["cosine"], allowed=1 - table["bound"])
     shown = turns.assign(turn=turns["turn"].where(turns["turn"] > 0))
-    figure, parts = style.panels(shown, "model", height=2.0)
+    figure, parts = style.panels(shown, "model", height=2.0, x="position t (tokens)", y="1 − cos(n(t), n(t − 1))")
     for panel, part in parts:
         _turn_panel(panel, part)
-    style.outer_labels(figure.axes, x="position t (tokens)", y="1 − cos(n(t), n(t − 1))")
     lost = int((turns["turn"] <= 0).sum())
     return style.finish(
         figure,
@@ -63,41 +58,35 @@ def cosine_bound(table: pd.DataFrame) -> Figure:
 
 def _turn_panel(panel: Axes, table: pd.DataFrame) -> None:
     panel.set_yscale("log")
-    layers = sorted(table["layer"].unique())
-    shades = dict(zip(layers, style.shades(len(layers), 0.85), strict=True))
-    for layer, shade in shades.items():
-        steps = table[table["layer"] == layer].groupby("position")
+    layers, labels = list(table.groupby("layer")), []
+    for (layer, rows), shade in zip(layers, style.shades(len(layers), 0.85), strict=True):
+        steps = rows.groupby("position")
         turn, allowed = (steps[name].agg(["mean", "min", "max"]) for name in ("turn", "allowed"))
         panel.plot(turn.index, turn["mean"], color=shade, linewidth=0.8)
         panel.fill_between(turn.index, turn["min"], turn["max"], color=shade, alpha=0.2, linewidth=0)
         panel.plot(allowed.index, allowed["mean"], **(style.BOUND | {"linewidth": 0.6}))
+        labels.append((turn["mean"].iloc[-1], f"layer {layer}", shade))
     style.log2_positions(panel, table["position"])
-    last = table["position"] == table["position"].max()
-    ends = table[last].groupby("layer")["turn"].mean().dropna()
-    outer = dict.fromkeys([layers[0], layers[-1]])
-    labels = [(ends[layer], f"layer {layer}", shades[layer]) for layer in outer if layer in ends]
-    allowed = table.loc[last, "allowed"].dropna()
-    style.label_right(panel, labels + ([(allowed.mean(), "Eq. 13", "0.35")] if len(allowed) else []))
+    outer = {label[1]: label for label in (labels[0], labels[-1]) if label[0] > 0}
+    allowed = table.loc[table["position"] == table["position"].max(), "allowed"].mean()
+    bound = [(allowed, "Eq. 13", "0.35")] if allowed > 0 else []
+    style.label_right(panel, [*outer.values(), *bound])
 
 
 @style.draws("kind seed source position", "model spearman low high")
 def time_order(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the ranks after t tokens with the final ranks: seeds and nulls, a panel a kind; NaN is a gap."""
-    figure, parts = style.panels(table, "kind", height=2.0)
+    labels = {"x": "position t (tokens)", "y": "Spearman ρ to final ranks"}
+    figure, parts = style.panels(table, "kind", height=2.0, **labels)
     for panel, part in parts:
-        part = part.sort_values("position")
-        for (source, seed), line in part.groupby(["source", "seed"]):
-            _order_line(panel, line, source, bold=int(seed) == style.seeds(part)[0])
+        for (source, seed), line in part.sort_values("position").groupby(["source", "seed"]):
+            look, model = style.SOURCES[source], source == style.MODEL
+            bold = model and int(seed) == style.seeds(part)[0]
+            drawn = {"color": look.colour, "marker": look.marker, "markersize": 2.5, "zorder": 4 if model else 2}
+            panel.plot(line["position"], line["spearman"], linewidth=1.5 if bold else 0.8, **drawn)
+            panel.fill_between(line["position"], line["low"], line["high"], color=look.colour, alpha=0.14, linewidth=0)
         panel.axhline(_ORDER_KEPT, zorder=1, **style.BOUND)
         style.log2_positions(panel, part["position"])
         panel.set_ylim(top=1.03)
-    style.outer_labels(figure.axes, x="position t (tokens)", y="Spearman ρ to final ranks")
     style.source_legend(figure, table, "spearman")
     return style.finish(figure, "bands: 95 % interval", style.counted(table), f"dashed: {_ORDER_KEPT:g}")
-
-
-def _order_line(panel: Axes, line: pd.DataFrame, source: str, *, bold: bool) -> None:
-    look, model = style.SOURCES[source], source == style.MODEL
-    drawn = {"color": look.colour, "marker": look.marker, "markersize": 2.5, "zorder": 4 if model else 2}
-    panel.plot(line["position"], line["spearman"], linewidth=1.5 if bold and model else 0.8, **drawn)
-    panel.fill_between(line["position"], line["low"], line["high"], color=look.colour, alpha=0.14, linewidth=0)

@@ -5,16 +5,14 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import NullLocator
 
 from srdyn import strata
 from srdyn.figures import style
 from srdyn.loading import reference
 from srdyn.study.analysis import emergence
 
-_KEY = ["kind", "seed", "step"]
-_ENDS = ["estimate", "low", "high"]
 _FEW_STEPS = 4
+_STEPS = 4
 _NO_BREAK = "\N{NO-BREAK SPACE}"
 _STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
 _REFERENCES = {
@@ -23,17 +21,11 @@ _REFERENCES = {
     "other half": style.Look("#117733", ""),
 }
 """What an order is compared with; the last is a ceiling, and dashed."""
-_DASHES = {emergence.HALVES: "--"}
 _ARMS = {"low": style.STRATA["low"], "high": style.STRATA["high"], "random": style.Look("#777777", "D")}
 """Which heads are removed."""
 _STRATA = {name if name == "middle" else f"{name}-rank": look for name, look in style.STRATA.items()}
 _VALUES = {emergence.RANK: "ranks", emergence.DECAY: "decays"}
-_ORIGINS = {
-    "rank at the start": "rank at the start",
-    "decay at the end": "decay at the end",
-    "start beyond decay": "start, beyond decay",
-    "decay beyond start": "decay, beyond start",
-}
+_ORIGINS = ("rank at the start", "decay at the end", "start beyond decay", "decay beyond start")
 
 
 @style.draws("layer head kind step", "rank D stratum seed")
@@ -43,31 +35,28 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     `heads` are those of one seed of each kind, with their stratum at the end. `distribution`: kind, seed, step, measure
     (`share of low` …, `rank of low` …, the mean of the heads that end there), estimate, low, high, n.
     """
-    style.require(distribution, [*_KEY, "measure", *_ENDS], key=[*_KEY, "measure"])
-    kinds = list(heads["kind"].unique())
-    figure, axes = style.grid(2, len(kinds), height=1.8, sharex="col", sharey="row")
-    for (top, bottom), kind in zip(axes.T, kinds, strict=True):
-        part, rows = heads[heads["kind"] == kind], distribution[distribution["kind"] == kind]
-        _heads_panel(top, part, "rank")
+    key = ["kind", "seed", "step", "measure"]
+    style.require(distribution, [*key, "estimate", "low", "high", "n"], key=key)
+    figure, columns = _columns(heads, "effective rank r", "share of heads", height=1.8, sharex="col", x=_STEPS)
+    distribution = distribution[distribution["kind"].isin(heads["kind"])].sort_values("step", kind="stable")
+    for top, bottom, part in columns:
+        rows = distribution[distribution["kind"] == part["kind"].iloc[0]]
         for bound in (strata.LOW, strata.HIGH):
             top.axhline(bound * part["D"].iloc[0], zorder=1, **style.BOUND)
-        top.set_title(f"{kind}, {len(part[['layer', 'head']].drop_duplicates())} heads")
         own = rows[rows["seed"] == part["seed"].iloc[0]]
         for stratum, look in style.STRATA.items():
             _line(top, own[own["measure"] == f"rank of {stratum}"], look.colour, "-", bold=True)
             _lines(bottom, rows[rows["measure"] == f"share of {stratum}"], look)
+        top.set_title(f"{top.get_title()}, {part.groupby(['layer', 'head']).ngroups} heads")
         bottom.set_ylim(-0.03, 1.03)
-        _step_axis(bottom, part["step"])
-        _label_strata(top, part, "rank")
-    axes[0, 0].set_ylabel("effective rank r")
-    style.outer_labels(list(axes[1]), x=_STEPS, y="share of heads")
+        _heads(top, part, "rank")
     _legend(figure, _STRATA)
     shares = distribution[distribution["measure"] == "share of high"]
-    said = _said(shares, kinds, lambda rows: f"{rows['estimate'].iloc[0]:.2f} → {rows['estimate'].iloc[-1]:.2f}")
+    said = _said(shares, lambda rows: f"{rows['estimate'].iloc[0]:.2f} → {rows['estimate'].iloc[-1]:.2f}")
     return style.finish(
         figure,
         f"colours: stratum at the end (above), at the step (below); bold: mean, bands: 95 % interval over "
-        f"{_windows(distribution)} windows; dashed: bounds of the strata",
+        f"{style.span(distribution['n'])} windows; dashed: bounds of the strata",
         f"share of high heads before and after training: {said}",
     )
 
@@ -75,12 +64,13 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
 @style.draws("kind seed step value measure reference", "estimate low high n")
 def identity_formation(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below."""
-    table = table[(table["measure"] == "spearman") & table["value"].isin(_VALUES)]
+    table = table[(table["measure"] == "spearman") & table["value"].isin(_VALUES)].sort_values("step", kind="stable")
     named = table.assign(named="Spearman ρ of " + table["value"].map(_VALUES))
     figure, parts = style.crossed(named, "named", "kind", height=1.7, x=_STEPS, sharex="col", sharey=True)
     for panel, part in parts:
         for other, look in _REFERENCES.items():
-            _lines(panel, part[part["reference"] == other], look, line=_DASHES.get(other, "-"))
+            line = "--" if other == emergence.HALVES else "-"
+            _lines(panel, part[part["reference"] == other], look, line=line)
         panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         _step_axis(panel, part["step"])
     named = ["with the final model", "with the untrained model", "between halves of the windows"]
@@ -88,9 +78,9 @@ def identity_formation(table: pd.DataFrame) -> Figure:
     ranks = table[(table["value"] == emergence.RANK) & (table["reference"] == "untrained")]
     return style.finish(
         figure,
-        f"bands: 95 % interval over windows, n = {_windows(table[table['reference'] == 'final'])}",
+        f"bands: 95 % interval over windows, n = {style.span(table.loc[table['reference'] == 'final', 'n'])}",
         "halves: the ceiling at each step" + ("; thin: second seed" if len(style.seeds(table)) > 1 else ""),
-        f"ρ of final with untrained ranks: {_said(ranks, list(table['kind'].unique()), _last)}",
+        f"ρ of final with untrained ranks: {_said(ranks, _last)}",
     )
 
 
@@ -100,71 +90,82 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
 
     `heads`: as for `rank_formation`, half-lives in tokens. `origin`: kind, seed, measure, estimate, low, high, n.
     """
-    style.require(origin, ["kind", "seed", "measure", *_ENDS], key=["kind", "seed", "measure"])
-    kinds = list(heads["kind"].unique())
-    figure, axes = style.grid(2, len(kinds), height=1.7, sharey="row")
-    for (top, bottom), kind in zip(axes.T, kinds, strict=True):
-        part = heads[heads["kind"] == kind]
+    key = ["kind", "seed", "measure"]
+    style.require(origin, [*key, "estimate", "low", "high", "n"], key=key)
+    origin = origin[origin["kind"].isin(heads["kind"])]
+    figure, columns = _columns(heads, "half-life (tokens)", "", height=1.7, x="R² of the final ranks")
+    for top, bottom, part in columns:
         top.set_yscale("log")
-        top.yaxis.set_minor_locator(NullLocator())
-        _heads_panel(top, part, "half_life")
         fills = emergence.half_life_that_saturates(int(part["D"].iloc[0]))
         top.axhline(fills, zorder=3, **style.BOUND)
-        top.set_title(kind)
         top.set_xlabel(_STEPS)
-        _step_axis(top, part["step"])
-        _label_strata(top, part, "half_life")
-        _origin_panel(bottom, origin[origin["kind"] == kind])
-    axes[0, 0].set_ylabel("half-life (tokens)")
-    style.outer_labels(list(axes[1]), x="R² of the final ranks", y="")
+        _heads(top, part, "half_life")
+        _origins(bottom, origin[origin["kind"] == part["kind"].iloc[0]])
     _legend(figure, _STRATA)
     return style.finish(
         figure,
         f"above: a line a head, dashed: {fills:.2g} tokens, from where constant decay lets a head fill up",
-        f"below: share of variance between heads, both as ranks; bars: 95 % interval over {_windows(origin)} windows",
+        f"below: share of variance between heads, both as ranks; bars: 95 % interval over {style.span(origin['n'])} "
+        "windows",
         "open: second seed" if len(style.seeds(origin)) > 1 else "",
-        f"explained by the start and by the decay: {_said(origin, kinds, _explained)}",
+        f"explained by the start and by the decay: {_said(origin, _explained)}",
     )
 
 
 @style.draws("kind seed step arm reference", "estimate low high n removed")
 def contrast_formation(table: pd.DataFrame) -> Figure:
     """What removing heads costs over training (beside `intact`), above low minus high, a column a kind of model."""
-    kinds = list(table["kind"].unique())
-    figure, axes = style.grid(2, len(kinds), height=1.6, sharex="col", sharey="row")
-    for (top, bottom), kind in zip(axes.T, kinds, strict=True):
-        part = table[table["kind"] == kind]
+    labels = ("cost (bits per byte)", "low − high\n(bits per byte)")
+    figure, columns = _columns(table, *labels, height=1.6, sharex="col", x=_STEPS)
+    for top, bottom, part in columns:
         for which, (arm, look) in enumerate(_ARMS.items()):
             _dots(top, part[(part["arm"] == arm) & (part["reference"] == "intact")], look, shift=which - 1)
         _dots(bottom, part[(part["arm"] == "low") & (part["reference"] == "high")], _REFERENCES["final"], shift=0)
         for panel in (top, bottom):
             panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         removed = part.loc[part["removed"] > 0, "removed"]
-        top.set_title(f"{kind}, {style.span(removed.astype(int))} heads removed")
+        top.set_title(f"{top.get_title()}, {style.span(removed.astype(int))} heads removed")
         _step_axis(bottom, part["step"])
-    axes[0, 0].set_ylabel("cost (bits per byte)")
-    style.outer_labels(list(axes[1]), x=_STEPS, y="low − high\n(bits per byte)")
     _legend(figure, {f"{arm} heads" if arm == "random" else f"{arm}-rank heads": look for arm, look in _ARMS.items()})
     ends = table[(table["arm"] == "low") & (table["reference"] == "high")]
     return style.finish(
         figure,
-        f"bars: 95 % interval over {_windows(table)} windows and draws of heads",
+        f"bars: 95 % interval over {style.span(table['n'])} windows and draws of heads",
         "open: second seed" if len(style.seeds(table)) > 1 else "",
-        f"low − high at the end: {_said(ends, kinds, _last)}",
+        f"low − high at the end: {_said(ends.sort_values('step', kind='stable'), _last)}",
     )
+
+
+def _columns(
+    table: pd.DataFrame, above: str, below: str, **given: float | str
+) -> tuple[Figure, list[tuple[Axes, Axes, pd.DataFrame]]]:
+    """A column for each kind of model: two panels, whose vertical axes are labelled, and its rows in order of steps."""
+    parts = list(table.sort_values("step", kind="stable").groupby("kind", sort=False))
+    figure, axes = style.grid(2, len(parts), sharey="row", **given)
+    axes[0, 0].set_ylabel(above)
+    axes[1, 0].set_ylabel(below)
+    for (kind, _), top in zip(parts, axes[0], strict=True):
+        top.set_title(kind)
+    return figure, [(*pair, part) for (_, part), pair in zip(parts, axes.T, strict=True)]
 
 
 def _dots(panel: Axes, table: pd.DataFrame, look: style.Look, *, shift: int) -> None:
     """Points with bars, a line for each seed; `shift` moves them aside, so that arms do not hide each other."""
     for seed in style.seeds(table):
-        rows, first = table[table["seed"] == seed].sort_values("step"), seed == style.seeds(table)[0]
+        rows, first = table[table["seed"] == seed], seed == style.seeds(table)[0]
         line = "-" if first else ""
         style.points(panel, rows["step"] * 1.07**shift, rows, look, hollow=not first, linestyle=line, zorder=3)
 
 
-def _heads_panel(panel: Axes, table: pd.DataFrame, value: str) -> None:
-    for (stratum, _, _), line in table.sort_values("step").groupby(["stratum", "layer", "head"], observed=True):
+def _heads(panel: Axes, table: pd.DataFrame, value: str) -> None:
+    """A line for each head, in the colour of the stratum that it ends in; at the right how many end there."""
+    for (stratum, _, _), line in table.groupby(["stratum", "layer", "head"], observed=True):
         panel.plot(line["step"], line[value], color=style.STRATA[stratum].colour, linewidth=0.5, alpha=0.4, zorder=2)
+    _step_axis(panel, table["step"])
+    last = table[table["step"] == table["step"].max()]
+    ends = last.groupby(last["stratum"].astype(str))[value].agg(["median", "size"])
+    labels = [(end.median, f"{end.size}", style.STRATA[end.Index].colour) for end in ends.itertuples()]
+    style.label_right(panel, labels)
 
 
 def _lines(panel: Axes, table: pd.DataFrame, look: style.Look, *, line: str = "-") -> None:
@@ -175,26 +176,24 @@ def _lines(panel: Axes, table: pd.DataFrame, look: style.Look, *, line: str = "-
 
 
 def _line(panel: Axes, rows: pd.DataFrame, colour: str, line: str, *, bold: bool) -> None:
-    rows = rows.sort_values("step")
     width = 1.4 if bold else 0.6
     panel.plot(rows["step"], rows["estimate"], line, color=colour, linewidth=width, markersize=2.2, zorder=3)
     if bold:
         panel.fill_between(rows["step"], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0, zorder=1)
 
 
-def _origin_panel(panel: Axes, table: pd.DataFrame) -> None:
-    seeds = style.seeds(table)
+def _origins(panel: Axes, table: pd.DataFrame) -> None:
     for place, measure in enumerate(_ORIGINS):
-        rows = table[table["measure"] == measure].set_index("seed")
-        for seed, aside in style.apart(style.seeds(rows.reset_index()), 0.16).items():
-            mark = {"hollow": seed != seeds[0], "zorder": 3}
-            style.points(panel, place + aside, rows.loc[seed].to_dict(), _REFERENCES["final"], listed=True, **mark)
-    style.listed(panel, list(_ORIGINS.values()))
+        rows = table[table["measure"] == measure]
+        for seed, aside in style.apart(style.seeds(rows), 0.16).items():
+            mark = {"hollow": seed != style.seeds(table)[0], "listed": True, "zorder": 3}
+            style.points(panel, place + aside, rows[rows["seed"] == seed], _REFERENCES["final"], **mark)
+    style.listed(panel, [measure.replace(" beyond", ", beyond") for measure in _ORIGINS])
     panel.set_xlim(-0.04, 1.04)
     panel.axvline(0, color="0.8", linewidth=0.6, zorder=0)
 
 
-def _step_axis(panel: Axes, steps: Sequence[int] | pd.Series) -> None:
+def _step_axis(panel: Axes, steps: pd.Series) -> None:
     """Logarithmic in steps with a place for step 0, left of the first one observed; few steps are all named."""
     later = sorted(step for step in set(steps) if step > 0)
     first, last = later[0], later[-1]
@@ -202,37 +201,21 @@ def _step_axis(panel: Axes, steps: Sequence[int] | pd.Series) -> None:
     fours = [first * 4**i for i in range(20) if first * 4**i <= last]
     ticks = [0, *(later if len(later) <= _FEW_STEPS else fours)]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
-    panel.xaxis.set_minor_locator(NullLocator())
+    panel.minorticks_off()
     panel.set_xlim(-0.15 * first, last * 1.18)
 
 
-def _label_strata(panel: Axes, table: pd.DataFrame, value: str) -> None:
-    last = table[table["step"] == table["step"].max()]
-    ends = last.groupby(last["stratum"].astype(str))[value].agg(["median", "size"])
-    labels = [(row["median"], f"{int(row['size'])}", style.STRATA[s].colour) for s, row in ends.iterrows()]
-    style.label_right(panel, labels)
-
-
 def _legend(figure: Figure, looks: Mapping[str, style.Look], *, dashed: Sequence[str] = ()) -> None:
-    lines = {
-        name: {"linestyle": "--" if name in dashed else "-", "linewidth": 1.4, "markersize": 2.8} for name in looks
-    }
-    style.legend(figure, [style.handle(name, look, **lines[name]) for name, look in looks.items()])
+    lines = {name: "--" if name in dashed else "-" for name in looks}
+    size = {"linewidth": 1.4, "markersize": 2.8}
+    style.legend(figure, [style.handle(name, look, linestyle=lines[name], **size) for name, look in looks.items()])
 
 
-def _windows(table: pd.DataFrame) -> str:
-    return style.span(table["n"].astype(int)) if "n" in table else ""
-
-
-def _said(table: pd.DataFrame, kinds: list[str], told: Callable[[pd.DataFrame], str]) -> str:
+def _said(table: pd.DataFrame, told: Callable[[pd.DataFrame], str]) -> str:
     """`hybrid 0.60 → 0.27, pure …`: what is told of the first seed of each kind, whose rows are in order of steps."""
-    found = []
-    for kind in kinds:
-        rows = table[table["kind"] == kind]
-        rows = rows[rows["seed"] == rows["seed"].min()]
-        rows = rows.sort_values("step") if "step" in rows else rows
-        found.append(f"{kind} {told(rows)}".replace(" ", _NO_BREAK))
-    return ", ".join(found)
+    first = table[table["seed"] == table.groupby("kind")["seed"].transform("min")]
+    found = [f"{kind} {told(rows)}" for kind, rows in first.groupby("kind", sort=False)]
+    return ", ".join(text.replace(" ", "\N{NO-BREAK SPACE}") for text in found)
 
 
 def _explained(rows: pd.DataFrame) -> str:

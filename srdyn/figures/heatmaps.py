@@ -6,15 +6,14 @@ import seaborn as sns
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, Normalize
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
 from srdyn.figures import style
 
-_SHADES = colormaps[style.COLOURMAP].resampled(20)
+_SHARES = ScalarMappable(Normalize(0, 1), colormaps[style.COLOURMAP].resampled(20))
 """One shade for every twentieth."""
-_DIVERGING = colormaps["PuOr_r"]
 
 
 @style.draws("model source layer head", "rank D")
@@ -23,18 +22,20 @@ def head_map(table: pd.DataFrame) -> Figure:
     table = table[table["source"].isin([style.MODEL, "untrained"])]
     style.require(table, [], key=["model", "source", "layer", "head"])
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
-    figure, parts = style.crossed(table, "source", "model", height=height, x="head h", sharex=False, sharey=False)
-    rows = {panel: f"{panel.get_ylabel()}\nlayer ℓ" for panel, _ in parts if panel.get_ylabel()}
+    figure, parts = style.crossed(table, "source", "model", height=height, sharex=False, sharey=False)
+    lowest = {}
     for panel, part in parts:
+        if panel.get_ylabel():
+            panel.set_ylabel(f"{panel.get_ylabel()}\nlayer ℓ")
         if part.empty:
-            panel.set(frame_on=False, xticks=[], yticks=[], xlabel="")
+            panel.set(frame_on=False, xticks=[], yticks=[])
             continue
+        lowest[part["model"].iloc[0]] = panel
         shares = part.assign(share=part["rank"] / part["D"]).pivot(index="layer", columns="head", values="share")
-        _heatmap(panel, shares, _SHADES, (0.0, 1.0))
-    style.outer_labels([panel for panel, _ in parts if panel.collections], x="head h", y="")
-    for panel, label in rows.items():
-        panel.set_ylabel(label)
-    _colourbar(figure, "effective rank r / d", _SHADES, (0.0, 1.0))
+        _heatmap(panel, shares, _SHARES)
+    for panel in lowest.values():
+        panel.set_xlabel("head h")
+    _colourbar(figure, "effective rank r / d", _SHARES)
     heads = table.groupby(["model", "source"]).size()
     return style.finish(figure, f"{style.span(heads)} heads a panel", style.counted(table))
 
@@ -46,10 +47,10 @@ def context_matrix(table: pd.DataFrame) -> Figure:
     figure, parts = style.panels(table, "model", height=0.9 + 0.165 * len(order))
     for panel, part in parts:
         pairs = part.pivot(index="a", columns="b", values="spearman").reindex(index=order, columns=order).astype(float)
-        texts = pairs.map(lambda value: "" if np.isnan(value) else f"{value:.2f}".replace("0.", ".", 1))
-        _heatmap(panel, pairs, _SHADES, (0.0, 1.0), texts=texts)
+        texts = pairs.map(lambda value: f"{value:.2f}".replace("0.", ".", 1))
+        _heatmap(panel, pairs, _SHARES, texts=texts)
         panel.tick_params(axis="x", rotation=90)
-    _colourbar(figure, "Spearman ρ of ranks", _SHADES, (0.0, 1.0))
+    _colourbar(figure, "Spearman ρ of ranks", _SHARES)
     return style.finish(figure, "ρ over all heads of a model; hatched: undefined", style.counted(table))
 
 
@@ -62,54 +63,42 @@ def residual_map(table: pd.DataFrame) -> Figure:
     table = table.dropna(subset="residual")
     style.require(table, [], key=["model", "layer", "head"])
     table = table.assign(framed=table["stratum"].astype(str) != table["mechanism_stratum"].astype(str))
+    certain = (table["residual_low"] > 0) | (table["residual_high"] < 0)
+    table["shown"] = table["residual"].where(certain, 0)
     widest = max(1, np.ceil(table["residual"].abs().max()))
+    scale = ScalarMappable(Normalize(-widest, widest), colormaps["PuOr_r"])
     deepest = table.groupby("model")["layer"].nunique().max()
-    figure, parts = style.panels(table, "model", height=0.6 + min(0.19 * deepest, 5), sharex=False, sharey=False)
+    own = {"sharex": False, "sharey": False, "x": "head h", "y": "layer ℓ"}
+    figure, parts = style.panels(table, "model", height=0.6 + min(0.19 * deepest, 5), **own)
     for panel, part in parts:
-        _residual_panel(panel, part, widest)
-    style.outer_labels(figure.axes, x="head h", y="layer ℓ")
-    _colourbar(figure, "r less r in the null", _DIVERGING, (-widest, widest))
+        values, shown = (part.pivot(index="layer", columns="head", values=name) for name in ("residual", "shown"))
+        _heatmap(panel, shown, scale, texts=values.map(lambda value: style.signed(f"{value:.0f}")), line="0.9")
+        for head in part[part["framed"]].itertuples():
+            place = (values.columns.get_loc(head.head) + 0.06, values.index.get_loc(head.layer) + 0.06)
+            panel.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor="#111111", linewidth=0.8))
+    _colourbar(figure, "r less r in the null", scale)
     framed = table.groupby("model", sort=False)["framed"].agg(["sum", "size"])
     counted = ", ".join(f"{row.sum} of {row.size} ({row.Index})" for row in framed.itertuples())
     note = f"framed: another stratum than in the null, {counted}"
     return style.finish(figure, "blank: 95 % interval holds 0", style.counted(table), note)
 
 
-def _residual_panel(panel: Axes, table: pd.DataFrame, widest: float) -> None:
-    values, low, high = (
-        table.pivot(index="layer", columns="head", values=f"residual{end}") for end in ("", "_low", "_high")
-    )
-    shown = values.where((low > 0) | (high < 0) | values.isna(), 0)
-    texts = values.map(lambda value: "" if np.isnan(value) else style.signed(f"{value:.0f}"))
-    _heatmap(panel, shown, _DIVERGING, (-widest, widest), texts=texts, line="0.9")
-    for head in table[table["framed"]].itertuples():
-        place = (values.columns.get_loc(head.head) + 0.06, values.index.get_loc(head.layer) + 0.06)
-        panel.add_patch(Rectangle(place, 0.88, 0.88, fill=False, edgecolor="#111111", linewidth=0.8))
-
-
 def _heatmap(
-    panel: Axes,
-    values: pd.DataFrame,
-    colours: Colormap,
-    limits: tuple[float, float],
-    *,
-    texts: pd.DataFrame | None = None,
-    line: str = "white",
+    panel: Axes, values: pd.DataFrame, scale: ScalarMappable, *, texts: pd.DataFrame | None = None, line: str = "white"
 ) -> None:
     """Values as colours, NaN hatched; with texts on request."""
+    labels = {"xlabel": panel.get_xlabel(), "ylabel": panel.get_ylabel()}
     panel.set_facecolor("white")
     panel.patch.set(hatch="//////", edgecolor="0.6")
-    sns.heatmap(
-        values, ax=panel, vmin=limits[0], vmax=limits[1], cmap=colours, cbar=False, linewidths=0.3, linecolor=line,
-        annot=texts, fmt="", annot_kws={"size": 5},
-    )  # fmt: skip
-    panel.set(xlabel="", ylabel="")
+    lines = {"linewidths": 0.3, "linecolor": line}
+    text = {"annot": texts, "fmt": "", "annot_kws": {"size": 5}}
+    sns.heatmap(values, ax=panel, norm=scale.norm, cmap=scale.cmap, cbar=False, **lines, **text)
+    panel.set(**labels)
     panel.tick_params(length=0)
     panel.tick_params(axis="y", rotation=0)
 
 
-def _colourbar(figure: Figure, label: str, colours: Colormap, limits: tuple[float, float]) -> None:
+def _colourbar(figure: Figure, label: str, scale: ScalarMappable) -> None:
     """The scale of all panels, once, at the right."""
-    scale = ScalarMappable(Normalize(*limits), colours)
     bar = figure.colorbar(scale, ax=figure.axes, label=label, aspect=30, fraction=0.03, pad=0.01)
     bar.outline.set_visible(False)

@@ -1,4 +1,4 @@
-"""Figures of what models lose with some of their heads: by dose, against random heads, head by head, by window."""
+"""Figures of what models lose with some of their heads: by dose, against random sets, head by head, by window."""
 
 from collections.abc import Mapping
 
@@ -10,37 +10,30 @@ from matplotlib.figure import Figure
 from srdyn import strata
 from srdyn.figures import style
 
-ARMS = {
-    "intact": style.Look("#111111", "_"),
-    "high": style.STRATA["high"],
-    "low": style.STRATA["low"],
-    "random": style.Look("#8C8C8C", "D"),
-    "decay-matched": style.Look("#C28BC0", "s"),
-    "tied high": style.STRATA["high"]._replace(marker="v"),
-    "tied low": style.STRATA["low"]._replace(marker="p"),
+_ARMS = {
+    "intact": ("intact", "#111111", "_"),
+    "high": ("highest rank removed", *style.STRATA["high"]),
+    "low": ("lowest rank removed", *style.STRATA["low"]),
+    "random": ("random heads removed", "#8C8C8C", "D"),
+    "decay-matched": ("others with the decays of the highest", "#C28BC0", "s"),
+    "tied high": ("high-rank ones removed, ties at random", style.STRATA["high"].colour, "v"),
+    "tied low": ("low-rank ones removed, ties at random", style.STRATA["low"].colour, "p"),
 }
-TITLES = {
-    "intact": "intact",
-    "high": "highest rank removed",
-    "low": "lowest rank removed",
-    "random": "random heads removed",
-    "decay-matched": "others with the decays of the highest",
-    "tied high": "high-rank ones removed, ties at random",
-    "tied low": "low-rank ones removed, ties at random",
-}
-
-
+"""What a legend calls them, and how they are drawn."""
+ARMS = {arm: style.Look(*look) for arm, (_, *look) in _ARMS.items()}
 _MOST_LABELS = 12
 """Layers that are named along an axis."""
+_BESIDE = {"intact": style.BOUND, "all off": {"color": "0.45", "linestyle": ":", "linewidth": 0.9}}
+"""What stands across a panel of sets."""
 
 
 @style.draws("model panel arm share", "estimate low high")
 def doses(table: pd.DataFrame) -> Figure:
     """What is answered (`panel`) with a share of each layer's heads removed: models across, side by side the arms."""
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of each layer's heads removed")
-    arms = [arm for arm in ARMS if arm in set(table["arm"]) - {"intact"}]
-    looks = {arm: (ARMS[arm], aside) for arm, aside in style.apart(arms, 0.24).items()}
     removed = table[table["arm"] != "intact"]
+    arms = [arm for arm in ARMS if arm in set(removed["arm"])]
+    looks = {arm: (ARMS[arm], aside) for arm, aside in style.apart(arms, 0.24).items()}
     for panel, part in parts:
         for intact in part.loc[part["arm"] == "intact", "estimate"]:
             panel.axhline(intact, zorder=1, **style.BOUND)
@@ -48,7 +41,7 @@ def doses(table: pd.DataFrame) -> Figure:
         panel.set_xlim(-0.5, removed["share"].nunique() - 0.5)
     _arm_legend(figure, table["arm"])
     shares = "shares as near as a layer's heads allow"
-    return style.finish(figure, "bars: 95 % interval over rows and draws", shares, _sizes(table))
+    return style.finish(figure, "bars: 95 % interval over rows and draws", shares, style.counted(table, "items"))
 
 
 def _in_steps(
@@ -66,28 +59,28 @@ def _in_steps(
     ticks = sorted(steps.unique())
     for name, line in table[table[by].isin(looks)].groupby(by, sort=False):
         (look, aside), line = looks[name], line.sort_values(steps.name)
-        x = np.array([ticks.index(step) for step in line[steps.name]]) + aside
+        x = np.searchsorted(ticks, line[steps.name]) + aside
         style.points(panel, x, line, look, value=value, linestyle="-", linewidth=linewidth, **mark)
     panel.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
 
 
 def _arm_legend(figure: Figure, arms: pd.Series) -> None:
     """The arms that occur."""
-    bound = {"intact": style.handle(TITLES["intact"], **style.BOUND)}
-    drawn = [name for name in ARMS if name in set(arms)]
-    style.legend(figure, [bound.get(name) or style.handle(TITLES[name], ARMS[name]) for name in drawn])
+    handles = {arm: style.handle(title, ARMS[arm]) for arm, (title, *_) in _ARMS.items()}
+    handles["intact"] = style.handle("intact", **style.BOUND)
+    style.legend(figure, [handle for arm, handle in handles.items() if arm in set(arms)])
 
 
 @style.draws("model probe arm", "difference low high testable")
 def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figure:
     """What removing a group costs beyond as many random heads, in `unit`; on the side `better` of 0 it costs less."""
     height = 0.17 * table["probe"].nunique() * table["arm"].nunique() * 0.62 + 0.35  # inches
-    figure = _listed(table, "probe", "arm", ARMS, "difference", height=height, reach=0.25)
-    style.outer_labels(figure.axes, x=f"difference to random heads\n({unit})", y="")
+    label = f"difference to random heads\n({unit})"
+    figure = _listed(table, "probe", "arm", ARMS, "difference", x=label, height=height, reach=0.25)
     _arm_legend(figure, table["arm"])
     note = f"bars: 95 % interval over rows and draws; {better} of the dashed line: better than random heads removed"
     hollow = "hollow: the intact model is below 90 %, no verdict" if not table["testable"].all() else ""
-    return style.finish(figure, note, hollow, _sizes(table))
+    return style.finish(figure, note, hollow, style.counted(table, "items"))
 
 
 @style.draws("model probe layer head", "rank damage D")
@@ -98,19 +91,19 @@ def single_heads(table: pd.DataFrame) -> Figure:
     figure, parts = style.crossed(table, "probe", "model", height=1.4, x=label, sharex="col")
     for panel, part in parts:
         layers = sorted(part["layer"].unique())
-        x = part["layer"].map(layers.index) + 0.8 * (part["rank"] / part["D"] - 0.5)
+        x = np.searchsorted(layers, part["layer"]) + 0.8 * (part["rank"] / part["D"] - 0.5)
         for name, look in style.STRATA.items():
             own = part["stratum"] == name
             panel.plot(x[own], part.loc[own, "damage"], look.marker, color=look.colour, markersize=3, zorder=2)
         panel.axhline(0, zorder=1, **style.BOUND)
         for between in range(1, len(layers)):
             panel.axvline(between - 0.5, color="0.85", linewidth=0.5, zorder=0)
-        named = range(0, len(layers), -(-len(layers) // _MOST_LABELS))
-        panel.set_xticks(named, [layers[place] for place in named])
+        every = -(-len(layers) // _MOST_LABELS)
+        panel.set_xticks(range(0, len(layers), every), layers[::every])
         panel.tick_params(axis="x", length=0)
         panel.set_yscale("symlog", linthresh=0.01)
     style.legend(figure, [style.handle(f"{name} rank", look, linestyle="") for name, look in style.STRATA.items()])
-    heads = table.groupby("model")[["layer", "head"]].apply(lambda t: len(t.drop_duplicates()))
+    heads = table.drop_duplicates(["model", "layer", "head"])["model"].value_counts()
     unit = "bits lost without one head: a byte of text, an answer of a task"
     return style.finish(figure, unit, f"{style.span(heads)} heads a model")
 
@@ -123,8 +116,8 @@ def coefficients(table: pd.DataFrame) -> Figure:
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
     height = 0.3 * table["predictor"].nunique() + 0.3
-    figure = _listed(table, "predictor", "probe", looks, "coefficient", height=height, reach=0.2, tick=3.5)
-    style.outer_labels(figure.axes, x="coefficient (ranks, standardised)", y="")
+    label = "coefficient (ranks, standardised)"
+    figure = _listed(table, "predictor", "probe", looks, "coefficient", x=label, height=height, reach=0.2, tick=3.5)
     style.legend(figure, [style.handle(*named) for named in looks.items()])
     return style.finish(figure, "bars: 95 % interval, heads resampled", "positive: more of it, more damage")
 
@@ -136,13 +129,13 @@ def _listed(
     looks: Mapping[str, style.Look],
     value: str,
     *,
-    height: float,
     reach: float,
     tick: float | int = 0,
+    **given: float | str,
 ) -> Figure:
     """A row for each value of `down`, in it a point for each of `by`; a panel a model. Hollow where not `testable`."""
     names, places = list(table[down].unique()), style.apart([x for x in looks if x in set(table[by])], reach)
-    figure, parts = style.panels(table, "model", height=height)
+    figure, parts = style.panels(table, "model", **given)
     for panel, part in parts:
         panel.axvline(0, zorder=1, **style.BOUND)
         for row in part.to_dict("records"):
@@ -156,16 +149,16 @@ def _listed(
 @style.draws("probe arm window", "interaction low high")
 def windows(table: pd.DataFrame) -> Figure:
     """How much more an arm costs (nats) when softmax sees the last w tokens only: probes across, a line an arm."""
-    figure, parts = style.panels(table, "probe", height=1.9, sharey=False)
+    labels = {"x": "softmax window w (tokens)", "y": "arm × window\n(nats)"}
+    figure, parts = style.panels(table, "probe", height=1.9, sharey=False, **labels)
     looks = {arm: (look, 0.03 * (place - 2)) for place, (arm, look) in enumerate(ARMS.items())}
     for panel, part in parts:
         panel.axhline(0, zorder=1, **style.BOUND)
         _in_steps(panel, part, "arm", looks, table["window"], value="interaction")
         panel.set_xlim(-0.5, table["window"].nunique() - 0.5)
-    style.outer_labels(figure.axes, x="softmax window w (tokens)", y="arm × window\n(nats)")
     _arm_legend(figure, table["arm"])
     note = "bars: 95 % interval over rows and draws; above 0: the missing heads cost more when softmax cannot look back"
-    return style.finish(figure, note, _sizes(table))
+    return style.finish(figure, note, style.counted(table, "items"))
 
 
 @style.draws("model every probe truncated", "estimate low high")
@@ -177,16 +170,43 @@ def loads(table: pd.DataFrame) -> Figure:
     named = table.assign(panel="every " + table["every"].astype(str) + " tokens")
     figure, parts = style.crossed(named, "panel", "model", height=1.4, x="rank that the states are cut to")
     probes = list(table["probe"].unique())
-    marks = [style.Look(colour, mark) for colour, mark in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
-    places = [0.06 * (place - len(probes) / 2) for place in range(len(probes))]
-    looks = dict(zip(probes, zip(marks, places, strict=True), strict=True))
+    marks = [style.Look(*look) for look in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
+    looks = {
+        probe: (look, 0.06 * (i - len(probes) / 2)) for i, (probe, look) in enumerate(zip(probes, marks, strict=True))
+    }
     for panel, part in parts:
         _in_steps(panel, part, "probe", looks, table["truncated"])
     style.legend(figure, [style.handle(probe, look) for probe, (look, _) in looks.items()])
     told = "share of items right; recall n: n pairs at once, needle: two facts, needle4: four"
-    return style.finish(figure, "bars: 95 % interval over rows", told, _sizes(table))
+    return style.finish(figure, "bars: 95 % interval over rows", told, style.counted(table, "items"))
 
 
-def _sizes(table: pd.DataFrame) -> str:
-    """`n = 200–431 items`, where the table says n."""
-    return f"n = {style.span(table['n'].astype(int))} items" if "n" in table else ""
+@style.draws("model arm share which draw", "value n")
+def places(table: pd.DataFrame, *, value: str) -> Figure:
+    """What is answered without random sets of heads, in order, and without chosen ones among them: a panel a model.
+
+    An arm's `chosen` sets stand at the share of `random` ones that do worse, ties counted half.
+    """
+    arms = [arm for arm in table["arm"].unique() if arm not in _BESIDE]
+    looks = {arm: ARMS.get(arm, style.Look("#111111", "o")) for arm in arms}
+    labels = {"x": "share of random\nsets that do worse", "y": value}
+    figure, parts = style.panels(table, "model", height=1.7, columns=table["model"].nunique(), **labels)
+    for panel, part in parts:
+        for name, line in _BESIDE.items():
+            for height in part.loc[part["arm"] == name, "value"]:
+                panel.axhline(height, zorder=1, **line)
+        for arm, rows in part[part["which"] == "random"].groupby("arm", sort=False):
+            ordered = np.sort(rows["value"])
+            panel.step((np.arange(len(ordered)) + 0.5) / len(ordered), ordered, color="0.6", where="mid", zorder=2)
+            chosen = part.loc[(part["arm"] == arm) & (part["which"] == "chosen"), "value"]
+            worse = [np.searchsorted(ordered, chosen, side) / len(ordered) for side in ("left", "right")]
+            look, mark = looks[arm], {"markersize": 4, "zorder": 3, "alpha": 0.7}
+            panel.plot(np.mean(worse, 0), chosen, look.marker, color=look.colour, **mark)
+        panel.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
+    titles = {arm: title for arm, (title, *_) in _ARMS.items()}
+    handles = [style.handle(titles.get(arm, arm), look, linestyle="") for arm, look in looks.items()]
+    handles += [style.handle("random sets, in order", color="0.6")]
+    style.legend(figure, [*handles, *(style.handle(name, **line) for name, line in _BESIDE.items())])
+    random = table[table["which"] == "random"].groupby(["model", "arm"]).size()
+    drawn = "a symbol for each draw of ties"
+    return style.finish(figure, f"{style.span(random)} random sets of as many heads", drawn, "all answer the same rows")

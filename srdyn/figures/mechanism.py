@@ -33,7 +33,8 @@ _LINES = {
 @style.draws("model layer head", "rank low high D half_life stratum mechanism")
 def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figure:
     """Every head's rank against its half-life (tokens), beside its rank in the `mechanism` null and the closed form."""
-    figure, parts = style.panels(table, "model", height=2.1)
+    labels = {"x": "half-life ln 2/(−g) (tokens)", "y": "effective rank r"}
+    figure, parts = style.panels(table, "model", height=2.1, **labels)
     ends = np.log10(table["half_life"].agg(["min", "max"])) + [-0.15, 0.15]
     t = np.logspace(*ends, 200)
     for panel, part in parts:
@@ -43,9 +44,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
         for name, look in style.STRATA.items():
             rows, mark = part[part["stratum"] == name], {"front": 3, "markersize": 3, "zorder": 3}
             style.points(panel, rows["half_life"], rows, look, value="rank", width=0.7, **mark)
-        panel.set_xscale("log")
-        panel.set_ylim(0, 1.06 * d)
-    style.outer_labels(figure.axes, x="half-life ln 2/(−g) (tokens)", y="effective rank r")
+        panel.set(xscale="log", ylim=(0, 1.06 * d))
     handles = [style.handle(f"{name} (model)", look, linestyle="") for name, look in style.STRATA.items()]
     handles.append(style.handle("mechanism null", _NULL, markerfacecolor="white", linestyle=""))
     style.legend(figure, [*handles, style.handle("min(d, ln(1/ε)/(−g))", **_CLOSED)])
@@ -59,15 +58,11 @@ def explained_variance(table: pd.DataFrame) -> Figure:
     """R² (those far below 0 at the left edge) and Spearman ρ of each predictor of the heads' ranks, a panel a model."""
     predictors = list(table["predictor"].unique())
     looks = dict(zip(table["quantity"].unique(), _QUANTITIES, strict=True))
-    figure, parts = style.panels(table, "model", height=1.75)
+    figure, parts = style.panels(table, "model", height=1.75, x="R² or ρ")
     for panel, part in parts:
-        for place, (quantity, look) in enumerate(looks.items()):
-            rows = part[part["quantity"] == quantity].set_index("predictor").reindex(predictors)
-            _scores(panel, rows, np.arange(len(predictors)) + (place - 1) * 0.26, look)
+        scores(panel, part, predictors, looks, least=_LEAST)
         panel.axvline(0, color="0.85", linewidth=0.7, zorder=0)
         panel.set_xlim(_LEAST, 1.04)
-        style.listed(panel, predictors)
-    style.outer_labels(figure.axes, x="R² or ρ", y="")
     handles = [style.handle(quantity, linewidth=0.8, **look) for quantity, look in looks.items()]
     style.legend(figure, [*handles, style.handle("reproducible", **_REPRODUCIBLE)])
     noted = table.dropna(subset="variance").groupby("quantity", sort=False)["variance"]
@@ -81,13 +76,22 @@ def _percent(shares: pd.Series) -> str:
     return f"{low} %" if low == high else f"{low}–{high} %"
 
 
-def _scores(panel: Axes, rows: pd.DataFrame, places: np.ndarray, look: dict[str, str]) -> None:
-    panel.hlines(places, rows["low"].clip(lower=_LEAST), rows["high"], color=look["color"], linewidth=0.8)
-    panel.plot(rows["reproducible"], places, zorder=1, **_REPRODUCIBLE)
-    panel.plot(rows["estimate"], places, linestyle="", zorder=3, **look)
-    for place, estimate in zip(places, rows["estimate"], strict=True):
-        if estimate < _LEAST:
-            panel.text(_LEAST, place, f" ◂ {style.signed(f'{estimate:.2f}')}", color=look["color"], size=6, va="center")
+def scores(
+    panel: Axes, table: pd.DataFrame, predictors: list[str], looks: dict[str, dict], *, least: float = -np.inf
+) -> None:
+    """A row for each predictor, in it a point with its bar for each quantity; the number of one below `least`."""
+    for quantity, aside in style.apart(list(looks), 0.13 * (len(looks) - 1)).items():
+        rows, look = table[table["quantity"] == quantity].set_index("predictor").reindex(predictors), looks[quantity]
+        places = np.arange(len(predictors)) + aside
+        panel.hlines(places, rows["low"].clip(lower=least), rows["high"], color=look["color"], linewidth=0.8)
+        panel.plot(rows["estimate"], places, linestyle="", zorder=3, **look)
+        if "reproducible" in rows:
+            panel.plot(rows["reproducible"], places, zorder=1, **_REPRODUCIBLE)
+        for place, estimate in zip(places, rows["estimate"], strict=True):
+            if estimate < least:
+                told = f" ◂ {style.signed(f'{estimate:.2f}')}"
+                panel.text(least, place, told, color=look["color"], size=6, va="center")
+    style.listed(panel, predictors)
 
 
 @style.draws("model layer head precision", "rank low high D exact moved")
@@ -97,7 +101,8 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     `moved` says whether the stratum is another. `fork`: precision, measure, moved (whether C1 is decided otherwise).
     """
     rounded = table[table["precision"] != "float64"]
-    figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True)
+    labels = {"x": "effective rank r in float64", "y": "r as read"}
+    figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True, **labels)
     for panel, part in parts:
         top = part["D"].max() if len(part) else 1
         style.equal_ranks(panel, float(top))
@@ -109,7 +114,6 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
             style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
         told = f"{part['moved'].sum()} of {len(part)} move"
         panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
-    style.outer_labels(figure.axes, x="effective rank r in float64", y="r as read")
     named = {"same stratum": _ROUNDED[False], "another stratum": _ROUNDED[True]}
     handles = [style.handle(name, look, linestyle="") for name, look in named.items()]
     style.legend(figure, [*handles, style.handle("strata", **style.BOUND)])
@@ -122,21 +126,17 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
 @style.draws("model ranks_of eps", style.SHARES)
 def threshold_sweep(table: pd.DataFrame) -> Figure:
     """Shares of low and high heads against ε, a panel a model: the model, the mechanism null, the closed form."""
-    figure, parts = style.panels(table, "model", height=2.0)
+    labels = {"x": "threshold ε (share of σ₁)", "y": "share of heads"}
+    figure, parts = style.panels(table, "model", height=2.0, **labels)
     sources = list(table["ranks_of"].unique())
     for panel, part in parts:
         for name in _SHOWN:
             for place, source in enumerate(sources):
                 rows = part[part["ranks_of"] == source].sort_values("eps")
                 x, mark = rows["eps"] * 10 ** (0.09 * (place - 1)), {"markersize": 3, **_LINES[source]}
-                ends = (f"{name}_lo", f"{name}_hi")
-                style.points(panel, x, rows, style.STRATA[name], value=name, ends=ends, width=0.7, **mark)
-        panel.set_xscale("log")
-        panel.set_xticks(sorted(table["eps"].unique()))
-        panel.set_ylim(-0.03, 1.03)
-        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
+                style.points(panel, x, rows, style.STRATA[name], value=name, width=0.7, **mark)
+        panel.set(xscale="log", xticks=sorted(table["eps"].unique()), ylim=(-0.03, 1.03), yticks=style.QUARTERS)
     figure.axes[0].invert_xaxis()
-    style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of heads")
     strata = [style.handle(name, style.STRATA[name], linestyle="") for name in _SHOWN]
     lines = [style.handle(name, color="0.3", **_LINES[name]) for name in sources]
     style.legend(figure, strata + lines)
@@ -147,13 +147,12 @@ def threshold_sweep(table: pd.DataFrame) -> Figure:
 def head_splits(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by each split, a panel a model, with its agreement κ with that by rank."""
     order = list(table["split"].unique())
-    figure, parts = style.panels(table, "model", height=0.5 + 0.28 * len(order))
+    figure, parts = style.panels(table, "model", height=0.5 + 0.28 * len(order), x="share of heads")
     for panel, part in parts:
         _stacked(panel, part.set_index("split").reindex(order))
         style.listed(panel, order)
-    style.outer_labels(figure.axes, x="share of heads", y="")
-    blocks = {name: style.Look(look.colour, "s") for name, look in style.STRATA.items()}
-    style.legend(figure, [style.handle(*named, markersize=6, linestyle="") for named in blocks.items()])
+    blocks = {"marker": "s", "markersize": 6, "linestyle": ""}
+    style.legend(figure, [style.handle(name, color=look.colour, **blocks) for name, look in style.STRATA.items()])
     kappa = "κ: agreement with the split by rank, heads one by one"
     return style.finish(figure, "bars, brackets: 95 % interval", style.counted(table), style.HALF_LIFE, kappa)
 
@@ -175,8 +174,7 @@ def _stacked(panel: Axes, rows: pd.DataFrame) -> None:
             continue
         text = f"κ {_short(row.kappa)}\n({_short(row.kappa_lo)}–{_short(row.kappa_hi)})"
         panel.annotate(text, (1, place), (2, 0), "data", "offset points", size=5.5, va="center", annotation_clip=False)
-    panel.set_xlim(0, 1)
-    panel.set_xticks([0, 0.25, 0.5, 0.75, 1], ["0", "0.25", "0.5", "0.75", "1"])
+    panel.set(xlim=(0, 1), xticks=style.QUARTERS, xticklabels=["0", "0.25", "0.5", "0.75", "1"])
 
 
 def _short(share: float) -> str:

@@ -1,11 +1,10 @@
 """Figures of what heads keep and for how long."""
 
-import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from srdyn.figures import style
+from srdyn.figures import mechanism, style
 from srdyn.study.analysis import damage
 
 _GROUPS = {
@@ -13,10 +12,8 @@ _GROUPS = {
     "saturated, fast": style.Look("#8C8C8C", "D"),
     "others": style.STRATA["low"],
 }
-_PREDICTED = {
-    "Spearman ρ": {"marker": "o"},
-    "share of the damage in the worst tenth": {"marker": "D", "fillstyle": "none"},
-}
+_PREDICTED = ({"color": "#111111", "marker": "o"}, {"color": "#111111", "marker": "D", "fillstyle": "none"})
+"""Order, share of the damage in the worst tenth."""
 
 
 @style.draws("model group half_life distance", "estimate low high rank D n")
@@ -27,7 +24,8 @@ def half_lives(table: pd.DataFrame) -> Figure:
     for each distance, dark to light from the nearest; dashed: nothing is set.
     """
     names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
-    figure, axes = style.grid(len(_GROUPS) + 1, len(names), height=1.05, sharex=True, sharey="row")
+    size = {"height": 1.05, "sharex": True, "sharey": "row"}
+    figure, axes = style.grid(len(_GROUPS) + 1, len(names), x="half-life set (tokens)", y="effective rank r", **size)
     shades = dict(zip(map(int, distances), style.shades(len(distances), 0.9), strict=True))
     for column, name in zip(axes.T, names, strict=True):
         part = table[table["model"] == name]
@@ -41,11 +39,10 @@ def half_lives(table: pd.DataFrame) -> Figure:
     axes[0, 0].set_xscale("log")
     for panel, group in zip(axes[:, 0], _GROUPS, strict=False):
         panel.set_ylabel(f"needles found,\n{group}")
-    style.outer_labels(list(axes[-1]), x="half-life set (tokens)", y="effective rank r")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
     style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in _GROUPS.items())])
     note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"
-    return style.finish(figure, note, f"n = {style.span(table['n'])} items a symbol")
+    return style.finish(figure, note, style.counted(table, "items a symbol"))
 
 
 def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: dict[int, str]) -> None:
@@ -61,19 +58,18 @@ def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: 
 @style.draws("model group quantity distance", "estimate low high n")
 def crossover(table: pd.DataFrame) -> Figure:
     """What recall loses more than local prediction without each group of heads, by how far back it must reach."""
-    figure, parts = style.panels(table[table["group"] != "intact"], "model", height=1.5, sharey=False)
+    labels = {"x": "distance (tokens)", "y": "recall − local\n(bits a token)"}
+    figure, parts = style.panels(table[table["group"] != "intact"], "model", height=1.5, sharey=False, **labels)
     for panel, part in parts:
         for place, (group, look) in enumerate(_GROUPS.items()):
-            line = part[(part["group"] == group) & (part["quantity"] == damage.BALANCE)]
-            line = line.sort_values("distance")
+            line = part[(part["group"] == group) & (part["quantity"] == damage.BALANCE)].sort_values("distance")
             x = line["distance"] * 1.06 ** (place - 1)
             style.points(panel, x, line, look, linestyle="-", linewidth=0.8, width=0.6)
         panel.set_xscale("log", base=2)
         panel.axhline(0, zorder=0, **style.BOUND)
-    style.outer_labels([panel for panel, _ in parts], x="distance (tokens)", y="recall − local\n(bits a token)")
     style.legend(figure, [style.handle(group, look) for group, look in _GROUPS.items()])
     note = "lost without the group; above 0 it is worth more to recall; bars: 95 % interval over passages"
-    return style.finish(figure, note, f"n = {style.span(table['n'])} passages a symbol")
+    return style.finish(figure, note, style.counted(table, "passages a symbol"))
 
 
 @style.draws("model changed predictor quantity", "estimate low high n")
@@ -81,18 +77,10 @@ def damage_predictors(table: pd.DataFrame) -> Figure:
     """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""
     predictors = list(table["predictor"].unique())
     figure, parts = style.crossed(table, "changed", "model", height=0.16 * len(predictors) + 0.5, x="ρ, or share")
-    looks = dict(zip(table["quantity"].unique(), _PREDICTED.values(), strict=False))
+    looks = dict(zip(table["quantity"].unique(), _PREDICTED, strict=False))
     for panel, part in parts:
-        for place, (quantity, look) in enumerate(looks.items()):
-            rows = part[part["quantity"] == quantity].set_index("predictor").reindex(predictors)
-            y = np.arange(len(predictors)) + 0.26 * (place - 0.5)
-            panel.hlines(y, rows["low"], rows["high"], color="#111111", linewidth=0.8)
-            panel.plot(rows["estimate"], y, linestyle="", color="#111111", **look)
+        mechanism.scores(panel, part, predictors, looks)
         panel.axvline(0, zorder=0, **style.BOUND)
-        style.listed(panel, predictors)
-    style.legend(figure, [style.handle(name, color="#111111", linestyle="", **look) for name, look in looks.items()])
-    return style.finish(
-        figure,
-        "bars: 95 % interval, heads of the model left out drawn again; a tenth of the damage by chance",
-        f"n = {style.span(table['n'])} heads",
-    )
+    style.legend(figure, [style.handle(quantity, linestyle="", **look) for quantity, look in looks.items()])
+    note = "bars: 95 % interval, heads of the model left out drawn again; a tenth of the damage by chance"
+    return style.finish(figure, note, style.counted(table, "heads"))

@@ -33,18 +33,16 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
-    figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3)
-    axes[0, 1].remove()
+    figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3, count=1)
     panel = axes[0, 0]
     panel.set_subplotspec(panel.get_gridspec()[0, :])
     for row in ledger.itertuples():
         for kind in [row.kind] if row.kind else kinds:
             _cell(panel, kinds.index(kind), claims.index(row.claim), row)
-    panel.set_xlim(-0.2, max(1, len(kinds)) - 0.2)
     style.listed(panel, claims)
-    panel.set_ylim(len(claims) - 0.5, -0.6)
     controls = set(ledger.loc[ledger["verdict"].str.startswith(_CONTROL), "kind"])
     panel.set_xticks(range(len(kinds)), [f"{kind} ({_CONTROL})" if kind in controls else kind for kind in kinds])
+    panel.set(xlim=(-0.2, max(1, len(kinds)) - 0.2), ylim=(len(claims) - 0.5, -0.6))
     panel.xaxis.tick_top()
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
@@ -90,55 +88,53 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     rows = _rows(table, rules)
     seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}
     places = style.apart([(source, seed) for source, of in seeds.items() for seed in of], 0.36)
-    figure, parts = style.panels(table, "kind", height=_ROW["measure"] * len(rows) + 0.3)
+    height = _ROW["measure"] * len(rows) + 0.3
+    figure, parts = style.panels(table, "kind", height=height, x="value (own unit)")
     for panel, part in parts:
         panel.set_xlim(*_limits(table, rows))
-        for y, rule in enumerate(rows.itertuples(index=False)):
-            _threshold(panel, y, rule)
-            for row in part[(part[_MEASURE] == [rule.claim, rule.measure]).all(axis=1)].to_dict("records"):
-                _measured(panel, y + places[row["source"], row["seed"]], row, rule)
-        style.listed(panel, [f"{rule.measure}  {rule.claim}" for rule in rows.itertuples()])
-    style.outer_labels(figure.axes, x="value (own unit)", y="")
+        for rule in rows.itertuples():
+            _threshold(panel, rule)
+        for row in part.merge(rows, on=_MEASURE).to_dict("records"):
+            _measured(panel, row["y"] + places[row["source"], row["seed"]], row)
+        style.listed(panel, rows["measure"] + "  " + rows["claim"])
     style.source_legend(figure, table, "estimate")
-    note = (
+    bars = (
         "bars: 95 % interval, in the legend's order; shaded: where the claim holds; filled: the whole interval passes"
     )
-    return style.finish(figure, note, style.counted(table))
+    return style.finish(figure, bars, style.counted(table))
 
 
 def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
+    """The rules of what was measured, with their places y."""
     style.require(rules, [*_MEASURE, "at_least", "at_most"], key=_MEASURE)
-    measured = set(table[_MEASURE].itertuples(index=False, name=None))
-    kept = [pair in measured for pair in rules[_MEASURE].itertuples(index=False, name=None)]
-    rows = rules[kept].reset_index(drop=True)
-    lacking = measured - set(rows[_MEASURE].itertuples(index=False, name=None))
-    both = rows[["at_least", "at_most"]].notna().sum(axis=1) != 1
-    if lacking or both.any():
-        wrong = [*sorted(lacking), *rows.loc[both, _MEASURE].itertuples(index=False, name=None)]
-        raise ValueError(f"every measure needs a rule with either at_least or at_most; see {wrong}")
-    return rows
+    rows = rules.merge(table[_MEASURE].drop_duplicates(), how="right")
+    wrong = rows.loc[rows[["at_least", "at_most"]].notna().sum(axis=1) != 1, _MEASURE]
+    if len(wrong):
+        told = [*wrong.itertuples(index=False, name=None)]
+        raise ValueError(f"every measure needs a rule with either at_least or at_most; see {told}")
+    return rules.merge(rows[_MEASURE]).rename_axis("y").reset_index()
 
 
 def _limits(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[float, float]:
-    values = np.concatenate([table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]], axis=None)
-    low, high = min(0.0, np.nanmin(values)), max(1.0, np.nanmax(values))
+    values = [[0, 1], table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]]
+    low, high = np.nanquantile(np.concatenate(values, axis=None), [0, 1])
     margin = 0.05 * (high - low)
     return low - margin, high + margin
 
 
-def _threshold(panel: Axes, y: int, rule: tuple) -> None:
+def _threshold(panel: Axes, rule: tuple) -> None:
     at_least = not np.isnan(rule.at_least)
     threshold = rule.at_least if at_least else rule.at_most
-    end = panel.get_xlim()[1 if at_least else 0]
-    panel.fill_betweenx([y - 0.46, y + 0.46], threshold, end, color="0.93", linewidth=0, zorder=0)
-    panel.plot([threshold, threshold], [y - 0.46, y + 0.46], zorder=1, **style.BOUND)
+    end, y = panel.get_xlim()[1 if at_least else 0], [rule.y - 0.46, rule.y + 0.46]
+    panel.fill_betweenx(y, threshold, end, color="0.93", linewidth=0, zorder=0)
+    panel.plot([threshold, threshold], y, zorder=1, **style.BOUND)
 
 
-def _measured(panel: Axes, place: float, row: dict, rule: tuple) -> None:
+def _measured(panel: Axes, place: float, row: dict) -> None:
     if np.isnan(row["estimate"]):
         where, told = panel.get_yaxis_transform(), f"{row['source']}: undefined"
         panel.text(0.01, place, told, transform=where, color="0.35", size=5, va="center")
         return
-    passes = row["low"] >= rule.at_least or row["high"] <= rule.at_most
+    passes = row["low"] >= row["at_least"] or row["high"] <= row["at_most"]
     look = style.SOURCES[row["source"]]
     style.points(panel, place, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)

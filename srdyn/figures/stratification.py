@@ -1,4 +1,4 @@
-"""Figures of which rank the heads settle at."""
+"""Figures of which rank the heads settle at, and of how many are low or high."""
 
 import numpy as np
 import pandas as pd
@@ -10,6 +10,12 @@ from srdyn.figures import style
 
 _SMALLEST_GROUP = 0.2
 """Share of heads: what each outer group must hold at least, and the middle at most (claim C1)."""
+_SIZED = {
+    "measured": {"linestyle": "-", "hollow": False},
+    "own decays": {"linestyle": ":", "hollow": True},
+    "registered": {"linestyle": "", "hollow": True, "markersize": 7},
+}
+"""How a share is drawn that was measured, that the model's own decays give, that was written down before."""
 
 
 @style.draws("model source layer head position", "fork rank low high D stratum")
@@ -22,12 +28,12 @@ def trajectories(table: pd.DataFrame) -> Figure:
     if (layers.map(len) > 1).any():
         raise ValueError(f"one layer of each model is most forked, but the table holds {layers.map(list).to_dict()}")
     named = table.assign(row=table["fork"] + table["source"])
-    figure, parts = style.crossed(named, "row", "model", height=1.45, sharex="col", sharey="col")
+    labels = {"x": "position t (tokens)", "y": "effective rank r(t)"}
+    figure, parts = style.crossed(named, "row", "model", height=1.45, sharex="col", sharey="col", **labels)
     for panel, part in parts:
         _trajectory_panel(panel, part)
         first = part.head(1).to_dict("records")
         panel.set_title("{model}, layer {layer}: {source}".format(**first[0]) if first else "")
-    style.outer_labels(figure.axes, x="position t (tokens)", y="effective rank r(t)")
     heads = table.groupby(["model", "source"])["head"].nunique()
     return style.finish(
         figure,
@@ -43,8 +49,7 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
         panel.text(0.5, 0.5, "not measured", transform=panel.transAxes, ha="center", color="0.5")
         return
     d, last = int(table["D"].iloc[0]), table["position"].max()
-    t = np.unique(np.concatenate([table["position"], [d]]))
-    t = t[t <= last]
+    t = np.unique([*table["position"], min(d, last)])
     panel.plot(t, np.minimum(t, d), zorder=3, **style.BOUND)
     for _, line in table.dropna(subset="stratum").sort_values("position").groupby("head"):
         colour = style.STRATA[line["stratum"].iloc[-1]].colour
@@ -61,22 +66,20 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
 @style.draws("model kind seed source layer head", "rank D")
 def rank_distribution(table: pd.DataFrame) -> Figure:
     """Share of heads whose rank is at most a share of D, by kind of model and null; low and high make a band."""
-    figure, parts = style.panels(table, "kind", height=2.0)
+    labels = {"x": "effective rank r / d", "y": "share of heads with at most r"}
+    figure, parts = style.panels(table, "kind", height=2.0, **labels)
+    low, high = strata.LOW, strata.HIGH
     for panel, part in parts:
         for source in reversed(style.sources(part)):
             for seed in style.seeds(part):
                 heads = part[(part["source"] == source) & (part["seed"] == seed)]
                 _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
-        low, high = strata.LOW, strata.HIGH
         for threshold in (low, high):
             panel.axvline(threshold, zorder=1, **style.BOUND)
-        panel.set_xlim(-0.02, 1.06)
-        panel.set_ylim(0, 1.13)
+        panel.set(xlim=(-0.02, 1.06), ylim=(0, 1.13), yticks=style.QUARTERS)
         panel.set_xticks([0, low, 0.5, high], ["0", f"{low:g}", "0.5", f"{high:g}"])
-        panel.set_yticks([0, 0.25, 0.5, 0.75, 1])
         for name, x in zip(style.STRATA, (low / 2, (low + high) / 2, (1.06 + high) / 2), strict=True):
             panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
-    style.outer_labels(figure.axes, x="effective rank r / d", y="share of heads with at most r")
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
     banded = "band: all heads at the ends of their 95 % intervals" if {"low", "high"} <= set(table) else ""
@@ -103,21 +106,21 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
 def shares(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by each split, a threshold ("1e-04") or a name, a panel a kind of model."""
     table = table[table["source"] == style.MODEL]
-    splits = _ordered(table["split"])
-    figure, parts = style.panels(table, "kind", height=2.0)
+    splits = table["split"].unique()  # thresholds from the largest to the smallest, then the others as they come
+    splits = pd.Series(pd.to_numeric(splits, errors="coerce"), splits).sort_values(ascending=False, kind="stable")
+    labels = {"x": "threshold ε (share of σ₁)", "y": "share of a layer's heads"}
+    figure, parts = style.panels(table, "kind", height=2.0, **labels)
     for panel, part in parts:
         for place, (name, look) in enumerate(style.STRATA.items()):
             for which, seed in enumerate(style.seeds(part)):
                 rows = part[part["seed"] == seed].set_index("split").reindex(splits.index)
                 x = np.arange(len(splits)) + (place - 1) * 0.28 + which * 0.13 - 0.065
-                mark = {"width": 0.7, "hollow": which > 0, "zorder": 3}
-                style.points(panel, x, rows, look, value=name, ends=(f"{name}_lo", f"{name}_hi"), **mark)
+                style.points(panel, x, rows, look, value=name, width=0.7, hollow=which > 0, zorder=3)
                 line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
                 panel.plot(x[splits.notna()], rows[name][splits.notna()], **line)
         panel.axhline(_SMALLEST_GROUP, zorder=1, **style.BOUND)
         panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
-    style.outer_labels(figure.axes, x="threshold ε (share of σ₁)", y="share of a layer's heads")
     handles = [style.handle(name, look, linewidth=0.8) for name, look in style.STRATA.items()]
     for face, seed in zip(["0.3", "white"], style.seeds(table), strict=False):
         handles.append(style.handle(f"seed {seed}", style.Look("0.3", "o"), markerfacecolor=face, linestyle=""))
@@ -126,14 +129,53 @@ def shares(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "bars: 95 % interval", style.counted(table), *notes)
 
 
-def _ordered(column: pd.Series) -> pd.Series:
-    """Each split's threshold, from the largest to the smallest; then the other splits as they come, NaN."""
-    splits = column.unique()
-    return pd.Series(pd.to_numeric(splits, errors="coerce"), splits).sort_values(ascending=False, kind="stable")
-
-
 def _split_label(split: str, threshold: float) -> str:
     if np.isnan(threshold):
         return split.replace(" ", "\n")
     mantissa, exponent = f"{threshold:e}".split("e")
     return f"$10^{{{int(exponent)}}}$" if float(mantissa) == 1 else split
+
+
+@style.draws("model quantity", f"kind seed D n within {style.SHARES}")
+def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
+    """Shares of low, middle and high heads over the size of a head, beside how slowly the heads forget: a row a kind.
+
+    `heads`: kind, D, half_life (tokens) of every head.
+    """
+    kinds, sizes = list(table["kind"].unique()), sorted(map(int, table["D"].unique()))
+    colours = dict(zip(sizes, style.shades(len(sizes), 0.8), strict=True))
+    figure, axes = style.grid(len(kinds), 2, height=2.0, x="half-life (tokens)", y="share of heads")
+    for kind, (left, right) in zip(kinds, axes, strict=True):
+        _sized(left, table[table["kind"] == kind], sizes)
+        _half_lives(right, heads[heads["kind"] == kind], colours)
+        left.set_title(f"{kind}: shares of heads")
+        right.set_title(f"{kind}: share of heads that forget faster")
+    axes[-1, 0].set_xlabel("dimensions of a head d")
+    handles = [style.handle(name, look, linestyle="") for name, look in style.STRATA.items()]
+    handles += [style.handle(f"d = {d}", color=colour) for d, colour in colours.items()]
+    style.legend(figure, handles)
+    return style.finish(
+        figure,
+        f"{style.span(table['n'])} heads a model; bars: 95 % interval over heads",
+        "filled: measured",
+        "small, hollow: closed form of the model's own decays",
+        "large, hollow: written down before the models of other sizes were trained",
+    )
+
+
+def _sized(panel: Axes, table: pd.DataFrame, sizes: list[int]) -> None:
+    moved = style.apart(list(style.STRATA), 0.05)
+    for name, look in style.STRATA.items():
+        for quantity, mark in _SIZED.items():
+            rows = table[table["quantity"] == quantity].sort_values("D")
+            at = rows["D"] * 2.0 ** moved[name]
+            style.points(panel, at, rows, look, value=name, **mark)
+    panel.set_xscale("log", base=2)
+    panel.set(xticks=sizes, xticklabels=sizes, xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1))
+
+
+def _half_lives(panel: Axes, heads: pd.DataFrame, colours: dict[int, str]) -> None:
+    for d, own in heads.groupby("D"):
+        half_life = np.sort(own["half_life"])
+        panel.step(half_life, np.arange(1, len(half_life) + 1) / len(half_life), color=colours[d], where="post")
+    panel.set(xscale="log", ylim=(0, 1.02))

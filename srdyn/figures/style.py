@@ -42,6 +42,7 @@ COLOURMAP = "cividis"
 """Monotone in lightness, so that it prints grey, and safe for the colour-blind."""
 BOUND = {"color": "0.45", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 """Bounds and thresholds, in every figure."""
+QUARTERS = [0, 0.25, 0.5, 0.75, 1]
 HALF_LIFE = "half-life at which d = 128 saturates (tokens): slower heads high, others low"
 MODEL = "model"
 Parts = list[tuple[Axes, pd.DataFrame]]
@@ -116,23 +117,40 @@ def seeds(table: pd.DataFrame) -> list[int]:
     return sorted(int(seed) for seed in table["seed"].unique())
 
 
-def grid(rows: int, columns: int, *, height: float, **shared: bool | str) -> tuple[Figure, np.ndarray]:
-    """A figure of no window with panels [rows, columns] `height` inches high: a text column wide, several a page."""
+def grid(
+    rows: int, columns: int, *, height: float, x: str = "", y: str = "", count: int = 0, **shared: bool | str
+) -> tuple[Figure, np.ndarray]:
+    """A figure of no window with panels [rows, columns] `height` inches high: a text column wide, several a page.
+
+    `x` and `y` label the axes of the lowest panel of each column and of the first of each row. Only `count` are left.
+    """
     size = (NARROW if columns == 1 else WIDE, rows * height + 0.35)
     figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
     # Created by pyplot, so that a notebook knows how to show it; closed, so that it is shown once.
     plt.close(figure)
+    count = count or panels.size
+    for place, panel in enumerate(panels.flat):
+        if place >= count:
+            panel.remove()
+        if place % columns == 0:
+            panel.set_ylabel(y)
+        if place + columns >= count:
+            panel.set_xlabel(x)
+            panel.tick_params(labelbottom=True)
     return figure, panels
 
 
-def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tuple[Figure, Parts]:
-    """A figure with a panel for each value of a column, beside its rows; three to a row, of four two; shared axes."""
+def panels(
+    table: pd.DataFrame, by: str, *, height: float, columns: int | None = None, **shared: bool | str
+) -> tuple[Figure, Parts]:
+    """A figure with a panel for each value of a column, beside its rows; shared axes, labelled by `x` and `y`.
+
+    Unless the number of `columns` is given, three panels stand in a row, of four two.
+    """
     names = list(table[by].unique())
-    columns = 2 if len(names) == 4 else min(3, len(names))
-    rows = -(-len(names) // columns)
-    figure, axes = grid(rows, columns, height=height, **{"sharex": True, "sharey": True} | shared)
-    for unused in axes.flat[len(names) :]:
-        unused.remove()
+    columns = columns or (2 if len(names) == 4 else min(3, len(names)))
+    shared = {"sharex": True, "sharey": True} | shared
+    figure, axes = grid(-(-len(names) // columns), columns, height=height, count=len(names), **shared)
     parts = [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
     for name, (panel, _) in zip(names, parts, strict=True):
         panel.set_title(str(name))
@@ -140,40 +158,30 @@ def panels(table: pd.DataFrame, by: str, *, height: float, **shared: bool) -> tu
 
 
 def crossed(
-    table: pd.DataFrame, down: str, across: str, *, height: float, x: str = "", **shared: bool | str
+    table: pd.DataFrame, down: str, across: str, *, height: float, y: str = "", **shared: bool | str
 ) -> tuple[Figure, Parts]:
-    """A figure with a panel for each pair of values of two columns, beside its rows; each is titled by both.
+    """A figure with a panel for each pair of values of two columns, beside its rows; `x` labels the horizontal axes.
 
-    With `x`, the label of the horizontal axes, names stand on top and at the left instead.
+    The values stand on top and at the left; where `y` labels the vertical axes, each panel is titled by both.
     """
     rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
-    figure, axes = grid(len(rows), len(columns), height=height, **{"sharex": True, "sharey": "row"} | shared)
+    shared = {"sharex": True, "sharey": "row"} | shared
+    figure, axes = grid(len(rows), len(columns), height=height, y=y, **shared)
     parts = []
     for (i, j), panel in np.ndenumerate(axes):
         parts.append((panel, table[(table[down] == rows[i]) & (table[across] == columns[j])]))
-        panel.set_title("" if x and i else columns[j] if x else f"{columns[j]}: {rows[i]}")
-        panel.set_ylabel(rows[i] if x and j == 0 else "")
-        panel.set_xlabel(x if i == len(rows) - 1 else "")
+        if y:
+            panel.set_title(f"{columns[j]}: {rows[i]}")
+        else:
+            panel.set(title="" if i else columns[j], ylabel="" if j else rows[i])
     return figure, parts
-
-
-def outer_labels(axes: Sequence[Axes], *, x: str, y: str) -> None:
-    """Axis labels where no other panel of these lies further left, or further down."""
-    for panel in axes:
-        place = panel.get_subplotspec()
-        below = [p for p in axes if p.get_subplotspec().colspan == place.colspan]
-        if place.is_first_col():
-            panel.set_ylabel(y)
-        if place.rowspan.stop == max(p.get_subplotspec().rowspan.stop for p in below):
-            panel.set_xlabel(x)
-            panel.tick_params(labelbottom=True)
 
 
 def equal_ranks(panel: Axes, top: float | int) -> None:
     """Rank against rank up to `top`, with a dotted line where both are equal."""
     panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
-    panel.set_xlim(-0.03 * top, 1.05 * top)
-    panel.set_ylim(-0.03 * top, 1.05 * top)
+    ends = (-0.03 * top, 1.05 * top)
+    panel.set(xlim=ends, ylim=ends)
 
 
 def listed(panel: Axes, names: Sequence[str] | pd.Series, *, tick: float | int = 0) -> None:
@@ -190,19 +198,21 @@ def points(
     look: Look,
     *,
     value: str = "estimate",
-    ends: tuple[str, str] = ("low", "high"),
     width: float = 0.8,
     front: int = 2,
     listed: bool = False,
     hollow: bool = False,
     **mark: object,
 ) -> None:
-    """Points with bars from end to end, `width` wide: over the places `at`, or beside them where these are `listed`."""
+    """Points with bars `width` wide: over the places `at`, or beside them where these are `listed`.
+
+    Bars go from `low` to `high`, or, where rows have them, from `<value>_lo` to `<value>_hi`.
+    """
+    low, high = (f"{value}_lo", f"{value}_hi") if f"{value}_lo" in rows else ("low", "high")
     bars = panel.hlines if listed else panel.vlines
-    bars(at, rows[ends[0]], rows[ends[1]], color=look.colour, linewidth=width, zorder=front)
+    bars(at, rows[low], rows[high], color=look.colour, linewidth=width, zorder=front)
     places = (rows[value], at) if listed else (at, rows[value])
-    face = "white" if hollow else look.colour
-    mark = {"linestyle": "", "markerfacecolor": face} | mark
+    mark = {"linestyle": "", "markerfacecolor": "white" if hollow else look.colour} | mark
     panel.plot(*places, color=look.colour, marker=look.marker, **mark)
 
 
@@ -225,22 +235,18 @@ def finish(figure: Figure, *notes: str) -> Figure:
     return figure
 
 
-def counted(table: pd.DataFrame) -> str:
+def counted(table: pd.DataFrame, what: str = "samples") -> str:
     """`n = 8 samples`, source by source where they differ; empty for a table that does not say n."""
     if "n" not in table:
         return ""
-    parts = {"": table} if "source" not in table else dict(list(table.groupby("source", sort=False)))
-    sizes: dict[str, list[str]] = {}
-    for source, part in parts.items():
-        if part["n"].isna().all():
-            continue
-        fewest, most = int(part["n"].min()), int(part["n"].max())
-        sizes.setdefault(f"{fewest}" if fewest == most else f"{fewest}–{most}", []).append(source)
-    if len(sizes) < 2:
-        return "".join(f"n = {size} samples" for size in sizes)
-    nulls = set(parts) - {MODEL}
-    named = [f"{size} ({'nulls' if set(of) == nulls else ', '.join(of)})" for size, of in sizes.items()]
-    return f"n = {', '.join(named)} samples"
+    by = table["source"] if "source" in table else pd.Series("", table.index)
+    sizes = table["n"].dropna().astype(int).groupby(by, sort=False).agg(span)
+    if sizes.nunique() < 2:
+        return "".join(f"n = {size} {what}" for size in sizes.unique())
+    alike = {size: list(of.index) for size, of in sizes.groupby(sizes, sort=False)}
+    nulls = set(by) - {MODEL}
+    named = [f"{size} ({'nulls' if set(of) == nulls else ', '.join(of)})" for size, of in alike.items()]
+    return f"n = {', '.join(named)} {what}"
 
 
 def handle(name: str, look: Look | None = None, **more: object) -> Line2D:
@@ -284,15 +290,12 @@ def label_right(panel: Axes, labels: Sequence[tuple[float, str, str]]) -> None:
     """Texts (height in data, text, colour) at the right edge, moved apart where they would overlap."""
     ordered = sorted(labels, key=lambda label: label[0])
     inches = panel.get_position().height * panel.figure.get_size_inches()[1]
-    gap, to_axes = 0.11 / inches, panel.transData + panel.transAxes.inverted()
-    places: list[float] = []
-    for height, _, _ in ordered:
-        wanted = to_axes.transform((panel.get_xlim()[0], height))[1]
-        places.append(max(wanted, places[-1] + gap) if places else wanted)
-    for i in reversed(range(len(places))):
-        places[i] = min(places[i], 1.0 - gap * (len(places) - 1 - i))
+    to_axes = panel.transData + panel.transAxes.inverted()
+    wanted = [to_axes.transform((panel.get_xlim()[0], height))[1] for height, _, _ in ordered]
+    steps = 0.11 / inches * np.arange(len(ordered))
+    places = np.minimum(np.maximum.accumulate(wanted - steps) + steps, 1 - steps[::-1])
+    beside = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
     for place, (_, text, colour) in zip(places, ordered, strict=True):
-        beside = {"xycoords": "axes fraction", "textcoords": "offset points", "annotation_clip": False}
         panel.annotate(text, (1, place), (2, 0), color=colour, size=6.5, va="center", **beside)
 
 

@@ -13,7 +13,7 @@ import torch
 
 from srdyn import bench, models, spectra, states
 from srdyn.bench import __main__ as command
-from srdyn.bench import criteria, footprint, pruned, subjects, throughput, timing, tracing, variation, watching
+from srdyn.bench import criteria, pruned, subjects, throughput, timing, tracing, variation
 from srdyn.loading import reference
 from srdyn.study import reproduce
 from srdyn.study.run import store
@@ -51,12 +51,12 @@ def tables():
         patch.setattr(timing, "peak_bytes", rise)
         patch.setattr(timing, "SHORTEST", 1e-4)
         patch.setattr(variation, "text", lambda model, domains, T: subjects.tokens(model, len(domains), T))
-        patch.setattr(variation, "elsewhere", lambda function, *given: function(*given))
-        return {part: command.TABLES[part](**PLANS[part]) for part in bench.PARTS}
+        patch.setattr(timing, "elsewhere", lambda function, *given: function(*given))
+        return {part: measure(**PLANS[part]) for part, (measure, _) in command.PLANS.items()}
 
 
 def test_every_part_has_a_plan():
-    assert {part: set(plan) for part, plan in command.PLANS.items()} == {part: set(x) for part, x in PLANS.items()}
+    assert {part: set(plan) for part, (_, plan) in command.PLANS.items()} == {part: set(x) for part, x in PLANS.items()}
     assert list(command.PLANS) == list(bench.PARTS)
 
 
@@ -152,7 +152,7 @@ def test_bytes_of_the_pruned_states_are_as_predicted(tables):
 def test_memory_is_measured_of_what_it_says(monkeypatch):
     monkeypatch.setattr(subjects, "shipped", tiny)
     for route in ("forward", "segments"):
-        assert footprint.every_token("pure", 5, route)().shape == (4, 1, 5, 4)
+        assert tracing.every_token("pure", 5, route)().shape == (4, 1, 5, 4)
 
 
 def test_verdicts_follow_from_intervals(tables):
@@ -203,12 +203,12 @@ def test_what_is_watched_writes_the_same_and_is_looked_at_as_often_as_it_says(ta
         looks.append((every, seen.positions))
 
     monkeypatch.setattr(states, "watch", counted)
-    written = [watching.writing(tiny("pure"), 4, 5, every=every)() for every in (None, 1, 3)]
+    written = [tracing.writing(tiny("pure"), 4, 5, every=every)() for every in (None, 1, 3)]
     assert written[0] == written[1] == written[2]
     assert len(written[0]) == 9
     assert looks == [(1, [4, 5, 6, 7, 8]), (3, [4, 7])]
     found = tables["watch"]
-    assert found["case"].tolist() == [watching.UNWATCHED, "every 1", "every 3"]
+    assert found["case"].tolist() == [tracing.UNWATCHED, "every 1", "every 3"]
     assert found["ratio"].iloc[0] == 1
     assert caplog.text == ""
 
@@ -247,7 +247,7 @@ def test_tables_go_to_the_run_with_the_machine_beside_them(tmp_path, monkeypatch
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     (tmp_path / "data").mkdir()
     monkeypatch.setattr(sys, "argv", ["srdyn.bench", "spectra"])
-    monkeypatch.setattr(command, "PLANS", PLANS)
+    monkeypatch.setattr(command, "PLANS", {"spectra": (throughput.table, PLANS["spectra"])})
     before = torch.get_num_threads()
     command.main()
     torch.set_flush_denormal(False)
