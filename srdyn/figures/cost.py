@@ -77,7 +77,8 @@ def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
     """Time of what is pruned over the original's; dashed: the share of heads `left`, the ratio `wanted`, 1."""
     part = table[table["case"] == "pruned"]
     names = part["model"] + ", " + part["what"] + ", B = " + part["B"].astype(str)
-    figure = _listed(part, names, "time over the original's", bounds=[left, wanted, 1])
+    figure, [[panel]] = style.grid(1, 1, height=0.22 * len(part) + 0.5)
+    _dots(panel, part, names, "time over the original's", bounds=[left, wanted, 1])
     return style.finish(figure, _rounds(part), f"dashed: {left:.3f} of the heads left, {wanted:g} aimed at, 1")
 
 
@@ -85,14 +86,9 @@ def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
 def training_rates(table: pd.DataFrame) -> Figure:
     """Speed over that of transformers' functions, of whole training steps and of the recurrence alone."""
     part = table[table["case"] != table["base"]]
-    figure = _listed(part, part["what"] + ", " + part["case"], "speed over transformers'", bounds=[1])
+    figure, [[panel]] = style.grid(1, 1, height=0.22 * len(part) + 0.5)
+    _dots(panel, part, part["what"] + ", " + part["case"], "speed over transformers'", bounds=[1])
     return style.finish(figure, _rounds(part), "steps: each with the change above it as well; dashed: as fast")
-
-
-def _listed(table: pd.DataFrame, names: pd.Series, label: str, *, bounds: list[float | int]) -> Figure:
-    figure, [[panel]] = style.grid(1, 1, height=0.22 * len(table) + 0.5)
-    _dots(panel, table, names, label, bounds=bounds)
-    return figure
 
 
 def _dots(panel: Axes, table: pd.DataFrame, names: pd.Series, label: str, *, bounds: list[float | int]) -> None:
@@ -120,11 +116,18 @@ def memory(table: pd.DataFrame) -> Figure:
     """
     table = table.sort_values(["break_even", "model", "tokens"])
     removed = table["removed_heads"].sum() / table["heads"].sum()
-    figure, axes = style.grid(1, 2, height=2.7, x="context length (tokens)")
-    ends = [_lines(panel, table, column) for panel, column in zip(axes[0], ["total_bytes", "freed"], strict=True)]
-    _label_bytes(axes[0, 0])
-    _label_shares(axes[0, 1], removed)
-    for panel, labels in zip(axes[0], ends, strict=True):
+    figure, [[whole, freed]] = style.grid(1, 2, height=2.7, x="context length (tokens)")
+    ends = {whole: _lines(whole, table, "total_bytes"), freed: _lines(freed, table, "freed")}
+    low, high = np.log2(whole.get_ylim())
+    powers = range(5 * int(np.ceil(low / 5)), int(high) + 1, 5)
+    whole.set_yticks([2**power for power in powers], [f"{2 ** (power % 10)} {_UNITS[power // 10]}" for power in powers])
+    whole.set_ylabel("whole cache of one sequence")
+    freed.axhline(removed, zorder=1, **style.BOUND)
+    place = {"textcoords": "offset points", "xycoords": freed.get_yaxis_transform()}
+    freed.annotate(f"{removed:.1%} of the states", (1, removed), (-2, 3), size=6, color="0.3", ha="right", **place)
+    freed.yaxis.set_major_formatter(lambda share, place: f"{100 * share:g}%")
+    freed.set(ylim=(None, 1), ylabel="share of the whole cache freed")
+    for panel, labels in ends.items():
         panel.minorticks_off()
         style.log2_positions(panel, table["tokens"])
         style.label_right(panel, labels)
@@ -150,20 +153,5 @@ def _lines(panel: Axes, table: pd.DataFrame, column: str) -> list[tuple[float, s
         if column == "total_bytes":
             left = line["total_bytes"] - line["removed_bytes"]
             panel.fill_between(tokens, left, line["total_bytes"], color=shade, alpha=0.25, linewidth=0)
-        ends.append((line[column].iloc[-1], model, shade))
+        ends.append((float(line[column].iloc[-1]), model, shade))
     return ends
-
-
-def _label_bytes(panel: Axes) -> None:
-    low, high = np.log2(panel.get_ylim())
-    powers = range(5 * int(np.ceil(low / 5)), int(high) + 1, 5)
-    panel.set_yticks([2**power for power in powers], [f"{2 ** (power % 10)} {_UNITS[power // 10]}" for power in powers])
-    panel.set_ylabel("whole cache of one sequence")
-
-
-def _label_shares(panel: Axes, removed: float) -> None:
-    panel.axhline(removed, zorder=1, **style.BOUND)
-    place = {"textcoords": "offset points", "xycoords": panel.get_yaxis_transform()}
-    panel.annotate(f"{removed:.1%} of the states", (1, removed), (-2, 3), size=6, color="0.3", ha="right", **place)
-    panel.yaxis.set_major_formatter(lambda share, place: f"{100 * share:g}%")
-    panel.set(ylim=(None, 1), ylabel="share of the whole cache freed")

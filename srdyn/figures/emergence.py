@@ -45,7 +45,7 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
             top.axhline(bound * part["D"].iloc[0], zorder=1, **style.BOUND)
         own = rows[rows["seed"] == part["seed"].iloc[0]]
         for stratum, look in style.STRATA.items():
-            _line(top, own[own["measure"] == f"rank of {stratum}"], look.colour, "-", bold=True)
+            _lines(top, own[own["measure"] == f"rank of {stratum}"], look._replace(marker=""))
             _lines(bottom, rows[rows["measure"] == f"share of {stratum}"], look)
         top.set_title(f"{top.get_title()}, {part.groupby(['layer', 'head']).ngroups} heads")
         bottom.set_ylim(-0.03, 1.03)
@@ -172,14 +172,11 @@ def _lines(panel: Axes, table: pd.DataFrame, look: style.Look, *, line: str = "-
     """A line for each seed, the first with markers and its interval."""
     for seed in style.seeds(table):
         rows, first = table[table["seed"] == seed], seed == style.seeds(table)[0]
-        _line(panel, rows, look.colour, line + (look.marker if first else ""), bold=first)
-
-
-def _line(panel: Axes, rows: pd.DataFrame, colour: str, line: str, *, bold: bool) -> None:
-    width = 1.4 if bold else 0.6
-    panel.plot(rows["step"], rows["estimate"], line, color=colour, linewidth=width, markersize=2.2, zorder=3)
-    if bold:
-        panel.fill_between(rows["step"], rows["low"], rows["high"], color=colour, alpha=0.2, linewidth=0, zorder=1)
+        drawn = {"color": look.colour, "marker": look.marker if first else "", "linewidth": 1.4 if first else 0.6}
+        panel.plot(rows["step"], rows["estimate"], line, markersize=2.2, zorder=3, **drawn)
+        if first:
+            bounds = rows["low"], rows["high"]
+            panel.fill_between(rows["step"], *bounds, color=look.colour, alpha=0.2, linewidth=0, zorder=1)
 
 
 def _origins(panel: Axes, table: pd.DataFrame) -> None:

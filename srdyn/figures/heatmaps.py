@@ -90,9 +90,10 @@ def _heatmap(
     labels = {"xlabel": panel.get_xlabel(), "ylabel": panel.get_ylabel()}
     panel.set_facecolor("white")
     panel.patch.set(hatch="//////", edgecolor="0.6")
+    low, high = scale.get_clim()
     lines = {"linewidths": 0.3, "linecolor": line}
     text = {"annot": texts, "fmt": "", "annot_kws": {"size": 5}}
-    sns.heatmap(values, ax=panel, norm=scale.norm, cmap=scale.cmap, cbar=False, **lines, **text)
+    sns.heatmap(values, ax=panel, vmin=low, vmax=high, cmap=scale.cmap, cbar=False, **lines, **text)
     panel.set(**labels)
     panel.tick_params(length=0)
     panel.tick_params(axis="y", rotation=0)

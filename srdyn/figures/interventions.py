@@ -48,11 +48,8 @@ def _in_steps(
     panel: Axes,
     table: pd.DataFrame,
     by: str,
-    looks: Mapping[str, tuple[style.Look, float]],
+    looks: dict[str, tuple[style.Look, float]],
     steps: pd.Series,
-    *,
-    value: str = "estimate",
-    linewidth: float = 0.9,
     **mark: object,
 ) -> None:
     """A line for each value of `by` over the values of the column that `steps` is, evenly spaced, each moved aside."""
@@ -60,7 +57,7 @@ def _in_steps(
     for name, line in table[table[by].isin(looks)].groupby(by, sort=False):
         (look, aside), line = looks[name], line.sort_values(steps.name)
         x = np.searchsorted(ticks, line[steps.name]) + aside
-        style.points(panel, x, line, look, value=value, linestyle="-", linewidth=linewidth, **mark)
+        style.points(panel, x, line, look, **{"linestyle": "-", "linewidth": 0.9} | mark)
     panel.set_xticks(range(len(ticks)), [f"{tick:g}" for tick in ticks])
 
 
@@ -170,10 +167,9 @@ def loads(table: pd.DataFrame) -> Figure:
     named = table.assign(panel="every " + table["every"].astype(str) + " tokens")
     figure, parts = style.crossed(named, "panel", "model", height=1.4, x="rank that the states are cut to")
     probes = list(table["probe"].unique())
-    marks = [style.Look(*look) for look in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
-    looks = {
-        probe: (look, 0.06 * (i - len(probes) / 2)) for i, (probe, look) in enumerate(zip(probes, marks, strict=True))
-    }
+    drawn = [style.Look(*look) for look in zip(style.shades(len(probes), 0.9), "osD^v<>", strict=False)]
+    aside = 0.06 * (np.arange(len(probes)) - len(probes) / 2)
+    looks = dict(zip(probes, zip(drawn, aside, strict=True), strict=True))
     for panel, part in parts:
         _in_steps(panel, part, "probe", looks, table["truncated"])
     style.legend(figure, [style.handle(probe, look) for probe, (look, _) in looks.items()])

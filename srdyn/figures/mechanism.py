@@ -20,8 +20,7 @@ _QUANTITIES = (
 )
 """R² between heads, R² within heads, order."""
 _REPRODUCIBLE = {"color": "0.5", "marker": "|", "markersize": 7, "linestyle": ""}
-_ROUNDED = {False: style.Look("0.6", "o"), True: style.Look("#111111", "D")}
-"""Heads by whether they move to another stratum."""
+_ROUNDED = {"same stratum": style.Look("0.6", "o"), "another stratum": style.Look("#111111", "D")}
 _SHOWN = ("low", "high")
 _LINES = {
     style.MODEL: {"linewidth": 1.3, "linestyle": "-"},
@@ -109,13 +108,12 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
         for share in (strata.LOW, strata.HIGH):
             panel.axhline(share * top, zorder=1, **style.BOUND)
             panel.axvline(share * top, zorder=1, **style.BOUND)
-        for moved, look in _ROUNDED.items():
-            rows = part[part["moved"] == moved]
+        for moved, look in enumerate(_ROUNDED.values()):
+            rows = part[part["moved"] == bool(moved)]
             style.points(panel, rows["exact"], rows, look, value="rank", width=0.6, markersize=2.5, zorder=3)
         told = f"{part['moved'].sum()} of {len(part)} move"
         panel.annotate(told, (0.57, 0), (0, 3), "axes fraction", "offset points", ha="center", size=6.5)
-    named = {"same stratum": _ROUNDED[False], "another stratum": _ROUNDED[True]}
-    handles = [style.handle(name, look, linestyle="") for name, look in named.items()]
+    handles = [style.handle(name, look, linestyle="") for name, look in _ROUNDED.items()]
     style.legend(figure, [*handles, style.handle("strata", **style.BOUND)])
     moved = fork.groupby("precision")["moved"].agg(["sum", "size"]).loc[rounded["precision"].unique()]
     outcomes = ", ".join(f"{row.sum} of {row.size} ({row.Index})" for row in moved.itertuples())
@@ -160,11 +158,9 @@ def head_splits(table: pd.DataFrame) -> Figure:
 def _stacked(panel: Axes, rows: pd.DataFrame) -> None:
     places, start = np.arange(len(rows)), np.zeros(len(rows))
     for name, look in style.STRATA.items():
-        panel.barh(places, rows[name], left=start, height=0.62, color=look.colour, linewidth=0)
-        for place, left, share in zip(places, start, rows[name], strict=True):
-            if share >= 0.12:
-                colour = "#111111" if name == "high" else "white"
-                panel.text(left + share / 2, place, _short(share), color=colour, size=6, ha="center", va="center")
+        bars = panel.barh(places, rows[name], left=start, height=0.62, color=look.colour, linewidth=0)
+        told = [_short(share) if share >= 0.12 else "" for share in rows[name]]
+        panel.bar_label(bars, told, label_type="center", color="#111111" if name == "high" else "white", size=6)
         start = start + rows[name].to_numpy()
     for low, high in ((rows["low_lo"], rows["low_hi"]), (1 - rows["high_hi"], 1 - rows["high_lo"])):
         panel.hlines(places + 0.22, low, high, color="white", linewidth=2.2)

@@ -37,8 +37,11 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     panel = axes[0, 0]
     panel.set_subplotspec(panel.get_gridspec()[0, :])
     for row in ledger.itertuples():
-        for kind in [row.kind] if row.kind else kinds:
-            _cell(panel, kinds.index(kind), claims.index(row.claim), row)
+        y, second = claims.index(row.claim), getattr(row, "second", "")
+        for x in [kinds.index(row.kind)] if row.kind else range(len(kinds)):
+            _verdict(panel, x, y - 0.24 * bool(second), row.verdict, row.leading or row.why)
+            if second:
+                _verdict(panel, x, y + 0.24, second, f"II: {row.second_leading}")
     style.listed(panel, claims)
     controls = set(ledger.loc[ledger["verdict"].str.startswith(_CONTROL), "kind"])
     panel.set_xticks(range(len(kinds)), [f"{kind} ({_CONTROL})" if kind in controls else kind for kind in kinds])
@@ -59,13 +62,6 @@ def outcome(verdict: str) -> str:
     if plain not in (*OUTCOMES, "not measured yet"):
         raise ValueError(f"no verdict is called {verdict!r}; there are {', '.join(OUTCOMES)}")
     return "not testable here" if plain == "not measured yet" else plain
-
-
-def _cell(panel: Axes, x: int, y: int, row: tuple) -> None:
-    second = getattr(row, "second", "")
-    _verdict(panel, x, y - 0.24 * bool(second), row.verdict, row.leading or row.why)
-    if second:
-        _verdict(panel, x, y + 0.24, second, f"II: {row.second_leading}")
 
 
 def _verdict(panel: Axes, x: float | int, y: float | int, verdict: str, told: str) -> None:

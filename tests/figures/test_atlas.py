@@ -269,14 +269,8 @@ shown"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [
-        "--no-browser",
-        "--allow-root",
-        f"--port={port}",
-        "--ServerApp.port_retries=0",
-        f"--notebook-dir={tmp_path}",
-    ]
-    options += ["--IdentityProvider.token=open"]
+    options = [f"--port={port}", f"--notebook-dir={tmp_path}"]
+    options += ["--no-browser", "--allow-root", "--ServerApp.port_retries=0", "--IdentityProvider.token=open"]
     with (tmp_path / "log").open("w") as told:
         server = subprocess.Popen(
             [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=told, stderr=told
