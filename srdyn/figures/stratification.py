@@ -171,7 +171,9 @@ def _sized(panel: Axes, table: pd.DataFrame, sizes: list[int]) -> None:
             at = rows["D"] * 2.0 ** moved[name]
             style.points(panel, at, rows, look, value=name, **mark)
     panel.set_xscale("log", base=2)
-    panel.set(xticks=sizes, xticklabels=sizes, xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1))
+    panel.set(
+        xticks=sizes, xticklabels=[*map(str, sizes)], xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1)
+    )
 
 
 def _half_lives(panel: Axes, heads: pd.DataFrame, colours: dict[int, str]) -> None:
