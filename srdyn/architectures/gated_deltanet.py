@@ -25,7 +25,11 @@ class GatedDeltaNet(recipe.Recipe):
     chunk_tap, step_tap = "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"
     conv_step = "causal_conv1d_update"
     sizes = ("num_v_heads", "num_k_heads", "head_k_dim", "head_v_dim")
-    rows: ClassVar = {"conv1d": "qkv", "A_log": "head", "dt_bias": "head"}
+    # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
+    rows: ClassVar = {
+        "conv1d": "qkv", "A_log": "head", "dt_bias": "head", "conv_dim": "qkv", "key_dim": "channel",
+        "value_dim": "value",
+    }  # fmt: skip
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """For many tokens the compiled scan, which is exact wherever it is cut; for a single one, `decode`."""
@@ -33,21 +37,15 @@ class GatedDeltaNet(recipe.Recipe):
         functions |= {self.chunk_tap: scan.gated_delta_rule, self.step_tap: decode.gated_delta_rule}
         return functions | {self.conv_step: decode.convolution(functions[self.conv_step])}
 
-    def make_runnable(self, mixer: nn.Module) -> None:
-        super().make_runnable(mixer)
-        heads = self.heads(mixer)
-        if self.is_pruned(mixer) and heads.H:
+    def bind(self, mixer: nn.Module) -> None:
+        super().bind(mixer)
+        if self.is_pruned(mixer):
+            heads = self.heads(mixer)
             channels = self.units(mixer, range(heads.H), self.sharing(mixer))["qkv"]
             size = math.gcd(heads.K, heads.V)  # whole blocks are copied faster than channels
             blocks = channels[::size] // size
             picking = {name: _picking(blocks, size, rebinding.meaning(mixer, name)) for name in self.convolutions}
             rebinding.bind(mixer, picking)
-
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        super().cut(mixer, value_heads, key_heads)
-        mixer.conv_dim = len(mixer.conv1d.weight)
-        # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
-        mixer.key_dim, mixer.value_dim = mixer.head_k_dim * len(value_heads), mixer.head_v_dim * len(value_heads)
 
 
 class Qwen3Next(GatedDeltaNet):

@@ -1,7 +1,6 @@
 """What one family of recurrent layers has to say about itself."""
 
 import contextlib
-import dataclasses
 import functools
 import inspect
 import types
@@ -27,7 +26,6 @@ class Heads(NamedTuple):
 
 
 Rows = Int64[Tensor, " rows"]
-_Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
 
 class Inputs(tuple):
@@ -47,7 +45,7 @@ class Inputs(tuple):
         self.beta = beta.mean(2) if beta.ndim == 4 else beta
 
     @property
-    def gates(self) -> _Gates:
+    def gates(self) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
         """Log-decay g ≤ 0 and write strength of each head, the mean over its key channels where these decay apart."""
         if self.g.ndim == 3:
             return self.g, self.beta
@@ -55,8 +53,7 @@ class Inputs(tuple):
         return self.g[..., 0] if self.g.stride(-1) == 0 else self.g.mean(-1), self.beta
 
 
-@dataclasses.dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of a recurrence: by name the tensors whose axis 1 is time, the state it starts from, all the rest."""
 
     timed: dict[str, Tensor]
@@ -68,11 +65,6 @@ class Call:
         """How many tokens the call reads."""
         return next(iter(self.timed.values())).shape[1]
 
-    @property
-    def sequences(self) -> int:
-        """How many sequences the call reads."""
-        return len(next(iter(self.timed.values())))
-
     def floats(self, *names: str) -> tuple[Tensor, ...]:
         """These of the tensors over time, in float32."""
         return tuple(self.timed[name].float() for name in names)
@@ -82,7 +74,7 @@ class Call:
         if self.options.get("cu_seqlens") is not None:
             raise ValueError("a tapped model of flash-linear-attention reads without attention_mask and cu_seqlens")
         timed = {name: x[:, start:end] for name, x in self.timed.items()}
-        return dataclasses.replace(self, timed=timed, state=state)
+        return self._replace(timed=timed, state=state)
 
 
 class Decay(NamedTuple):
@@ -110,7 +102,7 @@ class Recipe:
     gating: ClassVar[str] = "per head"  # what decays at a rate of its own
     has_decay: ClassVar[bool] = True  # whether heads forget: whether g is not 0 throughout
     sizes: ClassVar[tuple[str, ...]]  # the module's attributes that `Heads` is made of
-    rows: ClassVar[dict[str, str]]  # whose the rows of each part with weights of single heads are, by `units`
+    rows: ClassVar[dict[str, str]]  # whose the rows of each part are, or what a number counts, by `units`
     state_axes: ClassVar[tuple[str, str]] = ("K", "V")
     rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)  # the recurrence as `kernels` has it
     # The functions for many tokens and for a single one, and their arguments: by place, and those over the tokens.
@@ -137,7 +129,8 @@ class Recipe:
             owner, _, name = path.rpartition(".")
             if getattr(parts.get(owner), name, None) is not None:
                 slicing.cut(parts[owner], name, units[unit])
-        slicing.cut_inputs(self.readout(mixer), units["value"])
+        readout, columns = self.readout(mixer), units["value"]
+        readout.weight, readout.in_features = slicing.taken(readout.weight, columns, axis=1), len(columns)
         for name, kept in zip(self.sizes[:2], (value_heads, key_heads), strict=True):
             setattr(mixer, name, len(kept))
 
@@ -152,10 +145,6 @@ class Recipe:
         units |= {x: slicing.blocks(key_heads, n) for x, n in (("key head", 1), ("key", K), ("shared value", V))}
         keys, values = units["key"], units["value"]
         return units | {"qkv": torch.cat([keys, all_keys * K + keys, 2 * all_keys * K + values])}
-
-    def index(self, mixer: nn.Module) -> int:
-        """Place of the layer in the decoder."""
-        return mixer.layer_idx
 
     def conv_values(self, mixer: nn.Module) -> int:
         """How many numbers the layer's short convolution keeps in the cache, per sequence."""
@@ -208,12 +197,12 @@ class Recipe:
         out = chosen.to(x.device)
         timed = call.timed | {self.written: x.masked_fill(out if x.ndim == 3 else out[:, None], 0)}
         state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
-        return dataclasses.replace(call, timed=timed, state=state)
+        return call._replace(timed=timed, state=state)
 
     def forgetting(self, call: Call, decay: Decay) -> Call:
         """The call with other log-decays. Keys and write strengths stay, though the layer may make them of the same."""
         name = next(name for name in self.log_decay if name in call.timed)
-        return dataclasses.replace(call, timed=call.timed | {name: decay.of(call.timed[name])})
+        return call._replace(timed=call.timed | {name: decay.of(call.timed[name])})
 
     def decay_set(self, mixer: nn.Module) -> Decay | None:
         """What `ablation.set_half_life` makes of the module's decays while it is open."""
@@ -262,7 +251,7 @@ class Recipe:
         held, heads, unpruned = self.kept(mixer), tuple(heads), self.unpruned(mixer)
         if list(heads) != sorted(set(heads) & set(held)):
             raise ValueError(
-                f"decoder layer {self.index(mixer)} holds the heads {list(held)}: keep some of these, in increasing "
+                f"decoder layer {mixer.layer_idx} holds the heads {list(held)}: keep some of these, in increasing "
                 f"order, got {list(heads)}"
             )
         for bound in ("forward", "srdyn_decay"):
@@ -318,12 +307,21 @@ class Recipe:
     def make_runnable(self, mixer: nn.Module) -> None:
         """Let this one module call its `cpu_functions` where its tensors are on a CPU, the stock ones elsewhere.
 
-        A module that lost all its heads returns zeros.
+        A module that lost all its heads does `nothing`.
         """
-        if not self.kept(mixer):
-            mixer.forward = types.MethodType(_zeros, mixer)
-            return
+        if self.kept(mixer):
+            self.bind(mixer)
+        else:
+            mixer.forward = types.MethodType(self.nothing, mixer)
+
+    def bind(self, mixer: nn.Module) -> None:
+        """`make_runnable` for a module with heads."""
         bind_on_cpu(mixer, self.cpu_functions(mixer))
+
+    @staticmethod
+    def nothing(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
+        """The forward of a module without heads."""
+        return torch.zeros_like(hidden_states)
 
 
 def bind_on_cpu(module: nn.Module, functions: Mapping[str, Callable]) -> None:
@@ -340,7 +338,3 @@ def by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:
         return (on_cpu if x.device.type == "cpu" else elsewhere)(*arguments, **options)
 
     return call
-
-
-def _zeros(_mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
-    return torch.zeros_like(hidden_states)

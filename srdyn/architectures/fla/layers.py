@@ -8,7 +8,7 @@ import copy
 import functools
 import importlib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -17,13 +17,13 @@ from transformers import PreTrainedModel
 
 from srdyn.architectures import rebinding, recipe
 from srdyn.architectures.fla import ops
-from srdyn.kernels import recurrence, scan, transition
+from srdyn.kernels import recurrence, scan
 
 _COMPILED = {
     recurrence.gated_delta_rule: functools.partial(scan.gated_delta_rule, output_final_state=True),
-    recurrence.kimi_delta_rule: transition.kimi_delta_rule,
-    recurrence.gated_linear_attention: transition.gated_linear_attention,
-    recurrence.rwkv7: transition.rwkv7,
+    recurrence.kimi_delta_rule: scan.kimi_delta_rule,
+    recurrence.gated_linear_attention: scan.gated_linear_attention,
+    recurrence.rwkv7: scan.rwkv7,
 }
 """Faster forms of rules, which return the last state alone."""
 
@@ -87,13 +87,10 @@ class Layer(recipe.Recipe):
         last = self.oriented(last).contiguous() if options.get(self.wants_state) else None
         return outputs.to(call.timed["v"].dtype), last
 
-    def make_runnable(self, mixer: nn.Module) -> None:
-        if not self.kept(mixer):
-            mixer.forward = types.MethodType(self.nothing, mixer)
-            return
+    def bind(self, mixer: nn.Module) -> None:
         if getattr(mixer, "mode", None) in ("fused_chunk", "parallel"):
             mixer.mode = "chunk"  # The same outputs from a kernel that hands out a state.
-        super().make_runnable(mixer)
+        super().bind(mixer)
         if self.is_pruned(mixer):
             known = self.of(mixer)
             expanding = {name: known._expanding(rebinding.meaning(mixer, name)) for name in self.readers}
@@ -116,11 +113,6 @@ class Layer(recipe.Recipe):
         if past_key_values is not None:
             past_key_values.update(layer_idx=mixer.layer_idx, offset=hidden_states.shape[1])
         return torch.zeros_like(hidden_states), None, past_key_values
-
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        _, _, K, V = self.heads(mixer)
-        super().cut(mixer, value_heads, key_heads)
-        mixer.key_dim, mixer.value_dim = K * len(key_heads), V * len(value_heads)
 
     def _expanded(self, options: dict) -> dict:
         """The arguments, with a copy of its key head's for each value head of a pruned layer, unless they have it."""

@@ -4,7 +4,6 @@ Beside the recurrence a head adds the bias of its norm, in RWKV-7 the token's ow
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from jaxtyping import Bool
@@ -33,19 +32,13 @@ class Rwkv(layers.Layer):
         """Two: every projection mixes a token with the one before it."""
         return 2
 
-    @contextlib.contextmanager
-    def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> Iterator[None]:
+    def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> contextlib.AbstractContextManager:
         columns = chosen.repeat_interleave(self.heads(mixer).V)
 
         def silenced(_projection: nn.Module, arguments: tuple) -> tuple[Tensor]:
             return (arguments[0].masked_fill(columns.to(arguments[0].device), 0),)
 
-        with mixer.o_proj.register_forward_pre_hook(silenced):
-            yield
-
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        super().cut(mixer, value_heads, key_heads)
-        mixer.g_norm.num_groups = len(value_heads)
+        return mixer.o_proj.register_forward_pre_hook(silenced)
 
 
 class Rwkv6(Rwkv):
@@ -58,7 +51,8 @@ class Rwkv6(Rwkv):
     rule = staticmethod(recurrence.rwkv6)
     rows: ClassVar = {
         "r_proj.linear": "channel", "k_proj.linear": "channel", "w_proj.linear.lora.2": "channel", "bonus": "head",
-        "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value",
+        "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value", "g_norm.num_groups": "head",
+        "key_dim": "channel", "value_dim": "value",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
@@ -82,7 +76,8 @@ class Rwkv7(Rwkv):
     rows: ClassVar = {
         "r_proj": "channel", "k_proj": "channel", "w_lora.lora.2": "channel", "a_lora.lora.2": "channel",
         "k_k": "channel", "k_a": "channel", "r_k": "head", "v_proj": "value", "v_lora.lora.2": "value",
-        "g_lora.lora.2": "value", "g_norm": "value",
+        "g_lora.lora.2": "value", "g_norm": "value", "g_norm.num_groups": "head", "key_dim": "channel",
+        "value_dim": "value",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
