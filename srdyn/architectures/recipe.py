@@ -302,7 +302,6 @@ class Recipe:
 
     def make_model_runnable(self, hf: PreTrainedModel) -> None:
         """Let the rest of this one model run on a CPU too, where it would not; once for a model, after its layers."""
-        return
 
     def make_runnable(self, mixer: nn.Module) -> None:
         """Let this one module call its `cpu_functions` where its tensors are on a CPU, the stock ones elsewhere.

@@ -7,7 +7,6 @@ Yang et al., Parallelizing Linear Transformers with the Delta Rule over Sequence
 https://arxiv.org/abs/2406.06484. Peng et al., RWKV-7 "Goose", 2025, https://arxiv.org/abs/2503.14456.
 """
 
-import functools
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -150,12 +149,12 @@ def sweep(
 
     At most `most` threads, which do not change the results.
     """
+
+    def run(first, stop):
+        kernel(*arguments, fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in scratch)), first, stop)
+
     with denormals.flushed():
-        threads.split(functools.partial(_swept, kernel, arguments, scratch), heads, most=most)
-
-
-def _swept(kernel, arguments, scratch, first, stop):
-    kernel(*arguments, fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in scratch)), first, stop)
+        threads.split(run, heads, most=most)
 
 
 def filled(x: Tensor, axes: int) -> Tensor:
