@@ -1,6 +1,7 @@
 """What one family of recurrent layers has to say about itself."""
 
 import contextlib
+import copy
 import functools
 import inspect
 import types
@@ -117,6 +118,10 @@ class Recipe:
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
+    # The arguments whose heads are key heads, which serve unequal numbers of value heads once some of these are gone:
+    # then each value head gets its own copy before the recurrence, while weights and cache hold a key once.
+    shared: ClassVar[tuple[str, ...]] = ()
+    own_key: Callable[[torch.device], Int64[Tensor, " held"]] | None = None  # then the key head of each value head
 
     def heads(self, mixer: nn.Module) -> Heads:
         """Head grid as the module stands, after any pruning."""
@@ -157,7 +162,11 @@ class Recipe:
 
     def of(self, mixer: nn.Module) -> "Recipe":
         """The recipe for this one module: one that knows of it what a call of the recurrence does not tell."""
-        return self
+        if not self.shared or not self.is_pruned(mixer):
+            return self
+        known = copy.copy(self)
+        known.own_key = functools.cache(torch.tensor(self.sharing(mixer), dtype=torch.int64).to)
+        return known
 
     @property
     def gated_delta(self) -> bool:
@@ -171,7 +180,7 @@ class Recipe:
 
     def taken_apart(self, arguments: tuple, options: dict) -> Call:
         """A call of `chunk_tap` or `step_tap` by its parts."""
-        named = dict(zip(self.places, arguments, strict=False)) | options
+        named = self._named(arguments, options)
         state = named.pop(self.first_state, None)
         named.pop(self.wants_state, None)
         timed = {name: named.pop(name) for name in self.timed if named.get(name) is not None}
@@ -316,11 +325,34 @@ class Recipe:
     def bind(self, mixer: nn.Module) -> None:
         """`make_runnable` for a module with heads."""
         bind_on_cpu(mixer, self.cpu_functions(mixer))
+        known = self.of(mixer)
+        if known.own_key is not None:
+            names = (self.chunk_tap, self.step_tap)
+            rebinding.bind(mixer, {name: known._with_own_keys(rebinding.meaning(mixer, name)) for name in names})
 
     @staticmethod
     def nothing(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
         """The forward of a module without heads."""
         return torch.zeros_like(hidden_states)
+
+    def _named(self, arguments: tuple, options: dict) -> dict:
+        """The arguments of a call by name, of key heads a copy for each value head, unless they have it."""
+        named = dict(zip(self.places, arguments, strict=False)) | options
+        if self.own_key is not None:
+            for name in self.shared:
+                x = named.get(name)
+                if x is not None and x.shape[2] != len(own := self.own_key(x.device)):
+                    named[name] = x.index_select(2, own)
+        return named
+
+    def _with_own_keys(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*arguments, **options):
+            named = self._named(arguments, options)
+            arguments = [named.pop(name) for name in self.places]
+            return function(*arguments, **named)
+
+        return call
 
 
 def bind_on_cpu(module: nn.Module, functions: Mapping[str, Callable]) -> None:

@@ -4,12 +4,10 @@ https://github.com/fla-org/flash-linear-attention 0.6. It is imported by those w
 Its registry of backends would change every model in the process; twins come by `rebinding`, module by module.
 """
 
-import copy
 import functools
 import importlib
 import types
 from collections.abc import Callable
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -31,25 +29,15 @@ _COMPILED = {
 class Layer(recipe.Recipe):
     """What all of these layers have in common; they name every argument of their recurrence.
 
-    `shared` are the arguments whose heads are key heads: in a pruned layer each value head gets its own copy before the
-    recurrence, while weights and cache hold a key once. An ablated head has values of zero, which write nothing.
+    An ablated head has values of zero, which write nothing.
     """
 
     places = ()
     timed = ("q", "k", "v", "g", "beta")
     convolutions = ("q_conv1d", "k_conv1d", "v_conv1d")
     written = "v"
-    shared: ClassVar[tuple[str, ...]] = ("q", "k")
+    shared = ("q", "k")
     sizes = ("num_v_heads", "num_heads", "head_k_dim", "head_v_dim")
-    own_key: list[int] | None = None
-    """In a pruned layer, the key head of each value head."""
-
-    def of(self, mixer: nn.Module) -> "Layer":
-        if not self.is_pruned(mixer):
-            return self
-        known = copy.copy(self)
-        known.own_key = self.sharing(mixer)
-        return known
 
     @property
     def readers(self) -> tuple[str, ...]:
@@ -65,9 +53,6 @@ class Layer(recipe.Recipe):
 
     def stored(self, cache: object, index: int) -> Tensor:
         return cache[index]["recurrent_state"]
-
-    def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
-        return super().taken_apart(arguments, self._expanded(options))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """Whatever the layer calls that has a twin, and the recurrence."""
@@ -91,10 +76,6 @@ class Layer(recipe.Recipe):
         if getattr(mixer, "mode", None) in ("fused_chunk", "parallel"):
             mixer.mode = "chunk"  # The same outputs from a kernel that hands out a state.
         super().bind(mixer)
-        if self.is_pruned(mixer):
-            known = self.of(mixer)
-            expanding = {name: known._expanding(rebinding.meaning(mixer, name)) for name in self.readers}
-            rebinding.bind(mixer, expanding)
 
     def make_model_runnable(self, hf: PreTrainedModel) -> None:
         stock = importlib.import_module("fla.modules.activations")
@@ -113,21 +94,6 @@ class Layer(recipe.Recipe):
         if past_key_values is not None:
             past_key_values.update(layer_idx=mixer.layer_idx, offset=hidden_states.shape[1])
         return torch.zeros_like(hidden_states), None, past_key_values
-
-    def _expanded(self, options: dict) -> dict:
-        """The arguments, with a copy of its key head's for each value head of a pruned layer, unless they have it."""
-        if self.own_key is None:
-            return options
-        given = {name: options[name] for name in self.shared if options.get(name) is not None}
-        own = {name: x[:, :, self.own_key] for name, x in given.items() if x.shape[2] != len(self.own_key)}
-        return options | own
-
-    def _expanding(self, function: Callable) -> Callable:
-        @functools.wraps(function)
-        def call(**options):
-            return function(**self._expanded(options))
-
-        return call
 
 
 def _make_module_runnable(module: nn.Module, activations: dict[Callable, Callable]) -> None:
