@@ -152,8 +152,8 @@ class Recipe:
         return units | {"qkv": torch.cat([keys, all_keys * K + keys, 2 * all_keys * K + values])}
 
     def conv_values(self, mixer: nn.Module) -> int:
-        """How many numbers the layer's short convolution keeps in the cache, per sequence."""
-        return mixer.conv_dim * mixer.conv_kernel_size
+        """How many numbers the layer's short convolutions keep in the cache, per sequence."""
+        return sum(part.weight.numel() for part in mixer.modules() if isinstance(part, nn.Conv1d))
 
     def inputs(self, call: Call) -> Inputs:
         """What the call reads, as `rule` takes it by place; here the recurrence itself normalises queries and keys."""

@@ -34,7 +34,7 @@ class Layer(recipe.Recipe):
 
     places = ()
     timed = ("q", "k", "v", "g", "beta")
-    convolutions = ("q_conv1d", "k_conv1d", "v_conv1d")
+    convolutions = ()
     written = "v"
     shared = ("q", "k")
     sizes = ("num_v_heads", "num_heads", "head_k_dim", "head_v_dim")
@@ -43,10 +43,6 @@ class Layer(recipe.Recipe):
     def readers(self) -> tuple[str, ...]:
         """Both, since a short sequence is read by the function for single tokens."""
         return self.chunk_tap, self.step_tap
-
-    def conv_values(self, mixer: nn.Module) -> int:
-        held = (getattr(mixer, name, None) for name in self.convolutions)
-        return sum(convolution.weight[:, 0].numel() for convolution in held if convolution is not None)
 
     def empty_cache(self, hf: PreTrainedModel) -> object:
         return importlib.import_module("fla.models.cache_utils").Cache()

@@ -74,7 +74,6 @@ class HGRN2(GatedLinearAttention):
 
     mixers = ("fla.layers.hgrn2.HGRN2Attention",)
     model_types = ("hgrn2",)
-    convolutions = ("q_conv1d", "f_conv1d", "i_conv1d")
     shared = ()
     sizes = ("num_heads", "num_heads", "head_f_dim", "head_i_dim")
     rows: ClassVar = {

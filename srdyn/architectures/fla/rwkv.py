@@ -20,7 +20,6 @@ class Rwkv(layers.Layer):
 
     gating = "per channel"
     log_decay = ("w",)
-    convolutions = ()
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
 
