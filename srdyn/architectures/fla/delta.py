@@ -15,11 +15,10 @@ from srdyn.kernels import recurrence
 
 
 class Eraser(layers.Layer):
-    """Queries and keys are normalised where the call says so, or nothing; without g no head forgets."""
+    """Queries and keys are normalised unless the call says otherwise; without g no head forgets."""
 
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
-        "key_dim": "key", "value_dim": "value",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:

@@ -8,6 +8,7 @@ import functools
 import importlib
 import types
 from collections.abc import Callable
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,7 @@ class Layer(recipe.Recipe):
     convolutions = ()
     written = "v"
     shared = ("q", "k")
+    rows: ClassVar = {"key_dim": "key", "value_dim": "value"}
     sizes = ("num_v_heads", "num_heads", "head_k_dim", "head_v_dim")
 
     @property

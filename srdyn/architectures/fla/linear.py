@@ -21,9 +21,9 @@ class Writer(layers.Layer):
     shared = ("k", "v")
     sizes = ("num_heads", "num_kv_heads", "head_k_dim", "head_v_dim")
     rule = staticmethod(recurrence.gated_linear_attention)
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "q_proj": "channel", "k_proj": "key", "v_proj": "shared value", "g_proj": "value",
-        "q_conv1d": "channel", "k_conv1d": "key", "v_conv1d": "shared value", "key_dim": "key", "value_dim": "value",
+        "q_conv1d": "channel", "k_conv1d": "key", "v_conv1d": "shared value",
     }  # fmt: skip
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
@@ -76,10 +76,9 @@ class HGRN2(GatedLinearAttention):
     model_types = ("hgrn2",)
     shared = ()
     sizes = ("num_heads", "num_heads", "head_f_dim", "head_i_dim")
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "q_proj": "channel", "f_proj": "channel", "i_proj": "value", "g_norm": "value",
-        "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value",
-        "key_dim": "key", "value_dim": "value", "forget_dim": "key", "input_dim": "value",
+        "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value", "forget_dim": "key", "input_dim": "value",
     }  # fmt: skip
 
     def bind(self, mixer: nn.Module) -> None:

@@ -48,10 +48,9 @@ class Rwkv6(Rwkv):
     chunk_tap, step_tap = "chunk_rwkv6", "fused_recurrent_rwkv6"
     timed = ("r", "k", "v", "w")
     rule = staticmethod(recurrence.rwkv6)
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "r_proj.linear": "channel", "k_proj.linear": "channel", "w_proj.linear.lora.2": "channel", "bonus": "head",
         "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value", "g_norm.num_groups": "head",
-        "key_dim": "channel", "value_dim": "value",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
@@ -72,11 +71,10 @@ class Rwkv7(Rwkv):
     sizes = ("num_heads", "num_heads", "head_dim", "head_v_dim")
     timed = ("r", "w", "k", "v", "kk", "a", "b")
     rule = staticmethod(recurrence.rwkv7)
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "r_proj": "channel", "k_proj": "channel", "w_lora.lora.2": "channel", "a_lora.lora.2": "channel",
         "k_k": "channel", "k_a": "channel", "r_k": "head", "v_proj": "value", "v_lora.lora.2": "value",
-        "g_lora.lora.2": "value", "g_norm": "value", "g_norm.num_groups": "head", "key_dim": "channel",
-        "value_dim": "value",
+        "g_lora.lora.2": "value", "g_norm": "value", "g_norm.num_groups": "head",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
