@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -335,6 +335,11 @@ class Recipe:
         """The forward of a module without heads."""
         return torch.zeros_like(hidden_states)
 
+    @staticmethod
+    def copied(x: Shaped[Tensor, "B T held *K"], own: Int64[Tensor, " H"]) -> Shaped[Tensor, "B T H *K"]:
+        """Of the heads of x that each value head uses a copy."""
+        return x.index_select(2, own)
+
     def _named(self, arguments: tuple, options: dict) -> dict:
         """The arguments of a call by name, of key heads a copy for each value head, unless they have it."""
         named = dict(zip(self.places, arguments, strict=False)) | options
@@ -342,7 +347,7 @@ class Recipe:
             for name in self.shared:
                 x = named.get(name)
                 if x is not None and x.shape[2] != len(own := self.own_key(x.device)):
-                    named[name] = x.index_select(2, own)
+                    named[name] = self.copied(x, own)
         return named
 
     def _with_own_keys(self, function: Callable) -> Callable:

@@ -75,6 +75,11 @@ class Layer(recipe.Recipe):
             mixer.mode = "chunk"  # The same outputs from a kernel that hands out a state.
         super().bind(mixer)
 
+    @staticmethod
+    def copied(x: Tensor, own: Tensor) -> Tensor:
+        """By indexing, which keeps the order of x in memory, in which sums over its channels are taken."""
+        return x[:, :, own]
+
     def make_model_runnable(self, hf: PreTrainedModel) -> None:
         stock = importlib.import_module("fla.modules.activations")
         activations = {getattr(stock, name): twin for name, twin in ops.ACTIVATIONS.items()}
