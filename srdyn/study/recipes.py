@@ -1,12 +1,14 @@
 """How a part of each committed table is computed again from the shipped models, or from other committed tables.
 
-Each of `PARTS` opens one model, drawn by chance, and yields tables with the columns that tell their rows apart (none:
-all rows in order) and what computes some of their rows, or all. What it keeps lies in the folder that it is given.
-Parameters come from a table's side file, and from presets/reference.yaml where that lacks them.
+Each of `PARTS` opens one model, drawn by chance, and yields tables with what computes some of their rows, or all, and
+the columns whose values say which these are (none: all rows; alike ones are held against each other in order). What it
+keeps lies in the folder that it is given. Parameters come from a table's side file, and from presets/reference.yaml
+where that lacks them. What a notebook makes of spectra it makes here too: its own cells are run (`cells`).
 """
 
 import dataclasses
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +17,10 @@ import pandas as pd
 from srdyn import scores
 from srdyn.kernels import denormals
 from srdyn.loading import memory
-from srdyn.study import derived
-from srdyn.study.analysis import (
-    after_text,
-    damage,
-    emergence,
-    mechanism,
-    observations,
-    second,
-    shuffled,
-    summaries,
-    update_rules,
-)
-from srdyn.study.run import opened, store
-from srdyn.study.survey import null_tables, survey
+from srdyn.study import cells, derived
+from srdyn.study.analysis import damage, emergence, update_rules
+from srdyn.study.run import opened
+from srdyn.study.survey import survey
 from srdyn.study.trials import battery, effects, frontier, retention, sets, single_heads, trials
 
 ARM, HEAD = derived.ARM, "model layer head"
@@ -41,82 +33,14 @@ def _of(table: str, model: str) -> pd.DataFrame:
 
 
 def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
-    """Notebooks 01, 02, 05: one model's heads in all contexts, those of the null `mechanism` in text."""
-    given = derived.given("05_mechanism_heads") | derived.given("02_consistency_steps")
+    """Notebooks 01, 02, 05: one model's heads in all contexts, beside two nulls."""
+    reading = _read(derived.given("01_stratification_heads"))
     name = derived.place(draw.choice(derived.given("05_mechanism_heads")["models"]))
-    reading, at = _read(given), {"at": given["positions"][-1]}
-    tables = null_tables.Tables(opened.model(name), reading, store.RunStore(kept / "survey", made_by={}))
-    asked = [(null_tables.MODEL, context) for context in reading.names()]
-    asked += [("mechanism", context) for context in reading.texts]
-    heads = pd.concat([tables.table(*each) for each in asked], ignore_index=True)
-    text, eps = heads[heads["context"].isin(reading.texts)], {"eps": given["eps"]}
-    own = text[text["source"] == null_tables.MODEL]
-    yield "01_stratification_heads", f"{HEAD} source", lambda: summaries.final_ranks(text, **at)
-    paths = functools.partial(summaries.trajectories, text, [null_tables.MODEL, "mechanism"])
-    yield "01_stratification_trajectories", f"{HEAD} source position", paths
-    yield "01_stratification_shares", "model source split", lambda: summaries.shares(own, **at, **eps)
-    yield "01_stratification_modes", "model quantity", lambda: second.modes(own, **at, **eps)
-    yield "02_consistency_time", "model source position", lambda: summaries.time_order(own)
-    yield "02_consistency_pairs", "model a b", lambda: summaries.context_pairs(heads, **at)
-    attacked = functools.partial(summaries.under_attack, heads, reading.attacks, reading.texts, **at)
-    yield "02_consistency_attacks", f"{HEAD} context", lambda: summaries.first_layer_bound(attacked(), [name])
-    yield "02_consistency_after_text", f"{HEAD} attack", lambda: after_text.ranks(name, reading)
-    steps = functools.partial(summaries.consecutive_cosines, name, reading, given["cosine_at"])
-    each = max(1, 4 // len(reading.texts))
-    yield "02_consistency_steps", "model layer context sample position", lambda: steps(n=each)
-    by_head = mechanism.heads(text, **at, **eps)
-    yield "05_mechanism_heads", HEAD, lambda: by_head
-    yield "05_mechanism_explained", "model predictor quantity", lambda: mechanism.explained(text, **at, **eps)
-    yield "05_mechanism_sweep", "model ranks_of eps", lambda: mechanism.sweep(text, **at, **eps)
-    yield "05_mechanism_splits", "model split", lambda: mechanism.splits(text, **at, **eps)
-    yield "05_mechanism_shuffled", HEAD, lambda: shuffled.ranks(name, reading)
-    rounded = functools.cache(functools.partial(mechanism.precision, name, reading))
-    yield "05_mechanism_precision", f"{HEAD} precision", lambda: mechanism.rounded_heads(rounded())
-    yield "05_mechanism_fork", "measure model precision", lambda: mechanism.rounded_fork(rounded())
-    yield from _claims(text, heads, reading, at)
-
-
-def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at: dict[str, int]) -> derived.Fresh:
-    """The measures of both registrations that one model's head tables decide, of the model alone."""
-    text, heads = (table[table["source"] == null_tables.MODEL] for table in (text, heads))
-    of = observations
-    read, attacked = (heads[heads["context"].isin(reading.attacks) == under] for under in (False, True))
-    anew, times, norm = {"over_heads": True}, {"first": 128, "second": 2048}, {"value": "nuclear_norm"}
-    pooled = {"low-rank heads": "low", "high-rank heads": "high", "middle of all heads": "middle"}
-    between = [("cosine of ranks", at), ("cosine of norms", at | norm)]
-    between = [(text, name, of.cosine_between, options) for name, options in between]
-    asked = {
-        "01_stratification_claims": [
-            (text, "smaller group", of.smaller_group, at),
-            (text, "middle", of.stratum_share, at | {"stratum": "middle"}),
-            (text, "high heads follow", of.follow, {}),
-            (text, "low heads drift", of.drift, {}),
-        ],
-        "01_stratification_claims_second": [
-            *((text, name, second.share_of_all, anew | at | {"stratum": stratum}) for name, stratum in pooled.items()),
-            (text, "high heads hold", second.hold, anew),
-            (text, "high heads settle", second.settle, anew),
-            (text, "low heads drift", of.drift, anew),
-        ],
-        "02_consistency_claims": [
-            (text, "spearman 128 to 2048", of.order_in_time, times),
-            (text, "spearman d to 16d", of.order_from_d, {}),
-            *between,
-            (read, "kappa between contexts", of.kappa_between, at),
-            (read, "spearman between contexts", of.spearman_between, at),
-            (attacked, "smaller group under attack", of.least_group, at),
-        ],
-        "02_consistency_claims_second": [
-            *between,
-            (text, "cosine of ranks in time", second.cosine_in_time, times),
-            (text, "cosine of norms in time", second.cosine_in_time, times | norm),
-            (text, "kappa between domains", of.kappa_between, at),
-            (text, "spearman between domains", of.spearman_between, at),
-        ],
-    }
-    for table, measures in asked.items():
-        rows = [of.measure(rows, name, statistic, **options) for rows, name, statistic, options in measures]
-        yield table, "measure model source", functools.partial(pd.concat, rows, ignore_index=True)
+    heads = survey.heads([name], reading, sources=("untrained", "mechanism"), kept=kept / "survey")
+    names = {"models": [name], "reading": reading, "last": reading.positions[-1], "rows": {}}
+    names |= {"heads": heads, "text": heads[heads["context"].isin(reading.texts)]}
+    for stem in ("01_stratification", "02_consistency", "05_mechanism"):
+        yield from cells.kept(stem, until="sizes", **names)
 
 
 def _experiments(draw: np.random.Generator, kept: Path) -> derived.Fresh:
@@ -126,19 +50,19 @@ def _experiments(draw: np.random.Generator, kept: Path) -> derived.Fresh:
         given, thorough = derived.given(f"{table}_composition"), "thorough/" * ("/" in table)
         plan = _plan(given["plan"])
         tasks = () if thorough else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
-        few = dataclasses.replace(plan.questions, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
+        few = _few(plan, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
         rows = 1 if "04" in table else given["set_rows"]
         asked = sets.questions(plan.questions.tasks if "04" in table else ("needle",), rows=rows, seed=given["seed"])
-        subject = sets.Subject(place, dataclasses.replace(plan, questions=few), asked, kept)
+        subject = sets.Subject(place, few, asked, kept)
         if plan.sequences not in profiles:  # the thorough run chooses heads by more text
             profiles[plan.sequences] = subject.ask("profile")
         profile = profiles[plan.sequences]
         damages = _of(f"{thorough}03_ablation_heads", subject.model.name)
-        known = ["axis", "layer", "head", "probe", "damage", "intact"]
         subject.kept.put("profile", profile)
-        subject.kept.put("damage", damages[known])
+        subject.kept.put("damage", damages[["axis", "layer", "head", "probe", "damage", "intact"]])
         if "03" in table:
-            yield f"{table}_heads", HEAD, lambda profile=profile: profile
+            heads = damages[[*effects.HEAD, "probe"]].merge(profile)
+            yield f"{table}_heads", f"{HEAD} probe", heads.copy
         yield from _answers(draw, table, subject)
         if not thorough:
             yield from _sets(draw, table, subject)
@@ -168,8 +92,7 @@ def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> 
     if "/" in table:  # what the oracle takes has changed since the thorough run
         versus, composed = (rows[rows["arm"] != trials.ORACLE] for rows in (versus, composed))
     arm, other = _arm(draw, versus.query("versus == 'random'")), _arm(draw, composed)
-    asked = [trials.Arm(trials.INTACT), dataclasses.replace(arm, name="random", matched=False), arm]
-    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    answers = _asked(subject, [trials.Arm(trials.INTACT), _random(arm), arm])
     estimates = functools.partial(effects.with_state, effects.estimates(answers), subject.ask("profile"))
     yield f"{table}_estimates", ABOUT, estimates
     yield f"{table}_differences", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
@@ -178,11 +101,10 @@ def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> 
 
 def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject, kept: Path) -> derived.Fresh:
     """Heads of another cut beside random ones of the same cut, in text."""
-    text = dataclasses.replace(subject.plan, questions=dataclasses.replace(subject.plan.questions, tasks=()))
-    each, arm = trials.Subject(subject.name, text, kept), _arm(draw, _of(f"{table}_elsewhere", subject.model.name))
+    each = trials.Subject(subject.name, _few(subject.plan, tasks=()), kept)
     each.kept.put("profile", subject.ask("profile"))
-    asked = [arm, dataclasses.replace(arm, name="random", matched=False)]
-    answers = pd.concat([each.ask("answers", x) for x in asked], ignore_index=True)
+    arm = _arm(draw, _of(f"{table}_elsewhere", subject.model.name))
+    answers = _asked(each, [arm, _random(arm)])
     yield f"{table}_elsewhere", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
 
 
@@ -191,12 +113,11 @@ def _narrowed(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     for table in ("03_ablation", "thorough/03_ablation"):
         given, rows = derived.given(f"{table}_window"), derived.stands(f"{table}_window")
         arm, plan = _arm(draw, rows[rows["arm"] != "random"]), _plan(given["plan"])
-        few = dataclasses.replace(plan.questions, tasks=(), domains=(str(draw.choice(plan.domains)),), copies=0)
+        few = _few(plan, tasks=(), domains=(str(draw.choice(plan.domains)),), copies=0)
         [name] = [name for name in given["models"] if Path(name).name == rows["model"].iloc[0]]
-        subject = trials.Subject(derived.place(name), dataclasses.replace(plan, questions=few), kept)
         windows, arms = (0, int(draw.choice(rows["window"]))), (trials.Arm(trials.INTACT), arm)
         asked = [dataclasses.replace(arm, window=window) for window in windows for arm in arms]
-        answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+        answers = _asked(trials.Subject(derived.place(name), few, kept), asked)
         yield f"{table}_narrowed", ABOUT, functools.partial(effects.estimates, answers)
         yield f"{table}_window", f"{ABOUT} versus", functools.partial(effects.interactions, answers)
 
@@ -206,12 +127,10 @@ def _truncated(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     given, rows = derived.given("05_mechanism_truncation"), derived.stands("05_mechanism_truncation")
     options = {"rows": given["load_rows"], "eps": given["eps"], "seed": given["seed"]}
     plan = trials.truncating(given["loads"], given["domains"], **options)
-    one = {"tasks": (str(draw.choice(given["loads"])),), "domains": (str(draw.choice(plan.domains)),)}
+    few = _few(plan, tasks=(str(draw.choice(given["loads"])),), domains=(str(draw.choice(plan.domains)),))
     every, place = int(draw.choice(rows["every"])), derived.place(draw.choice(given["models"][:2]))
-    few = dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, **one), truncated_every=every)
-    subject = trials.Subject(place, few, kept)
     asked = [trials.Arm(trials.INTACT), trials.Arm("high", 1.0, truncated=int(draw.choice(given["truncated"])))]
-    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    answers = _asked(trials.Subject(place, dataclasses.replace(few, truncated_every=every), kept), asked)
     yield "05_mechanism_truncation", f"{ABOUT} every", lambda: effects.estimates(answers).assign(every=every)
 
 
@@ -290,20 +209,8 @@ def _retention(draw: np.random.Generator, kept: Path) -> derived.Fresh:
 def _training(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebook 06: all that follows from the spectra that training wrote down."""
     given = derived.given("06_emergence_heads")
-    history, at = emergence.histories([derived.place(name) for name in given["models"]]), given["positions"]
-    first = {"at": at[0]}
-    of_each = lambda make, **options: pd.concat([make(history, at=t, **options) for t in at], ignore_index=True)  # noqa: E731
-    yield "06_emergence_heads", "", lambda: emergence.trajectories(history, **first)
-    yield "06_emergence_distribution", "", lambda: of_each(emergence.distribution)
-    ranks = emergence.identity(history, **first)
-    yield "06_emergence_identity", "model measure step reference value position", lambda: ranks
-    yield "06_emergence_origin", "", lambda: of_each(emergence.origin)
-    yield "06_emergence_moved", "", lambda: second.moved(history, **first)
-    yield "06_emergence_kept", "", lambda: second.kept(history, **first)
-    yield "06_emergence_claims", "", lambda: emergence.measured(ranks)
-    halves = emergence.measured(ranks).query("measure == 'identity in training'")
-    again = lambda: pd.concat([second.identity(history, **first), halves], ignore_index=True)  # noqa: E731
-    yield "06_emergence_claims_second", "measure model", again
+    history = emergence.histories([derived.place(name) for name in given["models"]])
+    yield from cells.kept("06_emergence", history=history, positions=given["positions"])
     yield "06_emergence_ablation", "model arm reference step", functools.partial(_removed, draw, kept)
 
 
@@ -312,26 +219,21 @@ def _removed(draw: np.random.Generator, kept: Path) -> pd.DataFrame:
     given = derived.given("06_emergence_ablation")
     place = derived.place(draw.choice(given["models"]))
     step, folder = [*emergence.stages(place).items()][-1 - int(draw.integers(2))]
-    subject = trials.Subject(folder, _plan(given["plan"]), kept)
     asked = [trials.Arm(trials.INTACT), *(trials.Arm(name, given["share"]) for name in emergence.REMOVED)]
-    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    answers = _asked(trials.Subject(folder, _plan(given["plan"]), kept), asked)
     return emergence.costs(answers.assign(model=place.name)).assign(step=step)
 
 
 def _rules(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     """Notebook 10: one model's heads, their measures, and what it answers without some of them."""
     given = derived.given("10_rules_heads")
-    name, positions = derived.place(draw.choice(given["models"])), given["positions"]
-    reading = _read(given | {"tasks": (), "attacks": ()})
-    text, eps = survey.heads([name], reading, sources=update_rules.NULLS, kept=kept / "survey"), {"eps": given["eps"]}
-    yield "10_rules_heads", HEAD, lambda: update_rules.heads(text, positions[-1], **eps)
-    yield "10_rules_measures", "measure model source", lambda: update_rules.measures(text, positions, **eps)
+    name, reading = derived.place(draw.choice(given["models"])), _read(given | {"tasks": (), "attacks": ()})
+    text = survey.heads([name], reading, sources=update_rules.NULLS, kept=kept / "survey")
+    yield from cells.kept("10_rules", until="trials.", text=text, last=reading.positions[-1])
     plan = _plan(given["plan"])
-    few = dataclasses.replace(plan.questions, tasks=(str(draw.choice(plan.questions.tasks)),), domains=(), copies=0)
-    subject = trials.Subject(name, dataclasses.replace(plan, questions=few), kept)
-    asked = [trials.Arm(trials.INTACT), trials.Arm("random", given["share"])]
-    asked.append(trials.Arm(str(draw.choice(["low", "high"])), given["share"]))
-    answers = pd.concat([subject.ask("answers", each) for each in asked], ignore_index=True)
+    few = _few(plan, tasks=(str(draw.choice(plan.questions.tasks)),), domains=(), copies=0)
+    asked = [trials.Arm(arm, given["share"]) for arm in ("random", str(draw.choice(["low", "high"])))]
+    answers = _asked(trials.Subject(name, few, kept), [trials.Arm(trials.INTACT), *asked])
     yield "10_rules_removed", f"{ABOUT} reference", lambda: update_rules.removed(answers)
 
 
@@ -339,6 +241,20 @@ def _read(given: dict) -> survey.Reading:
     axes = {axis: tuple(given[axis]) for axis in ("domains", "tasks", "attacks", "positions")}
     options = {name: given[name] for name in ("n", "seed", "eps")}
     return survey.Reading(**axes, length=axes["positions"][-1], **options)
+
+
+def _asked(subject: trials.Subject, arms: Sequence[trials.Arm]) -> pd.DataFrame:
+    return pd.concat([subject.ask("answers", arm) for arm in arms], ignore_index=True)
+
+
+def _few(plan: trials.Plan, **asked: object) -> trials.Plan:
+    """The plan with fewer questions; heads are chosen by as much text."""
+    return dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, **asked))
+
+
+def _random(arm: trials.Arm) -> trials.Arm:
+    """Random heads at the arm's dose."""
+    return dataclasses.replace(arm, name="random", matched=False)
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
