@@ -32,18 +32,16 @@ def _of(table: str, model: str) -> pd.DataFrame:
     return found[found["model"] == model].reset_index(drop=True)
 
 
-def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+def _reading(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebooks 01, 02, 05: one model's heads in all contexts, beside two nulls."""
     reading = _read(derived.given("01_stratification_heads"))
     name = derived.place(draw.choice(derived.given("05_mechanism_heads")["models"]))
     heads = survey.heads([name], reading, sources=("untrained", "mechanism"), kept=kept / "survey")
-    names = {"models": [name], "reading": reading, "last": reading.positions[-1], "rows": {}}
-    names |= {"heads": heads, "text": heads[heads["context"].isin(reading.texts)]}
     for stem in ("01_stratification", "02_consistency", "05_mechanism"):
-        yield from cells.kept(stem, until="sizes", **names)
+        yield from cells.kept(stem, until="if sizes", models=[name], heads=heads)
 
 
-def _experiments(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+def _experiments(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
     place, profiles = derived.place(draw.choice(derived.given("04_pruning_composition")["models"])), {}
     for table in ("03_ablation", "04_pruning", "thorough/03_ablation", "thorough/04_pruning"):
@@ -76,7 +74,7 @@ def _experiments(draw: np.random.Generator, kept: Path) -> derived.Fresh:
             yield from _pruning(draw, given, subject, kept)
 
 
-def _cut(draw: np.random.Generator, table: str, given: dict, subject: trials.Subject) -> derived.Fresh:
+def _cut(draw: np.random.Generator, table: str, given: dict, subject: trials.Subject) -> cells.Fresh:
     """What removing the joint score's heads changes, and how many of them one domain alone would choose."""
     main = trials.Arm(scores.joint_rule(given["alpha"]), given["paper_share"], "overall")
     audit = functools.partial(subject.ask, "audit", main, 256)
@@ -86,7 +84,7 @@ def _cut(draw: np.random.Generator, table: str, given: dict, subject: trials.Sub
     yield f"{table}_calibration", "model variant", lambda: subject.ask("overlap", main, f"{domain} alone", alone)
 
 
-def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> derived.Fresh:
+def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> cells.Fresh:
     """An arm of one model beside random heads, of all its questions a few."""
     versus, composed = (_of(f"{table}_{name}", subject.model.name) for name in ("differences", "composition"))
     if "/" in table:  # what the oracle takes has changed since the thorough run
@@ -99,7 +97,7 @@ def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> 
     yield f"{table}_composition", ARM, lambda: subject.ask("composition", other)
 
 
-def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject, kept: Path) -> derived.Fresh:
+def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject, kept: Path) -> cells.Fresh:
     """Heads of another cut beside random ones of the same cut, in text."""
     each = trials.Subject(subject.name, _few(subject.plan, tasks=()), kept)
     each.kept.put("profile", subject.ask("profile"))
@@ -108,7 +106,7 @@ def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject, k
     yield f"{table}_elsewhere", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
 
 
-def _narrowed(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+def _narrowed(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebook 03, of both committed runs: heads that are missed in text where softmax sees little, and all."""
     for table in ("03_ablation", "thorough/03_ablation"):
         given, rows = derived.given(f"{table}_window"), derived.stands(f"{table}_window")
@@ -122,7 +120,7 @@ def _narrowed(draw: np.random.Generator, kept: Path) -> derived.Fresh:
         yield f"{table}_window", f"{ABOUT} versus", functools.partial(effects.interactions, answers)
 
 
-def _truncated(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+def _truncated(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebook 05: one task and one domain while all states are cut to a rank."""
     given, rows = derived.given("05_mechanism_truncation"), derived.stands("05_mechanism_truncation")
     options = {"rows": given["load_rows"], "eps": given["eps"], "seed": given["seed"]}
@@ -134,7 +132,7 @@ def _truncated(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     yield "05_mechanism_truncation", f"{ABOUT} every", lambda: effects.estimates(answers).assign(every=every)
 
 
-def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> derived.Fresh:
+def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> cells.Fresh:
     """The sets of an arm's draws, and some of the random ones."""
     random = _of(f"{table}_sets", subject.model.name).query("which == 'random'")
     asked = [("beside",)]
@@ -155,7 +153,7 @@ def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
     return found.assign(**opened.about(model))
 
 
-def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> derived.Fresh:
+def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> cells.Fresh:
     """The oracle at one dose and one way to hold less, with the damages that are committed; what caches hold."""
     model = subject.model.name
     share = float(draw.choice(_of("04_pruning_oracle", model)["share"]))
@@ -187,7 +185,7 @@ def _way(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Pa
     return frontier.table(pd.concat([each.ask("under", x) for x in (whole, way)], ignore_index=True))
 
 
-def _retention(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+def _retention(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebook 05: one setting of half-lives, one head, one group and distance of text that comes twice."""
     given = derived.given("05_mechanism_retention")
     name = derived.place(draw.choice([*given["models"][:2], *given["second_seeds"]]))
@@ -206,11 +204,11 @@ def _retention(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     yield "05_mechanism_gaps", "model group distance quantity", lambda: damage.worth(twice())
 
 
-def _training(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+def _training(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebook 06: all that follows from the spectra that training wrote down."""
     given = derived.given("06_emergence_heads")
     history = emergence.histories([derived.place(name) for name in given["models"]])
-    yield from cells.kept("06_emergence", history=history, positions=given["positions"])
+    yield from cells.kept("06_emergence", history=history, removed=None)
     yield "06_emergence_ablation", "model arm reference step", functools.partial(_removed, draw, kept)
 
 
@@ -224,12 +222,12 @@ def _removed(draw: np.random.Generator, kept: Path) -> pd.DataFrame:
     return emergence.costs(answers.assign(model=place.name)).assign(step=step)
 
 
-def _rules(draw: np.random.Generator, kept: Path) -> derived.Fresh:
+def _rules(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebook 10: one model's heads, their measures, and what it answers without some of them."""
     given = derived.given("10_rules_heads")
     name, reading = derived.place(draw.choice(given["models"])), _read(given | {"tasks": (), "attacks": ()})
     text = survey.heads([name], reading, sources=update_rules.NULLS, kept=kept / "survey")
-    yield from cells.kept("10_rules", until="trials.", text=text, last=reading.positions[-1])
+    yield from cells.kept("10_rules", until="trials.answers", models=[name], text=text, last=reading.positions[-1])
     plan = _plan(given["plan"])
     few = _few(plan, tasks=(str(draw.choice(plan.questions.tasks)),), domains=(), copies=0)
     asked = [trials.Arm(arm, given["share"]) for arm in ("random", str(draw.choice(["low", "high"])))]
