@@ -46,6 +46,7 @@ def tables(draw: np.random.Generator, kept: Path) -> cells.Fresh:
         made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
         made |= {"alone": stands("04_pruning_sets"), "doses": stands("04_pruning_oracle"), "kept": None}
         yield from cells.kept("04_pruning", of=run, since="sets.places(alone)", until="trials.overlaps", **made)
+        yield from cells.kept("04_pruning", of=run, since="memory.ledger", until="run.verdicts")
         yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
     yield "04_pruning_rivals", f"{ARM} probe", _rivals
     yield "04_pruning_engines", "", _engines

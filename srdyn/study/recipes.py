@@ -16,7 +16,6 @@ import pandas as pd
 
 from srdyn import scores
 from srdyn.kernels import denormals
-from srdyn.loading import memory
 from srdyn.study import cells, derived
 from srdyn.study.analysis import damage, emergence, update_rules
 from srdyn.study.run import opened
@@ -43,45 +42,39 @@ def _reading(draw: np.random.Generator, kept: Path) -> cells.Fresh:
 
 def _experiments(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
-    place, profiles = derived.place(draw.choice(derived.given("04_pruning_composition")["models"])), {}
-    for table in ("03_ablation", "04_pruning", "thorough/03_ablation", "thorough/04_pruning"):
-        given, thorough = derived.given(f"{table}_composition"), "thorough/" * ("/" in table)
+    place = derived.place(draw.choice(derived.given("04_pruning_composition")["models"]))
+    for run in ("", "thorough/"):
+        given = derived.given(f"{run}04_pruning_composition")
         plan = _plan(given["plan"])
-        tasks = () if thorough else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
+        tasks = () if run else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
         few = _few(plan, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
-        rows = 1 if "04" in table else given["set_rows"]
-        asked = sets.questions(plan.questions.tasks if "04" in table else ("needle",), rows=rows, seed=given["seed"])
-        subject = sets.Subject(place, few, asked, kept)
-        if plan.sequences not in profiles:  # the thorough run chooses heads by more text
-            profiles[plan.sequences] = subject.ask("profile")
-        profile = profiles[plan.sequences]
-        damages = _of(f"{thorough}03_ablation_heads", subject.model.name)
-        subject.kept.put("profile", profile)
+        subject = trials.Subject(place, few, kept / "trials")
+        damages = _of(f"{run}03_ablation_heads", subject.model.name)
         subject.kept.put("damage", damages[["axis", "layer", "head", "probe", "damage", "intact"]])
-        if "03" in table:
-            heads = damages[[*effects.HEAD, "probe"]].merge(profile)
-            yield f"{table}_heads", f"{HEAD} probe", heads.copy
-        yield from _answers(draw, table, subject)
-        if not thorough:
-            yield from _sets(draw, table, subject)
-        if "03" in table:
-            yield from _elsewhere(draw, table, subject, kept)
-        if table == "03_ablation":
+        heads = damages[[*effects.HEAD, "probe"]].merge(subject.ask("profile"))
+        yield f"{run}03_ablation_heads", f"{HEAD} probe", heads.copy
+        for stem in ("03_ablation", "04_pruning"):
+            yield from _answers(draw, f"{run}{stem}", subject)
+        yield from _elsewhere(draw, f"{run}03_ablation_elsewhere", subject)
+        yield from _cut(draw, run, given, subject)
+        if not run:
             yield "03_ablation_heads", f"{HEAD} probe", functools.partial(_damage, draw, subject)
-        if "04" in table:
-            yield from _cut(draw, table, given, subject)
-        if table == "04_pruning":
-            yield from _pruning(draw, given, subject, kept)
+            for table in ("03_ablation_sets", "04_pruning_sets"):
+                yield table, f"{ARM} which draw probe", functools.partial(_sets, draw, table, subject, kept)
+            yield "04_pruning_oracle", "model share", functools.partial(_oracle, draw, given, subject, kept)
+            way = functools.partial(_way, draw, given, subject, kept)
+            yield "04_pruning_frontier", "model how rule share rank probe", way
 
 
-def _cut(draw: np.random.Generator, table: str, given: dict, subject: trials.Subject) -> cells.Fresh:
+def _cut(draw: np.random.Generator, run: str, given: dict, subject: trials.Subject) -> cells.Fresh:
     """What removing the joint score's heads changes, and how many of them one domain alone would choose."""
     main = trials.Arm(scores.joint_rule(given["alpha"]), given["paper_share"], "overall")
     audit = functools.partial(subject.ask, "audit", main, 256)
-    yield f"{table}_audit", "model", lambda: audit().drop(columns="logits_differ")  # which is rounding
+    yield f"{run}04_pruning_audit", "model", lambda: audit().drop(columns="logits_differ")  # which is rounding
     domain = str(draw.choice(subject.plan.domains))
     alone = dataclasses.replace(subject.plan, domains=(domain,))
-    yield f"{table}_calibration", "model variant", lambda: subject.ask("overlap", main, f"{domain} alone", alone)
+    other = functools.partial(subject.ask, "overlap", main, f"{domain} alone", alone)
+    yield f"{run}04_pruning_calibration", "model variant", other
 
 
 def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> cells.Fresh:
@@ -97,13 +90,11 @@ def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> 
     yield f"{table}_composition", ARM, lambda: subject.ask("composition", other)
 
 
-def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject, kept: Path) -> cells.Fresh:
+def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject) -> cells.Fresh:
     """Heads of another cut beside random ones of the same cut, in text."""
-    each = trials.Subject(subject.name, _few(subject.plan, tasks=()), kept)
-    each.kept.put("profile", subject.ask("profile"))
-    arm = _arm(draw, _of(f"{table}_elsewhere", subject.model.name))
-    answers = _asked(each, [arm, _random(arm)])
-    yield f"{table}_elsewhere", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
+    arm = _arm(draw, _of(table, subject.model.name))
+    text = _asked(subject, [arm, _random(arm)]).query("probe_kind == 'text'")
+    yield table, f"{ABOUT} versus", lambda: effects.differences(text, versus="random")
 
 
 def _narrowed(draw: np.random.Generator, kept: Path) -> cells.Fresh:
@@ -132,17 +123,6 @@ def _truncated(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     yield "05_mechanism_truncation", f"{ABOUT} every", lambda: effects.estimates(answers).assign(every=every)
 
 
-def _sets(draw: np.random.Generator, table: str, subject: sets.Subject) -> cells.Fresh:
-    """The sets of an arm's draws, and some of the random ones."""
-    random = _of(f"{table}_sets", subject.model.name).query("which == 'random'")
-    asked = [("beside",)]
-    if len(random):
-        arm, n = _arm(draw, random), int(random["draw"].max()) + 1
-        asked += [("chosen", arm), ("random", arm, n, int(draw.integers(n // sets.BLOCK)) * sets.BLOCK)]
-    found = pd.concat([subject.ask(*each) for each in asked], ignore_index=True)
-    yield f"{table}_sets", f"{ARM} which draw probe", lambda: sets.with_kept(found) if "04" in table else found
-
-
 def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
     """What one head alone is worth to two probes."""
     model, sheet = subject.model, battery.sheet(subject.plan.calibration, subject.model.tokenizer)
@@ -153,27 +133,30 @@ def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
     return found.assign(**opened.about(model))
 
 
-def _pruning(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> cells.Fresh:
-    """The oracle at one dose and one way to hold less, with the damages that are committed; what caches hold."""
-    model = subject.model.name
-    share = float(draw.choice(_of("04_pruning_oracle", model)["share"]))
+def _sets(draw: np.random.Generator, table: str, subject: trials.Subject, kept: Path) -> pd.DataFrame:
+    """The sets of an arm's draws, and some of the random ones."""
+    random, given = _of(table, subject.model.name).query("which == 'random'"), derived.given(table)
+    tasks = given["tasks"] if "04" in table else ("needle",)
+    questions = sets.questions(tasks, rows=given["set_rows"], seed=given["seed"])
+    each, asked = sets.Subject(subject.name, subject.plan, questions, kept), [("beside",)]
+    if len(random):
+        arm, n = _arm(draw, random), int(random["draw"].max()) + 1
+        asked += [("chosen", arm), ("random", arm, n, int(draw.integers(n // sets.BLOCK)) * sets.BLOCK)]
+    found = pd.concat([each.ask(*one) for one in asked], ignore_index=True)
+    return sets.with_kept(found) if "04" in table else found
+
+
+def _oracle(draw: np.random.Generator, given: dict, subject: trials.Subject, kept: Path) -> pd.DataFrame:
+    """What is kept without the oracle's heads at one dose, with the damages that are committed."""
+    share = float(draw.choice(_of("04_pruning_oracle", subject.model.name)["share"]))
     asked = sets.questions(given["tasks"], rows=5 * given["set_rows"], seed=given["seed"])
-    each = sets.Subject(subject.name, subject.plan, asked, kept)
-
-    def oracle() -> pd.DataFrame:
-        arm = trials.Arm(trials.ORACLE, share, "overall")
-        found = sets.with_kept(pd.concat([each.ask("beside"), each.ask("chosen", arm)], ignore_index=True))
-        found = found[(found["arm"] == trials.ORACLE) & (found["probe"] == effects.KEPT)]
-        return pd.DataFrame([{"model": model, "share": share, "kept": found["value"].mean(), "n": found["n"].iloc[0]}])
-
-    yield "04_pruning_oracle", "model share", oracle
-    yield "04_pruning_frontier", "model how rule share rank probe", functools.partial(_way, draw, given, subject, kept)
-    ledger = memory.ledger(given["tokens"], removed=given["paper_share"])
-    for table in ("04_pruning_memory", "thorough/04_pruning_memory"):
-        yield table, "", lambda: ledger
+    each, arm = sets.Subject(subject.name, subject.plan, asked, kept), trials.Arm(trials.ORACLE, share, "overall")
+    found = sets.with_kept(pd.concat([each.ask("beside"), each.ask("chosen", arm)], ignore_index=True))
+    found = found[(found["arm"] == trials.ORACLE) & (found["probe"] == effects.KEPT)]
+    return found.groupby(["model", "share"], as_index=False).agg(kept=("value", "mean"), n=("n", "first"))
 
 
-def _way(draw: np.random.Generator, given: dict, subject: sets.Subject, kept: Path) -> pd.DataFrame:
+def _way(draw: np.random.Generator, given: dict, subject: trials.Subject, kept: Path) -> pd.DataFrame:
     """One way to hold less, with the damages that are committed, but random sets, all of which are one row."""
     options = {"every": given["frontier_every"], "seed": given["seed"]}
     asked = frontier.Questions(tuple(given["tasks"]), subject.plan.domains, **options)
@@ -209,17 +192,12 @@ def _training(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     given = derived.given("06_emergence_heads")
     history = emergence.histories([derived.place(name) for name in given["models"]])
     yield from cells.kept("06_emergence", history=history, removed=None)
-    yield "06_emergence_ablation", "model arm reference step", functools.partial(_removed, draw, kept)
-
-
-def _removed(draw: np.random.Generator, kept: Path) -> pd.DataFrame:
-    """What removing heads costs one model at one stage of its training."""
     given = derived.given("06_emergence_ablation")
     place = derived.place(draw.choice(given["models"]))
     step, folder = [*emergence.stages(place).items()][-1 - int(draw.integers(2))]
     asked = [trials.Arm(trials.INTACT), *(trials.Arm(name, given["share"]) for name in emergence.REMOVED)]
-    answers = _asked(trials.Subject(folder, _plan(given["plan"]), kept), asked)
-    return emergence.costs(answers.assign(model=place.name)).assign(step=step)
+    answers = _asked(trials.Subject(folder, _plan(given["plan"]), kept), asked).assign(model=place.name)
+    yield "06_emergence_ablation", "model arm reference step", lambda: emergence.costs(answers).assign(step=step)
 
 
 def _rules(draw: np.random.Generator, kept: Path) -> cells.Fresh:

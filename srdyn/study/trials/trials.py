@@ -328,6 +328,5 @@ def _everywhere(
     question: str, names: Sequence[str | Path], plan: Plan, details: Sequence[tuple] = ((),)
 ) -> pd.DataFrame:
     """One table of what every model answers to a question, asked with each of the details; all cores work on it."""
-    kept = files.root() / "build" / "trials"
-    openings = [(opened.found(name), plan, kept) for name in names]
-    return opened.table(Subject, openings, [(question, *each) for each in details], desc=question)
+    opening = plan, files.root() / "build" / "trials"
+    return opened.table(Subject, names, opening, [(question, *each) for each in details], desc=question)
