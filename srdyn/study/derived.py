@@ -19,9 +19,10 @@ from srdyn.study.trials import effects
 ARM = "model arm share cut"
 
 
-def stands(table: str) -> pd.DataFrame:
-    """The committed table of this name, `thorough/…` for one of the thorough run."""
-    return store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+def stands(table: str, model: str = "") -> pd.DataFrame:
+    """The committed table of this name, `thorough/…` for one of the thorough run; of one model alone, if named."""
+    found = store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+    return found[found["model"] == model].reset_index(drop=True) if model else found
 
 
 def given(table: str) -> dict:

@@ -26,11 +26,6 @@ ARM, HEAD = derived.ARM, "model layer head"
 ABOUT = f"{ARM} layers window truncated probe"
 
 
-def _of(table: str, model: str) -> pd.DataFrame:
-    found = derived.stands(table)
-    return found[found["model"] == model].reset_index(drop=True)
-
-
 def _reading(draw: np.random.Generator, kept: Path) -> cells.Fresh:
     """Notebooks 01, 02, 05: one model's heads in all contexts, beside two nulls."""
     reading = _read(derived.given("01_stratification_heads"))
@@ -49,7 +44,7 @@ def _experiments(draw: np.random.Generator, kept: Path) -> cells.Fresh:
         tasks = () if run else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
         few = _few(plan, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
         subject = trials.Subject(place, few, kept / "trials")
-        damages = _of(f"{run}03_ablation_heads", subject.model.name)
+        damages = derived.stands(f"{run}03_ablation_heads", subject.model.name)
         subject.kept.put("damage", damages[["axis", "layer", "head", "probe", "damage", "intact"]])
         heads = damages[[*effects.HEAD, "probe"]].merge(subject.ask("profile"))
         yield f"{run}03_ablation_heads", f"{HEAD} probe", heads.copy
@@ -79,7 +74,8 @@ def _cut(draw: np.random.Generator, run: str, given: dict, subject: trials.Subje
 
 def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> cells.Fresh:
     """An arm of one model beside random heads, of all its questions a few."""
-    versus, composed = (_of(f"{table}_{name}", subject.model.name) for name in ("differences", "composition"))
+    model = subject.model.name
+    versus, composed = (derived.stands(f"{table}_{name}", model) for name in ("differences", "composition"))
     if "/" in table:  # what the oracle takes has changed since the thorough run
         versus, composed = (rows[rows["arm"] != trials.ORACLE] for rows in (versus, composed))
     arm, other = _arm(draw, versus.query("versus == 'random'")), _arm(draw, composed)
@@ -92,7 +88,7 @@ def _answers(draw: np.random.Generator, table: str, subject: trials.Subject) -> 
 
 def _elsewhere(draw: np.random.Generator, table: str, subject: trials.Subject) -> cells.Fresh:
     """Heads of another cut beside random ones of the same cut, in text."""
-    arm = _arm(draw, _of(table, subject.model.name))
+    arm = _arm(draw, derived.stands(table, subject.model.name))
     text = _asked(subject, [arm, _random(arm)]).query("probe_kind == 'text'")
     yield table, f"{ABOUT} versus", lambda: effects.differences(text, versus="random")
 
@@ -135,7 +131,7 @@ def _damage(draw: np.random.Generator, subject: trials.Subject) -> pd.DataFrame:
 
 def _sets(draw: np.random.Generator, table: str, subject: trials.Subject, kept: Path) -> pd.DataFrame:
     """The sets of an arm's draws, and some of the random ones."""
-    random, given = _of(table, subject.model.name).query("which == 'random'"), derived.given(table)
+    random, given = derived.stands(table, subject.model.name).query("which == 'random'"), derived.given(table)
     tasks = given["tasks"] if "04" in table else ("needle",)
     questions = sets.questions(tasks, rows=given["set_rows"], seed=given["seed"])
     each, asked = sets.Subject(subject.name, subject.plan, questions, kept), [("beside",)]
@@ -148,7 +144,7 @@ def _sets(draw: np.random.Generator, table: str, subject: trials.Subject, kept: 
 
 def _oracle(draw: np.random.Generator, given: dict, subject: trials.Subject, kept: Path) -> pd.DataFrame:
     """What is kept without the oracle's heads at one dose, with the damages that are committed."""
-    share = float(draw.choice(_of("04_pruning_oracle", subject.model.name)["share"]))
+    share = float(draw.choice(derived.stands("04_pruning_oracle", subject.model.name)["share"]))
     asked = sets.questions(given["tasks"], rows=5 * given["set_rows"], seed=given["seed"])
     each, arm = sets.Subject(subject.name, subject.plan, asked, kept), trials.Arm(trials.ORACLE, share, "overall")
     found = sets.with_kept(pd.concat([each.ask("beside"), each.ask("chosen", arm)], ignore_index=True))
@@ -160,7 +156,7 @@ def _way(draw: np.random.Generator, given: dict, subject: trials.Subject, kept: 
     """One way to hold less, with the damages that are committed, but random sets, all of which are one row."""
     options = {"every": given["frontier_every"], "seed": given["seed"]}
     asked = frontier.Questions(tuple(given["tasks"]), subject.plan.domains, **options)
-    taken = _of("04_pruning_frontier", subject.model.name).query("rule != 'random' and share > 0")
+    taken = derived.stands("04_pruning_frontier", subject.model.name).query("rule != 'random' and share > 0")
     row = taken.sample(1, random_state=int(draw.integers(2**31))).fillna({"rule": ""}).iloc[0]
     each = frontier.Subject(subject.name, subject.plan, asked, kept)
     whole = frontier.Way(frontier.WHOLE, share=0.0)

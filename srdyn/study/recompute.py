@@ -17,7 +17,6 @@ from srdyn.loading import files
 from srdyn.study import derived, recipes
 from srdyn.study.run import comparison, store
 
-SEED = 17
 _LINE, _PLACE = "line", "line of the file"
 _BROKEN = (KeyError, ValueError, OSError)
 """What a table or a side file raises that is not what it was."""
@@ -40,7 +39,7 @@ class Checked(NamedTuple):
         return f"{self.table}: {self.fault or far}"
 
 
-def sample(seed: int = SEED) -> Iterator[Checked]:
+def sample(seed: int) -> Iterator[Checked]:
     """A line for every table that is computed again, as soon as it is; the same cells for the same seed."""
     with tempfile.TemporaryDirectory(prefix="srdyn-") as kept:
         for part in recipes.PARTS:

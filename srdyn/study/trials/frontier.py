@@ -57,11 +57,6 @@ class Way:
     rank: int = 0
     draw: int = 0
 
-    @property
-    def key(self) -> str:
-        """The way as the name of a file."""
-        return f"{self.how}--{self.rule}--{self.share:.4f}--{self.rank}--{self.draw}"
-
 
 @dataclasses.dataclass(frozen=True)
 class Questions:
@@ -150,7 +145,7 @@ class Subject(trials.Subject):
         Columns: probe, probe_kind, row, item, value, weight (their sums' ratio: share right, bits a token), those of
         `Way`, heads, where, bytes, replayed.
         """
-        return self.answered.once(way.key, lambda: self._answers(way))
+        return self.answered.once("--".join(map(str, dataclasses.astuple(way))), lambda: self._answers(way))
 
     def chosen(self, way: Way) -> Bool[Tensor, "L H"]:
         """The heads that a way acts on."""
