@@ -18,7 +18,7 @@ from srdyn.study import derived, recipes
 from srdyn.study.run import comparison, store
 
 _LINE, _PLACE = "line", "line of the file"
-_BROKEN = (KeyError, ValueError, OSError)
+_BROKEN = (KeyError, NameError, ValueError, OSError)
 """What a table or a side file raises that is not what it was."""
 
 

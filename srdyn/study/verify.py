@@ -4,7 +4,7 @@
 too). `python -m srdyn.study.verify --record 'PATTERN' …` takes the files that match as they are. make does so after
 each notebook of a committed run, for what it wrote, and after a benchmark: nothing else changes unseen. What was
 recorded may still not be what the models say: a seeded sample of every table but timings and one training, which are
-named, is computed again (`recompute`), some four minutes of one core.
+named, is computed again (`recompute`), some minutes.
 """
 
 import argparse
