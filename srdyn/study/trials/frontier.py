@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -179,27 +179,23 @@ class Subject(trials.Subject):
         held = {"heads": int(heads.sum()), "where": where, "bytes": self._bytes(way, heads)}
         return lines.assign(**dataclasses.asdict(way), **held, replayed=self.replayed(way))
 
-    @contextlib.contextmanager
-    def _holding(self, way: Way, heads: Bool[Tensor, "L H"]) -> Iterator[None]:
+    def _holding(self, way: Way, heads: Bool[Tensor, "L H"]) -> contextlib.AbstractContextManager:
         """While this is open, the model holds its states in this way."""
         model, length, prefix = self.model, self.asked.length, self.asked.prefix
         often, seldom = (range(n, length, n) for n in (self.asked.every, self.asked.cut_every))
         if way.how == WHOLE or prefix == (replayed := self.replayed(way)):  # what is read again as a whole is not lost
-            block = contextlib.nullcontext()
-        elif way.how == REMOVED:
-            block = ablation.ablate_heads(model, heads)
-        elif way.how == RANK:
-            block = ablation.truncate_states(model, way.rank, heads, seldom)
-        elif way.how in (ZEROED, REPLAYED):
-            block = ablation.change_states(model, torch.zeros_like, heads, [prefix - replayed])
-        elif way.how == POOLED:
-            block = ablation.change_states(model, functools.partial(rounding.rounded, form="int8"), heads, [prefix])
-        else:
-            form, feedback = ROUNDED[way.how]
-            change = functools.partial(rounding.rounded, form=form, feedback=feedback)
-            block = ablation.change_states(model, change, heads, often)
-        with block:
-            yield
+            return contextlib.nullcontext()
+        if way.how == REMOVED:
+            return ablation.ablate_heads(model, heads)
+        if way.how == RANK:
+            return ablation.truncate_states(model, way.rank, heads, seldom)
+        if way.how in (ZEROED, REPLAYED):
+            return ablation.change_states(model, torch.zeros_like, heads, [prefix - replayed])
+        if way.how == POOLED:
+            return ablation.change_states(model, functools.partial(rounding.rounded, form="int8"), heads, [prefix])
+        form, feedback = ROUNDED[way.how]
+        change = functools.partial(rounding.rounded, form=form, feedback=feedback)
+        return ablation.change_states(model, change, heads, often)
 
     def _bytes(self, way: Way, heads: Bool[Tensor, "L H"]) -> float:
         """The share of the states' bytes that is left."""

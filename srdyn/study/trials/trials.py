@@ -293,13 +293,9 @@ class Subject:
         positions = range(plan.truncated_every, plan.questions.length, plan.truncated_every)
         for draw in range(draws):
             heads = self.heads(arm, draw)
-            with contextlib.ExitStack() as stack:
-                if arm.truncated:
-                    stack.enter_context(ablation.truncate_states(model, arm.truncated, heads, positions))
-                else:
-                    stack.enter_context(ablation.ablate_heads(model, heads))
-                if arm.window:
-                    stack.enter_context(ablation.attention_window(model, arm.window))
+            cut = functools.partial(ablation.truncate_states, rank=arm.truncated, positions=positions)
+            seen = ablation.attention_window(model, arm.window) if arm.window else contextlib.nullcontext()
+            with (cut if arm.truncated else ablation.ablate_heads)(model, heads=heads), seen:
                 given = battery.answers(model, self._sheet(plan.questions), fold=(draw, draws))
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
         return pd.concat(tables, ignore_index=True).assign(**arm.about)
