@@ -14,7 +14,7 @@ from srdyn.study.run import parameters, store
 
 Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
 """Tables, columns whose values say which of their rows are computed again (none: all of them), what computes these."""
-_NAMES = ("claim", "measure", "model", "source")
+_NAMES = "claim measure model source"
 
 
 class _Run:
@@ -39,11 +39,12 @@ class _Run:
         """They need all models."""
 
 
-def kept(stem: str, *, of: str = "", since: str = "", until: str = "", **given: object) -> Fresh:
+def kept(stem: str, *, of: str = "", since: str = "", until: str = "", by: str = _NAMES, **given: object) -> Fresh:
     """The tables of the cells from the first that says `since` to one that says `until`, after that of the run.
 
     All these are run in their order, with the reference run's parameters; what would be assigned to names that are
-    `given` is passed over. `of` is put before the names of the tables.
+    `given` is passed over. `of` is put before the names of the tables, and `by` are the columns that tell which of
+    their rows are made.
     """
     content = json.loads((files.root() / "notebooks" / f"{stem}.ipynb").read_text(encoding="utf-8"))
     cells = [ast.parse("".join(cell["source"])).body for cell in content["cells"] if cell["cell_type"] == "code"]
@@ -61,7 +62,7 @@ def kept(stem: str, *, of: str = "", since: str = "", until: str = "", **given: 
         exec(compile(ast.Module(lines, []), stem, "exec"), space)
         for table, frame in run.held:
             if not any(frame is other for other in given.values()):
-                yield table, " ".join(name for name in _NAMES if name in frame), frame.copy
+                yield table, " ".join(name for name in by.split() if name in frame), frame.copy
         run.held.clear()
 
 

@@ -11,7 +11,7 @@ import torch
 from srdyn import export, pruning, scores
 from srdyn.loading import files
 from srdyn.study import cells
-from srdyn.study.analysis import damage, head_size
+from srdyn.study.analysis import head_size
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, parameters, store
 from srdyn.study.trials import effects
@@ -37,7 +37,7 @@ def place(name: str) -> Path:
     return (files.root() / "notebooks" / name).resolve()
 
 
-def tables(draw: np.random.Generator, kept: Path) -> cells.Fresh:
+def tables(draw: np.random.Generator) -> cells.Fresh:
     """Tables that follow from other committed tables."""
     known = ("estimates", "composition", "differences", "heads")
     for run in ("", "thorough/"):
@@ -51,7 +51,6 @@ def tables(draw: np.random.Generator, kept: Path) -> cells.Fresh:
         yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
     yield "04_pruning_rivals", f"{ARM} probe", _rivals
     yield "04_pruning_engines", "", _engines
-    yield "05_mechanism_damage", "", lambda: damage.predicted(stands("05_mechanism_single"))
     heads = stands("05_mechanism_heads")
     heads = heads[heads["model"].isin(stands("05_mechanism_sizes")["model"])]
     yield "05_mechanism_sizes", "model quantity", lambda: head_size.shares(heads, head_size.registered())

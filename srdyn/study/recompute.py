@@ -4,11 +4,13 @@ Nothing that is kept in build/ is read. A cell is held against the tolerance of 
 """
 
 import io
+import os
 import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
+from unittest import mock
 
 import numpy as np
 import pandas as pd
@@ -17,6 +19,7 @@ from srdyn.loading import files
 from srdyn.study import derived, recipes
 from srdyn.study.run import comparison, store
 
+_ALONE = {"SRDYN_PROCESSES": "1"}
 _LINE, _PLACE = "line", "line of the file"
 _BROKEN = (KeyError, NameError, ValueError, OSError)
 """What a table or a side file raises that is not what it was."""
@@ -41,11 +44,11 @@ class Checked(NamedTuple):
 
 def sample(seed: int) -> Iterator[Checked]:
     """A line for every table that is computed again, as soon as it is; the same cells for the same seed."""
-    with tempfile.TemporaryDirectory(prefix="srdyn-") as kept:
+    with tempfile.TemporaryDirectory(prefix="srdyn-") as kept, mock.patch.dict(os.environ, {store.KEPT: kept} | _ALONE):
         for part in recipes.PARTS:
             draw = np.random.default_rng([seed, zlib.crc32(part.__name__.encode())])
             try:
-                for table, keys, make in part(draw, Path(kept)):
+                for table, keys, make in part(draw):
                     if _path(table).exists():
                         yield _checked(table, keys, make)
             except _BROKEN as error:

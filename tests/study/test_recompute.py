@@ -28,12 +28,12 @@ def answered() -> pd.DataFrame:
     return after_text.ranks(files.data_dir() / "models" / "hybrid", reading)
 
 
-def one_model(draw, kept):
+def one_model(draw):
     """One table: of one model."""
     yield TABLE, "model layer head attack", answered
 
 
-def whole(draw, kept):
+def whole(draw):
     """One table: all of it, as it was."""
     yield TABLE, "", functools.partial(store.load_table, TABLE, run="untouched")
 
@@ -90,7 +90,7 @@ def test_a_table_without_the_columns_that_name_its_rows_is_said(copy, monkeypatc
 @pytest.fixture(scope="module")
 def follows():
     """What follows from the committed tables, by the table."""
-    return {table: given for table, *given in derived.tables(np.random.default_rng(0), None)}
+    return {table: given for table, *given in derived.tables(np.random.default_rng(0))}
 
 
 HEADLINES = ["03_ablation_claims", "03_ablation_claims_second", "04_pruning_claims"]
@@ -111,8 +111,11 @@ def test_so_is_a_digit_of_what_decides_c8_and_c9(copy, follows, table):
 
 
 @pytest.mark.slow
-def test_so_is_a_digit_of_what_truncated_states_answer(copy):
-    [(table, keys, make)] = recipes._truncated(np.random.default_rng(0), copy / "kept")
+def test_so_is_a_digit_of_what_truncated_states_answer(copy, monkeypatch):
+    monkeypatch.setenv(store.KEPT, str(copy / "kept"))
+    made = {table: given for table, *given in recipes._retention(np.random.default_rng(0))}
+    table = "05_mechanism_truncation"
+    keys, make = made[table]
     fresh = make()
     assert recompute._checked(table, keys, lambda: fresh).fault == ""
     path = copy / f"data/tables/{table}.csv"
@@ -152,7 +155,7 @@ def test_the_sample_is_the_same_for_the_same_seed(monkeypatch):
 def test_a_sample_draws_the_same_heads_whatever_came_before(monkeypatch):
     drawn = []
 
-    def part(draw, kept):
+    def part(draw):
         """A part: that only draws."""
         drawn.append(draw.random())
         yield from ()

@@ -28,7 +28,6 @@ from torch import Tensor
 
 from srdyn import ablation, evals
 from srdyn.kernels import rounding
-from srdyn.loading import files
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, contrasts, effects, sets, trials
 
@@ -108,7 +107,7 @@ def measured(names: Sequence[str | Path], listed: Sequence[Way], plan: trials.Pl
     speak of). Random sets are one row: the mean, and the least and greatest of them.
     """
     trials.prepare(names, plan, [way.rule for way in listed])
-    opening = plan, asked, files.root() / "build"
+    opening = plan, asked, store.kept_dir()
     answers = opened.table(Subject, names, opening, [("under", way) for way in listed], desc="frontier")
     tables = [table(given.reset_index(drop=True)) for _, given in answers.groupby("model", sort=False)]
     return pd.concat(tables, ignore_index=True)

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from srdyn import ablation, contexts, evals, spectra, states, strata
 from srdyn.kernels import denormals
-from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import code, opened, store
 from srdyn.text import tasks
@@ -238,5 +237,5 @@ def passages(writer: tasks.Writer, distance: int, n: int) -> tuple[Int64[Tensor,
 
 
 def _everywhere(names: Sequence[str | Path], asked: Questions, work: Sequence[tuple]) -> pd.DataFrame:
-    opening = asked, files.root() / "build" / "retention"
+    opening = asked, store.kept_dir() / "retention"
     return opened.table(Subject, names, opening, work, desc=f"retention: {work[-1][0]}")

@@ -23,7 +23,7 @@ from torch import Tensor
 from srdyn import ablation, models, pruning, scores, spectra, strata
 from srdyn.architectures import linear_cache
 from srdyn.kernels import denormals
-from srdyn.loading import files, memory
+from srdyn.loading import memory
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, controls, single_heads
 
@@ -318,5 +318,5 @@ def _everywhere(
     question: str, names: Sequence[str | Path], plan: Plan, details: Sequence[tuple] = ((),)
 ) -> pd.DataFrame:
     """One table of what every model answers to a question, asked with each of the details; all cores work on it."""
-    opening = plan, files.root() / "build" / "trials"
+    opening = plan, store.kept_dir() / "trials"
     return opened.table(Subject, names, opening, [(question, *each) for each in details], desc=question)
