@@ -13,7 +13,6 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from srdyn import scores
 from srdyn.kernels import denormals
 from srdyn.study import cells, derived
 from srdyn.study.analysis import emergence
@@ -35,8 +34,7 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
     """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
     place = derived.place(draw.choice(derived.given("04_pruning_composition")["models"]))
     for run in ("", "thorough/"):
-        given = derived.given(f"{run}04_pruning_composition")
-        plan = _plan(given["plan"])
+        plan = _plan(derived.given(f"{run}04_pruning_composition")["plan"])
         tasks = () if run else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
         plan = _few(plan, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
         damages, store_of = derived.stands(f"{run}03_ablation_heads", place.name), store.kept_dir() / "trials"
@@ -47,14 +45,17 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
         for stem in ("03_ablation", "04_pruning"):
             yield from _answers(draw, f"{run}{stem}", place, plan)
         yield from _elsewhere(draw, f"{run}03_ablation_elsewhere", place, plan)
-        yield from _cut(draw, run, given, place, plan)
+        names = {"models": [place], "second_seeds": [], "every": [place], "plan": plan}
+        domain = str(draw.choice(plan.domains))
+        names |= {"others": {f"{domain} alone": dataclasses.replace(plan, domains=(domain,))}}
+        names |= {"ways": [frontier.Way(frontier.WHOLE, share=0.0), _way(draw, place)]}
+        until, by = "taken = " if run else "some = ", "model variant how rule share rank probe"
+        yield from cells.kept("04_pruning", of=run, since="others = ", until=until, by=by, **names)
         if not run:
+            yield from cells.kept("04_pruning", since="sets.doses", until="sets.at_doses", **names)
             yield "03_ablation_heads", f"{HEAD} probe", functools.partial(_damage, draw, place, plan)
             for table in ("03_ablation_sets", "04_pruning_sets"):
                 yield table, f"{ARM} which draw probe", functools.partial(_sets, draw, table, place, plan)
-            yield "04_pruning_oracle", "model share", functools.partial(_oracle, draw, given, place, plan)
-            way = functools.partial(_way, draw, given, place, plan)
-            yield "04_pruning_frontier", "model how rule share rank probe", way
 
 
 def _answers(draw: np.random.Generator, table: str, place: Path, plan: trials.Plan) -> cells.Fresh:
@@ -75,17 +76,6 @@ def _elsewhere(draw: np.random.Generator, table: str, place: Path, plan: trials.
     arm = _arm(draw, derived.stands(table, place.name))
     text = trials.answers([place], [arm, _random(arm)], plan).query("probe_kind == 'text'")
     yield table, f"{ABOUT} versus", lambda: effects.differences(text, versus="random")
-
-
-def _cut(draw: np.random.Generator, run: str, given: dict, place: Path, plan: trials.Plan) -> cells.Fresh:
-    """What removing the joint score's heads changes, and how many of them one domain alone would choose."""
-    main = trials.Arm(scores.joint_rule(given["alpha"]), given["paper_share"], "overall")
-    audit = functools.partial(trials.audits, [place], main, plan)
-    yield f"{run}04_pruning_audit", "model", lambda: audit().drop(columns="logits_differ")  # which is rounding
-    domain = str(draw.choice(plan.domains))
-    alone = {f"{domain} alone": dataclasses.replace(plan, domains=(domain,))}
-    overlap = functools.partial(trials.overlaps, [place], main, plan, alone)
-    yield f"{run}04_pruning_calibration", "model variant", overlap
 
 
 def _narrowed(draw: np.random.Generator) -> cells.Fresh:
@@ -125,24 +115,11 @@ def _sets(draw: np.random.Generator, table: str, place: Path, plan: trials.Plan)
     return sets.with_kept(found) if "04" in table else found
 
 
-def _oracle(draw: np.random.Generator, given: dict, place: Path, plan: trials.Plan) -> pd.DataFrame:
-    """What is kept without the oracle's heads at one dose, with the damages that are committed."""
-    share = float(draw.choice(derived.stands("04_pruning_oracle", place.name)["share"]))
-    asked = sets.questions(given["tasks"], rows=5 * given["set_rows"], seed=given["seed"])
-    arms = [trials.Arm(trials.ORACLE, share, "overall")]
-    found = sets.with_kept(sets.answers([place], arms, plan, asked=asked, sets=0))
-    found = found[(found["arm"] == trials.ORACLE) & (found["probe"] == effects.KEPT)]
-    return found.groupby(["model", "share"], as_index=False).agg(kept=("value", "mean"), n=("n", "first"))
-
-
-def _way(draw: np.random.Generator, given: dict, place: Path, plan: trials.Plan) -> pd.DataFrame:
-    """One way to hold less, with the damages that are committed, but random sets, all of which are one row."""
-    options = {"every": given["frontier_every"], "seed": given["seed"]}
-    asked = frontier.Questions(tuple(given["tasks"]), plan.domains, **options)
+def _way(draw: np.random.Generator, place: Path) -> frontier.Way:
+    """One way to hold less, but random sets, all of which are one row."""
     taken = derived.stands("04_pruning_frontier", place.name).query("rule != 'random' and share > 0")
     row = taken.sample(1, random_state=int(draw.integers(2**31))).fillna({"rule": ""}).iloc[0]
-    way = frontier.Way(row["how"], row["rule"], float(row["share"]), int(row["rank"]))
-    return frontier.measured([place], [frontier.Way(frontier.WHOLE, share=0.0), way], plan, asked)
+    return frontier.Way(row["how"], row["rule"], float(row["share"]), int(row["rank"]))
 
 
 def _retention(draw: np.random.Generator) -> cells.Fresh:
