@@ -37,9 +37,9 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
         plan = _plan(derived.given(f"{run}04_pruning_composition")["plan"])
         tasks = () if run else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
         plan = _few(plan, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
-        damages, store_of = derived.stands(f"{run}03_ablation_heads", place.name), store.kept_dir() / "trials"
+        damages = derived.stands(f"{run}03_ablation_heads", place.name)
         known = damages[["axis", "layer", "head", "probe", "damage", "intact"]]
-        trials.Subject(place, plan, store_of).kept.put("damage", known)
+        trials.Subject(place, plan, store.kept_dir() / "trials").kept.put("damage", known)
         heads = damages[[*effects.HEAD, "probe"]].merge(trials.profiles([place], plan))
         yield f"{run}03_ablation_heads", f"{HEAD} probe", heads.copy
         for stem in ("03_ablation", "04_pruning"):
