@@ -44,7 +44,10 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
         yield f"{run}03_ablation_heads", f"{HEAD} probe", heads.copy
         for stem in ("03_ablation", "04_pruning"):
             yield from _answers(draw, f"{run}{stem}", place, plan)
-        yield from _elsewhere(draw, f"{run}03_ablation_elsewhere", place, plan)
+        arm = _arm(draw, derived.stands(f"{run}03_ablation_elsewhere", place.name))
+        text = trials.answers([place], [arm, _random(arm)], plan).query("probe_kind == 'text'")
+        elsewhere = functools.partial(effects.differences, text, versus="random")
+        yield f"{run}03_ablation_elsewhere", f"{ABOUT} versus", elsewhere
         names = {"models": [place], "second_seeds": [], "every": [place], "plan": plan}
         domain = str(draw.choice(plan.domains))
         names |= {"others": {f"{domain} alone": dataclasses.replace(plan, domains=(domain,))}}
@@ -69,13 +72,6 @@ def _answers(draw: np.random.Generator, table: str, place: Path, plan: trials.Pl
     yield f"{table}_estimates", ABOUT, estimates
     yield f"{table}_differences", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
     yield f"{table}_composition", ARM, lambda: trials.compositions([place], [other], plan)
-
-
-def _elsewhere(draw: np.random.Generator, table: str, place: Path, plan: trials.Plan) -> cells.Fresh:
-    """Heads of another cut beside random ones of the same cut, in text."""
-    arm = _arm(draw, derived.stands(table, place.name))
-    text = trials.answers([place], [arm, _random(arm)], plan).query("probe_kind == 'text'")
-    yield table, f"{ABOUT} versus", lambda: effects.differences(text, versus="random")
 
 
 def _narrowed(draw: np.random.Generator) -> cells.Fresh:
