@@ -68,6 +68,8 @@ def kept(stem: str, *, of: str = "", since: str = "", until: str = "", by: str =
 
 def _is_given(line: ast.stmt, given: Mapping[str, object]) -> bool:
     """Whether a line assigns to nothing but names that are given."""
-    targets = line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AugAssign) else []
+    if not isinstance(line, ast.Assign | ast.AugAssign):
+        return False
+    targets = line.targets if isinstance(line, ast.Assign) else [line.target]
     names = {node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)}
-    return bool(names) and names <= given.keys()
+    return names <= given.keys()
