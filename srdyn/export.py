@@ -167,7 +167,7 @@ def weight_bytes(model: models.Model) -> tuple[int, int]:
 
 def demands(model: models.Model, *, tp: int = 1) -> pd.DataFrame:
     """What each engine asks of the exported model's heads, our value, whether it is met; raises as `shape` does."""
-    return pd.DataFrame(engines.demands(_cut(model), tp=tp), columns=engines.Demand._fields)
+    return engines.demands(_cut(model), tp=tp)
 
 
 def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:

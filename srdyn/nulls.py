@@ -8,7 +8,6 @@ Sequence Length, NeurIPS 2024, https://arxiv.org/abs/2406.06484.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -19,6 +18,8 @@ from srdyn.kernels import recurrence
 
 BLOCK = 64
 """Tokens drawn at a time; part of what a seed means, since keys and values alternate by block."""
+_Writes = tuple[Float64[Tensor, "N t"], Float64[Tensor, "N t K"], Float64[Tensor, "N t V"]]
+"""Log-decay summed from the start of a block, keys, and what is really written: β (v − S̃ᵀk)."""
 
 
 def decay_only(
@@ -54,7 +55,7 @@ def decay_only(
         for position in (p for p in wanted if start < p <= start + BLOCK):
             snapshot = _state_after(state, writes, position - start).reshape(*batch, H, K, V)
             sigma.append(spectra.singular_values(snapshot).masked_fill(removed[..., None], torch.nan))
-        state = _state_after(state, writes, writes.keys.shape[1])
+        state = _state_after(state, writes, BLOCK)
     return torch.stack(sigma, dim=-3)
 
 
@@ -66,12 +67,6 @@ def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spec
     if (log_decay > 0).any():
         raise ValueError(f"g is a log-decay and must be at most 0, got {log_decay.max().item()}")
     return (math.log(1 / eps) / log_decay.double().abs()).clamp(max=d)
-
-
-class _Writes(NamedTuple):
-    decay: Float64[Tensor, "N t"]  # log, summed from the start of the block
-    keys: Float64[Tensor, "N t K"]
-    values: Float64[Tensor, "N t V"]  # what is really written: β (v − S̃ᵀk)
 
 
 def _random_block(
@@ -91,7 +86,7 @@ def _random_block(
     pairwise = (decay[:, :, None] - decay[:, None, :]).clamp(max=0).exp()
     system = beta[..., None] * pairwise * (keys @ keys.mT)
     target = beta[..., None] * (values - decay.exp()[..., None] * (keys @ state))
-    return _Writes(decay, keys, torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True))
+    return decay, keys, torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True)
 
 
 def _state_after(state: Float64[Tensor, "N K V"], writes: _Writes, tokens: int) -> Float64[Tensor, "N K V"]:

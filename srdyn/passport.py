@@ -46,8 +46,6 @@ def measure(
     positions: Sequence[int] | None = None,
     removal: Int[Tensor, "N U"] | None = None,
     weights: str | None = None,
-    eps: float = spectra.EPS,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """The passport of a model from what it holds while it reads these tokens; ranks and norms are means over them.
 
@@ -61,21 +59,22 @@ def measure(
     with states.gates_of(model, *tokens.shape) as (g, beta):
         read = states.trace(model, tokens, positions, measure=_spectra_and_errors)
     sigma, errors = read[..., :-2], read[..., -1, :, -2:].mean(1)
-    rank = spectra.effective_rank(sigma, eps)
+    places = torch.linspace(0, model.grid.D - 1, min(PLACES, model.grid.D)).round().long()
+    some = (sigma / sigma.amax(-1, keepdim=True).clamp(min=1e-300))[..., places].mean(1)
     found = {
-        "rank": rank.mean(1).transpose(1, 2),  # [L, H, C]
-        "spectra": (20 * _thinned(sigma).mean(1).log10()).clamp(min=QUIET).round().transpose(1, 2),  # [L, H, C, places]
+        "rank": spectra.effective_rank(sigma).mean(1).transpose(1, 2),  # [L, H, C]
+        "spectra": (20 * some.log10()).clamp(min=QUIET).round().transpose(1, 2),  # [L, H, C, places]
         "norm": spectra.nuclear_norm(sigma)[:, :, -1].mean(1),
         "half_life": math.log(2) / -g.double().mean((1, 2)),
         "write": beta.double().mean((1, 2)),
         "int8": errors[..., 0],
         "fp8": errors[..., 1],
     }
-    band = _null_ranks(model, g, beta, positions, eps, seed)
+    band = _null_ranks(model, g, beta, positions)
     heads = _heads(model, found, band, {} if removal is None else _removals(model, removal))
     versions = {x: metadata.version(x) for x in ("torch", "transformers", "numpy")} | {"srdyn": srdyn.__version__}
     how = {
-        "positions": list(positions), "eps": eps, "seed": seed, "sequences": len(tokens), "length": T,
+        "positions": list(positions), "eps": spectra.EPS, "seed": 0, "sequences": len(tokens), "length": T,
         "tokens": hashlib.sha256(tokens.cpu().long().numpy().tobytes()).hexdigest(),
         "removal": None if removal is None else list(removal.shape), "versions": versions,
     }  # fmt: skip
@@ -176,24 +175,16 @@ def _spectra_and_errors(state: Float[Tensor, "B H K V"]) -> Float64[Tensor, "B H
     return torch.cat([spectra.singular_values(state), torch.stack(errors, -1).double().cpu()], -1)
 
 
-def _thinned(sigma: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch places"]:
-    """Some singular values in descending order, each over the largest."""
-    places = torch.linspace(0, sigma.shape[-1] - 1, min(PLACES, sigma.shape[-1])).round().long()
-    return (sigma / sigma.amax(-1, keepdim=True).clamp(min=1e-300))[..., places]
-
-
-def _null_ranks(
-    model: models.Model, g: Tensor, beta: Tensor, positions: Sequence[int], eps: float, seed: int
-) -> dict[str, Float64[Tensor, "L C H"]] | None:
-    """The lowest and the highest rank of states without learning; None where the rule of update has none such."""
+def _null_ranks(model: models.Model, g: Tensor, beta: Tensor, positions: Sequence[int]) -> dict[str, Tensor] | None:
+    """The lowest and the highest rank [L, C, H] of states without learning; None where the rule has none such."""
     if not all(site.recipe.gated_delta for site in architectures.sites(model.hf)):
         return None
-    generator, drawn = torch.Generator().manual_seed(seed), []
+    generator, drawn = torch.Generator().manual_seed(0), []
     draws = -(-DRAWS // g.shape[1])
     g, beta = (x.repeat(1, draws, 1, 1) for x in (g, beta.where(~g.isnan(), 0.0)))
     for layer in tqdm(range(model.grid.L), desc="null", delay=10, leave=False):
         sigma = nulls.decay_only(g[layer], model.grid.K, model.grid.V, positions, beta=beta[layer], generator=generator)
-        drawn.append(spectra.effective_rank(sigma, eps))
+        drawn.append(spectra.effective_rank(sigma))
     band = torch.stack(drawn)
     return {"low": band.amin(1), "high": band.amax(1)}
 

@@ -52,6 +52,10 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
     room = 1.1 * about.weight_bytes  # a tenth to spare
     count = math.ceil(room / _GPU_MEMORY)
     gpus = "one GPU of 24 GB" if room < _SMALL_GPU else f"{count} GPU{'s' * (count > 1)} of 80 GB"
+    contexts = sum(len(values[kind]) for kind in ("domains", "tasks", "attacks"))
+    n, positions = values["n"], values["positions"]
+    work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * _SOURCES
+    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * _SPECTRUM
     return [
         f"{about.name}: {report.count(about.parameters)} parameters, {report.count(about.active)} for a token,",
         f"  {'; '.join(map(str, about.linear))}:",
@@ -59,19 +63,9 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
         f"Memory: {weights} of weights in bfloat16, {gpus};",
         f"  or a GPU with {streamed} free, to which they come layer by layer from CPU memory or disk;",
         f"  or no GPU: twice as much in float32, or from disk with {on_cpu} free.",
-        *_times(about, values),
-    ]
-
-
-def _times(about: report.Report, values: dict) -> list[str]:
-    contexts = sum(len(values[kind]) for kind in ("domains", "tasks", "attacks"))
-    n, positions, size = values["n"], values["positions"], about.weight_bytes
-    work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * _SOURCES
-    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * _SPECTRUM
-    return [
         f"Time of 01, 02 and 05, which read {contexts} contexts of {n} × {positions[-1]} tokens, a pass each:",
         f"  {work:.1e} operations, {_in_time(work / _GPU_RATE)} on a GPU, {_in_time(work / _CORE_RATE)} on a CPU core;",
-        f"  {_in_time(contexts * size / _DISK_RATE)} of reading where the weights stay on disk;",
+        f"  {_in_time(contexts * about.weight_bytes / _DISK_RATE)} of reading where the weights stay on disk;",
         f"  {spectra * about.heads:,} spectra, nulls included, {_in_time(spectra * cost)} on a CPU core.",
     ]
 

@@ -28,6 +28,21 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _STORED = {"F64", "F32", "F16", "BF16"}
 """What weights are read from; fewer bits are those of a quantised model, whose states are another's."""
 _MOST = 10_000
+_AWAY = (
+    "it is not in the local cache and the hub is out of reach: connect to it (HF_HUB_OFFLINE unset), or run "
+    "`hf download {where}` where it can be reached and give the folder"
+)
+_ADVICE = {
+    errors.GatedRepoError: "its owner asks for consent: accept the conditions on https://huggingface.co/{where}, "
+    "then run `hf auth login`",
+    errors.RepositoryNotFoundError: "the hub knows no such repository, or it is private: check the name, or run "
+    "`hf auth login`",
+    errors.LocalEntryNotFoundError: _AWAY,
+    errors.OfflineModeIsEnabled: _AWAY,
+    OSError: "give a folder with config.json and safetensors weights, or the name of a hub repository that has them "
+    "while the hub can be reached (HF_HUB_OFFLINE unset)",
+}
+"""What helps where one of these was raised on the way to a checkpoint, the first that was."""
 _READS, _SEES = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
@@ -135,32 +150,13 @@ def tokenizer(where: str, config: PreTrainedConfig, *, trust_remote_code: bool) 
 
 def unreachable(where: str, error: OSError) -> OSError:
     """What to do about a checkpoint that cannot be got, told from what the hub's client raised on the way."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
-        advice = (
-            f"its owner asks for consent: accept the conditions on https://huggingface.co/{where}, then run "
-            "`hf auth login`"
-        )
-    elif any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
-        advice = "the hub knows no such repository, or it is private: check the name, or run `hf auth login`"
-    elif any(isinstance(cause, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) for cause in causes):
-        advice = (
-            "it is not in the local cache and the hub is out of reach: connect to it (HF_HUB_OFFLINE unset), or run "
-            f"`hf download {where}` where it can be reached and give the folder"
-        )
-    else:
-        advice = (
-            "give a folder with config.json and safetensors weights, or the name of a hub repository that has them "
-            "while the hub can be reached (HF_HUB_OFFLINE unset)"
-        )
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    advice = next(said for kind, said in _ADVICE.items() if any(isinstance(x, kind) for x in causes))
     what = where if Path(where).is_dir() else f"{where} is no folder seen from {Path.cwd()}; as a name on the hub it"
-    return OSError(f"{what} cannot be loaded: {advice}. transformers says: {refusals.one_line(error)}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    said = f"{advice.format(where=where)}. transformers says: {refusals.one_line(error)}"
+    return OSError(f"{what} cannot be loaded: {said}")
 
 
 def folder(where: str, config: PreTrainedConfig) -> Path | None:
@@ -174,13 +170,13 @@ def folder(where: str, config: PreTrainedConfig) -> Path | None:
 def weight_files(place: Path) -> list[Path]:
     """The safetensors files of a checkpoint, those that its index names where it has one; some may be missing."""
     index = place / "model.safetensors.index.json"
-    if index.is_file():
-        listed = files.read_json(index).get("weight_map")
-        names = {*listed.values()} if isinstance(listed, dict) and all(map(_is_inside, listed.values())) else set()
-        if not names:
-            raise ValueError(f"{index} must map each weight to a file beside it, under weight_map: download it again")
-        return sorted(place / name for name in names)
-    return sorted(place.glob("*.safetensors"))
+    if not index.is_file():
+        return sorted(place.glob("*.safetensors"))
+    listed = files.read_json(index).get("weight_map")
+    names = [*listed.values()] if isinstance(listed, dict) else []
+    if not names or not all(isinstance(x, str) and Path(x).name == x != "" for x in names):
+        raise ValueError(f"{index} must map each weight to a file beside it, under weight_map: download it again")
+    return sorted(place / name for name in {*names})
 
 
 def identity(where: str | Path, config: PreTrainedConfig) -> list[tuple[str, int, int]]:
@@ -193,11 +189,6 @@ def identity(where: str | Path, config: PreTrainedConfig) -> list[tuple[str, int
 def holds_weights(place: Path) -> bool:
     """Whether weights of any form lie in a folder."""
     return bool(weight_files(place)) or any(any(place.glob(pattern)) for pattern in _PICKLED)
-
-
-def _is_inside(name: object) -> bool:
-    """Whether a name leads to no place outside the folder that it is seen from."""
-    return isinstance(name, str) and name != "" and ".." not in Path(name).parts and not Path(name).is_absolute()
 
 
 def require_whole(place: Path, hf: PreTrainedModel) -> None:

@@ -17,9 +17,9 @@ Issues: vLLM #41112 and #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
+import pandas as pd
 from transformers import PreTrainedModel
 
 from srdyn import architectures
@@ -69,16 +69,6 @@ class Sizes(NamedTuple):
         return self.heads * self.K * self.V
 
 
-class Demand(NamedTuple):
-    """One thing that an engine asks of a model, with the model's own value; what is not `needed` is for speed or so."""
-
-    engine: str
-    asks: str
-    ours: str
-    ok: bool
-    needed: bool = True
-
-
 def sizes(hf: PreTrainedModel) -> Sizes:
     """A model's recurrent layers before any pruning; raises as `memory.attention`."""
     (site, *others), attention = architectures.sites(hf), memory.attention(hf.config)
@@ -121,24 +111,29 @@ def can_cache(sizes: Sizes) -> bool:
     return sizes.attention > 0 or sizes.mixer in _COUNTING
 
 
-def demands(sizes: Sizes, *, tp: int = 1) -> Iterator[Demand]:
-    """What each engine asks, and whether the model has it."""
+def demands(sizes: Sizes, *, tp: int = 1) -> pd.DataFrame:
+    """What each engine asks, our value, whether that will do; what is not `needed` is for speed or so."""
     mixer, heads, keys, ratio = sizes.mixer, sizes.heads, sizes.keys, sizes.heads // sizes.keys
-    delta, shown = mixer in _DELTA, f"{heads} heads, {keys} keys"
-    yield Demand("transformers", "keys divide heads", shown, heads % keys == 0)
-    yield Demand("transformers", "attention, to read through a cache", str(sizes.attention), can_cache(sizes))
+    delta, shown, whole = mixer in _DELTA, f"{heads} heads, {keys} keys", heads % keys == 0
+    rows = [
+        ("transformers", "keys divide heads", shown, whole, True),
+        ("transformers", "attention, to read through a cache", str(sizes.attention), can_cache(sizes), True),
+    ]
     for engine, known in KNOWN.items():
-        yield Demand(engine, "takes the number of heads from the configuration", mixer, mixer in known)
-        yield Demand(engine, "keys divide heads", shown, heads % keys == 0)
-    for engine in ("vLLM", "SGLang"):
-        divided = heads % tp == 0 and (keys % tp == 0 or (keys == 1 and not delta))
-        yield Demand(engine, f"{tp} devices divide heads and keys", shown, divided)
+        rows.append((engine, "takes the number of heads from the configuration", mixer, mixer in known, True))
+        rows.append((engine, "keys divide heads", shown, whole, True))
+    divided = heads % tp == 0 and (keys % tp == 0 or (keys == 1 and not delta))
+    rows += [(engine, f"{tp} devices divide heads and keys", shown, divided, True) for engine in ("vLLM", "SGLang")]
     if delta:
-        square = sizes.K == sizes.V and sizes.K in (16, 32, 64, 128)
-        yield Demand("llama.cpp", "square states of 16, 32, 64 or 128", f"{sizes.K} × {sizes.V}", square)
-        drafts, fused = ratio in (1, 2, 3, 4, 8), ratio in (1, 2, 4)
-        yield Demand("vLLM", "1, 2, 3, 4 or 8 heads a key, to draft tokens (#52539)", str(ratio), drafts, False)
-        yield Demand("SGLang", "1, 2 or 4 heads a key, for the fused split (#31091)", str(ratio), fused, False)
+        square, drafts, fused = sizes.K == sizes.V in (16, 32, 64, 128), ratio in (1, 2, 3, 4, 8), ratio in (1, 2, 4)
+        rows += [
+            ("llama.cpp", "square states of 16, 32, 64 or 128", f"{sizes.K} × {sizes.V}", square, True),
+            ("vLLM", "1, 2, 3, 4 or 8 heads a key, to draft tokens (#52539)", str(ratio), drafts, False),
+            ("SGLang", "1, 2 or 4 heads a key, for the fused split (#31091)", str(ratio), fused, False),
+        ]
     if mixer == "Qwen3NextGatedDeltaNet":
-        yield Demand("vLLM", "more than 1 head a key, where #41142 is not in", str(ratio), ratio > 1, False)
-        yield Demand("SGLang", "more than 1 head a key, off the fused path (#21843)", str(ratio), ratio > 1, False)
+        rows += [
+            ("vLLM", "more than 1 head a key, where #41142 is not in", str(ratio), ratio > 1, False),
+            ("SGLang", "more than 1 head a key, off the fused path (#21843)", str(ratio), ratio > 1, False),
+        ]
+    return pd.DataFrame(rows, columns=["engine", "asks", "ours", "ok", "needed"])

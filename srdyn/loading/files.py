@@ -18,9 +18,6 @@ from srdyn.loading import refusals
 
 log = logging.getLogger(__name__)
 
-_UNHASHED = b"PK\x03\x04"
-"""How a training's state began that was kept without a hash; it is still read."""
-
 
 def root() -> Path:
     """The repository. Raises `FileNotFoundError` if srdyn was installed without it."""
@@ -90,8 +87,6 @@ def kept(path: Path) -> bytes | None:
     size = hashlib.sha256().digest_size
     if hashlib.sha256(found[size:]).digest() == found[:size]:
         return found[size:]
-    if found.startswith(_UNHASHED):
-        return found
     log.warning("%s is broken and made again", path)
     return None
 

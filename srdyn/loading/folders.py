@@ -40,7 +40,8 @@ def replacing(folder: str | Path, *, mark: str | None = None, wanted: int = 0) -
             (new / LIST).write_text(json.dumps(hashes, indent=2) + "\n")
             _require_listed(target)
         else:
-            _require_marked(target, mark, new)
+            there, names = _files(target), {Path(name).name for name in _files(new)}
+            _require_none(target, [name for name in there if mark not in there or Path(name).name not in names])
         if target.exists():
             target.rename(former)
         new.rename(target)
@@ -61,16 +62,11 @@ def _recover(target: Path) -> None:
 
 def _require_listed(target: Path) -> None:
     try:
-        known = files.read_json(target / LIST) if (target / LIST).is_file() else {}
-    except ValueError:
+        known = files.read_json(target / LIST)
+    except (ValueError, OSError):
         known = {}  # then nothing there is known, and all of it stays
     names = [name for name in _files(target) if name != LIST]
-    _require_none(target, [name for name in names if name not in known or _hash(target / name) != known[name]])
-
-
-def _require_marked(target: Path, mark: str, new: Path) -> None:
-    there, names = _files(target), {Path(name).name for name in _files(new)}
-    _require_none(target, [name for name in there if mark not in there or Path(name).name not in names])
+    _require_none(target, [name for name in names if _hash(target / name) != known.get(name, "")])
 
 
 def _require_none(target: Path, strange: list[str]) -> None:

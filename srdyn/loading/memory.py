@@ -89,7 +89,11 @@ def attention(config: PreTrainedConfig) -> Attention:
     decoder = config.get_text_config(decoder=True)
     origin = type(decoder).__module__.split(".")[0]
     if origin == "fla" and hasattr(decoder, "attn"):
-        return _fla_attention(decoder)
+        if not decoder.attn:
+            return Attention(0, 0)
+        heads = decoder.attn["num_heads"]
+        per_token = 2 * (decoder.attn.get("num_kv_heads") or heads) * (decoder.hidden_size // heads)
+        return Attention(len(decoder.attn["layers"]), per_token, decoder.attn.get("window_size"))
     if origin != "transformers" or not hasattr(decoder, "layer_types"):
         raise ValueError(
             f"the cache of {type(decoder).__name__} is not known, which is no configuration of transformers or "
@@ -98,23 +102,12 @@ def attention(config: PreTrainedConfig) -> Attention:
     if unknown := set(decoder.layer_types) - RECURRENT - _ATTENDING - _WITHOUT_CACHE:
         raise ValueError(f"{decoder.model_type} has {', '.join(sorted(unknown))} layers, whose cache is not known here")
     layers = sum(kind in _ATTENDING for kind in decoder.layer_types)
-    return Attention(layers, _key_values(decoder) if layers else 0)
-
-
-def _fla_attention(decoder: PreTrainedConfig) -> Attention:
-    if not decoder.attn:
+    if not layers:
         return Attention(0, 0)
-    heads = decoder.attn["num_heads"]
-    per_token = 2 * (decoder.attn.get("num_kv_heads") or heads) * (decoder.hidden_size // heads)
-    return Attention(len(decoder.attn["layers"]), per_token, decoder.attn.get("window_size"))
-
-
-def _key_values(decoder: PreTrainedConfig) -> int:
-    """Numbers that an attention layer keeps of a token: keys and values, or what both are expanded from (MLA)."""
-    if hasattr(decoder, "kv_lora_rank"):
-        return decoder.kv_lora_rank + decoder.qk_rope_head_dim
+    if hasattr(decoder, "kv_lora_rank"):  # what keys and values are both expanded from (MLA)
+        return Attention(layers, decoder.kv_lora_rank + decoder.qk_rope_head_dim)
     head = getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads
-    return 2 * decoder.num_key_value_heads * head
+    return Attention(layers, 2 * decoder.num_key_value_heads * head)
 
 
 def _conv_bytes(hf: nn.Module) -> int:

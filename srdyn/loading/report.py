@@ -102,27 +102,21 @@ def check(
     Raises as `checkpoints.configuration` does; what else is in the way of loading stands in the report.
     """
     where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
-    name = Path(where).name
+    place, name = Path(where), Path(where).name
     try:
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
         nothing = dict.fromkeys(lengths)
         return Report(name, config.model_type, precision, 0, 0, 0, 0, (), 0, nothing, None, (str(error),))
     found = about(hf, name=name, rooms=devices.rooms(max_memory), device=device, lengths=lengths)
-    return found if found.unsupported else _with_files(found, where, config, hf, trust_remote_code)
-
-
-def _with_files(
-    found: Report, where: str, config: PreTrainedConfig, hf: PreTrainedModel, trust_remote_code: bool
-) -> Report:
-    """The report with what the files beside the configuration say, of a folder on this machine."""
-    place = Path(where)
+    if found.unsupported or not place.is_dir():
+        return found
     if not checkpoints.may_have_tokenizer(where):
         missing = "It has no tokenizer beside its weights, without which the notebooks cannot read text."
         found = dataclasses.replace(found, notes=(*found.notes, missing))
     try:
-        if not place.is_dir() or not checkpoints.holds_weights(place):
-            return dataclasses.replace(found, placement=None) if place.is_dir() else found
+        if not checkpoints.holds_weights(place):
+            return dataclasses.replace(found, placement=None)
         checkpoints.require_whole(place, hf)
         checkpoints.tokenizer(where, config, trust_remote_code=trust_remote_code)
     except (OSError, ValueError) as error:

@@ -190,7 +190,11 @@ def from_pretrained(stock: type, where: str, **options) -> tuple[PreTrainedModel
     found = []
 
     def later(hf: PreTrainedModel, _state: None, files: list[str], settings: LoadStateDictConfig):
-        shards = Shards(hf, {key: Path(file) for file in files for key in _names(file)}, settings.weight_mapping or [])
+        lies: dict[str, Path] = {}
+        for file in files:
+            with safe_open(file, framework="pt", backend="pread") as opened:
+                lies |= dict.fromkeys(opened.keys(), Path(file))
+        shards = Shards(hf, lies, settings.weight_mapping or [])
         found.append(shards)
         wanted = set(hf.state_dict())
         for name in wanted & dict(hf.named_buffers()).keys() & shards.keys():
@@ -208,33 +212,24 @@ def from_pretrained(stock: type, where: str, **options) -> tuple[PreTrainedModel
     return hf, report, found[0]
 
 
-def _names(file: str) -> list[str]:
-    with safe_open(file, framework="pt", backend="pread") as opened:
-        return list(opened.keys())
-
-
 def attach(hf: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
     """Let every part of a model, a layer or what lies beside them, take its parameters from `weights` when it starts.
 
     It drops them when it is done; the model's own go to the meta device. A bar shows the layers of a pass.
     """
-    layers = _layers(hf)
+    depth, decoder = hf.config.get_text_config(decoder=True).num_hidden_layers, hf.get_decoder()
+    lists = (module for module in decoder.modules() if isinstance(module, nn.ModuleList))
+    layers = list(next(found for found in lists if len(found) == depth))
     accelerate.hooks.attach_align_device_hook(
         hf, execution_device=device, offload=True, weights_map=weights,
         preload_module_classes=[type(layer).__name__ for layer in layers],
     )  # fmt: skip
-    _show_progress(hf.get_decoder(), layers)
+    _show_progress(decoder, layers)
 
 
 def is_attached(hf: nn.Module) -> bool:
     """Whether weights come to this model from elsewhere, so that it holds none to change."""
     return any(parameter.device.type == "meta" for parameter in hf.parameters())
-
-
-def _layers(hf: PreTrainedModel) -> list[nn.Module]:
-    depth = hf.config.get_text_config(decoder=True).num_hidden_layers
-    lists = (module for module in hf.get_decoder().modules() if isinstance(module, nn.ModuleList))
-    return list(next(found for found in lists if len(found) == depth))
 
 
 def _show_progress(decoder: nn.Module, layers: list[nn.Module]) -> None:
