@@ -8,13 +8,11 @@ else every value head that stays gets a copy of its key. Nothing is trained or t
 import copy
 import functools
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from srdyn import architectures, models
@@ -39,14 +37,17 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     """Write a model as an ordinary checkpoint of its family: `AutoModelForCausalLM.from_pretrained` reads it.
 
     Weights (safetensors, in the model's precision), a configuration without a key of ours, generation settings,
-    tokenizer, and README.md with what was removed, what engines make of it (`realised`) and, where it was measured, the
-    `cost` of it. The logits are those of the pruned model; for a norm over a group of Mamba-2 heads that lost some but
-    not all of them, up to its ε, which an ordinary configuration shares with other norms. Of a model that also sees
-    the part that reads is written; one without attention says `use_cache` false where transformers fails with a cache.
-    Weights that come from elsewhere are written a file for each layer, of which one is held at a time.
+    tokenizer, and README.md (`card`). The logits are those of the pruned model, but for what `NORMS` says. Of a model
+    that also sees the part that reads is written; one without attention says `use_cache` false where transformers fails
+    with a cache. Weights that come from elsewhere are written a file for each layer, of which one is held at a time.
     Raises ValueError as `shape` does, FileExistsError and OSError as `pruning.save` does.
     """
-    config, target = configuration(model), Path(folder).expanduser()
+    config, target, repeat_keys = configuration(model), Path(folder).expanduser(), shape(model).repeated
+
+    def as_stock(site: architectures.Site) -> None:
+        if site.recipe.is_pruned(site.mixer):
+            site.recipe.as_stock(site.mixer, repeat_keys=repeat_keys)
+
     with torch.device("meta"):
         stock = type(model.hf)._from_config(config, dtype=model.hf.dtype)
     stock.generation_config = copy.deepcopy(model.hf.generation_config)
@@ -55,7 +56,8 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     with folders.replacing(target, wanted=report.weight_bytes(stock)[0]) as new:
         site = architectures.sites(stock)[0]
         named = functools.partial(site.recipe.as_engines_read, site.mixer, stock)
-        streaming.save(stock, new, weights(model), apart=streaming.is_attached(model.hf), named=named)
+        weights = streaming.Changed(model.hf, as_stock)
+        streaming.save(stock, new, weights, apart=streaming.is_attached(model.hf), named=named)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
         (new / "README.md").write_text(card(model, cost), "utf-8")
@@ -116,17 +118,6 @@ def configuration(model: models.Model) -> PreTrainedConfig:
     if "linear_attn_config" in inner:  # Kimi Linear's own, which goes before the others
         inner["linear_attn_config"] = inner["linear_attn_config"] | {"num_heads": found.heads}
     return type(config).from_dict(stated)
-
-
-def weights(model: models.Model) -> Mapping[str, Tensor]:
-    """The model's tensors as its stock twin names and shapes them, those of cut layers made when they are asked for."""
-    repeat_keys = shape(model).repeated
-
-    def as_stock(site: architectures.Site) -> None:
-        if site.recipe.is_pruned(site.mixer):
-            site.recipe.as_stock(site.mixer, repeat_keys=repeat_keys)
-
-    return streaming.Changed(model.hf, as_stock)
 
 
 def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd.DataFrame:

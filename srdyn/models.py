@@ -139,9 +139,7 @@ def load(
     return model
 
 
-def _read(
-    outline: report.Outline, trust_remote_code: bool
-) -> tuple[PreTrainedModel, dict, Mapping[str, torch.Tensor] | None]:
+def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict, Mapping | None]:
     """The model, transformers' report about its weights, and the weights themselves where they are to be streamed."""
     place, build = outline.placement, checkpoints.builder(outline.config)
     options = {"config": outline.config, "dtype": outline.dtype, "use_safetensors": True}

@@ -74,8 +74,7 @@ def _random_block(
 ) -> _Writes:
     """Draw a block of keys and values, and solve for what they write given the state before it.
 
-    Token i writes w_i = β_i (v_i − e^{G_i} S₀ᵀk_i − Σ_{j<i} e^{G_i − G_j} (k_i·k_j) w_j): a unit lower triangular
-    system.
+    Token i writes w_i = β_i (v_i − e^{G_i} S₀ᵀk_i − Σ_{j<i} e^{G_i − G_j} (k_i·k_j) w_j): a unit triangular system.
     """
     (N, t), (_, K, V) = g.shape, state.shape
     where = {"generator": generator, "device": generator.device}

@@ -51,8 +51,7 @@ def measure(
 
     `positions` are by default powers of 2 up to the end. `removal` are windows that each head is taken out for in turn,
     a pass over them a head. `weights` is the hash of the model's files. The null band, where the rule of update has one
-    (`nulls`), spans the same sequences' ranks with random keys and values under the head's own decays and write
-    strengths, `DRAWS` of them at least.
+    (`nulls`), spans at least `DRAWS` ranks under the head's own decays and write strengths.
     """
     T = tokens.shape[1]
     positions = sorted({2**i for i in range(T.bit_length()) if 2**i < T} | {T}) if positions is None else positions
@@ -113,8 +112,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
     """Every number of a head that differs: layer, head, measure, a, b; ranks at the end. Empty where none does.
 
     What removal costs counts where both have it. Where they read other text (`measured`), part of it is the text's.
-    Raises ValueError for passports of another form, measured at other positions or another ε, or of models with other
-    layers or heads.
+    Raises ValueError for passports of another form, positions or ε, or of models with other layers or heads.
     """
     if a["schema"] != b["schema"]:
         raise ValueError(f"the passports have the forms {a['schema']} and {b['schema']}: measure one again")

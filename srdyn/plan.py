@@ -1,7 +1,6 @@
 """What a run needs, estimated before it starts: `python -m srdyn.plan NAME`, for a preset, a folder or a hub name.
 
-The estimate of a preset depends on no machine, so that it can stand in the preset's file: sizes come from the model's
-configuration, times from the rates below.
+That of a preset depends on no machine and stands in its file: sizes from the configuration, times from rates below.
 """
 
 import argparse

@@ -106,10 +106,11 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     """
     models.checked_mask(model, keep, "keep")
     kept = {str(layer.index): row.nonzero()[:, 0].tolist() for layer, row in zip(model.layers, keep, strict=True)}
+    copies = {}  # of what, else copied itself
     if streaming.is_attached(model.hf):
-        hf = streaming.copied(model.hf, lambda site: site.recipe.keep(site.mixer, kept[str(site.index)]))
-    else:
-        hf = copy.deepcopy(model.hf)
+        cut = streaming.Changed(model.hf, lambda site: site.recipe.keep(site.mixer, kept[str(site.index)]))
+        copies[id(streaming.weights(model.hf))] = cut
+    hf = copy.deepcopy(model.hf, copies)
     for site in architectures.sites(hf):
         # On several GPUs the decoder's layer moves what its mixer reads; a hook of the mixer's own would hide the cut.
         accelerate.hooks.remove_hook_from_module(site.mixer)

@@ -22,9 +22,8 @@ Scores = Float[Tensor, "L H"]
 class Profile(NamedTuple):
     """Means over calibration sequences, NaN for a head that the model no longer holds.
 
-    `rank` and nuclear `norm` are of the state at the end, `rank_in_time` and `norm_in_time` means over the captured
-    positions; `decay` is the log-decay, 0 at most; `output` the norm of what a head puts out; `D` the most that a rank
-    can be.
+    `rank` and nuclear `norm` are of the state at the end, `rank_in_time` and `norm_in_time` means over the positions;
+    `decay` is the log-decay, 0 at most; `output` the norm of what a head puts out; `D` the most that a rank can be.
     """
 
     rank: Scores

@@ -320,7 +320,7 @@ def test_a_watch_looks_now_and_then_begins_anew_with_a_cache_and_knows_what_was_
     keep = torch.ones(3, 4, dtype=torch.bool)
     keep[0, 2] = keep[1] = False
     model = pruning.prune_heads(tiny_hybrid, keep)
-    with caplog.at_level("INFO", logger="srdyn.states"), states.watch(model, every=3, eps=1e-2) as seen:
+    with caplog.at_level("INFO", logger="srdyn.states"), states.watch(model, every=3) as seen:
         model.hf(tokens, use_cache=False)
         assert seen.positions == []
         cache = model.hf(tokens[:, :4], use_cache=True).past_key_values

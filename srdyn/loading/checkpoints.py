@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
 
 import huggingface_hub
@@ -270,30 +270,19 @@ def builder(config: PreTrainedConfig) -> type:
     return type(stock.__name__, (stock,), {"__init__": build, "__module__": stock.__module__})
 
 
-@contextlib.contextmanager
-def _fla_unseen(stock: bool) -> Iterator[None]:
-    """Import the files of a `stock` model as if flash-linear-attention were not there, where no device can run it.
-
-    They would take its functions, which crash on a CPU, and importing it takes seconds; what is imported stays so.
-    """
-    if not stock or "fla" in sys.modules or torch.accelerator.is_available():
-        yield
-        return
-    sys.modules["fla"] = None
-    try:
-        yield
-    finally:
-        del sys.modules["fla"]
-
-
 def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model that a configuration describes, without weights; ValueError where it is no causal language model."""
     remote = getattr(config, "auto_map", None) or {}
     known = any(type(config) in mapping for mapping in (_READS, _SEES))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
-    told = refusals.within("its configuration describes no model that can be built")
-    with torch.device("meta"), _fla_unseen(known and not trust_remote_code), told:
+    stock = known and not trust_remote_code
+    with torch.device("meta"), contextlib.ExitStack() as stack:
+        stack.enter_context(refusals.within("its configuration describes no model that can be built"))
+        if stock and "fla" not in sys.modules and not torch.accelerator.is_available():
+            # Its file would take functions of flash-linear-attention, which crash on a CPU, and seconds to import it.
+            sys.modules["fla"] = None
+            stack.callback(sys.modules.pop, "fla")
         build = builder(config)
         if issubclass(build, PreTrainedModel):
             return build._from_config(config, dtype=dtype)

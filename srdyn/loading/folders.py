@@ -21,8 +21,7 @@ def replacing(folder: str | Path, *, mark: str | None = None, wanted: int = 0) -
 
     `folder` may be absent or empty, or hold what its `LIST` says and nothing else. With `mark`, for folders without a
     list, it must have a file of this name and no file of a name that the new one lacks. Raises FileExistsError
-    otherwise, OSError on a disk without the `wanted` bytes. A killed call leaves the old folder whole, at worst hidden
-    until the next one brings it back.
+    otherwise, OSError without room for `wanted` bytes. After a kill the old folder is whole, if hidden until the next.
     """
     target = Path(folder).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)

@@ -54,9 +54,21 @@ def ledger(
     rows = []
     for name, config in (families() if configs is None else configs).items():
         hf = checkpoints.outline(config, dtype=torch.bfloat16)
-        if not architectures.sites(hf):
+        if not (sites := architectures.sites(hf)):
             raise ValueError(f"{name} ({type(config).__name__}) has no linear-attention layers")
-        rows += [{"model": name, **_row(hf, length, removed)} for length in tokens]
+        _, _, K, V = sites[0].recipe.heads(sites[0].mixer)
+        heads = sum(len(site.recipe.kept(site.mixer)) for site in sites)
+        state, conv, attends, k = state_bytes(hf), _conv_bytes(hf), attention(hf.config), round(removed * heads)
+        for length in tokens:
+            kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (length, 1))
+            total, removed_bytes = state + conv + kept, k * K * V * _FLOAT32_BYTES
+            rows.append({
+                "model": name, "model_type": hf.config.get_text_config(decoder=True).model_type,
+                "recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": length,
+                "state_bytes": state, "conv_bytes": conv, "kv_bytes": kept, "total_bytes": total,
+                "removed_heads": k, "removed_bytes": removed_bytes, "freed": removed_bytes / total,
+                "break_even": state / per_token if per_token else float("nan"),
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -112,20 +124,3 @@ def attention(config: PreTrainedConfig) -> Attention:
 
 def _conv_bytes(hf: nn.Module) -> int:
     return sum(site.recipe.conv_values(site.mixer) for site in architectures.sites(hf)) * hf.dtype.itemsize
-
-
-def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
-    sites = architectures.sites(hf)
-    heads = sum(len(site.recipe.kept(site.mixer)) for site in sites)
-    _, _, K, V = sites[0].recipe.heads(sites[0].mixer)
-    state, conv, attends = state_bytes(hf), _conv_bytes(hf), attention(hf.config)
-    kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
-    total, k = state + conv + kept, round(removed * heads)
-    removed_bytes = k * K * V * _FLOAT32_BYTES
-    return {
-        "model_type": hf.config.get_text_config(decoder=True).model_type,
-        "recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": tokens,
-        "state_bytes": state, "conv_bytes": conv, "kv_bytes": kept, "total_bytes": total,
-        "removed_heads": k, "removed_bytes": removed_bytes, "freed": removed_bytes / total,
-        "break_even": state / per_token if per_token else float("nan"),
-    }  # fmt: skip

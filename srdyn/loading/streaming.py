@@ -134,11 +134,6 @@ def weights(hf: PreTrainedModel) -> Mapping[str, Tensor]:
     return hf.get_input_embeddings()._hf_hook.weights_map.dataset if is_attached(hf) else hf.state_dict()
 
 
-def copied(hf: PreTrainedModel, change: Callable[[architectures.Site], None]) -> PreTrainedModel:
-    """A copy of a model whose weights come from elsewhere; to it they come as `Changed` by this."""
-    return copy.deepcopy(hf, {id(weights(hf)): Changed(hf, change)})
-
-
 def save(
     hf: PreTrainedModel,
     folder: Path,
