@@ -73,21 +73,18 @@ def shape(model: models.Model) -> Shape:
     counts, sites = _counts(model), architectures.sites(model.hf)
     held = sorted({len(layer.heads) for layer in model.layers})
     sharing = {tuple(site.recipe.sharing(site.mixer)) for site in sites}
-    if len(held) > 1 or not held[0]:
-        raise ValueError(f"{model.name} keeps {held[0]} to {held[-1]} heads in a layer{_nearest(model, counts)}")
-    keys = len(set(next(iter(sharing))))
-    if sharing == {tuple(head * keys // held[0] for head in range(held[0]))} and held[0] % keys == 0:
-        found = Shape(held[0], keys)
-    elif counts.repeats:
-        found = Shape(held[0], held[0], True)
+    heads, keys = held[0], len(set(next(iter(sharing))))
+    alike = heads > 0 and heads % keys == 0 and sharing == {tuple(head * keys // heads for head in range(heads))}
+    if len(held) > 1 or not heads:
+        wrong = f"{heads} to {held[-1]} heads in a layer"
+    elif not (alike or counts.repeats):
+        wrong = "heads of unequal numbers of groups"
+    elif heads not in _allowed(model, counts, step=1):
+        wide = f"{heads} heads of {model.grid.V} channels"
+        wrong = f"{wide}, which is no whole multiple ({counts.expand}) of its hidden size"
     else:
-        raise ValueError(f"{model.name} keeps heads of unequal numbers of groups{_nearest(model, counts)}")
-    if found.heads not in _allowed(model, counts, step=1):
-        raise ValueError(
-            f"{model.name} keeps {found.heads} heads of {model.grid.V} channels, which is no whole multiple "
-            f"({counts.expand}) of its hidden size{_nearest(model, counts)}"
-        )
-    return found
+        return Shape(heads, keys) if alike else Shape(heads, heads, repeated=True)
+    raise ValueError(f"{model.name} keeps {wrong}{_nearest(model, counts)}")
 
 
 def choices(model: models.Model) -> dict[str, int]:

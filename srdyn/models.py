@@ -18,8 +18,7 @@ from srdyn.loading import checkpoints, devices, memory, refusals, report, stream
 
 log = logging.getLogger(__name__)
 
-_READ_AT_ONCE = 512
-"""Tokens that a CPU reads together: what many more of them leave behind does not fit its second-level cache."""
+_READ_AT_ONCE = 512  # tokens that a CPU reads together: what many more leave does not fit its second-level cache
 
 
 class HeadGrid(NamedTuple):

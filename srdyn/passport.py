@@ -36,7 +36,6 @@ DRAWS = 4
 QUIET = -200
 """Decibels below the largest singular value where a smaller one counts as none."""
 COMPARED = ("half_life", "write", "norm", "int8", "fp8", "stratum")
-GIB = 2**30
 
 
 def measure(
@@ -121,10 +120,8 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
             raise ValueError(f"the passports were measured with {what} {ours} and {other}: measure one again")
     rows, theirs = [], {(head["layer"], head["head"]): head for head in b["heads"]}
     if theirs.keys() != {(head["layer"], head["head"]) for head in a["heads"]}:
-        raise ValueError(
-            f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads; "
-            "of a model that was cut, the README beside it says which heads it still has"
-        )
+        told = "of a model that was cut, the README beside it says which heads it still has"
+        raise ValueError(f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads; {told}")
     for ours in a["heads"]:
         other = theirs[ours["layer"], ours["head"]]
         pairs = [(name, ours[name], other[name]) for name in COMPARED]
@@ -155,7 +152,7 @@ def capacity(
     cut = whole._replace(heads=keep, keys=export.keys_left(whole, keep))
     before, after = (engines.state_bytes(sizes)["transformers"] for sizes in (whole, cut))
     kept = about["kv_bytes_per_token"] * tokens
-    more = int(gib * GIB // (after + kept)) - int(gib * GIB // (before + kept))
+    more = int(gib * 2**30 // (after + kept)) - int(gib * 2**30 // (before + kept))
     lost = "loss not measured"
     if cost is not None:
         last = cost.iloc[-1]

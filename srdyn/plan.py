@@ -17,12 +17,9 @@ _GPU_MEMORY, _SMALL_GPU = 80e9, 24e9
 _GPU_RATE, _CORE_RATE = 50e12, 50e9
 """Sustained operations a second, assumed: a twentieth of a data-centre GPU's bfloat16 peak, since experts and chunks
 are small; half of what one core was measured to do in a float32 product."""
-_DISK_RATE = 1e9
-"""Bytes a second read from a solid-state disk, assumed."""
-_SPECTRUM = 1e-3 / 128**3
-"""Seconds on one core for a K × V spectrum in float64, divided by K·V·min(K, V): measured at 128 × 128."""
-_SOURCES = 3
-"""Spectra are taken of the model, of the mechanism and of the common decay."""
+_DISK_RATE = 1e9  # bytes a second read from a solid-state disk, assumed
+_SPECTRUM = 1e-3 / 128**3  # seconds on one core for a spectrum in float64, over K·V·min(K, V): measured at 128 × 128
+_SOURCES = 3  # spectra are taken of the model, of the mechanism and of the common decay
 
 
 def of_preset(name: str) -> str:

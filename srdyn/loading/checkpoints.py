@@ -56,10 +56,8 @@ def source(name_or_path: str | Path) -> str:
         return str(path)
     is_hub_name = isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name_or_path)
     if os.path.exists(path) or not is_hub_name:
-        raise FileNotFoundError(
-            f"{name_or_path!s:.200} is not a folder (seen from {Path.cwd()}): give a folder with config.json and "
-            "safetensors weights, or the name of a hub repository"
-        )
+        advice = "give a folder with config.json and safetensors weights, or the name of a hub repository"
+        raise FileNotFoundError(f"{name_or_path!s:.200} is not a folder (seen from {Path.cwd()}): {advice}")
     return str(name_or_path)
 
 
@@ -93,10 +91,8 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
     except OSError as error:
         raise unreachable(where, error) from error
     if hasattr(config, "fuse_norm"):
-        raise ValueError(
-            f"{where} is a {kind} model of flash-linear-attention, whose weights the {kind} of transformers, which "
-            "srdyn studies, cannot be trusted to read"
-        )
+        why = f"whose weights the {kind} of transformers, which srdyn studies, cannot be trusted to read"
+        raise ValueError(f"{where} is a {kind} model of flash-linear-attention, {why}")
     return config
 
 
@@ -110,16 +106,13 @@ def mark(folder: Path) -> None:
 
 
 def _require_known(where: str, stated: dict, known: bool) -> None:
+    kind, library = stated["model_type"], f"transformers {transformers.__version__}"
     if not known and "auto_map" in stated:
-        raise ValueError(
-            f"{where} brings its own code, and without it transformers {transformers.__version__} has no model of type "
-            f"{stated.get('model_type')!r}: read that code, and if you trust it, load(..., trust_remote_code=True)"
-        )
+        advice = f"of type {kind!r}: read that code, and if you trust it, load(..., trust_remote_code=True)"
+        raise ValueError(f"{where} brings its own code, and without it {library} has no model {advice}")
     if not known:
-        raise ValueError(
-            f"{where} is a {stated.get('model_type')!r}, which neither transformers {transformers.__version__} nor "
-            "flash-linear-attention knows; srdyn.architectures.supported() lists what is studied here"
-        )
+        listed = "srdyn.architectures.supported() lists what is studied here"
+        raise ValueError(f"{where} is a {kind!r}, which neither {library} nor flash-linear-attention knows; {listed}")
 
 
 def _require_plain(stated: object, about: str) -> None:
@@ -200,10 +193,8 @@ def require_whole(place: Path, hf: PreTrainedModel) -> None:
     if not stored:
         pickled = sorted(path.name for pattern in _PICKLED for path in place.glob(pattern))
         what = f"only pickled weights ({pickled[0]}), which can run code when they are opened" if pickled else "none"
-        raise OSError(
-            f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; convert them where "
-            "they come from (save_pretrained writes safetensors)"
-        )
+        advice = "convert them where they come from (save_pretrained writes safetensors)"
+        raise OSError(f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; {advice}")
     wanted = {name: list(x.shape) for name, x in hf.named_parameters()}
     shapes = {name: shape for path in stored for name, shape in _shapes(path, wanted).items()}
     read = streaming.Shards(hf, dict.fromkeys(shapes, place), conversion_mapping.get_model_conversion_mapping(hf))
@@ -223,12 +214,10 @@ def _shapes(path: Path, parameters: Container[str]) -> dict[str, list[int]]:
         with safetensors.safe_open(path, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118, no mapping
                 held = opened.get_slice(name)
-                found[name] = held.get_shape()
-                counts = held.get_dtype() == "I64" and name not in parameters
-                if found[name] and held.get_dtype() not in _STORED and not counts:
-                    raise ValueError(
-                        f"{path} holds {name} as {held.get_dtype()}: take the checkpoint in 16 bits or more"
-                    )
+                found[name], kind = held.get_shape(), held.get_dtype()
+                counts = kind == "I64" and name not in parameters
+                if found[name] and kind not in _STORED and not counts:
+                    raise ValueError(f"{path} holds {name} as {kind}: take the checkpoint in 16 bits or more")
     except safetensors.SafetensorError as error:
         told = f"it holds {size} bytes ({refusals.one_line(error)})"
         raise OSError(f"{path} is cut off or broken: {told}; download or copy it again") from error
@@ -241,10 +230,8 @@ def require_space(where: str, weights: int) -> None:
     standing = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(standing).free
     if weights > free:
-        raise OSError(
-            f"{where} takes {weights / 1e9:.1f} GB on disk, and {standing} has {free / 1e9:.1f} GB free: make room, or "
-            "set HF_HOME to a larger disk"
-        )
+        room = f"{standing} has {free / 1e9:.1f} GB free: make room, or set HF_HOME to a larger disk"
+        raise OSError(f"{where} takes {weights / 1e9:.1f} GB on disk, and {room}")
 
 
 def builder(config: PreTrainedConfig) -> type:

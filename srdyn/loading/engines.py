@@ -58,16 +58,6 @@ class Sizes(NamedTuple):
     kv: int
     itemsize: int
 
-    @property
-    def channels(self) -> int:
-        """Channels of a layer's short convolution: queries, keys, values."""
-        return 2 * self.keys * self.K + self.heads * self.V
-
-    @property
-    def state(self) -> int:
-        """Numbers of a layer's states."""
-        return self.heads * self.K * self.V
-
 
 def sizes(hf: PreTrainedModel) -> Sizes:
     """A model's recurrent layers before any pruning; raises as `memory.attention`."""
@@ -88,20 +78,20 @@ def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[s
     tokens, no prefix cache.
     """
     itemsize = 4 if sizes.mixer == "KimiLinearDeltaAttention" else state_itemsize
-    shift = sizes.channels * (sizes.kernel - 1)
     # Groups that the devices do not divide are held by each (`extra_groups_for_head_shards` of both engines).
-    shared = sizes if sizes.keys % tp == 0 else sizes._replace(keys=tp)
-    sharded = shared.channels * (sizes.kernel - 1)
-    page = (sharded * sizes.itemsize + sizes.state * itemsize) // tp
+    shared = sizes.keys if sizes.keys % tp == 0 else tp
+    channels, sharded = (2 * keys * sizes.K + sizes.heads * sizes.V for keys in (sizes.keys, shared))  # q, k, v
+    state, shift = sizes.heads * sizes.K * sizes.V, sizes.kernel - 1
+    page = (sharded * shift * sizes.itemsize + state * itemsize) // tp
     if sizes.attention:
         token = sizes.attention * sizes.itemsize // max(1, min(tp, sizes.kv))
         step = (16 if sizes.kv else 128) * token
         page = math.ceil(page / step) * step
     by_layer = {
-        "transformers": sizes.channels * sizes.kernel * sizes.itemsize + sizes.state * 4,
+        "transformers": channels * sizes.kernel * sizes.itemsize + state * 4,
         "vLLM": page,
-        "SGLang": (sharded * 2 + sizes.state * 4) // tp,
-        "llama.cpp": (shift + sizes.state) * 4,
+        "SGLang": (sharded * shift * 2 + state * 4) // tp,
+        "llama.cpp": (channels * shift + state) * 4,
     }
     return {engine: sizes.layers * size for engine, size in by_layer.items()}
 

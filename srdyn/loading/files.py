@@ -23,10 +23,8 @@ def root() -> Path:
     """The repository. Raises `FileNotFoundError` if srdyn was installed without it."""
     path = Path(os.environ.get("SRDYN_ROOT") or Path(__file__).parents[2]).resolve()
     if not (path / "data").is_dir():
-        raise FileNotFoundError(
-            f"{path} has no data/: srdyn needs its repository. Install it with `pip install -e .` from a clone, "
-            "or set SRDYN_ROOT to the clone"
-        )
+        advice = "Install it with `pip install -e .` from a clone, or set SRDYN_ROOT to the clone"
+        raise FileNotFoundError(f"{path} has no data/: srdyn needs its repository. {advice}")
     return path
 
 

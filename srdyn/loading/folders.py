@@ -70,11 +70,9 @@ def _require_listed(target: Path) -> None:
 
 def _require_none(target: Path, strange: list[str]) -> None:
     if strange:
-        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        raise FileExistsError(
-            f"{target} holds what was not written here, or was changed since: {', '.join(strange[:3])}{more}. "
-            "It stays as it is: give another folder, or move this one away"
-        )
+        named = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
+        advice = "It stays as it is: give another folder, or move this one away"
+        raise FileExistsError(f"{target} holds what was not written here, or was changed since: {named}. {advice}")
 
 
 def _files(folder: Path) -> list[str]:

@@ -107,10 +107,8 @@ def attention(config: PreTrainedConfig) -> Attention:
         per_token = 2 * (decoder.attn.get("num_kv_heads") or heads) * (decoder.hidden_size // heads)
         return Attention(len(decoder.attn["layers"]), per_token, decoder.attn.get("window_size"))
     if origin != "transformers" or not hasattr(decoder, "layer_types"):
-        raise ValueError(
-            f"the cache of {type(decoder).__name__} is not known, which is no configuration of transformers or "
-            "flash-linear-attention that says which layers attend"
-        )
+        why = "no configuration of transformers or flash-linear-attention that says which layers attend"
+        raise ValueError(f"the cache of {type(decoder).__name__} is not known, which is {why}")
     if unknown := set(decoder.layer_types) - RECURRENT - _ATTENDING - _WITHOUT_CACHE:
         raise ValueError(f"{decoder.model_type} has {', '.join(sorted(unknown))} layers, whose cache is not known here")
     layers = sum(kind in _ATTENDING for kind in decoder.layer_types)

@@ -9,8 +9,7 @@ import yaml
 
 from srdyn.loading import files, refusals
 
-_MOST = 100_000
-"""Values that a file may hold, those that it repeats by name each time: a few lines can name billions."""
+_MOST = 100_000  # values that a file may hold, those that it repeats by name each time: few lines can name billions
 
 
 class Loader(yaml.SafeLoader):

@@ -9,8 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-_PATIENCE = datetime.timedelta(days=7)
-"""How long a process that is done waits for the others. One that dies is noticed at once: its connections close."""
+_PATIENCE = datetime.timedelta(days=7)  # with processes at work; one that dies is noticed: its connections close
 
 
 def count() -> int:

@@ -97,7 +97,7 @@ class Shards(Mapping[str, Tensor]):
         return self._opened(self.files[key]).get_tensor(key)
 
 
-class Changed(Mapping[str, Tensor]):
+class Changed(collections.ChainMap[str, Tensor]):
     """A model's parameters and buffers by name, those of recurrent layers as a change of the layers leaves them.
 
     `change` is done to a copy of one layer, in place, when one of its tensors is asked for; the others of this layer
@@ -109,12 +109,7 @@ class Changed(Mapping[str, Tensor]):
         self._sites = {f"{names[id(site.mixer)]}.": site for site in architectures.sites(hf)}
         self._weights, self._change = weights(hf), change
         self._waiting: dict[str, Tensor] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+        super().__init__(self._weights)
 
     def __getitem__(self, name: str) -> Tensor:
         prefix = next((x for x in self._sites if name.startswith(x)), None)
