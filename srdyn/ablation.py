@@ -91,8 +91,7 @@ def set_half_life(
 def attention_window(model: models.Model, window: int) -> Iterator[None]:
     """While this is open, every softmax layer sees the last `window` tokens only, the present one included.
 
-    Raises ValueError for a model without plain softmax layers, a window below 1, an attention other than sdpa and
-    eager, and when a pass goes on from a cache.
+    Raises ValueError without softmax layers in sdpa or eager, for a window below 1, when a pass goes on from a cache.
     """
     kinds = getattr(model.hf.config.get_text_config(decoder=True), "layer_types", None) or []
     layers = zip(model.hf.get_decoder().layers, kinds, strict=True) if kinds else ()

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from jaxtyping import Float64, Int, Int64
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from srdyn import contexts, models
 from srdyn.text import tasks
@@ -35,7 +35,7 @@ def draws(task: str, *, part: str, seed: int = 0) -> np.random.Generator:
     return np.random.default_rng([contexts.PARTS.index(part), seed, zlib.crc32(task.encode())])
 
 
-def held_out_text(tokenizer: PreTrainedTokenizerBase, part: str) -> tasks.Text:
+def held_out_text(tokenizer: Tokenizer, part: str) -> tasks.Text:
     """One part of every held-out domain as tokens, each document after an end-of-text token, to write tasks into."""
     end = _end_of_text(tokenizer)
     documents = {name: contexts.held_out_documents(name, part=part) for name in contexts.domains()}
@@ -44,7 +44,7 @@ def held_out_text(tokenizer: PreTrainedTokenizerBase, part: str) -> tasks.Text:
 
 
 def task_rows(
-    name: str, *, tokenizer: PreTrainedTokenizerBase, text: tasks.Text, n: int, length: int, rng: np.random.Generator
+    name: str, *, tokenizer: Tokenizer, text: tasks.Text, n: int, length: int, rng: np.random.Generator
 ) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
     """Rows of `length` tokens with at least `n` items of one of `TASKS`: tokens, and the item each is an answer of.
 
@@ -80,7 +80,7 @@ def outcomes(model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor,
 
 
 def windows(
-    name: str, tokenizer: PreTrainedTokenizerBase, *, length: int = 512, part: str = "evaluation", n: int | None = None
+    name: str, tokenizer: Tokenizer, *, length: int = 512, part: str = "evaluation", n: int | None = None
 ) -> ByteWindows:
     """Windows of `length` tokens over the documents of one part of a held-out domain, all or `n` evenly spaced ones.
 
@@ -118,7 +118,7 @@ def _expected(model: models.Model, tokens: Int[Tensor, "B T"]) -> Iterator[tuple
         yield rows, logits, tokens[rows, 1:].to(logits.device)
 
 
-def _spelled(document: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], Int64[np.ndarray, " T"]]:
+def _spelled(document: str, tokenizer: Tokenizer) -> tuple[list[int], Int64[np.ndarray, " T"]]:
     """The document after an end-of-text token, and the byte at which each token ends."""
     tokens = tokenizer(document, add_special_tokens=False)["input_ids"]
     ends = np.cumsum([0, *(len(token) for token in tokenizer.convert_ids_to_tokens(tokens))])
@@ -127,7 +127,7 @@ def _spelled(document: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[in
     return [_end_of_text(tokenizer), *tokens], ends
 
 
-def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+def _end_of_text(tokenizer: Tokenizer) -> int:
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-text token, which precedes every document")
     return tokenizer.eos_token_id

@@ -18,18 +18,13 @@ from srdyn.kernels import recurrence
 
 BLOCK = 64
 """Tokens drawn at a time; part of what a seed means, since keys and values alternate by block."""
+_Gate = Float[Tensor, "*batch T H"]
 _Writes = tuple[Float64[Tensor, "N t"], Float64[Tensor, "N t K"], Float64[Tensor, "N t V"]]
 """Log-decay summed from the start of a block, keys, and what is really written: β (v − S̃ᵀk)."""
 
 
 def decay_only(
-    decays: Float[Tensor, "*batch T H"],
-    K: int,
-    V: int,
-    positions: recurrence.Positions,
-    *,
-    beta: Float[Tensor, "*batch T H"] | float,
-    generator: torch.Generator,
+    decays: _Gate, K: int, V: int, positions: recurrence.Positions, *, beta: _Gate | float, generator: torch.Generator
 ) -> Float64[Tensor, "*batch C H D"]:
     """Singular values at `positions` of states that only their decays and write strengths shape.
 
@@ -60,10 +55,7 @@ def decay_only(
 
 
 def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spectra.EPS) -> Float64[Tensor, "*batch"]:
-    """min(d, ln(1/ε)/(−g)), where rank settles under constant decay and unrelated keys: our heuristic.
-
-    Raises ValueError for g > 0.
-    """
+    """min(d, ln(1/ε)/(−g)): rank under constant decay and unrelated keys, our heuristic. ValueError for g > 0."""
     if (log_decay > 0).any():
         raise ValueError(f"g is a log-decay and must be at most 0, got {log_decay.max().item()}")
     return (math.log(1 / eps) / log_decay.double().abs()).clamp(max=d)

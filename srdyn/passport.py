@@ -24,6 +24,7 @@ from srdyn import ablation, architectures, contexts, export, models, nulls, prun
 from srdyn.kernels import rounding
 from srdyn.loading import checkpoints, engines, files, memory, refusals
 
+Passport = Mapping[str, Any]
 SCHEMA = "srdyn.passport/3"
 LENGTHS = (2048, 8192, 32768, 131072, 1048576)
 """Tokens after which the ledger counts the cache."""
@@ -79,7 +80,7 @@ def measure(
     return {"schema": SCHEMA, "model": _about(model, weights), "measured": how, "heads": heads}
 
 
-def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
+def save(passport: Passport, folder: str | Path) -> Path:
     """Write the JSON, with a hash for `read`, and the page into a folder, named after the model; the page's place."""
     place, name = Path(folder), passport["model"]["name"]
     text = json.dumps({**passport, "sha256": files.record_hash(passport)}, separators=(",", ":"), ensure_ascii=False)
@@ -96,18 +97,15 @@ def read(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def page(*passports: Mapping[str, Any], selected: Sequence[Sequence[int]] = ()) -> str:
-    """HTML that shows one passport, or several of one grid side by side, and asks the network for nothing.
-
-    `selected` are places (along L, head) that are marked at first.
-    """
+def page(*passports: Passport, selected: Sequence[Sequence[int]] = ()) -> str:
+    """HTML that shows passports of one grid side by side, without a network; `selected` (along L, head) are marked."""
     shell, script = (resources.files("srdyn").joinpath(x).read_text("utf-8") for x in ("passport.html", SCRIPT))
     given = json.dumps({"passports": passports, "selected": selected}, separators=(",", ":"), ensure_ascii=False)
     # Inside a script element nothing but a closing tag, or the start of a comment, needs care.
     return shell.replace("{{script}}", script).replace("{{given}}", given.replace("<", "\\u003c"))
 
 
-def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+def diff(a: Passport, b: Passport) -> pd.DataFrame:
     """Every number of a head that differs: layer, head, measure, a, b; ranks at the end. Empty where none does.
 
     What removal costs counts where both have it. Where they read other text (`measured`), part of it is the text's.
@@ -133,12 +131,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def capacity(
-    passport: Mapping[str, Any],
-    keep: int,
-    *,
-    tokens: int = 8192,
-    gib: float | int = 40,
-    cost: pd.DataFrame | None = None,
+    passport: Passport, keep: int, *, tokens: int = 8192, gib: float | int = 40, cost: pd.DataFrame | None = None
 ) -> str:
     """What a model with `keep` heads in every layer gives, in a line; `cost` is `prune.cost` of such a one.
 

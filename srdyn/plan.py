@@ -28,14 +28,12 @@ def of_preset(name: str) -> str:
     values = presets.over(reference["01_stratification"], chosen, f"preset {name}")
     lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
     for model in values["models"]:
-        lines += _of_model(report_of(model), values)
+        known = (
+            files.data_dir() / "geometry" / Path(model).name
+        )  # where there is no network, by the configuration there
+        place = known if known.is_dir() else model
+        lines += _of_model(models.check(place, dtype=torch.bfloat16, device="cpu", lengths=(2048,)), values)
     return "\n".join(f"# {line}" for line in lines)
-
-
-def report_of(name: str) -> report.Report:
-    """The report about a model as a GPU would hold it, whose configuration is taken from data/geometry where it is."""
-    known = files.data_dir() / "geometry" / Path(name).name
-    return models.check(known if known.is_dir() else name, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
 
 
 def _of_model(about: report.Report, values: dict) -> list[str]:

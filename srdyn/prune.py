@@ -41,10 +41,7 @@ def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray,
 
 
 def cost(losses: Mapping[str, Float64[np.ndarray, " N"]]) -> pd.DataFrame:
-    """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows.
-
-    Of one window there is none: its ends are NaN.
-    """
+    """Bits for a token of each model, and more than the first's with a 95 % interval over windows, NaN over one."""
     (_, first), *_ = losses.items()
     rows, drawn = [], {"rng": 0, "method": "percentile", "n_resamples": 2000}
     for name, found in losses.items():
@@ -66,9 +63,8 @@ def heal(
 ) -> list[float]:
     """Train all weights, in place, to foretell these windows; the loss in nats of every step.
 
-    AdamW at a rate that falls linearly to 0; step i reads `batch` windows from the i·batch-th on, over and over. With a
-    folder it goes on where a call with the same numbers stopped, with the same result. Raises ValueError for a folder
-    of another call, and for a model whose weights are elsewhere.
+    AdamW at a rate that falls linearly to 0; step i reads `batch` windows from the i·batch-th on, over and over. In a
+    folder it goes on where a like call stopped. Raises ValueError for another's folder, or where weights are elsewhere.
     """
     if not (steps >= 1 and batch >= 1 and 0 < rate < 1):
         wanted = "1 step or more of 1 window or more at a rate below 1"

@@ -12,10 +12,10 @@ from torch import Tensor
 from srdyn import architectures, models
 from srdyn.loading import checkpoints, folders, report, streaming
 
+_Scores = Float[Tensor, "L H"]
 
-def saturation_score(
-    rank: Float[Tensor, "L H"], norm: Float[Tensor, "L H"], d: int, alpha: float = 0.5
-) -> Float[Tensor, "L H"]:
+
+def saturation_score(rank: _Scores, norm: _Scores, d: int, alpha: float = 0.5) -> _Scores:
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
     `rank` and `norm` are means over a calibration set, `d` is the most that a rank can be. Heads that were pruned away
@@ -34,7 +34,7 @@ def saturation_score(
 
 
 def select(
-    score: Float[Tensor, "L H"],
+    score: _Scores,
     fraction: float,
     *,
     per_layer: bool = False,

@@ -58,10 +58,7 @@ def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"
 
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
-    """How many singular values exceed ε·σ₁ (Eq. 6), as float64: 0 for a zero state, NaN for no head.
-
-    Raises ValueError unless 0 < ε < 1.
-    """
+    """How many singular values exceed ε·σ₁ (Eq. 6): 0 in a zero state, NaN for no head; ValueError unless 0 < ε < 1."""
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     count = (sigma > eps * largest).sum(-1).double()

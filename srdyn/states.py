@@ -72,10 +72,7 @@ def trace(
 def snapshots(
     model: models.Model, tokens: Int[Tensor, "B T"], positions: recurrence.Positions
 ) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
-    """(layer along L, position, copy of the state) by the segments route: position by position, layer by layer.
-
-    Layers that hold no heads are left out. Raises as `trace` does.
-    """
+    """(layer along L, position, copy of the state) by the segments route, where there are heads. Raises as `trace`."""
     tokens = checked_tokens(model, tokens)
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0

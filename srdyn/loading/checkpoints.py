@@ -28,17 +28,14 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _STORED = {"F64", "F32", "F16", "BF16"}
 """What weights are read from; fewer bits are those of a quantised model, whose states are another's."""
 _MOST = 10_000
-_AWAY = (
-    "it is not in the local cache and the hub is out of reach: connect to it (HF_HUB_OFFLINE unset), or run "
-    "`hf download {where}` where it can be reached and give the folder"
-)
+_AWAY = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
 _ADVICE = {
     errors.GatedRepoError: "its owner asks for consent: accept the conditions on https://huggingface.co/{where}, "
     "then run `hf auth login`",
     errors.RepositoryNotFoundError: "the hub knows no such repository, or it is private: check the name, or run "
     "`hf auth login`",
-    errors.LocalEntryNotFoundError: _AWAY,
-    errors.OfflineModeIsEnabled: _AWAY,
+    _AWAY: "it is not in the local cache and the hub is out of reach: connect to it (HF_HUB_OFFLINE unset), or run "
+    "`hf download {where}` where it can be reached and give the folder",
     OSError: "give a folder with config.json and safetensors weights, or the name of a hub repository that has them "
     "while the hub can be reached (HF_HUB_OFFLINE unset)",
 }

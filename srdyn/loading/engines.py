@@ -12,8 +12,7 @@ From their sources as read in November 2026 (nothing was served), by file and co
   convolutions, slots without padding.
 - llama.cpp, `n_embd_r` and `n_embd_s` of src/llama-hparams.cpp (8b1d44b; the newest has Kimi's beside them), and
   src/llama-memory-recurrent.cpp (0054ee8): float32 throughout, allocated at the start, a row for a sequence.
-Issues: vLLM #41112 and #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843,
-#31091.
+Issues: vLLM #41112, #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843, #31091.
 """
 
 import math
@@ -74,8 +73,7 @@ def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[s
     """Bytes that one sequence takes in each engine beside keys and values, on one of `tp` devices (vLLM and SGLang).
 
     `state_itemsize` is that of vLLM's states: 4 with `--mamba-ssm-cache-dtype float32`, and as Qwen3.5 and Nemotron-H
-    have it by themselves; Qwen3-Next takes the model's own without it, Kimi Linear's is 4 whatever is given. No draft
-    tokens, no prefix cache.
+    have it by themselves; Qwen3-Next takes the model's own without it, Kimi Linear's is 4. No drafts, no prefix cache.
     """
     itemsize = 4 if sizes.mixer == "KimiLinearDeltaAttention" else state_itemsize
     # Groups that the devices do not divide are held by each (`extra_groups_for_head_shards` of both engines).

@@ -34,10 +34,7 @@ def data_dir() -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, folders too; a file that holds it already is left alone.
-
-    Raises OSError with the file and the space that it wants where the disk is full.
-    """
+    """Put `content` at `path` whole or not at all; a file that holds it is left alone. OSError tells of a full disk."""
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -33,10 +33,7 @@ def in_notebook() -> bool:
 
 
 def device() -> str:
-    """Where this process puts its models: on a GPU of its own where several share a machine with GPUs, else "auto".
-
-    Raises ValueError for more processes on a machine than it has GPUs.
-    """
+    """Where this process puts models: "auto", or its own of a machine's GPUs; ValueError for fewer than processes."""
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if here == 1 or gpus == 0:
         return "auto"

@@ -130,12 +130,7 @@ def weights(hf: PreTrainedModel) -> Mapping[str, Tensor]:
 
 
 def save(
-    hf: PreTrainedModel,
-    folder: Path,
-    held: Mapping[str, Tensor],
-    *,
-    apart: bool,
-    named: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    hf: PreTrainedModel, folder: Path, held: Mapping[str, Tensor], *, apart: bool, named: Callable[[dict], dict] = dict
 ) -> None:
     """Write what `hf.save_pretrained` does, but the weights `held`, under the names that `named` gives them.
 
