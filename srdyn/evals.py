@@ -84,8 +84,8 @@ def windows(
 ) -> ByteWindows:
     """Windows of `length` tokens over the documents of one part of a held-out domain, all or `n` evenly spaced ones.
 
-    A document is read after an end-of-text token. A window begins with the last token of the one before, so that each
-    token is predicted once, unless it fills none. Raises ValueError for fewer than `n`, or tokens that spell no bytes.
+    A document is read after an end-of-text token; each window begins with the last token of the one before: every token
+    is predicted once, but for what fills none. Raises ValueError for fewer than `n`, or tokens that spell no bytes.
     """
     found = [
         (tokens[a : a + length], i, ends[a], ends[a + length - 1])

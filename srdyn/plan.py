@@ -28,9 +28,7 @@ def of_preset(name: str) -> str:
     values = presets.over(reference["01_stratification"], chosen, f"preset {name}")
     lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
     for model in values["models"]:
-        known = (
-            files.data_dir() / "geometry" / Path(model).name
-        )  # where there is no network, by the configuration there
+        known = files.data_dir() / "geometry" / Path(model).name  # some of the hub's configurations, kept here
         place = known if known.is_dir() else model
         lines += _of_model(models.check(place, dtype=torch.bfloat16, device="cpu", lengths=(2048,)), values)
     return "\n".join(f"# {line}" for line in lines)

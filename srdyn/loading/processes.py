@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-_PATIENCE = datetime.timedelta(days=7)  # with processes at work; one that dies is noticed: its connections close
+_PATIENCE = datetime.timedelta(days=7)  # with the others; one that dies is noticed at once: its connections close
 
 
 def count() -> int:
@@ -33,7 +33,7 @@ def in_notebook() -> bool:
 
 
 def device() -> str:
-    """Where this process puts models: "auto", or its own of a machine's GPUs; ValueError for fewer than processes."""
+    """Where this process puts models: "auto", or a GPU of its own. Raises ValueError for more processes than GPUs."""
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if here == 1 or gpus == 0:
         return "auto"
