@@ -38,11 +38,7 @@ def ablate_heads(model: models.Model, heads: _Heads) -> Iterator[None]:
 def truncate_states(
     model: models.Model, rank: int, heads: _Heads, positions: recurrence.Positions
 ) -> contextlib.AbstractContextManager[None]:
-    """While this is open, a pass over a whole sequence cuts the heads' states to `rank` after each of the positions.
-
-    Reading goes on from the best approximation of that rank; rank 0 forgets all. Raises ValueError for a negative rank,
-    as `checked_heads` does, and when a pass goes on from a cache, is shorter than a position, or is traced.
-    """
+    """`change_states` to the best approximation of a rank, 0 to forget all. Raises ValueError for a negative one."""
     if rank < 0:
         raise ValueError(f"rank must be 0 or more, got {rank}")
     return change_states(model, functools.partial(_of_rank, rank), heads, positions)
@@ -54,9 +50,8 @@ def change_states(
 ) -> Iterator[None]:
     """While this is open, a pass over a whole sequence reads on from what `change` makes of states at the positions.
 
-    `functools.partial(kernels.rounding.rounded, form="int8")`, say, or `torch.zeros_like`: a checkpoint without these
-    heads. Raises ValueError as `checked_heads` does, and when a pass goes on from a cache, is shorter than a position,
-    or is traced.
+    `functools.partial(kernels.rounding.rounded, form="int8")`, say, or `torch.zeros_like`: a checkpoint without them.
+    Raises ValueError as `checked_heads` does, and when a pass goes on from a cache, is too short, or is traced.
     """
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
@@ -96,8 +91,7 @@ def set_half_life(
 def attention_window(model: models.Model, window: int) -> Iterator[None]:
     """While this is open, every softmax layer sees the last `window` tokens only, the present one included.
 
-    Raises ValueError for a model without plain softmax layers, a window below 1, an attention other than sdpa and
-    eager, and when a pass goes on from a cache.
+    Raises ValueError without softmax layers in sdpa or eager, for a window below 1, when a pass goes on from a cache.
     """
     kinds = getattr(model.hf.config.get_text_config(decoder=True), "layer_types", None) or []
     layers = zip(model.hf.get_decoder().layers, kinds, strict=True) if kinds else ()

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from srdyn.loading import files
 from srdyn.text import documents
@@ -35,7 +35,7 @@ def domains() -> list[str]:
 
 def domain(
     name: str | Path,
-    tokenizer: PreTrainedTokenizerBase | None,
+    tokenizer: Tokenizer | None,
     *,
     n: int,
     length: int,
@@ -54,16 +54,14 @@ def domain(
 
 
 def of_each(
-    names: Sequence[str | Path], tokenizer: PreTrainedTokenizerBase | None, *, n: int, length: int, part: str, seed: int
+    names: Sequence[str | Path], tokenizer: Tokenizer | None, *, n: int, length: int, part: str, seed: int
 ) -> Int[Tensor, "B T"]:
     """`n` windows from each of these, one after the other, as `domain` draws them: from each with this seed."""
     drawn = {"tokenizer": tokenizer, "n": n, "length": length, "part": part}
     return torch.cat([domain(x, **drawn, generator=torch.Generator().manual_seed(seed)) for x in names])
 
 
-def spread(
-    name: str | Path, tokenizer: PreTrainedTokenizerBase, *, n: int, length: int, generator: torch.Generator
-) -> Windows:
+def spread(name: str | Path, tokenizer: Tokenizer, *, n: int, length: int, generator: torch.Generator) -> Windows:
     """As `domain` of the part "trace", but the documents take turns: none gives another window before all that have
     one left gave theirs. Which document a window comes from says what to resample.
     """
@@ -73,16 +71,14 @@ def spread(
     return Windows(*(x[chosen] for x in found))
 
 
-def blocks(attack: str, tokenizer: PreTrainedTokenizerBase) -> list[Int[Tensor, " P"]]:
+def blocks(attack: str, tokenizer: Tokenizer) -> list[Int[Tensor, " P"]]:
     """The token blocks that the variants of one of `ATTACKS` repeat; a small vocabulary may spell one with several."""
     if attack not in ATTACKS:
         raise ValueError(f"no attack is called {attack!r}; there are {', '.join(ATTACKS)}")
     return [_encode(character, tokenizer) for character in ATTACKS[attack]]
 
 
-def repeated(
-    block: Sequence[int] | Int[Tensor, " P"], tokenizer: PreTrainedTokenizerBase, *, length: int
-) -> Int[Tensor, "1 T"]:
+def repeated(block: Sequence[int] | Int[Tensor, " P"], tokenizer: Tokenizer, *, length: int) -> Int[Tensor, "1 T"]:
     """A context of `length` tokens: a block of token ids, such as one of `blocks`, over and over.
 
     Raises ValueError for an empty block, one longer than the context, or tokens outside the vocabulary.
@@ -125,7 +121,7 @@ def _named(name: str, folder: str) -> Path:
 
 
 def _shuffled(
-    name: str | Path, tokenizer: PreTrainedTokenizerBase, n: int, length: int, generator: torch.Generator, part: str
+    name: str | Path, tokenizer: Tokenizer, n: int, length: int, generator: torch.Generator, part: str
 ) -> Windows:
     """All windows of one part, end to end from each document's first token, in the order drawn; at least n."""
     for what, size in {"n": n, "length": length}.items():
@@ -142,5 +138,5 @@ def _shuffled(
     return Windows(torch.cat(tiles)[order], document[order])
 
 
-def _encode(text: str, tokenizer: PreTrainedTokenizerBase) -> Int[Tensor, " T"]:
+def _encode(text: str, tokenizer: Tokenizer) -> Int[Tensor, " T"]:
     return torch.tensor(tokenizer(text, add_special_tokens=False)["input_ids"], dtype=torch.long)

@@ -5,15 +5,16 @@ Calibration and evaluation differ in both their documents (`contexts.PARTS`) and
 """
 
 import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Float64, Int, Int64
+from jaxtyping import Float64, Int, Int64
 from torch import Tensor
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase as Tokenizer
 
 from srdyn import contexts, models
 from srdyn.text import tasks
@@ -34,7 +35,7 @@ def draws(task: str, *, part: str, seed: int = 0) -> np.random.Generator:
     return np.random.default_rng([contexts.PARTS.index(part), seed, zlib.crc32(task.encode())])
 
 
-def held_out_text(tokenizer: PreTrainedTokenizerBase, part: str) -> tasks.Text:
+def held_out_text(tokenizer: Tokenizer, part: str) -> tasks.Text:
     """One part of every held-out domain as tokens, each document after an end-of-text token, to write tasks into."""
     end = _end_of_text(tokenizer)
     documents = {name: contexts.held_out_documents(name, part=part) for name in contexts.domains()}
@@ -43,12 +44,11 @@ def held_out_text(tokenizer: PreTrainedTokenizerBase, part: str) -> tasks.Text:
 
 
 def task_rows(
-    name: str, *, tokenizer: PreTrainedTokenizerBase, text: tasks.Text, n: int, length: int, rng: np.random.Generator
+    name: str, *, tokenizer: Tokenizer, text: tasks.Text, n: int, length: int, rng: np.random.Generator
 ) -> tuple[Int64[Tensor, "B T"], Int64[Tensor, "B T"]]:
     """Rows of `length` tokens with at least `n` items of one of `TASKS`: tokens, and the item each is an answer of.
 
-    Items count from 1 within their row; 0 marks every token that is no answer. Raises ValueError for an unknown task or
-    a length that no item fits into.
+    Items count from 1 within their row, 0 is no answer. Raises ValueError for an unknown task or too short a length.
     """
     if name not in TASKS:
         raise ValueError(f"no task is called {name!r}; there are {', '.join(TASKS)}")
@@ -69,9 +69,8 @@ def task_rows(
 def outcomes(model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor, "B T"]) -> pd.DataFrame:
     """One line for every item: row, item, right (all its answer tokens are the first choice), bits, tokens."""
     asked, right, bits = items[:, 1:] > 0, [], []
-    for rows, chosen in zip(*(x.split(_together(model, tokens)) for x in (tokens, asked)), strict=True):
-        logits, after = _expected(model, rows)
-        chosen = chosen.to(after.device)
+    for rows, logits, after in _expected(model, tokens):
+        chosen = asked[rows].to(after.device)
         right.append((logits[chosen].argmax(-1) == after[chosen]).cpu())
         bits.append(F.cross_entropy(logits[chosen].float(), after[chosen], reduction="none").double().cpu() / np.log(2))
     row = torch.arange(len(items))[:, None].expand_as(asked)
@@ -81,13 +80,12 @@ def outcomes(model: models.Model, tokens: Int[Tensor, "B T"], items: Int[Tensor,
 
 
 def windows(
-    name: str, tokenizer: PreTrainedTokenizerBase, *, length: int = 512, part: str = "evaluation", n: int | None = None
+    name: str, tokenizer: Tokenizer, *, length: int = 512, part: str = "evaluation", n: int | None = None
 ) -> ByteWindows:
     """Windows of `length` tokens over the documents of one part of a held-out domain, all or `n` evenly spaced ones.
 
-    A document is read after an end-of-text token. Each window begins with the last token of the one before, so that
-    every token is predicted once; what fills no window is not. Raises ValueError for fewer than `n`, or a tokenizer
-    whose tokens do not spell bytes.
+    A document is read after an end-of-text token; each window begins with the last token of the one before: every token
+    is predicted once, but for what fills none. Raises ValueError for fewer than `n`, or tokens that spell no bytes.
     """
     found = [
         (tokens[a : a + length], i, ends[a], ends[a + length - 1])
@@ -106,23 +104,21 @@ def window_bits(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.n
     """Bits that the model needs for all tokens of a window but the first."""
     bits = [
         F.cross_entropy(logits.float().transpose(1, 2), after, reduction="none").double().sum(1) / np.log(2)
-        for logits, after in (_expected(model, rows) for rows in tokens.split(_together(model, tokens)))
+        for _, logits, after in _expected(model, tokens)
     ]
     return torch.cat(bits).cpu().numpy()
 
 
-def _together(model: models.Model, tokens: Int[Tensor, "B T"]) -> int:
-    """How many rows are read together: 8 at most, since their logits are held."""
-    return min(8, models.batch_size(model, tokens.shape[1]))
+def _expected(model: models.Model, tokens: Int[Tensor, "B T"]) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Some rows, their logits [b, U, N], and the tokens [b, U] that these should have foretold: all but the first."""
+    together = min(8, models.batch_size(model, tokens.shape[1]))  # since their logits are held
+    for start in range(0, len(tokens), together):
+        rows = slice(start, start + together)
+        logits = model.logits(tokens[rows])[:, :-1]
+        yield rows, logits, tokens[rows, 1:].to(logits.device)
 
 
-def _expected(model: models.Model, rows: Int[Tensor, "B T"]) -> tuple[Float[Tensor, "B U N"], Int64[Tensor, "B U"]]:
-    """Logits, and the tokens that they should have foretold: all but the first."""
-    logits = model.logits(rows)[:, :-1]
-    return logits, rows[:, 1:].to(logits.device)
-
-
-def _spelled(document: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[int], Int64[np.ndarray, " T"]]:
+def _spelled(document: str, tokenizer: Tokenizer) -> tuple[list[int], Int64[np.ndarray, " T"]]:
     """The document after an end-of-text token, and the byte at which each token ends."""
     tokens = tokenizer(document, add_special_tokens=False)["input_ids"]
     ends = np.cumsum([0, *(len(token) for token in tokenizer.convert_ids_to_tokens(tokens))])
@@ -131,7 +127,7 @@ def _spelled(document: str, tokenizer: PreTrainedTokenizerBase) -> tuple[list[in
     return [_end_of_text(tokenizer), *tokens], ends
 
 
-def _end_of_text(tokenizer: PreTrainedTokenizerBase) -> int:
+def _end_of_text(tokenizer: Tokenizer) -> int:
     if tokenizer.eos_token_id is None:
         raise ValueError("the tokenizer has no end-of-text token, which precedes every document")
     return tokenizer.eos_token_id

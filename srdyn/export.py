@@ -8,13 +8,11 @@ else every value head that stays gets a copy of its key. Nothing is trained or t
 import copy
 import functools
 import math
-from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
 import pandas as pd
 import torch
-from torch import Tensor
 from transformers import PreTrainedConfig
 
 from srdyn import architectures, models
@@ -39,14 +37,17 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     """Write a model as an ordinary checkpoint of its family: `AutoModelForCausalLM.from_pretrained` reads it.
 
     Weights (safetensors, in the model's precision), a configuration without a key of ours, generation settings,
-    tokenizer, and README.md with what was removed, what engines make of it (`realised`) and, where it was measured, the
-    `cost` of it. The logits are those of the pruned model; for a norm over a group of Mamba-2 heads that lost some but
-    not all of them, up to its ε, which an ordinary configuration shares with other norms. Of a model that also sees
-    the part that reads is written; one without attention says `use_cache` false where transformers fails with a cache.
-    Weights that come from elsewhere are written a file for each layer, of which one is held at a time.
+    tokenizer, and README.md (`card`). The logits are those of the pruned model, but for what `NORMS` says. Of a model
+    that also sees the part that reads is written; one without attention says `use_cache` false where transformers fails
+    with a cache. Weights that come from elsewhere are written a file for each layer, of which one is held at a time.
     Raises ValueError as `shape` does, FileExistsError and OSError as `pruning.save` does.
     """
-    config, target = configuration(model), Path(folder).expanduser()
+    config, target, repeat_keys = configuration(model), Path(folder).expanduser(), shape(model).repeated
+
+    def as_stock(site: architectures.Site) -> None:
+        if site.recipe.is_pruned(site.mixer):
+            site.recipe.as_stock(site.mixer, repeat_keys=repeat_keys)
+
     with torch.device("meta"):
         stock = type(model.hf)._from_config(config, dtype=model.hf.dtype)
     stock.generation_config = copy.deepcopy(model.hf.generation_config)
@@ -55,7 +56,8 @@ def save(model: models.Model, folder: str | Path, *, cost: pd.DataFrame | None =
     with folders.replacing(target, wanted=report.weight_bytes(stock)[0]) as new:
         site = architectures.sites(stock)[0]
         named = functools.partial(site.recipe.as_engines_read, site.mixer, stock)
-        streaming.save(stock, new, weights(model), apart=streaming.is_attached(model.hf), named=named)
+        weights = streaming.Changed(model.hf, as_stock)
+        streaming.save(stock, new, weights, apart=streaming.is_attached(model.hf), named=named)
         if model.tokenizer is not None:
             model.tokenizer.save_pretrained(new)
         (new / "README.md").write_text(card(model, cost), "utf-8")
@@ -71,21 +73,18 @@ def shape(model: models.Model) -> Shape:
     counts, sites = _counts(model), architectures.sites(model.hf)
     held = sorted({len(layer.heads) for layer in model.layers})
     sharing = {tuple(site.recipe.sharing(site.mixer)) for site in sites}
-    if len(held) > 1 or not held[0]:
-        raise ValueError(f"{model.name} keeps {held[0]} to {held[-1]} heads in a layer{_nearest(model, counts)}")
-    keys = len(set(next(iter(sharing))))
-    if sharing == {tuple(head * keys // held[0] for head in range(held[0]))} and held[0] % keys == 0:
-        found = Shape(held[0], keys)
-    elif counts.repeats:
-        found = Shape(held[0], held[0], True)
+    heads, keys = held[0], len(set(next(iter(sharing))))
+    alike = heads > 0 and heads % keys == 0 and sharing == {tuple(head * keys // heads for head in range(heads))}
+    if len(held) > 1 or not heads:
+        wrong = f"{heads} to {held[-1]} heads in a layer"
+    elif not (alike or counts.repeats):
+        wrong = "heads of unequal numbers of groups"
+    elif heads not in _allowed(model, counts, step=1):
+        wide = f"{heads} heads of {model.grid.V} channels"
+        wrong = f"{wide}, which is no whole multiple ({counts.expand}) of its hidden size"
     else:
-        raise ValueError(f"{model.name} keeps heads of unequal numbers of groups{_nearest(model, counts)}")
-    if found.heads not in _allowed(model, counts, step=1):
-        raise ValueError(
-            f"{model.name} keeps {found.heads} heads of {model.grid.V} channels, which is no whole multiple "
-            f"({counts.expand}) of its hidden size{_nearest(model, counts)}"
-        )
-    return found
+        return Shape(heads, keys) if alike else Shape(heads, heads, repeated=True)
+    raise ValueError(f"{model.name} keeps {wrong}{_nearest(model, counts)}")
 
 
 def choices(model: models.Model) -> dict[str, int]:
@@ -116,17 +115,6 @@ def configuration(model: models.Model) -> PreTrainedConfig:
     if "linear_attn_config" in inner:  # Kimi Linear's own, which goes before the others
         inner["linear_attn_config"] = inner["linear_attn_config"] | {"num_heads": found.heads}
     return type(config).from_dict(stated)
-
-
-def weights(model: models.Model) -> Mapping[str, Tensor]:
-    """The model's tensors as its stock twin names and shapes them, those of cut layers made when they are asked for."""
-    repeat_keys = shape(model).repeated
-
-    def as_stock(site: architectures.Site) -> None:
-        if site.recipe.is_pruned(site.mixer):
-            site.recipe.as_stock(site.mixer, repeat_keys=repeat_keys)
-
-    return streaming.Changed(model.hf, as_stock)
 
 
 def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd.DataFrame:
@@ -167,7 +155,7 @@ def weight_bytes(model: models.Model) -> tuple[int, int]:
 
 def demands(model: models.Model, *, tp: int = 1) -> pd.DataFrame:
     """What each engine asks of the exported model's heads, our value, whether it is met; raises as `shape` does."""
-    return pd.DataFrame(engines.demands(_cut(model), tp=tp), columns=engines.Demand._fields)
+    return engines.demands(_cut(model), tp=tp)
 
 
 def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:

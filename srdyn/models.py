@@ -18,8 +18,7 @@ from srdyn.loading import checkpoints, devices, memory, refusals, report, stream
 
 log = logging.getLogger(__name__)
 
-_READ_AT_ONCE = 512
-"""Tokens that a CPU reads together: what many more of them leave behind does not fit its second-level cache."""
+_READ_AT_ONCE = 512  # tokens that a CPU reads together: what many more leave does not fit its second-level cache
 
 
 class HeadGrid(NamedTuple):
@@ -139,9 +138,7 @@ def load(
     return model
 
 
-def _read(
-    outline: report.Outline, trust_remote_code: bool
-) -> tuple[PreTrainedModel, dict, Mapping[str, torch.Tensor] | None]:
+def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict, Mapping | None]:
     """The model, transformers' report about its weights, and the weights themselves where they are to be streamed."""
     place, build = outline.placement, checkpoints.builder(outline.config)
     options = {"config": outline.config, "dtype": outline.dtype, "use_safetensors": True}

@@ -8,7 +8,6 @@ Sequence Length, NeurIPS 2024, https://arxiv.org/abs/2406.06484.
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Float64
@@ -19,16 +18,13 @@ from srdyn.kernels import recurrence
 
 BLOCK = 64
 """Tokens drawn at a time; part of what a seed means, since keys and values alternate by block."""
+_Gate = Float[Tensor, "*batch T H"]
+_Writes = tuple[Float64[Tensor, "N t"], Float64[Tensor, "N t K"], Float64[Tensor, "N t V"]]
+"""Log-decay summed from the start of a block, keys, and what is really written: β (v − S̃ᵀk)."""
 
 
 def decay_only(
-    decays: Float[Tensor, "*batch T H"],
-    K: int,
-    V: int,
-    positions: recurrence.Positions,
-    *,
-    beta: Float[Tensor, "*batch T H"] | float,
-    generator: torch.Generator,
+    decays: _Gate, K: int, V: int, positions: recurrence.Positions, *, beta: _Gate | float, generator: torch.Generator
 ) -> Float64[Tensor, "*batch C H D"]:
     """Singular values at `positions` of states that only their decays and write strengths shape.
 
@@ -54,24 +50,15 @@ def decay_only(
         for position in (p for p in wanted if start < p <= start + BLOCK):
             snapshot = _state_after(state, writes, position - start).reshape(*batch, H, K, V)
             sigma.append(spectra.singular_values(snapshot).masked_fill(removed[..., None], torch.nan))
-        state = _state_after(state, writes, writes.keys.shape[1])
+        state = _state_after(state, writes, BLOCK)
     return torch.stack(sigma, dim=-3)
 
 
 def predicted_rank(log_decay: Float[Tensor, "*batch"], d: int, eps: float = spectra.EPS) -> Float64[Tensor, "*batch"]:
-    """min(d, ln(1/ε)/(−g)), where rank settles under constant decay and unrelated keys: our heuristic.
-
-    Raises ValueError for g > 0.
-    """
+    """min(d, ln(1/ε)/(−g)): rank under constant decay and unrelated keys, our heuristic. ValueError for g > 0."""
     if (log_decay > 0).any():
         raise ValueError(f"g is a log-decay and must be at most 0, got {log_decay.max().item()}")
     return (math.log(1 / eps) / log_decay.double().abs()).clamp(max=d)
-
-
-class _Writes(NamedTuple):
-    decay: Float64[Tensor, "N t"]  # log, summed from the start of the block
-    keys: Float64[Tensor, "N t K"]
-    values: Float64[Tensor, "N t V"]  # what is really written: β (v − S̃ᵀk)
 
 
 def _random_block(
@@ -79,8 +66,7 @@ def _random_block(
 ) -> _Writes:
     """Draw a block of keys and values, and solve for what they write given the state before it.
 
-    Token i writes w_i = β_i (v_i − e^{G_i} S₀ᵀk_i − Σ_{j<i} e^{G_i − G_j} (k_i·k_j) w_j): a unit lower triangular
-    system.
+    Token i writes w_i = β_i (v_i − e^{G_i} S₀ᵀk_i − Σ_{j<i} e^{G_i − G_j} (k_i·k_j) w_j): a unit triangular system.
     """
     (N, t), (_, K, V) = g.shape, state.shape
     where = {"generator": generator, "device": generator.device}
@@ -91,7 +77,7 @@ def _random_block(
     pairwise = (decay[:, :, None] - decay[:, None, :]).clamp(max=0).exp()
     system = beta[..., None] * pairwise * (keys @ keys.mT)
     target = beta[..., None] * (values - decay.exp()[..., None] * (keys @ state))
-    return _Writes(decay, keys, torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True))
+    return decay, keys, torch.linalg.solve_triangular(system, target, upper=False, unitriangular=True)
 
 
 def _state_after(state: Float64[Tensor, "N K V"], writes: _Writes, tokens: int) -> Float64[Tensor, "N K V"]:

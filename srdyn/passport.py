@@ -24,6 +24,7 @@ from srdyn import ablation, architectures, contexts, export, models, nulls, prun
 from srdyn.kernels import rounding
 from srdyn.loading import checkpoints, engines, files, memory, refusals
 
+Passport = Mapping[str, Any]
 SCHEMA = "srdyn.passport/3"
 LENGTHS = (2048, 8192, 32768, 131072, 1048576)
 """Tokens after which the ledger counts the cache."""
@@ -36,7 +37,6 @@ DRAWS = 4
 QUIET = -200
 """Decibels below the largest singular value where a smaller one counts as none."""
 COMPARED = ("half_life", "write", "norm", "int8", "fp8", "stratum")
-GIB = 2**30
 
 
 def measure(
@@ -46,43 +46,41 @@ def measure(
     positions: Sequence[int] | None = None,
     removal: Int[Tensor, "N U"] | None = None,
     weights: str | None = None,
-    eps: float = spectra.EPS,
-    seed: int = 0,
 ) -> dict[str, Any]:
     """The passport of a model from what it holds while it reads these tokens; ranks and norms are means over them.
 
     `positions` are by default powers of 2 up to the end. `removal` are windows that each head is taken out for in turn,
     a pass over them a head. `weights` is the hash of the model's files. The null band, where the rule of update has one
-    (`nulls`), spans the same sequences' ranks with random keys and values under the head's own decays and write
-    strengths, `DRAWS` of them at least.
+    (`nulls`), spans at least `DRAWS` ranks under the head's own decays and write strengths.
     """
     T = tokens.shape[1]
     positions = sorted({2**i for i in range(T.bit_length()) if 2**i < T} | {T}) if positions is None else positions
     with states.gates_of(model, *tokens.shape) as (g, beta):
         read = states.trace(model, tokens, positions, measure=_spectra_and_errors)
     sigma, errors = read[..., :-2], read[..., -1, :, -2:].mean(1)
-    rank = spectra.effective_rank(sigma, eps)
+    places = torch.linspace(0, model.grid.D - 1, min(PLACES, model.grid.D)).round().long()
+    some = (sigma / sigma.amax(-1, keepdim=True).clamp(min=1e-300))[..., places].mean(1)
     found = {
-        "rank": rank.mean(1).transpose(1, 2),  # [L, H, C]
-        "spectra": (20 * _thinned(sigma).mean(1).log10()).clamp(min=QUIET).round().transpose(1, 2),  # [L, H, C, places]
+        "rank": spectra.effective_rank(sigma).mean(1).transpose(1, 2),  # [L, H, C]
+        "spectra": (20 * some.log10()).clamp(min=QUIET).round().transpose(1, 2),  # [L, H, C, places]
         "norm": spectra.nuclear_norm(sigma)[:, :, -1].mean(1),
         "half_life": math.log(2) / -g.double().mean((1, 2)),
         "write": beta.double().mean((1, 2)),
         "int8": errors[..., 0],
         "fp8": errors[..., 1],
     }
-    band = _null_ranks(model, g, beta, positions, eps, seed)
+    band = _null_ranks(model, g, beta, positions)
     heads = _heads(model, found, band, {} if removal is None else _removals(model, removal))
     versions = {x: metadata.version(x) for x in ("torch", "transformers", "numpy")} | {"srdyn": srdyn.__version__}
     how = {
-        "positions": list(positions), "eps": eps, "seed": seed, "sequences": len(tokens), "length": T,
+        "positions": list(positions), "eps": spectra.EPS, "seed": 0, "sequences": len(tokens), "length": T,
         "tokens": hashlib.sha256(tokens.cpu().long().numpy().tobytes()).hexdigest(),
         "removal": None if removal is None else list(removal.shape), "versions": versions,
     }  # fmt: skip
     return {"schema": SCHEMA, "model": _about(model, weights), "measured": how, "heads": heads}
 
 
-def save(passport: Mapping[str, Any], folder: str | Path) -> Path:
+def save(passport: Passport, folder: str | Path) -> Path:
     """Write the JSON, with a hash for `read`, and the page into a folder, named after the model; the page's place."""
     place, name = Path(folder), passport["model"]["name"]
     text = json.dumps({**passport, "sha256": files.record_hash(passport)}, separators=(",", ":"), ensure_ascii=False)
@@ -99,23 +97,19 @@ def read(path: str | Path) -> dict[str, Any]:
     return found
 
 
-def page(*passports: Mapping[str, Any], selected: Sequence[Sequence[int]] = ()) -> str:
-    """HTML that shows one passport, or several of one grid side by side, and asks the network for nothing.
-
-    `selected` are places (along L, head) that are marked at first.
-    """
+def page(*passports: Passport, selected: Sequence[Sequence[int]] = ()) -> str:
+    """HTML that shows passports of one grid side by side, without a network; `selected` (along L, head) are marked."""
     shell, script = (resources.files("srdyn").joinpath(x).read_text("utf-8") for x in ("passport.html", SCRIPT))
     given = json.dumps({"passports": passports, "selected": selected}, separators=(",", ":"), ensure_ascii=False)
     # Inside a script element nothing but a closing tag, or the start of a comment, needs care.
     return shell.replace("{{script}}", script).replace("{{given}}", given.replace("<", "\\u003c"))
 
 
-def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
+def diff(a: Passport, b: Passport) -> pd.DataFrame:
     """Every number of a head that differs: layer, head, measure, a, b; ranks at the end. Empty where none does.
 
     What removal costs counts where both have it. Where they read other text (`measured`), part of it is the text's.
-    Raises ValueError for passports of another form, measured at other positions or another ε, or of models with other
-    layers or heads.
+    Raises ValueError for passports of another form, positions or ε, or of models with other layers or heads.
     """
     if a["schema"] != b["schema"]:
         raise ValueError(f"the passports have the forms {a['schema']} and {b['schema']}: measure one again")
@@ -124,10 +118,8 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
             raise ValueError(f"the passports were measured with {what} {ours} and {other}: measure one again")
     rows, theirs = [], {(head["layer"], head["head"]): head for head in b["heads"]}
     if theirs.keys() != {(head["layer"], head["head"]) for head in a["heads"]}:
-        raise ValueError(
-            f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads; "
-            "of a model that was cut, the README beside it says which heads it still has"
-        )
+        told = "of a model that was cut, the README beside it says which heads it still has"
+        raise ValueError(f"{a['model']['name']} and {b['model']['name']} do not have the same layers and heads; {told}")
     for ours in a["heads"]:
         other = theirs[ours["layer"], ours["head"]]
         pairs = [(name, ours[name], other[name]) for name in COMPARED]
@@ -139,12 +131,7 @@ def diff(a: Mapping[str, Any], b: Mapping[str, Any]) -> pd.DataFrame:
 
 
 def capacity(
-    passport: Mapping[str, Any],
-    keep: int,
-    *,
-    tokens: int = 8192,
-    gib: float | int = 40,
-    cost: pd.DataFrame | None = None,
+    passport: Passport, keep: int, *, tokens: int = 8192, gib: float | int = 40, cost: pd.DataFrame | None = None
 ) -> str:
     """What a model with `keep` heads in every layer gives, in a line; `cost` is `prune.cost` of such a one.
 
@@ -158,7 +145,7 @@ def capacity(
     cut = whole._replace(heads=keep, keys=export.keys_left(whole, keep))
     before, after = (engines.state_bytes(sizes)["transformers"] for sizes in (whole, cut))
     kept = about["kv_bytes_per_token"] * tokens
-    more = int(gib * GIB // (after + kept)) - int(gib * GIB // (before + kept))
+    more = int(gib * 2**30 // (after + kept)) - int(gib * 2**30 // (before + kept))
     lost = "loss not measured"
     if cost is not None:
         last = cost.iloc[-1]
@@ -176,24 +163,16 @@ def _spectra_and_errors(state: Float[Tensor, "B H K V"]) -> Float64[Tensor, "B H
     return torch.cat([spectra.singular_values(state), torch.stack(errors, -1).double().cpu()], -1)
 
 
-def _thinned(sigma: Float64[Tensor, "*batch D"]) -> Float64[Tensor, "*batch places"]:
-    """Some singular values in descending order, each over the largest."""
-    places = torch.linspace(0, sigma.shape[-1] - 1, min(PLACES, sigma.shape[-1])).round().long()
-    return (sigma / sigma.amax(-1, keepdim=True).clamp(min=1e-300))[..., places]
-
-
-def _null_ranks(
-    model: models.Model, g: Tensor, beta: Tensor, positions: Sequence[int], eps: float, seed: int
-) -> dict[str, Float64[Tensor, "L C H"]] | None:
-    """The lowest and the highest rank of states without learning; None where the rule of update has none such."""
+def _null_ranks(model: models.Model, g: Tensor, beta: Tensor, positions: Sequence[int]) -> dict[str, Tensor] | None:
+    """The lowest and the highest rank [L, C, H] of states without learning; None where the rule has none such."""
     if not all(site.recipe.gated_delta for site in architectures.sites(model.hf)):
         return None
-    generator, drawn = torch.Generator().manual_seed(seed), []
+    generator, drawn = torch.Generator().manual_seed(0), []
     draws = -(-DRAWS // g.shape[1])
     g, beta = (x.repeat(1, draws, 1, 1) for x in (g, beta.where(~g.isnan(), 0.0)))
     for layer in tqdm(range(model.grid.L), desc="null", delay=10, leave=False):
         sigma = nulls.decay_only(g[layer], model.grid.K, model.grid.V, positions, beta=beta[layer], generator=generator)
-        drawn.append(spectra.effective_rank(sigma, eps))
+        drawn.append(spectra.effective_rank(sigma))
     band = torch.stack(drawn)
     return {"low": band.amin(1), "high": band.amax(1)}
 

@@ -1,7 +1,6 @@
 """What a run needs, estimated before it starts: `python -m srdyn.plan NAME`, for a preset, a folder or a hub name.
 
-The estimate of a preset depends on no machine, so that it can stand in the preset's file: sizes come from the model's
-configuration, times from the rates below.
+That of a preset depends on no machine and stands in its file: sizes from the configuration, times from rates below.
 """
 
 import argparse
@@ -18,12 +17,9 @@ _GPU_MEMORY, _SMALL_GPU = 80e9, 24e9
 _GPU_RATE, _CORE_RATE = 50e12, 50e9
 """Sustained operations a second, assumed: a twentieth of a data-centre GPU's bfloat16 peak, since experts and chunks
 are small; half of what one core was measured to do in a float32 product."""
-_DISK_RATE = 1e9
-"""Bytes a second read from a solid-state disk, assumed."""
-_SPECTRUM = 1e-3 / 128**3
-"""Seconds on one core for a K × V spectrum in float64, divided by K·V·min(K, V): measured at 128 × 128."""
-_SOURCES = 3
-"""Spectra are taken of the model, of the mechanism and of the common decay."""
+_DISK_RATE = 1e9  # bytes a second read from a solid-state disk, assumed
+_SPECTRUM = 1e-3 / 128**3  # seconds on one core for a spectrum in float64, over K·V·min(K, V): measured at 128 × 128
+_SOURCES = 3  # spectra are taken of the model, of the mechanism and of the common decay
 
 
 def of_preset(name: str) -> str:
@@ -32,14 +28,10 @@ def of_preset(name: str) -> str:
     values = presets.over(reference["01_stratification"], chosen, f"preset {name}")
     lines = [f"Estimated by `python -m srdyn.plan {name}`:"]
     for model in values["models"]:
-        lines += _of_model(report_of(model), values)
+        known = files.data_dir() / "geometry" / Path(model).name  # some of the hub's configurations, kept here
+        place = known if known.is_dir() else model
+        lines += _of_model(models.check(place, dtype=torch.bfloat16, device="cpu", lengths=(2048,)), values)
     return "\n".join(f"# {line}" for line in lines)
-
-
-def report_of(name: str) -> report.Report:
-    """The report about a model as a GPU would hold it, whose configuration is taken from data/geometry where it is."""
-    known = files.data_dir() / "geometry" / Path(name).name
-    return models.check(known if known.is_dir() else name, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
 
 
 def _of_model(about: report.Report, values: dict) -> list[str]:
@@ -52,6 +44,10 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
     room = 1.1 * about.weight_bytes  # a tenth to spare
     count = math.ceil(room / _GPU_MEMORY)
     gpus = "one GPU of 24 GB" if room < _SMALL_GPU else f"{count} GPU{'s' * (count > 1)} of 80 GB"
+    contexts = sum(len(values[kind]) for kind in ("domains", "tasks", "attacks"))
+    n, positions = values["n"], values["positions"]
+    work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * _SOURCES
+    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * _SPECTRUM
     return [
         f"{about.name}: {report.count(about.parameters)} parameters, {report.count(about.active)} for a token,",
         f"  {'; '.join(map(str, about.linear))}:",
@@ -59,19 +55,9 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
         f"Memory: {weights} of weights in bfloat16, {gpus};",
         f"  or a GPU with {streamed} free, to which they come layer by layer from CPU memory or disk;",
         f"  or no GPU: twice as much in float32, or from disk with {on_cpu} free.",
-        *_times(about, values),
-    ]
-
-
-def _times(about: report.Report, values: dict) -> list[str]:
-    contexts = sum(len(values[kind]) for kind in ("domains", "tasks", "attacks"))
-    n, positions, size = values["n"], values["positions"], about.weight_bytes
-    work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * _SOURCES
-    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * _SPECTRUM
-    return [
         f"Time of 01, 02 and 05, which read {contexts} contexts of {n} × {positions[-1]} tokens, a pass each:",
         f"  {work:.1e} operations, {_in_time(work / _GPU_RATE)} on a GPU, {_in_time(work / _CORE_RATE)} on a CPU core;",
-        f"  {_in_time(contexts * size / _DISK_RATE)} of reading where the weights stay on disk;",
+        f"  {_in_time(contexts * about.weight_bytes / _DISK_RATE)} of reading where the weights stay on disk;",
         f"  {spectra * about.heads:,} spectra, nulls included, {_in_time(spectra * cost)} on a CPU core.",
     ]
 

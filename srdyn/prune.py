@@ -41,19 +41,15 @@ def loss(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray,
 
 
 def cost(losses: Mapping[str, Float64[np.ndarray, " N"]]) -> pd.DataFrame:
-    """Bits for a token of each model and what it needs more than the first, with a 95 % interval over the windows.
-
-    Of one window there is none: its ends are NaN.
-    """
+    """Bits for a token of each model, and more than the first's with a 95 % interval over windows, NaN over one."""
     (_, first), *_ = losses.items()
     rows, drawn = [], {"rng": 0, "method": "percentile", "n_resamples": 2000}
     for name, found in losses.items():
-        more, low, high = found - first, np.nan, np.nan
+        more, ends = found - first, (np.nan, np.nan)
         if len(more) > 1:
-            low, high = stats.bootstrap((more,), np.mean, **drawn).confidence_interval
-        row = {"model": name, "bits a token": found.mean(), "more": more.mean(), "low": low, "high": high}
-        rows.append(row | {"windows": len(found)})
-    return pd.DataFrame(rows).round(4)
+            ends = stats.bootstrap((more,), np.mean, **drawn).confidence_interval
+        rows.append((name, found.mean(), more.mean(), *ends, len(found)))
+    return pd.DataFrame(rows, columns=["model", "bits a token", "more", "low", "high", "windows"]).round(4)
 
 
 def heal(
@@ -67,21 +63,24 @@ def heal(
 ) -> list[float]:
     """Train all weights, in place, to foretell these windows; the loss in nats of every step.
 
-    AdamW at a rate that falls linearly to 0; step i reads `batch` windows from the i·batch-th on, over and over. With a
-    folder it goes on where a call with the same numbers stopped, with the same result. Raises ValueError for a folder
-    of another call, and for a model whose weights are elsewhere.
+    AdamW at a rate that falls linearly to 0; step i reads `batch` windows from the i·batch-th on, over and over. In a
+    folder it goes on where a like call stopped. Raises ValueError for another's folder, or where weights are elsewhere.
     """
     if not (steps >= 1 and batch >= 1 and 0 < rate < 1):
-        raise ValueError(
-            f"healing takes 1 step or more of 1 window or more at a rate below 1: {steps}, {batch}, {rate}"
-        )
+        wanted = "1 step or more of 1 window or more at a rate below 1"
+        raise ValueError(f"healing takes {wanted}: {steps}, {batch}, {rate}")
     if streaming.is_attached(model.hf):
         raise ValueError(f"{model.name} holds no weights to train, they come from elsewhere: load it without offload")
     optimizer = torch.optim.AdamW(model.hf.parameters(), lr=rate, betas=(0.9, 0.95), weight_decay=0.01)
     call = {"steps": steps, "rate": rate, "batch": batch, "windows": list(tokens.shape), "sum": int(tokens.sum())}
     call |= {"heads": [list(layer.heads) for layer in model.layers], "parameters": model.hf.num_parameters()}
-    path = None if folder is None else Path(folder) / "heal.pt"
-    losses = _resumed(model, optimizer, path, call)
+    path, losses = None if folder is None else Path(folder) / "heal.pt", []
+    if path is not None and (saved := resuming.kept(path, device=model.device)) is not None:
+        if saved["call"] != call:
+            raise ValueError(f"{path} belongs to another healing ({saved['call']}): give another folder, or remove it")
+        model.hf.load_state_dict(saved["model"])
+        optimizer.load_state_dict(saved["optimizer"])
+        losses = saved["losses"]
     model.hf.train()
     for step in tqdm(range(len(losses), steps), initial=len(losses), total=steps, desc="heal", leave=False):
         rows = (torch.arange(batch) + step * batch) % len(tokens)
@@ -106,18 +105,6 @@ def _step(model: models.Model, tokens: Int[Tensor, "B T"], optimizer: torch.opti
     return nats.item()
 
 
-def _resumed(model: models.Model, optimizer: torch.optim.Optimizer, path: Path | None, call: dict) -> list[float]:
-    """The losses so far, with model and optimizer as they were then."""
-    saved = None if path is None else resuming.kept(path, device=model.device)
-    if saved is None:
-        return []
-    if saved["call"] != call:
-        raise ValueError(f"{path} belongs to another healing ({saved['call']}): give another folder, or remove it")
-    model.hf.load_state_dict(saved["model"])
-    optimizer.load_state_dict(saved["optimizer"])
-    return saved["losses"]
-
-
 def run(arguments: argparse.Namespace) -> pd.DataFrame:
     """Everything that the command does; the cost, as it stands in the exported model's card.
 
@@ -129,8 +116,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     work = out.with_name(f"{out.name}.unfinished")
     model = models.load(arguments.model, device=arguments.device, offload=arguments.offload)
     chosen = {} if arguments.keys == "repeated" else export.choices(model)
-    drawn = {"length": arguments.length, "seed": arguments.seed}
-    texts = functools.partial(contexts.of_each, arguments.text, model.tokenizer, **drawn)
+    texts = functools.partial(read, model, arguments.text, length=arguments.length, seed=arguments.seed)
     calibration, text = (texts(part=part, n=arguments.n) for part in ("calibration", "evaluation"))
     select = functools.partial(pruning.select, fraction=arguments.share, uniform=True, tp=arguments.tp, **chosen)
     alike = torch.where(model.held, 0.0, torch.nan)

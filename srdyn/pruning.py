@@ -12,10 +12,10 @@ from torch import Tensor
 from srdyn import architectures, models
 from srdyn.loading import checkpoints, folders, report, streaming
 
+_Scores = Float[Tensor, "L H"]
 
-def saturation_score(
-    rank: Float[Tensor, "L H"], norm: Float[Tensor, "L H"], d: int, alpha: float = 0.5
-) -> Float[Tensor, "L H"]:
+
+def saturation_score(rank: _Scores, norm: _Scores, d: int, alpha: float = 0.5) -> _Scores:
     """How full a head's state is (Eq. 14): s = α·rank/d + (1 − α)·norm/max norm; the highest are pruned.
 
     `rank` and `norm` are means over a calibration set, `d` is the most that a rank can be. Heads that were pruned away
@@ -34,7 +34,7 @@ def saturation_score(
 
 
 def select(
-    score: Float[Tensor, "L H"],
+    score: _Scores,
     fraction: float,
     *,
     per_layer: bool = False,
@@ -106,10 +106,11 @@ def prune_heads(model: models.Model, keep: Bool[Tensor, "L H"]) -> models.Model:
     """
     models.checked_mask(model, keep, "keep")
     kept = {str(layer.index): row.nonzero()[:, 0].tolist() for layer, row in zip(model.layers, keep, strict=True)}
+    copies = {}  # of what, else copied itself
     if streaming.is_attached(model.hf):
-        hf = streaming.copied(model.hf, lambda site: site.recipe.keep(site.mixer, kept[str(site.index)]))
-    else:
-        hf = copy.deepcopy(model.hf)
+        cut = streaming.Changed(model.hf, lambda site: site.recipe.keep(site.mixer, kept[str(site.index)]))
+        copies[id(streaming.weights(model.hf))] = cut
+    hf = copy.deepcopy(model.hf, copies)
     for site in architectures.sites(hf):
         # On several GPUs the decoder's layer moves what its mixer reads; a hook of the mixer's own would hide the cut.
         accelerate.hooks.remove_hook_from_module(site.mixer)

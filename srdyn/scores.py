@@ -22,9 +22,8 @@ Scores = Float[Tensor, "L H"]
 class Profile(NamedTuple):
     """Means over calibration sequences, NaN for a head that the model no longer holds.
 
-    `rank` and nuclear `norm` are of the state at the end, `rank_in_time` and `norm_in_time` means over the captured
-    positions; `decay` is the log-decay, 0 at most; `output` the norm of what a head puts out; `D` the most that a rank
-    can be.
+    `rank` and nuclear `norm` are of the state at the end, `rank_in_time` and `norm_in_time` means over the positions;
+    `decay` is the log-decay, 0 at most; `output` the norm of what a head puts out; `D` the most that a rank can be.
     """
 
     rank: Scores
@@ -70,9 +69,9 @@ def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spe
     return Profile(*(sums / rows), D=model.grid.D)
 
 
-def _joint(alpha: float) -> Rule:
-    """The saturation score of Eq. 14 with this α: the rule of joint rank-norm pruning."""
-    return lambda profile, generator: pruning.saturation_score(profile.rank, profile.norm, profile.D, alpha)
+def _joint(alpha: float, rank: str = "rank", norm: str = "norm") -> Rule:
+    """The saturation score of Eq. 14 with this α, of these means: the rule of joint rank-norm pruning."""
+    return lambda x, generator: pruning.saturation_score(getattr(x, rank), getattr(x, norm), x.D, alpha)
 
 
 def joint_rule(alpha: float) -> str:
@@ -91,9 +90,7 @@ RULES: dict[str, Rule] = {
     **{f"joint, α = {alpha:g}": _joint(alpha) for alpha in (0.25, 0.5, 0.75)},
     "rank": _joint(1.0),
     "norm": _joint(0.0),
-    "rank and norm over time": lambda profile, generator: pruning.saturation_score(
-        profile.rank_in_time, profile.norm_in_time, profile.D, 0.5
-    ),
+    "rank and norm over time": _joint(0.5, "rank_in_time", "norm_in_time"),
     "fast decay": lambda profile, generator: -profile.decay,
     "slow decay": lambda profile, generator: profile.decay,
     "small output": lambda profile, generator: -profile.output,

@@ -32,9 +32,8 @@ No bound, but room: such values move by less, states as a whole by some times as
 def singular_values(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
     """Singular values of every state, largest first, as float64, without gradients.
 
-    On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by a Triton kernel, to 1e-12·σ₁; elsewhere, and where there is no
-    Triton, by `reference`. Apple's GPUs have no float64: what lies on one is measured on the CPU. Raises ValueError for
-    states below float32, and with NaN or infinity.
+    On a CPU to 1e-13·σ₁; on CUDA up to 128 × 128 by Triton, to 1e-12·σ₁; elsewhere by `reference`, but on the CPU for
+    Apple's GPUs, which have no float64. Raises ValueError for states below float32, and with NaN or infinity.
     """
     if states.dtype not in (torch.float32, torch.float64):
         why = "rounding a state once to bfloat16 lifts its effective rank from 4 to 41 at eps = 1e-4"
@@ -59,10 +58,7 @@ def reference(states: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"
 
 
 def effective_rank(sigma: Float64[Tensor, "*batch D"], eps: float = EPS) -> Float64[Tensor, "*batch"]:
-    """How many singular values exceed ε·σ₁ (Eq. 6), as float64: 0 for a zero state, NaN for no head.
-
-    Raises ValueError unless 0 < ε < 1.
-    """
+    """How many singular values exceed ε·σ₁ (Eq. 6): 0 in a zero state, NaN for no head; ValueError unless 0 < ε < 1."""
     _require_threshold(eps)
     largest = sigma.amax(-1, keepdim=True)
     count = (sigma > eps * largest).sum(-1).double()

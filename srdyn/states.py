@@ -72,10 +72,7 @@ def trace(
 def snapshots(
     model: models.Model, tokens: Int[Tensor, "B T"], positions: recurrence.Positions
 ) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
-    """(layer along L, position, copy of the state) by the segments route: position by position, layer by layer.
-
-    Layers that hold no heads are left out. Raises as `trace` does.
-    """
+    """(layer along L, position, copy of the state) by the segments route, where there are heads. Raises as `trace`."""
     tokens = checked_tokens(model, tokens)
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
@@ -151,7 +148,7 @@ class Watched:
 
 
 @contextlib.contextmanager
-def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> Iterator[Watched]:
+def watch(model: models.Model, *, every: int = 1) -> Iterator[Watched]:
     """While this is open, whatever reads over a cache, such as `model.generate`, tells the ranks of its states.
 
     They are taken from the cache, in which nothing changes, after the prompt and then every so many tokens, and kept in
@@ -161,7 +158,7 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
     family, decoder = architectures.sites(model.hf)[0].recipe, model.hf.get_decoder()
     seen, read, last, shown, D = Watched(), 0, None, _display(), model.grid.D
 
-    def look(_decoder: nn.Module, arguments: tuple, options: dict, output: object) -> None:
+    def look(_decoder: nn.Module, _arguments: tuple, options: dict, output: object) -> None:
         nonlocal read, last
         # Some make the cache themselves, from the first token on.
         caches = (options.get(family.cache_argument), getattr(output, family.cache_argument, None))
@@ -170,12 +167,11 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
             return
         if cache is not last:
             read, last, seen.positions[:], seen.ranks[:] = 0, cache, [], []
-        given = (options.get("input_ids"), options.get("inputs_embeds"), *arguments)
-        B, T = next(x for x in given if x is not None).shape[:2]
+        B, T = output[0].shape[:2]
         read += T
         if not seen.positions or read >= seen.positions[-1] + every:
             seen.positions.append(read)
-            seen.ranks.append(_ranks(model, cache, B, read, eps))
+            seen.ranks.append(_ranks(model, cache, B, read))
             shown(f"after {read} tokens, ranks of 0 to {D}", _marks(seen.ranks[-1], D))
 
     hook = decoder.register_forward_hook(look, with_kwargs=True)
@@ -186,14 +182,14 @@ def watch(model: models.Model, *, every: int = 1, eps: float = spectra.EPS) -> I
         hook.remove()
 
 
-def _ranks(model: models.Model, cache: object, B: int, position: int, eps: float) -> Float64[Tensor, "L B H"]:
+def _ranks(model: models.Model, cache: object, B: int, position: int) -> Float64[Tensor, "L B H"]:
     ranks, alike = torch.full((model.grid.L, B, model.grid.H), torch.nan, dtype=torch.float64), {}
     for layer, site in _holding(model):
         state = _checked_state(model, layer, position, site.recipe.oriented(site.recipe.stored(cache, site.index)))
         alike.setdefault((state.device, state.shape), {})[layer] = state
     for held in alike.values():  # together, since the threads of a CPU share what is measured at once
         sigma = spectra.singular_values(torch.stack(list(held.values()))).to("cpu", torch.float64)
-        for layer, found in zip(held, spectra.effective_rank(sigma, eps), strict=True):
+        for layer, found in zip(held, spectra.effective_rank(sigma), strict=True):
             ranks[layer][:, list(model.layers[layer].heads)] = found
     return ranks
 

@@ -1,7 +1,5 @@
 """Heads by the rank they settle at.
 
-References
-----------
 Hartigan & Hartigan, The dip test of unimodality, Ann. Statist. 13, 1985.
 SAS Institute, SAS/STAT User's Guide, 1990 (Sarle's bimodality coefficient).
 Cohen, A coefficient of agreement for nominal scales, Educ. Psychol. Meas. 20, 1960.
@@ -22,8 +20,7 @@ from srdyn.kernels import recurrence
 STRATA = ("low", "middle", "high")
 LOW, HIGH = 0.25, 0.9
 """Shares of D that bound the low-rank and the high-rank stratum (claims.yaml, thresholds)."""
-_FEWEST_HEADS = 3
-"""Below this many heads an order says nothing."""
+_FEWEST_HEADS = 3  # below which an order says nothing
 
 
 def head_table(

@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 import srdyn
-from srdyn import architectures, contexts, plan, scores
+from srdyn import architectures, contexts, models, plan, scores
 from srdyn.loading import files
 from srdyn.study import reproduce
 from srdyn.study.run import parameters
@@ -62,8 +62,9 @@ def check_module(words: list[str]) -> None:
         given = parameters.parsed(" ".join(word for word in rest if "=" in word))
         parameters.of_run(["01_stratification"], preset[0], given)
     elif module == "srdyn.plan" and rest != ["NAME"]:
-        name = rest[0]
-        assert plan.of_preset(name) if (ROOT / f"notebooks/presets/{name}.yaml").exists() else plan.report_of(name)
+        name, known = rest[0], ROOT / "data/geometry" / Path(rest[0]).name
+        preset = (ROOT / f"notebooks/presets/{name}.yaml").exists()
+        assert plan.of_preset(name) if preset else models.check(known if known.is_dir() else name)
 
 
 def check_pip(words: list[str]) -> None:

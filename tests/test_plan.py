@@ -4,10 +4,11 @@ import functools
 import sys
 
 import pytest
+import torch
 import yaml
 from transformers import LlamaConfig
 
-from srdyn import plan, scores
+from srdyn import models, plan, scores
 from srdyn.loading import files
 from srdyn.study.run import parameters
 
@@ -88,7 +89,8 @@ def test_the_command_fails_for_what_cannot_be_studied(monkeypatch, capsys, tmp_p
 
 def test_estimates_are_arithmetic():
     chosen = {"domains": ["code"], "tasks": ["needle"], "attacks": [], "n": 2, "positions": [1, 100]}
-    about = plan.report_of("Qwen/Qwen3.5-4B")
+    place = files.data_dir() / "geometry" / "Qwen3.5-4B"
+    about = models.check(place, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
     text = "\n".join(plan._of_model(about, chosen))
     assert f"{2 * about.active * 2 * 2 * 100:.1e} operations" in text
     # 2 contexts × 2 samples × 2 positions × 3 sources × 768 heads, a millisecond each.

@@ -4,7 +4,6 @@ import weakref
 from unittest import mock
 
 import families
-import numpy as np
 import pytest
 import small
 import torch
@@ -26,25 +25,11 @@ def whole(state):
     return state.flatten(2)
 
 
-def loop(inputs, positions):
-    """The gated delta rule token by token in float64 numpy: states [B, C, H, K, V] at the positions."""
-    _, k, v, g, beta = (x.double().numpy() for x in inputs)
-    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
-    state, kept = np.zeros((*v.shape[::2], k.shape[-1], v.shape[-1])), []
-    for t in range(v.shape[1]):
-        state = state * np.exp(g[:, t])[..., None, None]
-        error = beta[:, t, :, None] * (v[:, t] - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
-        state = state + np.einsum("bhk,bhv->bhkv", k[:, t], error)
-        if t + 1 in positions:
-            kept.append(state)
-    return np.stack(kept, 1)
-
-
 @pytest.mark.parametrize("route", ["forward", "segments"])
 def test_states_are_those_of_a_float64_loop_over_the_captured_inputs(tiny, tokens, route):
     traced = states.trace(tiny, tokens, ODD, measure=whole, route=route)
     for layer in range(tiny.grid.L):
-        expected = torch.from_numpy(loop(states.inputs(tiny, tokens, layer), ODD)).flatten(3)
+        expected = small.by_loop(states.inputs(tiny, tokens, layer), ODD).flatten(3)
         scale = expected.norm(dim=-1)
         assert scale.min() > 0
         assert ((traced[layer] - expected).norm(dim=-1) / scale).max() < 1e-5
@@ -320,7 +305,7 @@ def test_a_watch_looks_now_and_then_begins_anew_with_a_cache_and_knows_what_was_
     keep = torch.ones(3, 4, dtype=torch.bool)
     keep[0, 2] = keep[1] = False
     model = pruning.prune_heads(tiny_hybrid, keep)
-    with caplog.at_level("INFO", logger="srdyn.states"), states.watch(model, every=3, eps=1e-2) as seen:
+    with caplog.at_level("INFO", logger="srdyn.states"), states.watch(model, every=3) as seen:
         model.hf(tokens, use_cache=False)
         assert seen.positions == []
         cache = model.hf(tokens[:, :4], use_cache=True).past_key_values

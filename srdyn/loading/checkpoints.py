@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Container, Iterator
+from collections.abc import Container
 from pathlib import Path
 
 import huggingface_hub
@@ -28,6 +28,18 @@ _PICKLED = ("*.bin", "*.pt", "*.pth", "*.ckpt")
 _STORED = {"F64", "F32", "F16", "BF16"}
 """What weights are read from; fewer bits are those of a quantised model, whose states are another's."""
 _MOST = 10_000
+_AWAY = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled)
+_ADVICE = {
+    errors.GatedRepoError: "its owner asks for consent: accept the conditions on https://huggingface.co/{where}, "
+    "then run `hf auth login`",
+    errors.RepositoryNotFoundError: "the hub knows no such repository, or it is private: check the name, or run "
+    "`hf auth login`",
+    _AWAY: "it is not in the local cache and the hub is out of reach: connect to it (HF_HUB_OFFLINE unset), or run "
+    "`hf download {where}` where it can be reached and give the folder",
+    OSError: "give a folder with config.json and safetensors weights, or the name of a hub repository that has them "
+    "while the hub can be reached (HF_HUB_OFFLINE unset)",
+}
+"""What helps where one of these was raised on the way to a checkpoint, the first that was."""
 _READS, _SEES = transformers.MODEL_FOR_CAUSAL_LM_MAPPING, transformers.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING
 
 
@@ -41,10 +53,8 @@ def source(name_or_path: str | Path) -> str:
         return str(path)
     is_hub_name = isinstance(name_or_path, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", name_or_path)
     if os.path.exists(path) or not is_hub_name:
-        raise FileNotFoundError(
-            f"{name_or_path!s:.200} is not a folder (seen from {Path.cwd()}): give a folder with config.json and "
-            "safetensors weights, or the name of a hub repository"
-        )
+        advice = "give a folder with config.json and safetensors weights, or the name of a hub repository"
+        raise FileNotFoundError(f"{name_or_path!s:.200} is not a folder (seen from {Path.cwd()}): {advice}")
     return str(name_or_path)
 
 
@@ -78,10 +88,8 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
     except OSError as error:
         raise unreachable(where, error) from error
     if hasattr(config, "fuse_norm"):
-        raise ValueError(
-            f"{where} is a {kind} model of flash-linear-attention, whose weights the {kind} of transformers, which "
-            "srdyn studies, cannot be trusted to read"
-        )
+        why = f"whose weights the {kind} of transformers, which srdyn studies, cannot be trusted to read"
+        raise ValueError(f"{where} is a {kind} model of flash-linear-attention, {why}")
     return config
 
 
@@ -95,16 +103,13 @@ def mark(folder: Path) -> None:
 
 
 def _require_known(where: str, stated: dict, known: bool) -> None:
+    kind, library = stated["model_type"], f"transformers {transformers.__version__}"
     if not known and "auto_map" in stated:
-        raise ValueError(
-            f"{where} brings its own code, and without it transformers {transformers.__version__} has no model of type "
-            f"{stated.get('model_type')!r}: read that code, and if you trust it, load(..., trust_remote_code=True)"
-        )
+        advice = f"of type {kind!r}: read that code, and if you trust it, load(..., trust_remote_code=True)"
+        raise ValueError(f"{where} brings its own code, and without it {library} has no model {advice}")
     if not known:
-        raise ValueError(
-            f"{where} is a {stated.get('model_type')!r}, which neither transformers {transformers.__version__} nor "
-            "flash-linear-attention knows; srdyn.architectures.supported() lists what is studied here"
-        )
+        listed = "srdyn.architectures.supported() lists what is studied here"
+        raise ValueError(f"{where} is a {kind!r}, which neither {library} nor flash-linear-attention knows; {listed}")
 
 
 def _require_plain(stated: object, about: str) -> None:
@@ -135,32 +140,13 @@ def tokenizer(where: str, config: PreTrainedConfig, *, trust_remote_code: bool) 
 
 def unreachable(where: str, error: OSError) -> OSError:
     """What to do about a checkpoint that cannot be got, told from what the hub's client raised on the way."""
-    causes = list(_causes(error))
-    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
-        advice = (
-            f"its owner asks for consent: accept the conditions on https://huggingface.co/{where}, then run "
-            "`hf auth login`"
-        )
-    elif any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
-        advice = "the hub knows no such repository, or it is private: check the name, or run `hf auth login`"
-    elif any(isinstance(cause, errors.LocalEntryNotFoundError | errors.OfflineModeIsEnabled) for cause in causes):
-        advice = (
-            "it is not in the local cache and the hub is out of reach: connect to it (HF_HUB_OFFLINE unset), or run "
-            f"`hf download {where}` where it can be reached and give the folder"
-        )
-    else:
-        advice = (
-            "give a folder with config.json and safetensors weights, or the name of a hub repository that has them "
-            "while the hub can be reached (HF_HUB_OFFLINE unset)"
-        )
+    causes = [error]
+    while cause := causes[-1].__cause__ or causes[-1].__context__:
+        causes.append(cause)
+    advice = next(said for kind, said in _ADVICE.items() if any(isinstance(x, kind) for x in causes))
     what = where if Path(where).is_dir() else f"{where} is no folder seen from {Path.cwd()}; as a name on the hub it"
-    return OSError(f"{what} cannot be loaded: {advice}. transformers says: {refusals.one_line(error)}")
-
-
-def _causes(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
-        error = error.__cause__ or error.__context__
+    said = f"{advice.format(where=where)}. transformers says: {refusals.one_line(error)}"
+    return OSError(f"{what} cannot be loaded: {said}")
 
 
 def folder(where: str, config: PreTrainedConfig) -> Path | None:
@@ -174,13 +160,13 @@ def folder(where: str, config: PreTrainedConfig) -> Path | None:
 def weight_files(place: Path) -> list[Path]:
     """The safetensors files of a checkpoint, those that its index names where it has one; some may be missing."""
     index = place / "model.safetensors.index.json"
-    if index.is_file():
-        listed = files.read_json(index).get("weight_map")
-        names = {*listed.values()} if isinstance(listed, dict) and all(map(_is_inside, listed.values())) else set()
-        if not names:
-            raise ValueError(f"{index} must map each weight to a file beside it, under weight_map: download it again")
-        return sorted(place / name for name in names)
-    return sorted(place.glob("*.safetensors"))
+    if not index.is_file():
+        return sorted(place.glob("*.safetensors"))
+    listed = files.read_json(index).get("weight_map")
+    names = [*listed.values()] if isinstance(listed, dict) else []
+    if not names or not all(isinstance(x, str) and Path(x).name == x != "" for x in names):
+        raise ValueError(f"{index} must map each weight to a file beside it, under weight_map: download it again")
+    return sorted(place / name for name in {*names})
 
 
 def identity(where: str | Path, config: PreTrainedConfig) -> list[tuple[str, int, int]]:
@@ -195,11 +181,6 @@ def holds_weights(place: Path) -> bool:
     return bool(weight_files(place)) or any(any(place.glob(pattern)) for pattern in _PICKLED)
 
 
-def _is_inside(name: object) -> bool:
-    """Whether a name leads to no place outside the folder that it is seen from."""
-    return isinstance(name, str) and name != "" and ".." not in Path(name).parts and not Path(name).is_absolute()
-
-
 def require_whole(place: Path, hf: PreTrainedModel) -> None:
     """Raises OSError where the weights in a folder are not safetensors, missing, or cut off, ValueError for another's.
 
@@ -209,10 +190,8 @@ def require_whole(place: Path, hf: PreTrainedModel) -> None:
     if not stored:
         pickled = sorted(path.name for pattern in _PICKLED for path in place.glob(pattern))
         what = f"only pickled weights ({pickled[0]}), which can run code when they are opened" if pickled else "none"
-        raise OSError(
-            f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; convert them where "
-            "they come from (save_pretrained writes safetensors)"
-        )
+        advice = "convert them where they come from (save_pretrained writes safetensors)"
+        raise OSError(f"{place} cannot be loaded: weights must be in safetensors format, and it has {what}; {advice}")
     wanted = {name: list(x.shape) for name, x in hf.named_parameters()}
     shapes = {name: shape for path in stored for name, shape in _shapes(path, wanted).items()}
     read = streaming.Shards(hf, dict.fromkeys(shapes, place), conversion_mapping.get_model_conversion_mapping(hf))
@@ -232,12 +211,10 @@ def _shapes(path: Path, parameters: Container[str]) -> dict[str, list[int]]:
         with safetensors.safe_open(path, framework="pt") as opened:
             for name in opened.keys():  # noqa: SIM118, no mapping
                 held = opened.get_slice(name)
-                found[name] = held.get_shape()
-                counts = held.get_dtype() == "I64" and name not in parameters
-                if found[name] and held.get_dtype() not in _STORED and not counts:
-                    raise ValueError(
-                        f"{path} holds {name} as {held.get_dtype()}: take the checkpoint in 16 bits or more"
-                    )
+                found[name], kind = held.get_shape(), held.get_dtype()
+                counts = kind == "I64" and name not in parameters
+                if found[name] and kind not in _STORED and not counts:
+                    raise ValueError(f"{path} holds {name} as {kind}: take the checkpoint in 16 bits or more")
     except safetensors.SafetensorError as error:
         told = f"it holds {size} bytes ({refusals.one_line(error)})"
         raise OSError(f"{path} is cut off or broken: {told}; download or copy it again") from error
@@ -250,10 +227,8 @@ def require_space(where: str, weights: int) -> None:
     standing = next(path for path in (cache, *cache.parents) if path.exists())
     free = shutil.disk_usage(standing).free
     if weights > free:
-        raise OSError(
-            f"{where} takes {weights / 1e9:.1f} GB on disk, and {standing} has {free / 1e9:.1f} GB free: make room, or "
-            "set HF_HOME to a larger disk"
-        )
+        room = f"{standing} has {free / 1e9:.1f} GB free: make room, or set HF_HOME to a larger disk"
+        raise OSError(f"{where} takes {weights / 1e9:.1f} GB on disk, and {room}")
 
 
 def builder(config: PreTrainedConfig) -> type:
@@ -279,30 +254,19 @@ def builder(config: PreTrainedConfig) -> type:
     return type(stock.__name__, (stock,), {"__init__": build, "__module__": stock.__module__})
 
 
-@contextlib.contextmanager
-def _fla_unseen(stock: bool) -> Iterator[None]:
-    """Import the files of a `stock` model as if flash-linear-attention were not there, where no device can run it.
-
-    They would take its functions, which crash on a CPU, and importing it takes seconds; what is imported stays so.
-    """
-    if not stock or "fla" in sys.modules or torch.accelerator.is_available():
-        yield
-        return
-    sys.modules["fla"] = None
-    try:
-        yield
-    finally:
-        del sys.modules["fla"]
-
-
 def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
     """The model that a configuration describes, without weights; ValueError where it is no causal language model."""
     remote = getattr(config, "auto_map", None) or {}
     known = any(type(config) in mapping for mapping in (_READS, _SEES))
     if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
-    told = refusals.within("its configuration describes no model that can be built")
-    with torch.device("meta"), _fla_unseen(known and not trust_remote_code), told:
+    stock = known and not trust_remote_code
+    with torch.device("meta"), contextlib.ExitStack() as stack:
+        stack.enter_context(refusals.within("its configuration describes no model that can be built"))
+        if stock and "fla" not in sys.modules and not torch.accelerator.is_available():
+            # Its file would take functions of flash-linear-attention, which crash on a CPU, and seconds to import it.
+            sys.modules["fla"] = None
+            stack.callback(sys.modules.pop, "fla")
         build = builder(config)
         if issubclass(build, PreTrainedModel):
             return build._from_config(config, dtype=dtype)

@@ -12,14 +12,13 @@ From their sources as read in November 2026 (nothing was served), by file and co
   convolutions, slots without padding.
 - llama.cpp, `n_embd_r` and `n_embd_s` of src/llama-hparams.cpp (8b1d44b; the newest has Kimi's beside them), and
   src/llama-memory-recurrent.cpp (0054ee8): float32 throughout, allocated at the start, a row for a sequence.
-Issues: vLLM #41112 and #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843,
-#31091.
+Issues: vLLM #41112, #41142 (a ratio of 1 with Qwen3-Next), #52539 (ratios of the fused decode); SGLang #21843, #31091.
 """
 
 import math
-from collections.abc import Iterator
 from typing import NamedTuple
 
+import pandas as pd
 from transformers import PreTrainedModel
 
 from srdyn import architectures
@@ -58,26 +57,6 @@ class Sizes(NamedTuple):
     kv: int
     itemsize: int
 
-    @property
-    def channels(self) -> int:
-        """Channels of a layer's short convolution: queries, keys, values."""
-        return 2 * self.keys * self.K + self.heads * self.V
-
-    @property
-    def state(self) -> int:
-        """Numbers of a layer's states."""
-        return self.heads * self.K * self.V
-
-
-class Demand(NamedTuple):
-    """One thing that an engine asks of a model, with the model's own value; what is not `needed` is for speed or so."""
-
-    engine: str
-    asks: str
-    ours: str
-    ok: bool
-    needed: bool = True
-
 
 def sizes(hf: PreTrainedModel) -> Sizes:
     """A model's recurrent layers before any pruning; raises as `memory.attention`."""
@@ -94,24 +73,23 @@ def state_bytes(sizes: Sizes, *, tp: int = 1, state_itemsize: int = 4) -> dict[s
     """Bytes that one sequence takes in each engine beside keys and values, on one of `tp` devices (vLLM and SGLang).
 
     `state_itemsize` is that of vLLM's states: 4 with `--mamba-ssm-cache-dtype float32`, and as Qwen3.5 and Nemotron-H
-    have it by themselves; Qwen3-Next takes the model's own without it, Kimi Linear's is 4 whatever is given. No draft
-    tokens, no prefix cache.
+    have it by themselves; Qwen3-Next takes the model's own without it, Kimi Linear's is 4. No drafts, no prefix cache.
     """
     itemsize = 4 if sizes.mixer == "KimiLinearDeltaAttention" else state_itemsize
-    shift = sizes.channels * (sizes.kernel - 1)
     # Groups that the devices do not divide are held by each (`extra_groups_for_head_shards` of both engines).
-    shared = sizes if sizes.keys % tp == 0 else sizes._replace(keys=tp)
-    sharded = shared.channels * (sizes.kernel - 1)
-    page = (sharded * sizes.itemsize + sizes.state * itemsize) // tp
+    shared = sizes.keys if sizes.keys % tp == 0 else tp
+    channels, sharded = (2 * keys * sizes.K + sizes.heads * sizes.V for keys in (sizes.keys, shared))  # q, k, v
+    state, shift = sizes.heads * sizes.K * sizes.V, sizes.kernel - 1
+    page = (sharded * shift * sizes.itemsize + state * itemsize) // tp
     if sizes.attention:
         token = sizes.attention * sizes.itemsize // max(1, min(tp, sizes.kv))
         step = (16 if sizes.kv else 128) * token
         page = math.ceil(page / step) * step
     by_layer = {
-        "transformers": sizes.channels * sizes.kernel * sizes.itemsize + sizes.state * 4,
+        "transformers": channels * sizes.kernel * sizes.itemsize + state * 4,
         "vLLM": page,
-        "SGLang": (sharded * 2 + sizes.state * 4) // tp,
-        "llama.cpp": (shift + sizes.state) * 4,
+        "SGLang": (sharded * shift * 2 + state * 4) // tp,
+        "llama.cpp": (channels * shift + state) * 4,
     }
     return {engine: sizes.layers * size for engine, size in by_layer.items()}
 
@@ -121,24 +99,29 @@ def can_cache(sizes: Sizes) -> bool:
     return sizes.attention > 0 or sizes.mixer in _COUNTING
 
 
-def demands(sizes: Sizes, *, tp: int = 1) -> Iterator[Demand]:
-    """What each engine asks, and whether the model has it."""
+def demands(sizes: Sizes, *, tp: int = 1) -> pd.DataFrame:
+    """What each engine asks, our value, whether that will do; what is not `needed` is for speed or so."""
     mixer, heads, keys, ratio = sizes.mixer, sizes.heads, sizes.keys, sizes.heads // sizes.keys
-    delta, shown = mixer in _DELTA, f"{heads} heads, {keys} keys"
-    yield Demand("transformers", "keys divide heads", shown, heads % keys == 0)
-    yield Demand("transformers", "attention, to read through a cache", str(sizes.attention), can_cache(sizes))
+    delta, shown, whole = mixer in _DELTA, f"{heads} heads, {keys} keys", heads % keys == 0
+    rows = [
+        ("transformers", "keys divide heads", shown, whole, True),
+        ("transformers", "attention, to read through a cache", str(sizes.attention), can_cache(sizes), True),
+    ]
     for engine, known in KNOWN.items():
-        yield Demand(engine, "takes the number of heads from the configuration", mixer, mixer in known)
-        yield Demand(engine, "keys divide heads", shown, heads % keys == 0)
-    for engine in ("vLLM", "SGLang"):
-        divided = heads % tp == 0 and (keys % tp == 0 or (keys == 1 and not delta))
-        yield Demand(engine, f"{tp} devices divide heads and keys", shown, divided)
+        rows.append((engine, "takes the number of heads from the configuration", mixer, mixer in known, True))
+        rows.append((engine, "keys divide heads", shown, whole, True))
+    divided = heads % tp == 0 and (keys % tp == 0 or (keys == 1 and not delta))
+    rows += [(engine, f"{tp} devices divide heads and keys", shown, divided, True) for engine in ("vLLM", "SGLang")]
     if delta:
-        square = sizes.K == sizes.V and sizes.K in (16, 32, 64, 128)
-        yield Demand("llama.cpp", "square states of 16, 32, 64 or 128", f"{sizes.K} × {sizes.V}", square)
-        drafts, fused = ratio in (1, 2, 3, 4, 8), ratio in (1, 2, 4)
-        yield Demand("vLLM", "1, 2, 3, 4 or 8 heads a key, to draft tokens (#52539)", str(ratio), drafts, False)
-        yield Demand("SGLang", "1, 2 or 4 heads a key, for the fused split (#31091)", str(ratio), fused, False)
+        square, drafts, fused = sizes.K == sizes.V in (16, 32, 64, 128), ratio in (1, 2, 3, 4, 8), ratio in (1, 2, 4)
+        rows += [
+            ("llama.cpp", "square states of 16, 32, 64 or 128", f"{sizes.K} × {sizes.V}", square, True),
+            ("vLLM", "1, 2, 3, 4 or 8 heads a key, to draft tokens (#52539)", str(ratio), drafts, False),
+            ("SGLang", "1, 2 or 4 heads a key, for the fused split (#31091)", str(ratio), fused, False),
+        ]
     if mixer == "Qwen3NextGatedDeltaNet":
-        yield Demand("vLLM", "more than 1 head a key, where #41142 is not in", str(ratio), ratio > 1, False)
-        yield Demand("SGLang", "more than 1 head a key, off the fused path (#21843)", str(ratio), ratio > 1, False)
+        rows += [
+            ("vLLM", "more than 1 head a key, where #41142 is not in", str(ratio), ratio > 1, False),
+            ("SGLang", "more than 1 head a key, off the fused path (#21843)", str(ratio), ratio > 1, False),
+        ]
+    return pd.DataFrame(rows, columns=["engine", "asks", "ours", "ok", "needed"])

@@ -18,18 +18,13 @@ from srdyn.loading import refusals
 
 log = logging.getLogger(__name__)
 
-_UNHASHED = b"PK\x03\x04"
-"""How a training's state began that was kept without a hash; it is still read."""
-
 
 def root() -> Path:
     """The repository. Raises `FileNotFoundError` if srdyn was installed without it."""
     path = Path(os.environ.get("SRDYN_ROOT") or Path(__file__).parents[2]).resolve()
     if not (path / "data").is_dir():
-        raise FileNotFoundError(
-            f"{path} has no data/: srdyn needs its repository. Install it with `pip install -e .` from a clone, "
-            "or set SRDYN_ROOT to the clone"
-        )
+        advice = "Install it with `pip install -e .` from a clone, or set SRDYN_ROOT to the clone"
+        raise FileNotFoundError(f"{path} has no data/: srdyn needs its repository. {advice}")
     return path
 
 
@@ -39,10 +34,7 @@ def data_dir() -> Path:
 
 
 def write_bytes(path: Path, content: bytes) -> None:
-    """Put `content` at `path` whole or not at all, folders too; a file that holds it already is left alone.
-
-    Raises OSError with the file and the space that it wants where the disk is full.
-    """
+    """Put `content` at `path` whole or not at all; a file that holds it is left alone. OSError tells of a full disk."""
     if path.is_file() and path.stat().st_size == len(content) and path.read_bytes() == content:
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -90,8 +82,6 @@ def kept(path: Path) -> bytes | None:
     size = hashlib.sha256().digest_size
     if hashlib.sha256(found[size:]).digest() == found[:size]:
         return found[size:]
-    if found.startswith(_UNHASHED):
-        return found
     log.warning("%s is broken and made again", path)
     return None
 

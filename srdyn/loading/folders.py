@@ -21,8 +21,7 @@ def replacing(folder: str | Path, *, mark: str | None = None, wanted: int = 0) -
 
     `folder` may be absent or empty, or hold what its `LIST` says and nothing else. With `mark`, for folders without a
     list, it must have a file of this name and no file of a name that the new one lacks. Raises FileExistsError
-    otherwise, OSError on a disk without the `wanted` bytes. A killed call leaves the old folder whole, at worst hidden
-    until the next one brings it back.
+    otherwise, OSError without room for `wanted` bytes. After a kill the old folder is whole, if hidden until the next.
     """
     target = Path(folder).resolve()
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -40,7 +39,8 @@ def replacing(folder: str | Path, *, mark: str | None = None, wanted: int = 0) -
             (new / LIST).write_text(json.dumps(hashes, indent=2) + "\n")
             _require_listed(target)
         else:
-            _require_marked(target, mark, new)
+            there, names = _files(target), {Path(name).name for name in _files(new)}
+            _require_none(target, [name for name in there if mark not in there or Path(name).name not in names])
         if target.exists():
             target.rename(former)
         new.rename(target)
@@ -61,25 +61,18 @@ def _recover(target: Path) -> None:
 
 def _require_listed(target: Path) -> None:
     try:
-        known = files.read_json(target / LIST) if (target / LIST).is_file() else {}
-    except ValueError:
+        known = files.read_json(target / LIST)
+    except (ValueError, OSError):
         known = {}  # then nothing there is known, and all of it stays
     names = [name for name in _files(target) if name != LIST]
-    _require_none(target, [name for name in names if name not in known or _hash(target / name) != known[name]])
-
-
-def _require_marked(target: Path, mark: str, new: Path) -> None:
-    there, names = _files(target), {Path(name).name for name in _files(new)}
-    _require_none(target, [name for name in there if mark not in there or Path(name).name not in names])
+    _require_none(target, [name for name in names if _hash(target / name) != known.get(name, "")])
 
 
 def _require_none(target: Path, strange: list[str]) -> None:
     if strange:
-        more = f" and {len(strange) - 3} more" if len(strange) > 3 else ""
-        raise FileExistsError(
-            f"{target} holds what was not written here, or was changed since: {', '.join(strange[:3])}{more}. "
-            "It stays as it is: give another folder, or move this one away"
-        )
+        named = ", ".join(strange[:3]) + (f" and {len(strange) - 3} more" if len(strange) > 3 else "")
+        advice = "It stays as it is: give another folder, or move this one away"
+        raise FileExistsError(f"{target} holds what was not written here, or was changed since: {named}. {advice}")
 
 
 def _files(folder: Path) -> list[str]:

@@ -54,9 +54,21 @@ def ledger(
     rows = []
     for name, config in (families() if configs is None else configs).items():
         hf = checkpoints.outline(config, dtype=torch.bfloat16)
-        if not architectures.sites(hf):
+        if not (sites := architectures.sites(hf)):
             raise ValueError(f"{name} ({type(config).__name__}) has no linear-attention layers")
-        rows += [{"model": name, **_row(hf, length, removed)} for length in tokens]
+        _, _, K, V = sites[0].recipe.heads(sites[0].mixer)
+        heads = sum(len(site.recipe.kept(site.mixer)) for site in sites)
+        state, conv, attends, k = state_bytes(hf), _conv_bytes(hf), attention(hf.config), round(removed * heads)
+        for length in tokens:
+            kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (length, 1))
+            total, removed_bytes = state + conv + kept, k * K * V * _FLOAT32_BYTES
+            rows.append({
+                "model": name, "model_type": hf.config.get_text_config(decoder=True).model_type,
+                "recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": length,
+                "state_bytes": state, "conv_bytes": conv, "kv_bytes": kept, "total_bytes": total,
+                "removed_heads": k, "removed_bytes": removed_bytes, "freed": removed_bytes / total,
+                "break_even": state / per_token if per_token else float("nan"),
+            })  # fmt: skip
     return pd.DataFrame(rows)
 
 
@@ -89,50 +101,24 @@ def attention(config: PreTrainedConfig) -> Attention:
     decoder = config.get_text_config(decoder=True)
     origin = type(decoder).__module__.split(".")[0]
     if origin == "fla" and hasattr(decoder, "attn"):
-        return _fla_attention(decoder)
+        if not decoder.attn:
+            return Attention(0, 0)
+        heads = decoder.attn["num_heads"]
+        per_token = 2 * (decoder.attn.get("num_kv_heads") or heads) * (decoder.hidden_size // heads)
+        return Attention(len(decoder.attn["layers"]), per_token, decoder.attn.get("window_size"))
     if origin != "transformers" or not hasattr(decoder, "layer_types"):
-        raise ValueError(
-            f"the cache of {type(decoder).__name__} is not known, which is no configuration of transformers or "
-            "flash-linear-attention that says which layers attend"
-        )
+        why = "no configuration of transformers or flash-linear-attention that says which layers attend"
+        raise ValueError(f"the cache of {type(decoder).__name__} is not known, which is {why}")
     if unknown := set(decoder.layer_types) - RECURRENT - _ATTENDING - _WITHOUT_CACHE:
         raise ValueError(f"{decoder.model_type} has {', '.join(sorted(unknown))} layers, whose cache is not known here")
     layers = sum(kind in _ATTENDING for kind in decoder.layer_types)
-    return Attention(layers, _key_values(decoder) if layers else 0)
-
-
-def _fla_attention(decoder: PreTrainedConfig) -> Attention:
-    if not decoder.attn:
+    if not layers:
         return Attention(0, 0)
-    heads = decoder.attn["num_heads"]
-    per_token = 2 * (decoder.attn.get("num_kv_heads") or heads) * (decoder.hidden_size // heads)
-    return Attention(len(decoder.attn["layers"]), per_token, decoder.attn.get("window_size"))
-
-
-def _key_values(decoder: PreTrainedConfig) -> int:
-    """Numbers that an attention layer keeps of a token: keys and values, or what both are expanded from (MLA)."""
-    if hasattr(decoder, "kv_lora_rank"):
-        return decoder.kv_lora_rank + decoder.qk_rope_head_dim
+    if hasattr(decoder, "kv_lora_rank"):  # what keys and values are both expanded from (MLA)
+        return Attention(layers, decoder.kv_lora_rank + decoder.qk_rope_head_dim)
     head = getattr(decoder, "head_dim", None) or decoder.hidden_size // decoder.num_attention_heads
-    return 2 * decoder.num_key_value_heads * head
+    return Attention(layers, 2 * decoder.num_key_value_heads * head)
 
 
 def _conv_bytes(hf: nn.Module) -> int:
     return sum(site.recipe.conv_values(site.mixer) for site in architectures.sites(hf)) * hf.dtype.itemsize
-
-
-def _row(hf: nn.Module, tokens: int, removed: float) -> dict[str, object]:
-    sites = architectures.sites(hf)
-    heads = sum(len(site.recipe.kept(site.mixer)) for site in sites)
-    _, _, K, V = sites[0].recipe.heads(sites[0].mixer)
-    state, conv, attends = state_bytes(hf), _conv_bytes(hf), attention(hf.config)
-    kept, per_token = (attends.values(n) * hf.dtype.itemsize for n in (tokens, 1))
-    total, k = state + conv + kept, round(removed * heads)
-    removed_bytes = k * K * V * _FLOAT32_BYTES
-    return {
-        "model_type": hf.config.get_text_config(decoder=True).model_type,
-        "recurrent": len(sites), "attention": attends.layers, "heads": heads, "K": K, "V": V, "tokens": tokens,
-        "state_bytes": state, "conv_bytes": conv, "kv_bytes": kept, "total_bytes": total,
-        "removed_heads": k, "removed_bytes": removed_bytes, "freed": removed_bytes / total,
-        "break_even": state / per_token if per_token else float("nan"),
-    }  # fmt: skip

@@ -9,8 +9,7 @@ import yaml
 
 from srdyn.loading import files, refusals
 
-_MOST = 100_000
-"""Values that a file may hold, those that it repeats by name each time: a few lines can name billions."""
+_MOST = 100_000  # values that a file may hold, those that it repeats by name each time: few lines can name billions
 
 
 class Loader(yaml.SafeLoader):
@@ -44,8 +43,13 @@ def value(text: str | bytes, where: str, *, loader: type = Loader) -> object:
     """The value that YAML holds. Raises ValueError where it is none, or holds itself or more than a person wrote."""
     with refusals.within(f"{where} is no YAML"):
         found = yaml.load(text, loader)
-    if _count(found, _MOST) > _MOST:
-        raise ValueError(f"{where} holds more than {_MOST:,} values, or itself: write out what is meant")
+    left, seen = [found], 0
+    while left:
+        item = left.pop()
+        seen += 1
+        left += [*item, *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else []
+        if seen > _MOST:
+            raise ValueError(f"{where} holds more than {_MOST:,} values, or itself: write out what is meant")
     return found
 
 
@@ -65,13 +69,3 @@ def _alike(given: object, default: object) -> bool:
     if isinstance(default, float):
         return type(given) in (int, float) and math.isfinite(given)
     return type(given) is type(default)
-
-
-def _count(found: object, most: int) -> int:
-    """How many values there are, up to one more than `most`."""
-    left, seen = [found], 0
-    while left and seen <= most:
-        item = left.pop()
-        seen += 1
-        left += [*item, *item.values()] if isinstance(item, dict) else item if isinstance(item, list) else []
-    return seen

@@ -9,20 +9,17 @@ from collections.abc import Sequence
 import torch
 import torch.distributed as dist
 
-_PATIENCE = datetime.timedelta(days=7)
-"""How long a process that is done waits for the others. One that dies is noticed at once: its connections close."""
+_PATIENCE = datetime.timedelta(days=7)  # with the others; one that dies is noticed at once: its connections close
 
 
 def count() -> int:
-    """How many processes there are, on all machines: as torch.distributed has it, or the launcher's WORLD_SIZE."""
-    return dist.get_world_size() if _has_group() else int(os.environ.get("WORLD_SIZE", 1))
+    """How many processes there are, on all machines."""
+    return int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
     """The number of this process, 0 for the first or only one."""
-    if count() == 1:
-        return 0
-    return dist.get_rank() if _has_group() else int(os.environ["RANK"])
+    return int(os.environ["RANK"]) if count() > 1 else 0
 
 
 def is_first() -> bool:
@@ -36,10 +33,7 @@ def in_notebook() -> bool:
 
 
 def device() -> str:
-    """Where this process puts its models: on a GPU of its own where several share a machine with GPUs, else "auto".
-
-    Raises ValueError for more processes on a machine than it has GPUs.
-    """
+    """Where this process puts models: "auto", or a GPU of its own. Raises ValueError for more processes than GPUs."""
     here, gpus = int(os.environ.get("LOCAL_WORLD_SIZE", 1)), torch.cuda.device_count()
     if here == 1 or gpus == 0:
         return "auto"
@@ -62,13 +56,9 @@ def barrier() -> None:
         dist.barrier(group=_group())
 
 
-def _has_group() -> bool:
-    return dist.is_available() and dist.is_initialized()
-
-
 @functools.cache
 def _group() -> dist.ProcessGroup:
     """All processes, connected over the network whatever else connects them, and patient once they have met."""
-    if not _has_group():
+    if not dist.is_initialized():
         dist.init_process_group("gloo")
     return dist.new_group(backend="gloo", timeout=_PATIENCE)

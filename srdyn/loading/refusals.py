@@ -16,10 +16,7 @@ def one_line(error: BaseException) -> str:
 
 @contextlib.contextmanager
 def within(what: str) -> Iterator[None]:
-    """While this is open, what a library raises at `what` a user gave becomes a ValueError of one line about it.
-
-    Errors of files and memory stay as they are.
-    """
+    """While this is open, what a library raises, files and memory aside, becomes a ValueError of a line on `what`."""
     try:
         yield
     except (OSError, MemoryError):
@@ -30,10 +27,7 @@ def within(what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def door() -> Iterator[None]:
-    """Around a command: what a user can mend ends it with one line and status 2, under `python -X dev` with all.
-
-    So does an interruption, with status 130.
-    """
+    """Around a command: what a user can mend ends it with a line and status 2 (interrupted: 130); -X dev shows all."""
     try:
         yield
     except MENDED_BY_USERS as error:

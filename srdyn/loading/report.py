@@ -102,53 +102,32 @@ def check(
     Raises as `checkpoints.configuration` does; what else is in the way of loading stands in the report.
     """
     where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
-    name = Path(where).name
+    folder, name, notes, cache = Path(where), Path(where).name, [], dict.fromkeys(lengths)
     try:
         hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
     except ValueError as error:
-        nothing = dict.fromkeys(lengths)
-        return Report(name, config.model_type, precision, 0, 0, 0, 0, (), 0, nothing, None, (str(error),))
-    found = about(hf, name=name, rooms=devices.rooms(max_memory), device=device, lengths=lengths)
-    return found if found.unsupported else _with_files(found, where, config, hf, trust_remote_code)
-
-
-def _with_files(
-    found: Report, where: str, config: PreTrainedConfig, hf: PreTrainedModel, trust_remote_code: bool
-) -> Report:
-    """The report with what the files beside the configuration say, of a folder on this machine."""
-    place = Path(where)
-    if not checkpoints.may_have_tokenizer(where):
-        missing = "It has no tokenizer beside its weights, without which the notebooks cannot read text."
-        found = dataclasses.replace(found, notes=(*found.notes, missing))
-    try:
-        if not place.is_dir() or not checkpoints.holds_weights(place):
-            return dataclasses.replace(found, placement=None) if place.is_dir() else found
-        checkpoints.require_whole(place, hf)
-        checkpoints.tokenizer(where, config, trust_remote_code=trust_remote_code)
-    except (OSError, ValueError) as error:
-        return dataclasses.replace(found, placement=None, unsupported=(refusals.one_line(error),))
-    return found
-
-
-def about(
-    hf: PreTrainedModel, *, name: str, rooms: devices.Rooms, device: str | torch.device = "auto",
-    lengths: Sequence[int] = _LENGTHS,
-) -> Report:  # fmt: skip
-    """The report about a model, whose weights need not be there; `rooms` are as `devices.decide` takes them."""
-    weights, layer = weight_bytes(hf)
-    unsupported = unstudied = unsupported_in(hf, name)
-    notes: tuple[str, ...] = ()
-    try:
-        place = devices.decide(weights, layer, rooms, device=device, offload="auto")
-    except MemoryError as error:
-        place, unsupported = None, (*unstudied, str(error))
+        return Report(name, config.model_type, precision, 0, 0, 0, 0, (), 0, cache, None, (str(error),))
+    (weights, layer), unsupported = weight_bytes(hf), unsupported_in(hf, name)
     try:
         cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in lengths}
     except ValueError as error:
-        cache = dict.fromkeys(lengths)
-        notes = () if unstudied else (f"The size of its cache is not known: {error}.",)
+        notes += [] if unsupported else [f"The size of its cache is not known: {error}."]
+    try:
+        place = devices.decide(weights, layer, devices.rooms(max_memory), device=device, offload="auto")
+    except MemoryError as error:
+        place, unsupported = None, (*unsupported, str(error))
+    if not (unsupported or checkpoints.may_have_tokenizer(where)):
+        notes.append("It has no tokenizer beside its weights, without which the notebooks cannot read text.")
+    try:
+        if folder.is_dir() and not unsupported:
+            place = place if checkpoints.holds_weights(folder) else None
+            if place:
+                checkpoints.require_whole(folder, hf)
+                checkpoints.tokenizer(where, config, trust_remote_code=trust_remote_code)
+    except (OSError, ValueError) as error:
+        place, unsupported = None, (refusals.one_line(error),)
     sizes = *_parameters(hf), weights, layer, _linear(hf), memory.state_bytes(hf), cache
-    return Report(name, hf.config.model_type, hf.dtype, *sizes, place, unsupported, notes)
+    return Report(name, hf.config.model_type, hf.dtype, *sizes, place, unsupported, tuple(notes))
 
 
 def outline(

@@ -97,7 +97,7 @@ class Shards(Mapping[str, Tensor]):
         return self._opened(self.files[key]).get_tensor(key)
 
 
-class Changed(Mapping[str, Tensor]):
+class Changed(collections.ChainMap[str, Tensor]):
     """A model's parameters and buffers by name, those of recurrent layers as a change of the layers leaves them.
 
     `change` is done to a copy of one layer, in place, when one of its tensors is asked for; the others of this layer
@@ -109,12 +109,7 @@ class Changed(Mapping[str, Tensor]):
         self._sites = {f"{names[id(site.mixer)]}.": site for site in architectures.sites(hf)}
         self._weights, self._change = weights(hf), change
         self._waiting: dict[str, Tensor] = {}
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._weights)
-
-    def __len__(self) -> int:
-        return len(self._weights)
+        super().__init__(self._weights)
 
     def __getitem__(self, name: str) -> Tensor:
         prefix = next((x for x in self._sites if name.startswith(x)), None)
@@ -134,18 +129,8 @@ def weights(hf: PreTrainedModel) -> Mapping[str, Tensor]:
     return hf.get_input_embeddings()._hf_hook.weights_map.dataset if is_attached(hf) else hf.state_dict()
 
 
-def copied(hf: PreTrainedModel, change: Callable[[architectures.Site], None]) -> PreTrainedModel:
-    """A copy of a model whose weights come from elsewhere; to it they come as `Changed` by this."""
-    return copy.deepcopy(hf, {id(weights(hf)): Changed(hf, change)})
-
-
 def save(
-    hf: PreTrainedModel,
-    folder: Path,
-    held: Mapping[str, Tensor],
-    *,
-    apart: bool,
-    named: Callable[[dict[str, Tensor]], dict[str, Tensor]] = dict,
+    hf: PreTrainedModel, folder: Path, held: Mapping[str, Tensor], *, apart: bool, named: Callable[[dict], dict] = dict
 ) -> None:
     """Write what `hf.save_pretrained` does, but the weights `held`, under the names that `named` gives them.
 
@@ -190,7 +175,11 @@ def from_pretrained(stock: type, where: str, **options) -> tuple[PreTrainedModel
     found = []
 
     def later(hf: PreTrainedModel, _state: None, files: list[str], settings: LoadStateDictConfig):
-        shards = Shards(hf, {key: Path(file) for file in files for key in _names(file)}, settings.weight_mapping or [])
+        lies: dict[str, Path] = {}
+        for file in files:
+            with safe_open(file, framework="pt", backend="pread") as opened:
+                lies |= dict.fromkeys(opened.keys(), Path(file))
+        shards = Shards(hf, lies, settings.weight_mapping or [])
         found.append(shards)
         wanted = set(hf.state_dict())
         for name in wanted & dict(hf.named_buffers()).keys() & shards.keys():
@@ -208,33 +197,24 @@ def from_pretrained(stock: type, where: str, **options) -> tuple[PreTrainedModel
     return hf, report, found[0]
 
 
-def _names(file: str) -> list[str]:
-    with safe_open(file, framework="pt", backend="pread") as opened:
-        return list(opened.keys())
-
-
 def attach(hf: PreTrainedModel, weights: Mapping[str, Tensor], device: torch.device) -> None:
     """Let every part of a model, a layer or what lies beside them, take its parameters from `weights` when it starts.
 
     It drops them when it is done; the model's own go to the meta device. A bar shows the layers of a pass.
     """
-    layers = _layers(hf)
+    depth, decoder = hf.config.get_text_config(decoder=True).num_hidden_layers, hf.get_decoder()
+    lists = (module for module in decoder.modules() if isinstance(module, nn.ModuleList))
+    layers = list(next(found for found in lists if len(found) == depth))
     accelerate.hooks.attach_align_device_hook(
         hf, execution_device=device, offload=True, weights_map=weights,
         preload_module_classes=[type(layer).__name__ for layer in layers],
     )  # fmt: skip
-    _show_progress(hf.get_decoder(), layers)
+    _show_progress(decoder, layers)
 
 
 def is_attached(hf: nn.Module) -> bool:
     """Whether weights come to this model from elsewhere, so that it holds none to change."""
     return any(parameter.device.type == "meta" for parameter in hf.parameters())
-
-
-def _layers(hf: PreTrainedModel) -> list[nn.Module]:
-    depth = hf.config.get_text_config(decoder=True).num_hidden_layers
-    lists = (module for module in hf.get_decoder().modules() if isinstance(module, nn.ModuleList))
-    return list(next(found for found in lists if len(found) == depth))
 
 
 def _show_progress(decoder: nn.Module, layers: list[nn.Module]) -> None:

@@ -63,18 +63,16 @@ def test_a_hub_name_without_network(monkeypatch, get):
 
 
 @pytest.mark.parametrize("get", LOADERS)
-def test_a_gated_repository(hub, get):
-    hub(refusal(errors.GatedRepoError, 403))
-    with pytest.raises(
-        OSError, match=r"some/model is no folder .*cannot be loaded: its owner asks for consent.*`hf auth login`"
-    ):
-        get("some/model")
-
-
-@pytest.mark.parametrize("get", LOADERS)
-def test_an_unknown_repository(hub, get):
-    hub(refusal(errors.RepositoryNotFoundError, 404))
-    with pytest.raises(OSError, match=r"the hub knows no such repository, or it is private: check the name"):
+@pytest.mark.parametrize(
+    ("kind", "status", "advice"),
+    [
+        (errors.GatedRepoError, 403, r"its owner asks for consent.*some/model, then run `hf auth login`"),
+        (errors.RepositoryNotFoundError, 404, r"the hub knows no such repository, or it is private: check the name"),
+    ],
+)
+def test_a_repository_that_the_hub_does_not_give(hub, get, kind, status, advice):
+    hub(refusal(kind, status))
+    with pytest.raises(OSError, match=rf"some/model is no folder .*cannot be loaded: {advice}"):
         get("some/model")
 
 
@@ -109,16 +107,7 @@ def test_code_from_a_checkpoint_runs_only_when_asked(broken):
 
 
 def test_a_model_without_linear_attention(tmp_path):
-    sizes = {
-        "vocab_size": 8,
-        "hidden_size": 8,
-        "intermediate_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-    }
-    transformers.LlamaForCausalLM(transformers.LlamaConfig(**sizes, pad_token_id=None)).save_pretrained(
-        tmp_path / "llama"
-    )
+    transformers.LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(tmp_path / "llama")
     message = r"llama has no linear-attention layers; srdyn.architectures.supported\(\) lists what it knows"
     with pytest.raises(ValueError, match=message):
         models.load(tmp_path / "llama")

@@ -58,9 +58,9 @@ def test_a_state_of_its_own_is_counted_as_transformers_has_it():
     ],
 )
 def test_what_an_engine_asks_for_in_vain_is_named(change, tp, engine, asks):
-    vain = [x for x in engines.demands(QWEN._replace(**change), tp=tp) if not x.ok and x.engine == engine]
-    assert any(x.asks.startswith(asks) for x in vain)
-    assert [x for x in engines.demands(QWEN) if not x.ok] == []
+    vain = engines.demands(QWEN._replace(**change), tp=tp).query("not ok and engine == @engine")
+    assert vain["asks"].str.startswith(asks).any()
+    assert engines.demands(QWEN)["ok"].all()
 
 
 def test_groups_that_devices_do_not_divide_are_held_by_each():

@@ -239,7 +239,7 @@ def test_a_model_without_a_tokenizer_is_told_to_bring_one(place, reading, tmp_pa
 
 
 def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading, tmp_path, monkeypatch, caplog):
-    weights = report.about(models.load(place).hf, name="tiny", rooms={}).weight_bytes
+    weights, _ = report.weight_bytes(models.load(place).hf)
     monkeypatch.setattr(devices, "rooms", lambda *_: {"cpu": weights})
     found = survey.heads([place], reading, sources=[], kept=tmp_path)
     assert "weights read from disk layer by layer" in caplog.text
