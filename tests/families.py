@@ -60,6 +60,20 @@ def delta(q: Keys, k: Keys, v: Values, g: Float[Array, "B T H *K"], beta: PerHea
     return last(decay - outer(strong, k) @ decay, outer(strong, v))
 
 
+def loop(inputs, positions):
+    """The gated delta rule token by token in float64 numpy: states [B, C, H, K, V] at the positions."""
+    _, k, v, g, beta = (x.double().numpy() for x in inputs)
+    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
+    state, kept = np.zeros((*v.shape[::2], k.shape[-1], v.shape[-1])), []
+    for t in range(v.shape[1]):
+        state = state * np.exp(g[:, t])[..., None, None]
+        error = beta[:, t, :, None] * (v[:, t] - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
+        state = state + np.einsum("bhk,bhv->bhkv", k[:, t], error)
+        if t + 1 in positions:
+            kept.append(state)
+    return np.stack(kept, 1)
+
+
 def dual(q: Keys, k: Keys, v: Values, g: PerHead, beta: PerHead) -> State:
     """Mamba-2: A = exp(g), W = β k vᵀ."""
     return last(kept(g, k.shape[3]), outer(beta[..., None] * each(k, v), v))
@@ -130,6 +144,10 @@ class Family:
 
     def __str__(self) -> str:
         return self.id
+
+
+def named(id: str) -> Family:
+    return next(family for family in FAMILIES if family.id == id)
 
 
 @functools.cache
@@ -211,13 +229,9 @@ def random(build: type, config: transformers.PreTrainedConfig) -> transformers.P
 
 
 MODULES = {
-    "Mamba2": "mamba2",
-    "Bamba": "bamba",
-    "GraniteMoeHybrid": "granitemoehybrid",
-    "NemotronH": "nemotron_h",
-    "FalconH1": "falcon_h1",
-    "Zamba2": "zamba2",
-}
+    "Mamba2": "mamba2", "Bamba": "bamba", "GraniteMoeHybrid": "granitemoehybrid", "NemotronH": "nemotron_h",
+    "FalconH1": "falcon_h1", "Zamba2": "zamba2",
+}  # fmt: skip
 SSM = SMALL | {"initializer_range": 0.1, "tie_word_embeddings": True}
 SSM_ATTENTION = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
 BAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 12, "mamba_chunk_size": 16, "num_hidden_layers": 3}

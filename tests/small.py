@@ -1,5 +1,6 @@
 """Small random models with L ≠ H and K ≠ V, and what else tests share."""
 
+import copy as copies
 import functools
 import importlib
 import math
@@ -12,7 +13,7 @@ import saved
 import torch
 import transformers
 
-from srdyn import models
+from srdyn import architectures, models
 from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
@@ -66,6 +67,14 @@ def with_slow_decays(hf):
             dt = (math.log(1e-3) + torch.rand_like(parameter) * math.log(100)).exp()
             parameter.data = dt.expm1().log()
     return hf.eval()
+
+
+def unread(hf, heads):
+    """A stock copy in which the readout of these heads is zero: what removing them must amount to."""
+    hf = copies.deepcopy(hf)
+    for site, row in zip(architectures.sites(hf), heads, strict=True):
+        site.mixer.out_proj.weight.data.unflatten(1, (len(row), -1))[:, row] = 0
+    return hf
 
 
 @pytest.fixture(scope="session")

@@ -97,10 +97,9 @@ def test_a_model_without_a_tokenizer_is_told_what_is_missing():
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
-        draw("poetry")
-    with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
-        contexts.training_documents("poetry")
+    for read in (draw, contexts.training_documents):
+        with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
+            read("poetry")
     with pytest.raises(ValueError, match="'test'; there are trace, calibration, evaluation"):
         draw("prose", part="test")
     with pytest.raises(ValueError, match="'zalgo'; there are rare character, common number"):
@@ -108,35 +107,17 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_missing_files_say_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt is not there; give the path"):
-        draw(tmp_path / "nowhere.txt")
     monkeypatch.setattr(files, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"data/corpus/build\.py"):
         contexts.domains()
 
 
-def test_files_of_ones_own(tmp_path):
-    sentence = "It was a truth, and universally so, that number {} is in want of a successor.\n"
-    text = "".join(sentence.format(number) for number in range(200))
-    (tmp_path / "own.txt").write_text(text)
-    rows = draw(str(tmp_path / "own.txt"), n=4, length=64)
-    assert all(TOKENIZER.decode(row) in text for row in rows)
-    lines = [json.dumps({"text": f"{number} " + text}) + "\n" for number in range(3)]
-    (tmp_path / "own.jsonl").write_text("".join(lines))
-    with lzma.open(tmp_path / "own.jsonl.xz", "wt") as file:
-        file.writelines(lines)
-    for name, part in itertools.product(("own.jsonl", "own.jsonl.xz"), contexts.PARTS):
-        assert draw(tmp_path / name, n=2, length=64, part=part).shape == (2, 64)
-        assert len(contexts.held_out_documents(tmp_path / name, part=part)) == 1
-
-
-def test_files_of_another_kind_are_refused(tmp_path):
-    (tmp_path / "own.jsonl").write_text('{"body": "text"}\n')
-    with pytest.raises(ValueError, match='with its document under "text"'):
-        draw(tmp_path / "own.jsonl")
-    (tmp_path / "own.csv").write_text("a,b\n")
-    with pytest.raises(ValueError, match=r"own\.csv is none of \.txt"):
-        draw(tmp_path / "own.csv")
+def test_documents_of_ones_own_are_dealt_out_to_the_parts(tmp_path):
+    text = "".join(f"It was a truth that number {i} is in want of a successor.\n" for i in range(200))
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": f"{i} " + text}) + "\n" for i in range(3)))
+    for part in contexts.PARTS:
+        assert draw(tmp_path / "own.jsonl", n=2, length=64, part=part).shape == (2, 64)
+        assert len(contexts.held_out_documents(tmp_path / "own.jsonl", part=part)) == 1
 
 
 def test_the_variants_of_the_attacks_are_single_characters_as_tokens():
