@@ -14,7 +14,7 @@ import torch
 import transformers
 
 from srdyn import architectures, models
-from srdyn.loading import files
+from srdyn.loading import files, reference
 from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
 
@@ -67,6 +67,10 @@ def with_slow_decays(hf):
             dt = (math.log(1e-3) + torch.rand_like(parameter) * math.log(100)).exp()
             parameter.data = dt.expm1().log()
     return hf.eval()
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
 
 
 def unread(hf, heads):
@@ -161,6 +165,22 @@ def own_workers():
     yield
     workers._pool().shutdown()
     workers._pool.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def untrained(tokenizer):
+    """A reference model at its start; tests leave it as it is."""
+    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
+    return models.from_hf(hf.eval(), tokenizer, name="untrained")
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone without any data, in which the reference run is at work."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    return tmp_path
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import seeded
 
 from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import linear_cache
@@ -32,10 +33,6 @@ def shared():
 @functools.cache
 def some_tokens():
     return torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(1))
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def masks(model):
@@ -384,11 +381,11 @@ def test_a_window_needs_softmax_layers_that_take_a_mask(tiny_pure, tiny_hybrid):
 
 def test_matched_random_draws_as_many_of_every_layer():
     heads = torch.tensor([[True, True, False, False, False], [True] * 5, [False] * 5])
-    draws = torch.stack([ablation.matched_random(heads, generator=generator(i)) for i in range(600)])
+    draws = torch.stack([ablation.matched_random(heads, generator=seeded(i)) for i in range(600)])
     assert (draws.sum(-1) == heads.sum(-1)).all()
     torch.testing.assert_close(draws[:, 0].double().mean(0), torch.full((5,), 0.4).double(), rtol=0, atol=0.08)
     assert torch.equal(
-        ablation.matched_random(heads, generator=generator(3)), ablation.matched_random(heads, generator=generator(3))
+        ablation.matched_random(heads, generator=seeded(3)), ablation.matched_random(heads, generator=seeded(3))
     )
 
 

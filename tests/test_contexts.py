@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import seeded
 from transformers import AutoTokenizer
 
 from srdyn import contexts
@@ -17,12 +18,8 @@ from srdyn.loading import files
 TOKENIZER = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def draw(name, *, n=4, length=512, seed=0, part="trace"):
-    return contexts.domain(name, TOKENIZER, n=n, length=length, generator=generator(seed), part=part)
+    return contexts.domain(name, TOKENIZER, n=n, length=length, generator=seeded(seed), part=part)
 
 
 def test_four_domains_with_enough_windows_in_every_part():
@@ -55,15 +52,15 @@ def test_documents_take_turns(name):
     documents = contexts.held_out_documents(name, part="trace")
     windows = [len(TOKENIZER(text)["input_ids"]) // 2048 for text in documents]
     for n in (len(documents), sum(windows) - 1):
-        found = contexts.spread(name, TOKENIZER, n=n, length=2048, generator=generator())
+        found = contexts.spread(name, TOKENIZER, n=n, length=2048, generator=seeded())
         assert all(TOKENIZER.decode(row) in documents[at] for row, at in zip(found.tokens, found.document, strict=True))
         assert len({tuple(row) for row in found.tokens.tolist()}) == n
         turns = np.bincount(found.document, minlength=len(documents))
         assert max(turns) <= 1 + min(t for t, most in zip(turns, windows, strict=True) if t < most)
-    some = contexts.spread(name, TOKENIZER, n=3, length=2048, generator=generator())
+    some = contexts.spread(name, TOKENIZER, n=3, length=2048, generator=seeded())
     assert torch.equal(some.tokens, found.tokens[:3])
     with pytest.raises(ValueError, match="9999 windows of 2048 tokens asked for"):
-        contexts.spread(name, TOKENIZER, n=9999, length=2048, generator=generator())
+        contexts.spread(name, TOKENIZER, n=9999, length=2048, generator=seeded())
 
 
 @pytest.mark.parametrize("name", ["code", "math", "prose", "technical"])
@@ -93,7 +90,7 @@ def test_too_few_windows_say_how_many_there_are():
 
 def test_a_model_without_a_tokenizer_is_told_what_is_missing():
     with pytest.raises(ValueError, match=r"no tokenizer: put its files \(tokenizer\.json"):
-        contexts.domain("prose", None, n=1, length=8, generator=generator())
+        contexts.domain("prose", None, n=1, length=8, generator=seeded())
 
 
 def test_unknown_names_list_the_known_ones():

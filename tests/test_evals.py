@@ -5,20 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from srdyn import contexts, evals, models
-from srdyn.loading import reference
+from srdyn import contexts, evals
 from srdyn.text import episodes, tasks
 
 
 @pytest.fixture(scope="module")
 def text(tokenizer):
     return evals.held_out_text(tokenizer, "calibration")
-
-
-@pytest.fixture
-def untrained(tokenizer):
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
-    return models.from_hf(hf.eval(), tokenizer, name="untrained")
 
 
 def rows_of(name, tokenizer, text, *, n=8, length=256, seed=0):

@@ -31,13 +31,11 @@ CLAIMS = [stated("C1", "01_stratification"), stated("C4"), stated("C5"), stated(
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
-    """A clone with four claims, in which the reference run is at work."""
-    (tmp_path / "data/paper").mkdir(parents=True)
-    state(tmp_path, CLAIMS)
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    monkeypatch.setenv("SRDYN_RUN", "reference")
-    return tmp_path
+def clone(clone):
+    """With four claims."""
+    (clone / "data/paper").mkdir()
+    state(clone, CLAIMS)
+    return clone
 
 
 def state(clone, entries):

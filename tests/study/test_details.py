@@ -337,17 +337,16 @@ ASKED = {"share", "factor", "D", "truncated", "every", "position", "distance", "
 PAGES = {"notebooks/site/details.md": DETAILS, "README.md": README, "notebooks/site/verdicts.md": VERDICTS}
 
 
-@pytest.mark.parametrize(
-    ("page", "sentence"), [(page, sentence) for page, found in PAGES.items() for sentence in found]
-)
+EVERY = pytest.mark.parametrize(("page", "sentence"), [(page, x) for page, found in PAGES.items() for x in found])
+
+
+@EVERY
 def test_a_page_says_what_the_tables_say(page, sentence):
     assert sentence in said(page), "who changes a sentence looks at its test"
     assert PAGES[page][sentence]()
 
 
-@pytest.mark.parametrize(
-    ("page", "sentence"), [(page, sentence) for page, found in PAGES.items() for sentence in found]
-)
+@EVERY
 def test_of_other_tables_it_would_not_be_true(page, sentence, monkeypatch):
     """All numbers that were found made others, in two ways: negative, or nearly alike."""
     load, held = store.load_table, []
