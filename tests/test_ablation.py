@@ -1,7 +1,6 @@
 import copy
 import dataclasses
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -10,7 +9,7 @@ import small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small import seeded
+from small import logits, seeded
 
 from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import linear_cache
@@ -38,11 +37,6 @@ def some_tokens():
 def masks(model):
     L, H, _, _ = model.grid
     return st.lists(st.lists(st.booleans(), min_size=H, max_size=H), min_size=L, max_size=L).map(torch.tensor)
-
-
-def logits(hf, tokens, **options):
-    with torch.no_grad():
-        return hf(tokens, **options).logits
 
 
 def read_by_token(hf, tokens):
@@ -282,20 +276,17 @@ def test_a_pass_that_goes_on_from_a_cache_is_refused(tiny_hybrid, tokens, interv
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
 def test_truncation_is_what_rewriting_the_cache_does(tiny, tokens, rank):
-    heads, cache, outputs = some_of(tiny), linear_cache.empty(tiny.hf), []
-    cuts = [0, 11, 64, 90]
-    for start, end in itertools.pairwise([*cuts, tokens.shape[1]]):
-        outputs.append(logits(tiny.hf, tokens[:, start:end], past_key_values=cache))
-        for site, row in zip(architectures.sites(tiny.hf), heads, strict=True):
-            state = cache.get_recurrent_state(site.index, state_idx=0)
-            left, sigma, right = np.linalg.svd(state.double().numpy(), full_matrices=False)
-            sigma[..., rank:] = 0
-            state[:, row] = torch.from_numpy(left * sigma[..., None, :] @ right).float()[:, row]
-    with ablation.truncate_states(tiny, rank, heads, cuts[1:]):
+    def cut(state):
+        left, sigma, right = np.linalg.svd(state.astype(float), full_matrices=False)
+        sigma[..., rank:] = 0
+        return left * sigma[..., None, :] @ right
+
+    expected = small.by_rewriting(tiny, tokens, some_of(tiny), [11, 64, 90], cut)
+    with ablation.truncate_states(tiny, rank, some_of(tiny), [11, 64, 90]):
         found = logits(tiny.hf, tokens)
     assert (found - logits(tiny.hf, tokens)).abs().max() > 1e-2
     # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
-    torch.testing.assert_close(found, torch.cat(outputs, 1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_a_rank_that_no_state_exceeds_changes_nothing(tiny, tokens):

@@ -1,14 +1,13 @@
 """States held in fewer bytes, against numpy and against a cache that is rewritten by hand."""
 
 import functools
-import itertools
 
 import numpy as np
 import pytest
+import small
 import torch
 
-from srdyn import ablation, architectures
-from srdyn.architectures import linear_cache
+from srdyn import ablation
 from srdyn.kernels import rounding
 
 PREFIX = 90
@@ -88,37 +87,19 @@ def test_bytes_are_those_of_numbers_and_scales():
     assert rounding.head_bytes(64, 32, "fp8", feedback=True) == 64 * 32 * 1.5 + 8
 
 
-def logits(hf, tokens, **options):
-    with torch.no_grad():
-        return hf(tokens, use_cache="past_key_values" in options, **options).logits
-
-
 def some_of(model):
     heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
     heads[:, 1:3], heads[1] = True, False
     return heads
 
 
-def by_rewriting(model, tokens, heads, cuts, change):
-    """The logits of a pass over a cache whose states are changed by hand after each of the cuts."""
-    cache, outputs = linear_cache.empty(model.hf), []
-    for start, end in itertools.pairwise([0, *cuts, tokens.shape[1]]):
-        places = torch.arange(start, end).expand(len(tokens), -1)
-        outputs.append(logits(model.hf, tokens[:, start:end], past_key_values=cache, position_ids=places))
-        for site, row in zip(architectures.sites(model.hf), heads, strict=True):
-            held = cache.get_recurrent_state(site.index, state_idx=0)
-            if row.any():
-                held[:, row] = torch.from_numpy(change(held[:, row].numpy())).float()
-    return torch.cat(outputs, 1)
-
-
 @pytest.mark.parametrize("form", ["int8", "fp8"])
 def test_a_pass_with_rounded_states_is_one_over_a_rounded_cache(tiny, tokens, form):
     heads, cuts = some_of(tiny), [11, 64, 90]
-    expected = by_rewriting(tiny, tokens, heads, cuts, functools.partial(by_hand, form=form))
+    expected = small.by_rewriting(tiny, tokens, heads, cuts, functools.partial(by_hand, form=form))
     with ablation.change_states(tiny, functools.partial(rounding.rounded, form=form), heads, cuts):
-        found = logits(tiny.hf, tokens)
-    plain = logits(tiny.hf, tokens)
+        found = small.logits(tiny.hf, tokens)
+    plain = small.logits(tiny.hf, tokens)
     assert torch.equal(found[:, :11], plain[:, :11])
     error, effect = (found - expected).abs(), (found - plain).abs().max()
     # An entry between two of the grid may fall to either: of what rounding does, a small part in the mean.
@@ -129,22 +110,22 @@ def test_a_pass_with_rounded_states_is_one_over_a_rounded_cache(tiny, tokens, fo
 @pytest.mark.parametrize("tail", [0, 7, 40])
 def test_a_checkpoint_without_some_heads_is_a_cache_without_them_from_which_the_tail_is_read_again(tiny, tokens, tail):
     heads = some_of(tiny)
-    expected = by_rewriting(tiny, tokens, heads, [PREFIX - tail], np.zeros_like)
+    expected = small.by_rewriting(tiny, tokens, heads, [PREFIX - tail], np.zeros_like)
     with ablation.change_states(tiny, torch.zeros_like, heads, [PREFIX - tail]):
-        found = logits(tiny.hf, tokens)
-    assert (found - logits(tiny.hf, tokens)).abs().max() > 1e-3
+        found = small.logits(tiny.hf, tokens)
+    assert (found - small.logits(tiny.hf, tokens)).abs().max() > 1e-3
     # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_nothing_is_changed_afterwards_nor_in_a_pass_that_goes_on_from_a_cache(tiny_pure, tokens):
-    before, heads = logits(tiny_pure.hf, tokens), some_of(tiny_pure)
+    before, heads = small.logits(tiny_pure.hf, tokens), some_of(tiny_pure)
     cache = tiny_pure.hf(tokens[:, :9], use_cache=True).past_key_values
     with ablation.change_states(tiny_pure, torch.zeros_like, heads, [1]):
-        assert not torch.equal(logits(tiny_pure.hf, tokens), before)
+        assert not torch.equal(small.logits(tiny_pure.hf, tokens), before)
         with pytest.raises(ValueError, match="whole sequences: call the model without past_key_values"):
             tiny_pure.hf(tokens[:, 9:12], past_key_values=cache)
-    assert torch.equal(logits(tiny_pure.hf, tokens), before)
+    assert torch.equal(small.logits(tiny_pure.hf, tokens), before)
     with (
         pytest.raises(ValueError, match=r"\[L, H\]|heads"),
         ablation.change_states(tiny_pure, torch.zeros_like, heads[:1], [1]),

@@ -218,9 +218,8 @@ def test_a_drag_selects_in_a_shadow_root_where_marimo_keeps_widgets_and_colours_
     page.mouse.up()
     assert json.loads(page.locator("main").get_attribute("data-selected")) == [[0, 1], [0, 2], [1, 1], [1, 2]]
     page.get_by_label("Colour").select_option("bits a token without it")
-    assert re.fullmatch(
-        r"layer 0, head 1: bits a token without it -?[\d.e-]+", cells.nth(1).get_attribute("aria-label")
-    )
+    told = r"layer 0, head 1: bits a token without it -?[\d.e-]+"
+    assert re.fullmatch(told, cells.nth(1).get_attribute("aria-label"))
 
 
 @pytest.mark.site
@@ -246,9 +245,8 @@ def test_it_fits_a_phone_and_is_dark_where_that_is_wanted(shown, opened, options
 
 
 def cell(source):
-    return {"cell_type": "code", "id": source[:5], "metadata": {}, "outputs": [], "execution_count": None} | {
-        "source": source
-    }
+    empty = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
+    return empty | {"id": source[:5], "source": source}
 
 
 @pytest.fixture
@@ -269,18 +267,10 @@ shown"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    options = [
-        "--no-browser",
-        "--allow-root",
-        f"--port={port}",
-        "--ServerApp.port_retries=0",
-        f"--notebook-dir={tmp_path}",
-    ]
-    options += ["--IdentityProvider.token=open"]
+    asked = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--IdentityProvider.token=open"]
+    asked += [f"--port={port}", "--ServerApp.port_retries=0", f"--notebook-dir={tmp_path}"]
     with (tmp_path / "log").open("w") as told:
-        server = subprocess.Popen(
-            [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=told, stderr=told
-        )
+        server = subprocess.Popen(asked, env=environment, stdout=told, stderr=told)
     for _ in range(300):
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", port)) == 0:
