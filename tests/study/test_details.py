@@ -2,6 +2,7 @@
 
 import functools
 
+import bands
 import numpy as np
 import pytest
 
@@ -322,14 +323,8 @@ README = {
 }
 VERDICTS = {
     "in no model is more than one head as close to the limit of a stratum as its mean rank": lambda: (
-        of("01_stratification_heads", "source == 'model'")
-        .assign(share=lambda x: x["rank"] / x["D"], band=lambda x: x["uncertain"] / x["D"])
-        .eval("abs(share - 0.25) <= band or abs(share - 0.9) <= band")
-        .groupby(of("01_stratification_heads", "source == 'model'")["model"])
-        .sum()
-        .max()
-        == 1
-    ),
+        lambda heads: bands.near_limits(heads).groupby(heads["model"]).sum().max() == 1
+    )(of("01_stratification_heads", "source == 'model'")),
     "at most three pairs of heads in the layers of a model are as close to each other": lambda: (
         close_pairs().max() == 3
     ),
