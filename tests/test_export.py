@@ -363,10 +363,6 @@ def test_a_uniform_cut_keeps_equally_many_that_devices_can_share():
         keep = pruning.select(score, 0.25, uniform=True, **options)
         # 6 lies as far from 4 as from 8, and Python rounds halves to even numbers.
         assert keep.sum(1).tolist() == [left] * 3
-    pairs = pruning.select(score, 0.5, uniform=True, whole=2)
-    assert torch.equal(pairs[:, ::2], pairs[:, 1::2])
-    worst = score.unflatten(1, (-1, 2)).mean(-1).sort(dim=1).values[:, 1:2]
-    assert torch.equal(pairs[:, ::2], score.unflatten(1, (-1, 2)).mean(-1) <= worst)
 
 
 def test_a_layer_with_too_few_heads_is_told():

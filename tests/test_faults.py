@@ -6,7 +6,6 @@ import os
 import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -188,13 +187,3 @@ def test_what_a_dead_process_was_writing_goes_and_what_a_live_one_writes_stays(t
         files.write_bytes(tmp_path / "a.json", b"x")
         alive.kill()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], "a.json"])
-
-
-def test_who_comes_second_waits_for_the_lock(tmp_path):
-    held = "import sys, time; from srdyn.loading import files\nfrom pathlib import Path\n"
-    held += "with files.locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(2); print(time.time())"
-    asked, pipe = [sys.executable, "-c", held, str(tmp_path / "lock")], {"stdout": subprocess.PIPE, "text": True}
-    with subprocess.Popen(asked, env=os.environ | {"PYTHONPATH": PACKAGE}, **pipe) as first:
-        first.stdout.readline()
-        with files.locked(tmp_path / "lock"):
-            assert time.time() >= float(first.stdout.readline())

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.qwen3_next import modeling_qwen3_next
 
 import srdyn
-from srdyn import architectures, models, pruning
+from srdyn import models, pruning
 from srdyn.loading import devices, files
 
 
@@ -145,15 +145,6 @@ def test_other_models_are_unaffected(tiny_hybrid, tokens, monkeypatch):
     with pytest.raises(Stock):
         other(tokens, use_cache=False)
     assert torch.equal(tiny_hybrid.hf(tokens).logits, expected)
-
-
-def test_a_copy_is_independent(tiny, tokens):
-    twin = copy.deepcopy(tiny.hf)
-    assert torch.equal(twin(tokens).logits, tiny.hf(tokens).logits)
-    mixer = architectures.sites(twin)[0].mixer
-    assert mixer.forward.__self__ is mixer
-    mixer.out_proj.weight.data.zero_()
-    assert not torch.equal(twin(tokens).logits, tiny.hf(tokens).logits)
 
 
 def test_the_use_that_the_package_shows_runs_as_written(tmp_path, monkeypatch, capsys):

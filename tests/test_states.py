@@ -45,14 +45,6 @@ def test_axes_are_named_by_the_grid(tiny_hybrid, tokens):
     assert rank.max() == 8
 
 
-def test_the_two_routes_agree(tiny, tokens):
-    forward, segments = (
-        states.trace(tiny, tokens, ODD, measure=whole, route=route) for route in ("forward", "segments")
-    )
-    # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
-    assert (forward - segments).norm() / forward.norm() < 1e-5
-
-
 @pytest.mark.parametrize("positions", [[64, 128], ODD, list(range(1, 151))])
 def test_the_traced_pass_has_the_logits_of_an_untraced_one_bit_for_bit(tiny, tokens, positions):
     seen = []

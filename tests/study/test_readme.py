@@ -89,11 +89,6 @@ def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
     assert not (clone / "figures").exists()
 
 
-def test_a_readme_without_markers_is_refused():
-    with pytest.raises(ValueError, match=r"<!-- headline:begin -->"):
-        readme.page("README.md", "# Title\n")
-
-
 def test_families_have_their_measured_speeds(tmp_path, monkeypatch):
     columns = {"layer": ["Mamba2Mixer", "BambaMixer", "Zamba2MambaMixer"], "per_second": [123.4, 216.5, 336.9]}
     monkeypatch.setattr(store, "load_table", lambda stem, run: pd.DataFrame(columns).assign(tokens=512))
