@@ -23,8 +23,6 @@ from srdyn.study.run import store, workers
 from srdyn.text import episodes
 from srdyn.training import baselines, card_tables, recipes
 
-log = logging.getLogger(__name__)
-
 _PART = "evaluation"
 _BITS = "bits per byte"
 _TEXT_LENGTH = 512
@@ -162,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = parser.parse_args(arguments).root
     logging.basicConfig(level=logging.INFO)
     write(root, measure(root))
-    log.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")
+    logging.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")
 
 
 if __name__ == "__main__":
