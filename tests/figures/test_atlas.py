@@ -265,10 +265,12 @@ shown"""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    asked = [sys.executable, "-m", "jupyterlab", "--no-browser", "--allow-root", "--IdentityProvider.token=open"]
-    asked += [f"--port={port}", "--ServerApp.port_retries=0", f"--notebook-dir={tmp_path}"]
+    options = [f"--port={port}", f"--notebook-dir={tmp_path}"]
+    options += ["--no-browser", "--allow-root", "--ServerApp.port_retries=0", "--IdentityProvider.token=open"]
     with (tmp_path / "log").open("w") as told:
-        server = subprocess.Popen(asked, env=environment, stdout=told, stderr=told)
+        server = subprocess.Popen(
+            [sys.executable, "-m", "jupyterlab", *options], env=environment, stdout=told, stderr=told
+        )
     for _ in range(300):
         with socket.socket() as tried:
             if tried.connect_ex(("127.0.0.1", port)) == 0:
