@@ -60,20 +60,6 @@ def delta(q: Keys, k: Keys, v: Values, g: Float[Array, "B T H *K"], beta: PerHea
     return last(decay - outer(strong, k) @ decay, outer(strong, v))
 
 
-def loop(inputs, positions):
-    """The gated delta rule token by token in float64 numpy: states [B, C, H, K, V] at the positions."""
-    _, k, v, g, beta = (x.double().numpy() for x in inputs)
-    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
-    state, kept = np.zeros((*v.shape[::2], k.shape[-1], v.shape[-1])), []
-    for t in range(v.shape[1]):
-        state = state * np.exp(g[:, t])[..., None, None]
-        error = beta[:, t, :, None] * (v[:, t] - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
-        state = state + np.einsum("bhk,bhv->bhkv", k[:, t], error)
-        if t + 1 in positions:
-            kept.append(state)
-    return np.stack(kept, 1)
-
-
 def dual(q: Keys, k: Keys, v: Values, g: PerHead, beta: PerHead) -> State:
     """Mamba-2: A = exp(g), W = β k vᵀ."""
     return last(kept(g, k.shape[3]), outer(beta[..., None] * each(k, v), v))

@@ -9,6 +9,7 @@ import os
 import shutil
 import warnings
 
+import numpy as np
 import pytest
 import saved
 import torch
@@ -60,6 +61,21 @@ def with_slow_decays(hf):
             dt = (math.log(1e-3) + torch.rand_like(parameter) * math.log(100)).exp()
             parameter.data = dt.expm1().log()
     return hf.eval()
+
+
+def by_loop(inputs, positions, change=lambda state: state):
+    """The gated delta rule token by token in float64 numpy: states [B, C, H, K, V] changed at the positions."""
+    _, k, v, g, beta = (x.double().numpy() for x in inputs)
+    k = np.repeat(k, v.shape[2] // k.shape[2], axis=2)
+    state, kept = np.zeros((*v.shape[::2], k.shape[-1], v.shape[-1])), []
+    for t in range(v.shape[1]):
+        state = state * np.exp(g[:, t])[..., None, None]
+        error = beta[:, t, :, None] * (v[:, t] - np.einsum("bhkv,bhk->bhv", state, k[:, t]))
+        state = state + np.einsum("bhk,bhv->bhkv", k[:, t], error)
+        if t + 1 in positions:
+            state = change(state)
+            kept.append(torch.from_numpy(state))
+    return torch.stack(kept, 1)
 
 
 def seeded(seed=0):

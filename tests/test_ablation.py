@@ -380,10 +380,20 @@ def test_matched_random_draws_as_many_of_every_layer():
     )
 
 
-def test_a_truncated_state_has_the_rank_that_was_left(tiny_hybrid, tokens):
+def test_truncated_states_in_float64(tiny_hybrid, tokens):
+    """The first layer reads the same with and without truncation: a loop over its inputs tells its last state."""
+
+    def cut(state):
+        left, sigma, right = np.linalg.svd(state, full_matrices=False)
+        state[:, [0, 2]] = (left[..., :2] * sigma[..., None, :2] @ right[..., :2, :])[:, [0, 2]]
+        return state
+
+    state = small.by_loop(states.inputs(tiny_hybrid, tokens, 0), (7, 120, 150), cut)[:, -1]
     cache = linear_cache.empty(tiny_hybrid.hf)
     with ablation.truncate_states(tiny_hybrid, 2, SOME, [7, 120, 150]):
         logits(tiny_hybrid.hf, tokens, past_key_values=cache)
-    rank = spectra.effective_rank(spectra.singular_values(cache.get_recurrent_state(0, state_idx=0)))
+    found = cache.get_recurrent_state(0, state_idx=0)
+    torch.testing.assert_close(found.double(), state, rtol=0, atol=1e-5)
+    rank = spectra.effective_rank(spectra.singular_values(found))
     assert (rank[:, SOME[0]] == 2).all()
     assert (rank[:, ~SOME[0]] > 2).all()

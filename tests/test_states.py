@@ -28,7 +28,7 @@ def whole(state):
 def test_states_are_those_of_a_float64_loop_over_the_captured_inputs(tiny, tokens, route):
     traced = states.trace(tiny, tokens, ODD, measure=whole, route=route)
     for layer in range(tiny.grid.L):
-        expected = torch.from_numpy(families.loop(states.inputs(tiny, tokens, layer), ODD)).flatten(3)
+        expected = small.by_loop(states.inputs(tiny, tokens, layer), ODD).flatten(3)
         scale = expected.norm(dim=-1)
         assert scale.min() > 0
         assert ((traced[layer] - expected).norm(dim=-1) / scale).max() < 1e-5
