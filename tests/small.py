@@ -78,36 +78,6 @@ def by_loop(inputs, positions, change=lambda state: state):
     return torch.stack(kept, 1)
 
 
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
-def unread(hf, heads):
-    """A stock copy in which the readout of these heads is zero: what removing them must amount to."""
-    hf = copies.deepcopy(hf)
-    for site, row in zip(architectures.sites(hf), heads, strict=True):
-        site.mixer.out_proj.weight.data.unflatten(1, (len(row), -1))[:, row] = 0
-    return hf
-
-
-def logits(hf, tokens, **options):
-    with torch.no_grad():
-        return hf(tokens, **options).logits
-
-
-def by_rewriting(model, tokens, heads, cuts, change):
-    """The logits of a pass over a cache whose states are changed by hand after each of the cuts."""
-    cache, outputs = linear_cache.empty(model.hf), []
-    for start, end in itertools.pairwise([0, *cuts, tokens.shape[1]]):
-        places = torch.arange(start, end).expand(len(tokens), -1)
-        outputs.append(logits(model.hf, tokens[:, start:end], past_key_values=cache, position_ids=places))
-        for site, row in zip(architectures.sites(model.hf), heads, strict=True):
-            held = cache.get_recurrent_state(site.index, state_idx=0)
-            if row.any():
-                held[:, row] = torch.from_numpy(change(held[:, row].numpy())).float()
-    return torch.cat(outputs, 1)
-
-
 @pytest.fixture(scope="session")
 def tokenizer():
     """The reference models' own."""
@@ -145,6 +115,36 @@ def tokens():
 def place(tmp_path_factory):
     """The folder of a tiny reference model whose states differ."""
     return saved.tiny(tmp_path_factory.mktemp("models") / "tiny", times=1.5)
+
+
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def unread(hf, heads):
+    """A stock copy in which the readout of these heads is zero: what removing them must amount to."""
+    hf = copies.deepcopy(hf)
+    for site, row in zip(architectures.sites(hf), heads, strict=True):
+        site.mixer.out_proj.weight.data.unflatten(1, (len(row), -1))[:, row] = 0
+    return hf
+
+
+def logits(hf, tokens, **options):
+    with torch.no_grad():
+        return hf(tokens, **options).logits
+
+
+def by_rewriting(model, tokens, heads, cuts, change):
+    """The logits of a pass over a cache whose states are changed by hand after each of the cuts."""
+    cache, outputs = linear_cache.empty(model.hf), []
+    for start, end in itertools.pairwise([0, *cuts, tokens.shape[1]]):
+        places = torch.arange(start, end).expand(len(tokens), -1)
+        outputs.append(logits(model.hf, tokens[:, start:end], past_key_values=cache, position_ids=places))
+        for site, row in zip(architectures.sites(model.hf), heads, strict=True):
+            held = cache.get_recurrent_state(site.index, state_idx=0)
+            if row.any():
+                held[:, row] = torch.from_numpy(change(held[:, row].numpy())).float()
+    return torch.cat(outputs, 1)
 
 
 @pytest.fixture(scope="session")

@@ -3,7 +3,6 @@ import json
 import math
 import textwrap
 
-import huggingface_hub
 import pytest
 import small
 import torch
@@ -72,23 +71,14 @@ def test_what_is_no_folder_is_named(name):
         models.load(files.root() / name if name == "README.md" else name)
 
 
-def test_a_hub_name_while_offline_says_what_to_do(monkeypatch):
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    with pytest.raises(OSError, match=r"some/model is no folder seen from .*cannot be loaded.*HF_HUB_OFFLINE"):
-        models.load("some/model")
-
-
-def test_only_safetensors_are_read(folder):
-    weights = folder / "model.safetensors"
-    torch.save(load_file(weights), folder / "pytorch_model.bin")
-    weights.unlink()
-    with pytest.raises(OSError, match="safetensors"):
-        models.load(folder)
-
-
-def test_missing_weights_are_an_error_not_a_random_start(folder):
-    with pytest.raises(ValueError, match=r"lacks weights.*layers\.0\.linear_attn\.A_log"):
-        models.load(changed(folder, lambda weights: weights.pop("model.layers.0.linear_attn.A_log")))
+@pytest.mark.parametrize("offload", [None, "disk"])
+def test_missing_weights_are_an_error_not_a_random_start(folder, offload):
+    weights = load_file(folder / "model.safetensors")
+    del weights["model.layers.0.linear_attn.A_log"]
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    message = r"lacks weights of the model it describes: \['model\.layers\.0\.linear_attn\.A_log'\]"
+    with pytest.raises(ValueError, match=message):
+        models.load(folder, device="cpu", offload=offload)
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
