@@ -111,6 +111,14 @@ def tokens():
     return torch.randint(0, SIZES["vocab_size"], (2, 150), generator=torch.Generator().manual_seed(1))
 
 
+@pytest.fixture
+def threads():
+    """Sets the number of torch's threads, for the length of a test."""
+    before = torch.get_num_threads()
+    yield torch.set_num_threads
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def place(tmp_path_factory):
     """The folder of a tiny reference model whose states differ."""

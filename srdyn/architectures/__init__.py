@@ -1,13 +1,7 @@
 """What differs between families of linear-attention models: for each a recipe, chosen by the class of its layers.
 
-To add a family: subclass `recipe.Recipe`, or the nearest of its subclasses, in a file named after the family. At least
-say its `mixers` (full class names of the recurrent layers), `model_types`, `sizes`, `rows`, `chunk_tap` and
-`step_tap` (names of the functions that their forward calls); comments in `recipe.Recipe` say what each means and what
-else may differ. The update `rule` is one of `kernels.recurrence`, or a new one there. Name the class in `KNOWN` below
-(from outside, `register` an instance: the study then works in that process alone), take its layers out of
-`unsupported.REASONS`, and add a tiny random model to `FAMILIES` of tests/families.py, of which `pytest
-tests/architectures/test_families.py -k <its id>` asks all that has to hold; lists there by id say which families have
-softmax windows. `make scorecard` then puts it into the README.
+To add a family, follow notebooks/site/extend.md: at least its `mixers`, `model_types`, `sizes`, `rows`, `chunk_tap` and
+`step_tap` are its own, and comments in `recipe.Recipe` say what each means and what else may differ.
 """
 
 from collections.abc import Mapping, Sequence
@@ -65,7 +59,7 @@ def sites(hf: nn.Module) -> list[Site]:
     modules = list(hf.modules())
     known = {kind: recipe_for(kind) for kind in {*map(type, modules)}}
     found = [(module, known[type(module)]) for module in modules if known[type(module)] is not None]
-    return sorted((Site(x.index(mixer), mixer, x.of(mixer)) for mixer, x in found), key=lambda site: site.index)
+    return sorted((Site(mixer.layer_idx, mixer, x.of(mixer)) for mixer, x in found), key=lambda site: site.index)
 
 
 def keep_heads(hf: PreTrainedModel, kept: Mapping[str, Sequence[int]]) -> None:

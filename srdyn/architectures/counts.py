@@ -36,10 +36,9 @@ COUNTS: dict[str, Counts] = {
     "GatedLinearAttention": Counts("num_heads", "num_kv_heads", repeats=True, shares=True),
 }
 """By the class of the recurrent layers."""
-WIDTH = "its heads are together as wide as its hidden size"
 REASONS = {
     "BailingHybridDeltaAttention": "its configuration has one number for the heads of linear layers and of attention",
-    **dict.fromkeys(("HGRN2Attention", "RWKV7Attention"), WIDTH),
+    **dict.fromkeys(("HGRN2Attention", "RWKV7Attention"), "its heads are together as wide as its hidden size"),
     "MultiScaleRetention": "its heads decay by their place among the others, which a cut changes",
 }
 """Why a family's configuration cannot state a cut."""

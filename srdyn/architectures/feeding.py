@@ -3,7 +3,7 @@
 import bisect
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -79,14 +79,12 @@ def _beneath(function: Callable, tap: Callable[[Callable], Callable]) -> Callabl
     return tap(function) if watch is None else watch(_beneath(function.watched, tap))
 
 
-@contextlib.contextmanager
-def unpadded(hf: PreTrainedModel) -> Iterator[None]:
+def unpadded(hf: PreTrainedModel) -> contextlib.AbstractContextManager:
     """While this is open, a pass that leaves tokens out by an attention_mask raises ValueError.
 
     What a short convolution reads before such a token it writes after it, so that the state is not that of the others.
     """
-    with hf.get_decoder().register_forward_pre_hook(_refuse_padding, with_kwargs=True):
-        yield
+    return hf.get_decoder().register_forward_pre_hook(_refuse_padding, with_kwargs=True)
 
 
 def _refuse_padding(_decoder: nn.Module, _arguments: tuple, options: dict) -> None:

@@ -1,7 +1,5 @@
 """Gated DeltaNet layers of the Qwen families and of OLMo Hybrid."""
 
-import functools
-import math
 import types
 from collections.abc import Callable, Sequence
 from typing import ClassVar
@@ -11,43 +9,26 @@ from jaxtyping import Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from srdyn.architectures import rebinding, recipe, slicing
+from srdyn.architectures import recipe, slicing
 from srdyn.kernels import decode, scan
 
 
 class GatedDeltaNet(recipe.Recipe):
-    """Scalar decay per value head, `g = −exp(A_log)·softplus(a + dt_bias)`, write strength `beta = sigmoid(b)`.
-
-    In a pruned layer key heads may serve unequal numbers of value heads: there each value head gets its key's channels
-    right behind the convolution, while weights and cache hold a key once.
-    """
+    """Scalar decay per value head, `g = −exp(A_log)·softplus(a + dt_bias)`, write strength `beta = sigmoid(b)`."""
 
     chunk_tap, step_tap = "torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"
     conv_step = "causal_conv1d_update"
     sizes = ("num_v_heads", "num_k_heads", "head_k_dim", "head_v_dim")
-    rows: ClassVar = {"conv1d": "qkv", "A_log": "head", "dt_bias": "head"}
+    shared = ("query", "key")
+    rows: ClassVar = {
+        "conv1d": "qkv", "A_log": "head", "dt_bias": "head", "conv_dim": "qkv", "key_dim": "key", "value_dim": "value",
+    }  # fmt: skip
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """For many tokens the compiled scan, which is exact wherever it is cut; for a single one, `decode`."""
         functions = super().cpu_functions(mixer)
         functions |= {self.chunk_tap: scan.gated_delta_rule, self.step_tap: decode.gated_delta_rule}
         return functions | {self.conv_step: decode.convolution(functions[self.conv_step])}
-
-    def make_runnable(self, mixer: nn.Module) -> None:
-        super().make_runnable(mixer)
-        heads = self.heads(mixer)
-        if self.is_pruned(mixer) and heads.H:
-            channels = self.units(mixer, range(heads.H), self.sharing(mixer))["qkv"]
-            size = math.gcd(heads.K, heads.V)  # whole blocks are copied faster than channels
-            blocks = channels[::size] // size
-            picking = {name: _picking(blocks, size, rebinding.meaning(mixer, name)) for name in self.convolutions}
-            rebinding.bind(mixer, picking)
-
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        super().cut(mixer, value_heads, key_heads)
-        mixer.conv_dim = len(mixer.conv1d.weight)
-        # Behind the convolution, where the forward asks for `key_dim`, every value head has its key to itself.
-        mixer.key_dim, mixer.value_dim = mixer.head_k_dim * len(value_heads), mixer.head_v_dim * len(value_heads)
 
 
 class Qwen3Next(GatedDeltaNet):
@@ -114,20 +95,6 @@ class OlmoHybrid(GatedDeltaNet):
             names = [name.replace(".conv1d.", f".{part}_conv1d.") for part in "qkv"] if len(parts) == 3 else [name]
             apart |= {one: part.contiguous() for one, part in zip(names, parts, strict=True)}
         return apart
-
-
-def _picking(blocks: recipe.Rows, size: int, convolution: Callable) -> Callable:
-    """The convolution with these blocks of channels as the result, unless it is a `_picking` already."""
-    on = functools.cache(blocks.to)
-
-    @functools.wraps(convolution)
-    def call(x: Tensor, *arguments, **options) -> Tensor:
-        x = convolution(x, *arguments, **options)
-        if x.shape[1] == len(blocks) * size:
-            return x
-        return x.unflatten(1, (-1, size)).index_select(1, on(x.device)).flatten(1, 2)
-
-    return call
 
 
 def _ungrouped(mixer: nn.Module, qkvz: Shaped[Tensor, "B T rows"], ba: Shaped[Tensor, "B T two_H"]) -> tuple:

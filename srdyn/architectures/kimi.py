@@ -23,6 +23,7 @@ class KimiDeltaAttention(recipe.Recipe):
     rows: ClassVar = {
         "q_proj": "key", "k_proj": "key", "v_proj": "value", "conv1d": "qkv", "b_proj": "head",
         "forget_gate.f_b_proj": "channel", "forget_gate.dt_bias": "channel", "g_b_proj": "value",
+        "conv_dim": "qkv", "qkv_dim": "value", "forget_gate.qkv_dim": "value", "forget_gate.num_heads": "head",
     }  # fmt: skip
     rule = staticmethod(recurrence.kimi_delta_rule)
 
@@ -36,11 +37,9 @@ class KimiDeltaAttention(recipe.Recipe):
 
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         super().cut(mixer, value_heads, key_heads)
-        gate, rows = mixer.forget_gate, mixer.head_dim * len(value_heads)
+        gate = mixer.forget_gate
         # A_log is [1, 1, H, 1] in Kimi Linear, [H] elsewhere.
         gate.A_log = slicing.taken(gate.A_log, slicing.blocks(value_heads), axis=gate.A_log.ndim // 2)
-        gate.num_heads = len(value_heads)
-        mixer.qkv_dim, gate.qkv_dim, mixer.conv_dim = rows, rows, 3 * rows
 
     def as_engines_read(self, mixer: nn.Module, stock: PreTrainedModel, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Dense feed-forward layers as such: transformers 5.23 would name them as if they were mixtures of experts.

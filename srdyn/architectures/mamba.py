@@ -5,9 +5,7 @@ ICML 2024, https://arxiv.org/abs/2405.21060.
 """
 
 import collections
-import dataclasses
 import functools
-import types
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -47,7 +45,10 @@ class StateSpaceDual(recipe.Recipe):
     timed = ("hidden_states", "dt", "B", "C")
     written = "hidden_states"
     sizes = ("num_heads", "n_groups", "ssm_state_size", "head_dim")
-    rows: ClassVar = {"in_proj": "projected", "conv1d": "xBC", "A_log": "head", "D": "head", "dt_bias": "head"}
+    rows: ClassVar = {
+        "in_proj": "projected", "conv1d": "xBC", "A_log": "head", "D": "head", "dt_bias": "head",
+        "intermediate_size": "value", "conv_dim": "xBC",
+    }  # fmt: skip
     first_state = "initial_states"
     wants_state = "return_final_states"
     rule = staticmethod(recurrence.state_space_dual)
@@ -83,7 +84,7 @@ class StateSpaceDual(recipe.Recipe):
         if "chunk_size" in call.options:
             return silenced
         # A step writes where it reads, into the cache, so that the cache has to lose what it brings along.
-        return dataclasses.replace(silenced, state=call.state.copy_(silenced.state))
+        return silenced._replace(state=call.state.copy_(silenced.state))
 
     def forgetting(self, call: recipe.Call, decay: recipe.Decay) -> recipe.Call:
         """The call with other log-decays A·dt, its writes dt·B as they are, though dt is in both.
@@ -95,7 +96,7 @@ class StateSpaceDual(recipe.Recipe):
         scale, added = (x.to(A.device).view(-1, *[1] * (A.ndim - 1)) for x in decay)  # a step has A of each channel
         A, fixed = torch.where(scale == 0, added, scale * A), (decay.scale == 0).to(A.device)
         if not fixed.any():
-            return dataclasses.replace(call, options=call.options | {"A": A})
+            return call._replace(options=call.options | {"A": A})
         mine = fixed if dt.ndim == 3 else fixed[:, None]
         strength = (dt if dt.ndim == 3 else dt[..., 0])[..., None]
         B, C = (x.repeat_interleave(len(fixed) // x.shape[2], dim=2) for x in (B, call.timed["C"]))
@@ -103,7 +104,7 @@ class StateSpaceDual(recipe.Recipe):
         timed = call.timed | {"dt": dt.masked_fill(mine, 1), "B": B, "C": C}
         options = call.options | {"A": A, "dt_bias": None, "dt_softplus": False}
         options |= {"dt_limit": (0.0, float("inf"))} if "dt_limit" in options else {}
-        return dataclasses.replace(call, timed=timed, options=options)
+        return call._replace(timed=timed, options=options)
 
     def _write_strength(self, call: recipe.Call) -> Float[Tensor, "B T held *P"]:
         """dt, as the call's function takes it from what it reads: a step knows no limit."""
@@ -117,16 +118,15 @@ class StateSpaceDual(recipe.Recipe):
         functions = super().cpu_functions(mixer)
         return functions | {self.chunk_tap: _chunk_by_chunk(functions[self.chunk_tap])}
 
-    def make_runnable(self, mixer: nn.Module) -> None:
-        """As for any layer, but training takes no fused short cut around the recurrence.
+    def bind(self, mixer: nn.Module) -> None:
+        """As for any layer, but training takes no fused short cut around the recurrence."""
+        super().bind(mixer)
+        rebinding.bind(mixer, {self.fused: lambda *_arguments, **_options: None})  # as where it is not to be had
 
-        A module that lost all its heads returns what it would add to their zeros, its last bias.
-        """
-        super().make_runnable(mixer)
-        if self.kept(mixer):
-            rebinding.bind(mixer, {self.fused: lambda *_arguments, **_options: None})  # as where it is not to be had
-        elif hasattr(mixer, "out_proj"):
-            mixer.forward = types.MethodType(_bias, mixer)
+    @staticmethod
+    def nothing(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
+        """What the layer adds to the zeros of its heads: its last bias, where it has one."""
+        return mixer.out_proj(hidden_states[..., :0]) if hasattr(mixer, "out_proj") else torch.zeros_like(hidden_states)
 
     def keep(self, mixer: nn.Module, heads: Sequence[int]) -> None:
         """As for any layer, but every group of heads with one B and C keeps equally many heads, or none.
@@ -137,7 +137,7 @@ class StateSpaceDual(recipe.Recipe):
         if len(set(counts.values())) > 1:
             numbers = ", ".join(f"{counts[group]} of group {group}" for group in sorted(counts))
             raise ValueError(
-                f"decoder layer {self.index(mixer)} must keep equally many heads of each of its {groups} groups, which "
+                f"decoder layer {mixer.layer_idx} must keep equally many heads of each of its {groups} groups, which "
                 f"share B, C and a norm, or none of a group: got {numbers}. "
                 f"pruning.select(..., groups={groups}) chooses so"
             )
@@ -156,10 +156,9 @@ class StateSpaceDual(recipe.Recipe):
     def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
         H, groups, _, P = self.heads(mixer)
         super().cut(mixer, value_heads, key_heads)
-        x = slicing.blocks(value_heads, P)
         if value_heads:
-            self.cut_norm(mixer, x, len(key_heads), (H / groups) / (len(value_heads) / len(key_heads)))
-        mixer.intermediate_size, mixer.conv_dim = len(x), len(mixer.conv1d.weight)
+            narrower = (H / groups) / (len(value_heads) / len(key_heads))
+            self.cut_norm(mixer, slicing.blocks(value_heads, P), len(key_heads), narrower)
 
     def cut_norm(self, mixer: nn.Module, channels: recipe.Rows, groups: int, narrower: float) -> None:
         """Leave the norm these channels in this many groups, each narrower by this factor.
@@ -220,7 +219,3 @@ def _chunk_by_chunk(function: Callable) -> Callable:
         return (output, state) if wanted else output
 
     return call
-
-
-def _bias(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
-    return mixer.out_proj(hidden_states[..., :0])

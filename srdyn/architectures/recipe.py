@@ -1,7 +1,7 @@
 """What one family of recurrent layers has to say about itself."""
 
 import contextlib
-import dataclasses
+import copy
 import functools
 import inspect
 import types
@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import ClassVar, NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Shaped
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
@@ -27,7 +27,6 @@ class Heads(NamedTuple):
 
 
 Rows = Int64[Tensor, " rows"]
-_Gates = tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]
 
 
 class Inputs(tuple):
@@ -47,7 +46,7 @@ class Inputs(tuple):
         self.beta = beta.mean(2) if beta.ndim == 4 else beta
 
     @property
-    def gates(self) -> _Gates:
+    def gates(self) -> tuple[Float[Tensor, "B T H"], Float[Tensor, "B T H"]]:
         """Log-decay g ≤ 0 and write strength of each head, the mean over its key channels where these decay apart."""
         if self.g.ndim == 3:
             return self.g, self.beta
@@ -55,8 +54,7 @@ class Inputs(tuple):
         return self.g[..., 0] if self.g.stride(-1) == 0 else self.g.mean(-1), self.beta
 
 
-@dataclasses.dataclass(frozen=True)
-class Call:
+class Call(NamedTuple):
     """One call of a recurrence: by name the tensors whose axis 1 is time, the state it starts from, all the rest."""
 
     timed: dict[str, Tensor]
@@ -68,11 +66,6 @@ class Call:
         """How many tokens the call reads."""
         return next(iter(self.timed.values())).shape[1]
 
-    @property
-    def sequences(self) -> int:
-        """How many sequences the call reads."""
-        return len(next(iter(self.timed.values())))
-
     def floats(self, *names: str) -> tuple[Tensor, ...]:
         """These of the tensors over time, in float32."""
         return tuple(self.timed[name].float() for name in names)
@@ -82,7 +75,7 @@ class Call:
         if self.options.get("cu_seqlens") is not None:
             raise ValueError("a tapped model of flash-linear-attention reads without attention_mask and cu_seqlens")
         timed = {name: x[:, start:end] for name, x in self.timed.items()}
-        return dataclasses.replace(self, timed=timed, state=state)
+        return self._replace(timed=timed, state=state)
 
 
 class Decay(NamedTuple):
@@ -110,7 +103,7 @@ class Recipe:
     gating: ClassVar[str] = "per head"  # what decays at a rate of its own
     has_decay: ClassVar[bool] = True  # whether heads forget: whether g is not 0 throughout
     sizes: ClassVar[tuple[str, ...]]  # the module's attributes that `Heads` is made of
-    rows: ClassVar[dict[str, str]]  # whose the rows of each part with weights of single heads are, by `units`
+    rows: ClassVar[dict[str, str]]  # whose the rows of each part are, or what a number counts, by `units`
     state_axes: ClassVar[tuple[str, str]] = ("K", "V")
     rule: ClassVar[Callable] = staticmethod(recurrence.gated_delta_rule)  # the recurrence as `kernels` has it
     # The functions for many tokens and for a single one, and their arguments: by place, and those over the tokens.
@@ -125,6 +118,10 @@ class Recipe:
     wants_state: ClassVar[str] = "output_final_state"
     cache_argument: ClassVar[str] = "past_key_values"
     convolutions: ClassVar[tuple[str, ...]] = ("causal_conv1d_fn", "causal_conv1d_update")
+    # The arguments whose heads are key heads, which serve unequal numbers of value heads once some of these are gone:
+    # then each value head gets its own copy before the recurrence, while weights and cache hold a key once.
+    shared: ClassVar[tuple[str, ...]] = ()
+    own_key: Callable[[torch.device], Int64[Tensor, " held"]] | None = None  # then the key head of each value head
 
     def heads(self, mixer: nn.Module) -> Heads:
         """Head grid as the module stands, after any pruning."""
@@ -137,7 +134,8 @@ class Recipe:
             owner, _, name = path.rpartition(".")
             if getattr(parts.get(owner), name, None) is not None:
                 slicing.cut(parts[owner], name, units[unit])
-        slicing.cut_inputs(self.readout(mixer), units["value"])
+        readout, columns = self.readout(mixer), units["value"]
+        readout.weight, readout.in_features = slicing.taken(readout.weight, columns, axis=1), len(columns)
         for name, kept in zip(self.sizes[:2], (value_heads, key_heads), strict=True):
             setattr(mixer, name, len(kept))
 
@@ -153,13 +151,9 @@ class Recipe:
         keys, values = units["key"], units["value"]
         return units | {"qkv": torch.cat([keys, all_keys * K + keys, 2 * all_keys * K + values])}
 
-    def index(self, mixer: nn.Module) -> int:
-        """Place of the layer in the decoder."""
-        return mixer.layer_idx
-
     def conv_values(self, mixer: nn.Module) -> int:
-        """How many numbers the layer's short convolution keeps in the cache, per sequence."""
-        return mixer.conv_dim * mixer.conv_kernel_size
+        """How many numbers the layer's short convolutions keep in the cache, per sequence."""
+        return sum(part.weight.numel() for part in mixer.modules() if isinstance(part, nn.Conv1d))
 
     def inputs(self, call: Call) -> Inputs:
         """What the call reads, as `rule` takes it by place; here the recurrence itself normalises queries and keys."""
@@ -168,7 +162,11 @@ class Recipe:
 
     def of(self, mixer: nn.Module) -> "Recipe":
         """The recipe for this one module: one that knows of it what a call of the recurrence does not tell."""
-        return self
+        if not self.shared or not self.is_pruned(mixer):
+            return self
+        known = copy.copy(self)
+        known.own_key = functools.cache(torch.tensor(self.sharing(mixer), dtype=torch.int64).to)
+        return known
 
     @property
     def gated_delta(self) -> bool:
@@ -182,7 +180,7 @@ class Recipe:
 
     def taken_apart(self, arguments: tuple, options: dict) -> Call:
         """A call of `chunk_tap` or `step_tap` by its parts."""
-        named = dict(zip(self.places, arguments, strict=False)) | options
+        named = self._named(arguments, options)
         state = named.pop(self.first_state, None)
         named.pop(self.wants_state, None)
         timed = {name: named.pop(name) for name in self.timed if named.get(name) is not None}
@@ -208,12 +206,12 @@ class Recipe:
         out = chosen.to(x.device)
         timed = call.timed | {self.written: x.masked_fill(out if x.ndim == 3 else out[:, None], 0)}
         state = None if call.state is None else call.state.masked_fill(out[:, None, None], 0)
-        return dataclasses.replace(call, timed=timed, state=state)
+        return call._replace(timed=timed, state=state)
 
     def forgetting(self, call: Call, decay: Decay) -> Call:
         """The call with other log-decays. Keys and write strengths stay, though the layer may make them of the same."""
         name = next(name for name in self.log_decay if name in call.timed)
-        return dataclasses.replace(call, timed=call.timed | {name: decay.of(call.timed[name])})
+        return call._replace(timed=call.timed | {name: decay.of(call.timed[name])})
 
     def decay_set(self, mixer: nn.Module) -> Decay | None:
         """What `ablation.set_half_life` makes of the module's decays while it is open."""
@@ -262,7 +260,7 @@ class Recipe:
         held, heads, unpruned = self.kept(mixer), tuple(heads), self.unpruned(mixer)
         if list(heads) != sorted(set(heads) & set(held)):
             raise ValueError(
-                f"decoder layer {self.index(mixer)} holds the heads {list(held)}: keep some of these, in increasing "
+                f"decoder layer {mixer.layer_idx} holds the heads {list(held)}: keep some of these, in increasing "
                 f"order, got {list(heads)}"
             )
         for bound in ("forward", "srdyn_decay"):
@@ -313,17 +311,53 @@ class Recipe:
 
     def make_model_runnable(self, hf: PreTrainedModel) -> None:
         """Let the rest of this one model run on a CPU too, where it would not; once for a model, after its layers."""
-        return
 
     def make_runnable(self, mixer: nn.Module) -> None:
         """Let this one module call its `cpu_functions` where its tensors are on a CPU, the stock ones elsewhere.
 
-        A module that lost all its heads returns zeros.
+        A module that lost all its heads does `nothing`.
         """
-        if not self.kept(mixer):
-            mixer.forward = types.MethodType(_zeros, mixer)
-            return
+        if self.kept(mixer):
+            self.bind(mixer)
+        else:
+            mixer.forward = types.MethodType(self.nothing, mixer)
+
+    def bind(self, mixer: nn.Module) -> None:
+        """`make_runnable` for a module with heads."""
         bind_on_cpu(mixer, self.cpu_functions(mixer))
+        known = self.of(mixer)
+        if known.own_key is not None:
+            names = (self.chunk_tap, self.step_tap)
+            rebinding.bind(mixer, {name: known._with_own_keys(rebinding.meaning(mixer, name)) for name in names})
+
+    @staticmethod
+    def nothing(mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
+        """The forward of a module without heads."""
+        return torch.zeros_like(hidden_states)
+
+    @staticmethod
+    def copied(x: Shaped[Tensor, "B T held *K"], own: Int64[Tensor, " H"]) -> Shaped[Tensor, "B T H *K"]:
+        """Of the heads of x that each value head uses a copy."""
+        return x.index_select(2, own)
+
+    def _named(self, arguments: tuple, options: dict) -> dict:
+        """The arguments of a call by name, of key heads a copy for each value head, unless they have it."""
+        named = dict(zip(self.places, arguments, strict=False)) | options
+        if self.own_key is not None:
+            for name in self.shared:
+                x = named.get(name)
+                if x is not None and x.shape[2] != len(own := self.own_key(x.device)):
+                    named[name] = self.copied(x, own)
+        return named
+
+    def _with_own_keys(self, function: Callable) -> Callable:
+        @functools.wraps(function)
+        def call(*arguments, **options):
+            named = self._named(arguments, options)
+            arguments = [named.pop(name) for name in self.places]
+            return function(*arguments, **named)
+
+        return call
 
 
 def bind_on_cpu(module: nn.Module, functions: Mapping[str, Callable]) -> None:
@@ -340,7 +374,3 @@ def by_device(on_cpu: Callable, elsewhere: Callable) -> Callable:
         return (on_cpu if x.device.type == "cpu" else elsewhere)(*arguments, **options)
 
     return call
-
-
-def _zeros(_mixer: nn.Module, hidden_states: Tensor, *_arguments, **_options) -> Tensor:
-    return torch.zeros_like(hidden_states)

@@ -19,8 +19,11 @@ def taken(parameter: nn.Parameter, places: Int64[Tensor, " kept"], *, axis: int 
 
 
 def cut(owner: nn.Module, name: str, rows: Int64[Tensor, " rows"]) -> None:
-    """Leave a part, in place, these of its rows: a parameter, a projection, a convolution of channels, a norm."""
+    """Leave a part, in place, these of its rows: a parameter, a projection, a convolution, a norm, a number of them."""
     part = getattr(owner, name)
+    if isinstance(part, int):
+        setattr(owner, name, len(rows))
+        return
     if isinstance(part, nn.Parameter):
         setattr(owner, name, taken(part, rows))
         return
@@ -32,8 +35,3 @@ def cut(owner: nn.Module, name: str, rows: Int64[Tensor, " rows"]) -> None:
         part.in_channels = part.out_channels = part.groups = len(rows)
     if hasattr(part, "hidden_size"):
         part.hidden_size = len(rows)
-
-
-def cut_inputs(projection: nn.Linear, columns: Int64[Tensor, " columns"]) -> None:
-    """Leave a projection, in place, these of its inputs."""
-    projection.weight, projection.in_features = taken(projection.weight, columns, axis=1), len(columns)

@@ -15,8 +15,6 @@ from srdyn.kernels import fused_loops, threads
 from srdyn.kernels.fused_loops import TAPS
 from srdyn.kernels.simd import WIDTH
 
-EPS = 1e-6
-"""What `l2norm` adds to the sum of squares."""
 SHARED_FROM = 2**16
 """Numbers that a thread should have to itself: with fewer, starting it costs more than it saves."""
 Rows = Float[Tensor, "*batch D"]
@@ -46,7 +44,7 @@ def norm(x: Rows, weight: Weight, *, eps: float) -> Rows:
     return _by_row((fused_loops.normalise, fused_loops.normalise_back), x, weights=[weight], options=[eps])
 
 
-def l2norm(x: Rows, *, scale: float = 1.0, eps: float = EPS) -> Rows:
+def l2norm(x: Rows, *, scale: float = 1.0, eps: float = 1e-6) -> Rows:
     """scale · x / √(Σx² + eps)."""
     return _by_row((fused_loops.shorten, fused_loops.shorten_back), x, options=[scale, eps])
 

@@ -1,6 +1,12 @@
-"""The gated delta rule on a CPU, token by token, compiled, for where `recurrence` is too slow; names as there."""
+"""Update rules on a CPU, token by token, compiled, with gradients, for where `recurrence` is too slow; names as there.
 
-import functools
+The gated delta rule, and rules whose transition is diagonal plus rank one, S ← (diag(w) + b aᵀ) S + k vᵀ, o = Sᵀq; of
+states they return the last alone. Arithmetic and state are float32.
+
+Yang et al., Parallelizing Linear Transformers with the Delta Rule over Sequence Length, NeurIPS 2024,
+https://arxiv.org/abs/2406.06484. Peng et al., RWKV-7 "Goose", 2025, https://arxiv.org/abs/2503.14456.
+"""
+
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -8,9 +14,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from srdyn.kernels import denormals, fused, scan_loops, simd, threads
-from srdyn.kernels.recurrence import Initial, Keys, PerHead, State, Values
-from srdyn.kernels.scan_loops import PANEL
+from srdyn.kernels import denormals, fused, recurrence, scan_loops, simd, threads, transition_loops
+from srdyn.kernels.recurrence import Initial, Keys, PerChannel, PerHead, State, Values
+from srdyn.kernels.scan_loops import BLOCK, PANEL
 
 SHARED_FROM = 2**19
 """Numbers in a pass's states, taken over its tokens, from which on starting threads pays."""
@@ -22,14 +28,43 @@ def gated_delta_rule(
 ) -> tuple[Values, State | None]:  # fmt: skip
     """Outputs and last state, with gradients; stands in for transformers' chunked and recurrent functions alike.
 
-    Arithmetic and state are float32, the outputs have the dtype of `query`. Other options mean nothing here. Raises
-    ValueError as `check` does.
+    The outputs have the dtype of `query`. Other options mean nothing here. Raises ValueError as `check` does.
     """
     check(key, value, others)
     inputs = ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
     outputs, state = _Scan.apply(*inputs, first_state(initial_state, *inputs[1:3]))
     state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
     return outputs[..., : value.shape[-1]].to(query.dtype), state
+
+
+def rwkv7(
+    q: PerChannel, k: PerChannel, v: Values, g: PerChannel, a: PerChannel, b: PerChannel, *,
+    initial_state: Initial = None,
+) -> tuple[Values, State]:  # fmt: skip
+    """S ← (diag(exp(g)) + b aᵀ) S + k vᵀ; o = Sᵀq, without a scale. Raises ValueError as `check` does."""
+    check(k, v, {})
+    inputs = [filled(x, 1).contiguous() for x in (q, k, v, g.exp(), a, b)]
+    outputs, last = _Transition.apply(*inputs, first_state(initial_state, *inputs[1:3]))
+    K, V = k.shape[3], v.shape[3]
+    return outputs[..., :V].to(q.dtype), last[..., :K, :V]
+
+
+def kimi_delta_rule(
+    q: Keys, k: Keys, v: Values, g: PerChannel, beta: PerHead, *, initial_state: Initial = None
+) -> tuple[Values, State]:
+    """S ← diag(exp(g))·S; S ← S + k (β (v − Sᵀk))ᵀ: what it erases is asked for before the decay."""
+    q, k = (recurrence.per_value_head(x, v) for x in (q, k))
+    written = beta[..., None] * k
+    return rwkv7(q * q.shape[3] ** -0.5, written, v, g, g.exp() * k, -written, initial_state=initial_state)
+
+
+def gated_linear_attention(
+    q: Keys, k: Keys, v: Values, g: PerChannel, *, initial_state: Initial = None
+) -> tuple[Values, State]:
+    """S ← diag(exp(g))·S + k vᵀ."""
+    q, k = (recurrence.per_value_head(x, v) for x in (q, k))
+    nothing = torch.zeros_like(k)
+    return rwkv7(q * q.shape[3] ** -0.5, k, v, g, nothing, nothing, initial_state=initial_state)
 
 
 def check(key: Keys, value: Values, options: Mapping[str, object]) -> None:
@@ -55,7 +90,7 @@ class _Scan(torch.autograd.Function):
     @staticmethod
     def forward(ctx, q, k, v, g, beta, initial_state):
         inputs, state = (q, k, v, g, beta), initial_state.clone()
-        starts = np.arange(0, v.shape[1], scan_loops.BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
+        starts = np.arange(0, v.shape[1], BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
         outputs, error, checkpoints = run_forward(inputs, state, starts)
         ctx.save_for_backward(q, k, g, beta, error, checkpoints)
         return outputs, state
@@ -68,9 +103,32 @@ class _Scan(torch.autograd.Function):
         gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.empty_like(d_outputs))
         gradients += (torch.zeros_like(g), torch.zeros_like(beta), d_state)
         known, (B, _, Hk, K) = fused.arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs), q.shape
-        scratch = (scan_loops.BLOCK + 1, PANEL, K), (PANEL, K), (3, PANEL), (PANEL, simd.WIDTH)
+        scratch = (BLOCK + 1, PANEL, K), (PANEL, K), (3, PANEL), (PANEL, simd.WIDTH)
         sweep(scan_loops.backward, (known, fused.arrays(*gradients)), B * Hk, scratch)
         return gradients
+
+
+class _Transition(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, q, k, v, w, a, b, initial_state):
+        state, outputs, read = initial_state.clone(), torch.empty_like(v), torch.empty_like(v)
+        starts = np.arange(0, v.shape[1], BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
+        captured = v.new_empty(v.shape[0], len(starts), *state.shape[1:])
+        arrays = fused.arrays(q, k, v, w, a, b), fused.arrays(state, outputs, read, captured), starts
+        sweep(transition_loops.forward, arrays, len(state) * v.shape[2])
+        ctx.save_for_backward(q, k, v, w, a, b, read, captured)
+        return outputs, state
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, d_outputs, d_state):
+        saved = ctx.saved_tensors
+        gradients = [torch.zeros_like(x) for x in saved[:6]]
+        gradients.append(d_state.clone(memory_format=torch.contiguous_format))
+        arrays, (B, _, H, K) = (fused.arrays(*saved, d_outputs.contiguous()), fused.arrays(*gradients)), saved[0].shape
+        scratch = (BLOCK + 1, PANEL, K), (PANEL, K), (PANEL, simd.WIDTH), (PANEL, simd.WIDTH)
+        sweep(transition_loops.backward, arrays, B * H, scratch)
+        return tuple(gradients)
 
 
 def run_forward(inputs: tuple[Tensor, ...], state: State, positions: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
@@ -91,12 +149,12 @@ def sweep(
 
     At most `most` threads, which do not change the results.
     """
+
+    def run(first, stop):
+        kernel(*arguments, fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in scratch)), first, stop)
+
     with denormals.flushed():
-        threads.split(functools.partial(_swept, kernel, arguments, scratch), heads, most=most)
-
-
-def _swept(kernel, arguments, scratch, first, stop):
-    kernel(*arguments, fused.arrays(*(torch.empty(shape, dtype=torch.float32) for shape in scratch)), first, stop)
+        threads.split(run, heads, most=most)
 
 
 def filled(x: Tensor, axes: int) -> Tensor:

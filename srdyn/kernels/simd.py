@@ -37,11 +37,8 @@ class _Vector(types.Type):
 
 
 @register_default(_Vector)
-class _Model(models.PrimitiveModel):
-    """A vector is kept as what it is."""
-
-    def __init__(self, manager, kind: _Vector) -> None:
-        super().__init__(manager, kind, kind.llvm)
+def _kept_as_it_is(manager, kind: _Vector) -> models.PrimitiveModel:
+    return models.PrimitiveModel(manager, kind, kind.llvm)
 
 
 _F32 = _Vector(types.float32, ir.FloatType(), WIDTH, _REORDERED)

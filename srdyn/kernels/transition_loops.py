@@ -1,4 +1,4 @@
-"""The compiled sweeps of `transition` over its state, forwards and backwards; layouts and limits as in `scan_loops`.
+"""The compiled sweeps of `scan.rwkv7` over its state, forwards and backwards; layouts and limits as in `scan_loops`.
 
 Forwards, one sweep per token over `PANEL` columns of the state, with r = Sᵀa read in the sweep before:
 

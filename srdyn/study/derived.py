@@ -2,7 +2,6 @@
 
 import functools
 import json
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,18 +10,19 @@ import torch
 
 from srdyn import export, pruning, scores
 from srdyn.loading import files
-from srdyn.study.analysis import damage, head_size
+from srdyn.study import cells
+from srdyn.study.analysis import head_size
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, parameters, store
-from srdyn.study.trials import effects, sets
+from srdyn.study.trials import effects
 
 ARM = "model arm share cut"
-Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
 
 
-def stands(table: str) -> pd.DataFrame:
-    """The committed table of this name, `thorough/…` for one of the thorough run."""
-    return store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+def stands(table: str, model: str = "") -> pd.DataFrame:
+    """The committed table of this name, `thorough/…` for one of the thorough run; of one model alone, if named."""
+    found = store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+    return found[found["model"] == model].reset_index(drop=True) if model else found
 
 
 def given(table: str) -> dict:
@@ -37,46 +37,25 @@ def place(name: str) -> Path:
     return (files.root() / "notebooks" / name).resolve()
 
 
-def tables(draw: np.random.Generator, kept: Path) -> Fresh:
+def tables(draw: np.random.Generator) -> cells.Fresh:
     """Tables that follow from other committed tables."""
-    yield "03_ablation_places", "", lambda: sets.places(stands("03_ablation_sets"))
-    yield "04_pruning_places", "", lambda: sets.places(stands("04_pruning_sets"))
-    yield "03_ablation_regression", "", lambda: effects.regression(stands("03_ablation_heads"))
-    yield "thorough/03_ablation_regression", "", lambda: effects.regression(stands("thorough/03_ablation_heads"))
-    yield "05_mechanism_damage", "", lambda: damage.predicted(stands("05_mechanism_single"))
-    contrasts = [("high against random", "high", "random", 1), ("low against random", "low", "random", 1)]
-    contrasts.append(("loss without high", "high", "intact", -1))
+    known = ("estimates", "composition", "differences", "heads")
     for run in ("", "thorough/"):
-        yield f"{run}03_ablation_claims", "measure model", functools.partial(_lost, run, contrasts)
+        made = {name: stands(f"{run}03_ablation_{name}") for name in known}
+        made |= {"alone": stands("03_ablation_sets"), "given": None, "answers": None, "versus": None}
+        yield from cells.kept("03_ablation", of=run, until="if hybrids", **made)
+        made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
+        made |= {"alone": stands("04_pruning_sets"), "doses": stands("04_pruning_oracle"), "kept": None}
+        yield from cells.kept("04_pruning", of=run, since="sets.places(alone)", until="trials.overlaps", **made)
+        yield from cells.kept("04_pruning", of=run, since="memory.ledger", until="run.verdicts")
         yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
-        yield f"{run}04_pruning_alphas", "", functools.partial(_alphas, run)
     yield "04_pruning_rivals", f"{ARM} probe", _rivals
-    joint = stands("04_pruning_places").query(f"probe == '{effects.KEPT}'")
-    placed = {"place of the joint score": sets.measured(joint, "place of the joint score")}
-    doses = stands("04_pruning_oracle")
-    yield "04_pruning_claims_second", "measure model", lambda: sets.with_doses(doses, placed)
     yield "04_pruning_engines", "", _engines
     heads = stands("05_mechanism_heads")
     heads = heads[heads["model"].isin(stands("05_mechanism_sizes")["model"])]
     yield "05_mechanism_sizes", "model quantity", lambda: head_size.shares(heads, head_size.registered())
     yield "05_mechanism_size_decays", "model", lambda: head_size.decays(heads)
-    later, gate = "03_ablation_claims_second", {"probe": "needle", "name": "needles without state"}
-    low = stands("03_ablation_places").query("arm == 'tied low'")
-    yield later, "measure model", lambda: _lost("", [("loss without high", "tied high", "intact", -1)])
-    yield later, "measure model", lambda: sets.measured(low, "place of low")
-    yield later, "measure model", lambda: sets.gate(stands("03_ablation_sets"), **gate)
     yield "08_scorecard", "", claims.both
-
-
-def _lost(run: str, asked: list[tuple[str, str, str, int]]) -> pd.DataFrame:
-    """Measures of C8: the needles that an arm costs beside another, with a sign, and the heads behind them."""
-    share, rows = given("03_ablation_composition")["primary_share"], []
-    needle, composition = stands(f"{run}03_ablation_differences"), stands(f"{run}03_ablation_composition")
-    needle = needle[(needle["probe"] == "needle") & (needle["share"] == share)]
-    for name, arm, versus, sign in asked:
-        found = needle[(needle["arm"] == arm) & (needle["versus"] == versus)]
-        rows.append(effects.described(effects.measured(found, name, sign=sign), composition, arm, share=share))
-    return pd.concat(rows, ignore_index=True)
 
 
 def _against_random(run: str) -> pd.DataFrame:
@@ -85,18 +64,6 @@ def _against_random(run: str) -> pd.DataFrame:
     main = (table["arm"] == scores.joint_rule(asked["alpha"])) & (table["share"] == asked["paper_share"])
     main &= (table["cut"] == "overall") & (table["probe"] == effects.KEPT) & (table["versus"] == "random")
     return effects.measured(table[main], "against random").drop(columns="over")  # which names the tasks too
-
-
-def _alphas(run: str) -> pd.DataFrame:
-    """What the joint score keeps by α, from the estimates and the heads chosen, as notebook 04 takes them."""
-    asked, about = given(f"{run}04_pruning_composition"), ARM.split()
-    chosen = stands(f"{run}04_pruning_composition")[[*about, "chosen"]]
-    found = stands(f"{run}04_pruning_estimates").merge(chosen, on=about)
-    names = {scores.joint_rule(alpha): alpha for alpha in asked["alphas"]}
-    found = found.assign(alpha=found["arm"].map(names), panel=found["probe"])
-    found = found[(found["alpha"].notna() | (found["arm"] == "random")) & (found["cut"] == "overall")]
-    found = found[(found["share"] == asked["paper_share"]) & found["probe"].isin([effects.KEPT, effects.TEXT])]
-    return found[["model", "panel", "alpha", "estimate", "low", "high", "n", "chosen"]]
 
 
 def _rivals() -> pd.DataFrame:

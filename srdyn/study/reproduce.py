@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent import futures
 from datetime import datetime
 from pathlib import Path
-from typing import NamedTuple
 
 import papermill
 from nbclient.exceptions import DeadKernelError
@@ -112,7 +111,7 @@ def note(**of_run: str) -> None:
 
 
 def _noted(path: Path) -> dict:
-    """What a run was asked for; nothing where that is broken, which is logged: the next one writes it anew."""
+    """What a run or a stamp has noted; nothing where that is broken, which is logged: the next one writes it anew."""
     try:
         return files.read_json(path)
     except ValueError as error:
@@ -124,7 +123,7 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> Non
     """Run these notebooks with these parameters, the scorecard last, unless they are up to date."""
     data = _data()
     keys = {stem: _key(stem, given, data) for stem, given in chosen.items()}
-    print(_outlook({stem: _stamp(stem).seconds for stem in chosen if not _is_fresh(stem, keys[stem])}, jobs))
+    print(_outlook({stem: _stamp(stem).get("seconds") for stem in chosen if not _is_fresh(stem, keys[stem])}, jobs))
     stems = [stem for stem in chosen if stem != _SCORECARD]
     if jobs > 1:
         stems.sort(key=lambda stem: _SIDE_BY_SIDE.index(stem) if stem in _SIDE_BY_SIDE else len(_SIDE_BY_SIDE))
@@ -140,31 +139,20 @@ def run_all(chosen: Mapping[str, Mapping[str, object]], *, jobs: int = 1) -> Non
         _refresh(_SCORECARD, given, _key(_SCORECARD, given, data))  # it reads what the others have just written
 
 
-def _outlook(stale: Mapping[str, str], jobs: int) -> str:
+def _outlook(stale: Mapping[str, float | None], jobs: int) -> str:
     """What will run, and how long each took the last time: `2 to run: 01_x (3.0 min), 02_y (not timed yet)`."""
-    seconds = {stem: float(lasted or "nan") for stem, lasted in stale.items()}
-    listed = (
-        f"{stem} ({'not timed yet' if took != took else f'{took / 60:.1f} min'})" for stem, took in seconds.items()
-    )
-    known = [took / 60 for took in seconds.values() if took == took]
+    listed = (f"{stem} ({f'{took / 60:.1f} min' if took else 'not timed yet'})" for stem, took in stale.items())
+    known = [took / 60 for took in stale.values() if took]
     last = f"; {sum(known):.0f} min the last time, added up" if known else ""
     if jobs > 1 and len(known) > 1:
         last += f", {max(*known, sum(known) / jobs):.0f} at least with {jobs} side by side"
     return f"{len(stale)} to run: {', '.join(listed)}{last}" if stale else "all is up to date"
 
 
-class _Stamp(NamedTuple):
-    """Of a notebook's last run that ended well: its key, a hash of what it wrote, the seconds it took; else empty."""
-
-    key: str = ""
-    written: str = ""
-    seconds: str = ""
-
-
-def _stamp(stem: str) -> _Stamp:
+def _stamp(stem: str) -> dict:
+    """Of a notebook's last run that ended well: its `key`, a hash of what it had `written`, the `seconds` it took."""
     path = store.build_dir() / "stamps" / stem
-    parts = path.read_bytes().decode(errors="replace").split(" ") if path.is_file() else []
-    return _Stamp(*parts) if len(parts) == 3 and (parts[2] == "" or parts[2].isdecimal()) else _Stamp()
+    return _noted(path) if path.is_file() else {}
 
 
 def _written(stem: str) -> str:
@@ -178,20 +166,20 @@ def _written(stem: str) -> str:
 def _is_fresh(stem: str, key: str) -> bool:
     """Whether nothing that a notebook depends on has changed since it ran, nor what it wrote."""
     last = _stamp(stem)
-    return last.key == key and last.written == _written(stem)
+    return last.get("key") == key and last.get("written") == _written(stem)
 
 
 def _refresh(stem: str, given: Mapping[str, object], key: str) -> None:
     """Run one notebook unless it is fresh."""
-    stamp, lasted, began = store.build_dir() / "stamps" / stem, _stamp(stem).seconds, time.monotonic()
+    stamp, lasted, began = store.build_dir() / "stamps" / stem, _stamp(stem).get("seconds"), time.monotonic()
     if _is_fresh(stem, key):
         return
-    files.write_bytes(stamp, f"  {lasted}".encode())  # the outputs are no longer what it said
+    files.write_json(stamp, {"seconds": lasted})  # the outputs are no longer what it said
     _run(stem, given)
     written = [pattern.format(stem) for pattern in _WRITES.get(store.run_name(), ())]
     if written:
         verify.record(written[:1] if stem == _BENCH else written)  # `make bench` writes the tables of 07_cost
-    files.write_bytes(stamp, f"{key} {_written(stem)} {time.monotonic() - began:.0f}".encode())
+    files.write_json(stamp, {"key": key, "written": _written(stem), "seconds": time.monotonic() - began})
 
 
 def _run(stem: str, given: Mapping[str, object]) -> None:

@@ -87,14 +87,9 @@ def test_stands_in_for_transformers(name):
     results = []
     for function in (scan.gated_delta_rule, theirs):
         outputs, state = function(
-            *inputs[:3],
-            g=inputs[3],
-            beta=inputs[4],
-            initial_state=inputs[5],
-            output_final_state=True,
-            use_qk_l2norm_in_kernel=True,
-            cu_seqlens=None,
-        )
+            *inputs[:3], g=inputs[3], beta=inputs[4], initial_state=inputs[5], output_final_state=True,
+            use_qk_l2norm_in_kernel=True, cu_seqlens=None,
+        )  # fmt: skip
         results.append((outputs, state, *torch.autograd.grad(outputs.square().sum() + state.square().sum(), inputs)))
     # theirs is float32 as well, in another order
     assert max(relative(a.detach(), b.detach()) for a, b in zip(*results, strict=True)) < 1e-5
@@ -107,18 +102,14 @@ def test_final_state_only_on_request_and_dtype_of_the_query():
     assert state is None
 
 
-def test_number_of_threads_does_not_change_a_bit(monkeypatch):
+def test_number_of_threads_does_not_change_a_bit(monkeypatch, threads):
     monkeypatch.setattr(scan, "SHARED_FROM", 1)
-    before = torch.get_num_threads()
     results = []
-    try:
-        for threads in (1, 3):
-            torch.set_num_threads(threads)
-            inputs = [x.requires_grad_() for x in drawn(tokens=40, batch=3)]
-            outputs, _ = scan.gated_delta_rule(*inputs[:5], initial_state=inputs[5])
-            results.append((outputs, *torch.autograd.grad(outputs.square().sum(), inputs)))
-    finally:
-        torch.set_num_threads(before)
+    for count in (1, 3):
+        threads(count)
+        inputs = [x.requires_grad_() for x in drawn(tokens=40, batch=3)]
+        outputs, _ = scan.gated_delta_rule(*inputs[:5], initial_state=inputs[5])
+        results.append((outputs, *torch.autograd.grad(outputs.square().sum(), inputs)))
     assert all(torch.equal(a, b) for a, b in zip(*results, strict=True))
 
 

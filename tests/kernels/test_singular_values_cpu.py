@@ -90,13 +90,6 @@ def test_layout_does_not_matter():
     assert singular_values_cpu.singular_values(states[:0]).shape == (0, 2, 5)
 
 
-@pytest.fixture
-def threads():
-    before = torch.get_num_threads()
-    yield torch.set_num_threads
-    torch.set_num_threads(before)
-
-
 def test_neither_threads_nor_neighbours_change_a_bit(threads):
     states = normal(45, 12, 10)
     states[3] = 0  # its lane is done long before the others

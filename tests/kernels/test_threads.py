@@ -6,11 +6,8 @@ from srdyn.kernels import fused, threads
 
 
 @pytest.fixture
-def three_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield
-    torch.set_num_threads(before)
+def three_threads(threads):
+    threads(3)
 
 
 @pytest.mark.parametrize(("n", "most", "parts"), [(10, None, 3), (2, None, 2), (10, 2, 2), (10, 0, 1), (0, None, 1)])

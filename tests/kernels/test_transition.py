@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from srdyn.kernels import recurrence, transition
+from srdyn.kernels import recurrence, scan
 
 B, H, K, V = 2, 4, 48, 40
 
@@ -28,7 +28,7 @@ def test_outputs_last_state_and_gradients_meet_the_oracle(rule, tokens):
     inputs = drawn(tokens)[rule]
     ours = [x.clone().requires_grad_() for x in inputs]
     theirs = [x.double().requires_grad_() for x in inputs]
-    outputs, last = getattr(transition, rule)(*ours[:-1], initial_state=ours[-1])
+    outputs, last = getattr(scan, rule)(*ours[:-1], initial_state=ours[-1])
     exact, states = getattr(recurrence, rule)(*theirs[:-1], initial_state=theirs[-1])
     torch.testing.assert_close(outputs.double(), exact, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(last.double(), states[:, -1], rtol=1e-5, atol=1e-5)
@@ -41,4 +41,4 @@ def test_outputs_last_state_and_gradients_meet_the_oracle(rule, tokens):
 
 def test_refuses_what_it_cannot_do():
     with pytest.raises(ValueError, match="runs on the CPU"):
-        transition.rwkv7(*(x.to("meta") for x in drawn(3)["rwkv7"][:-1]))
+        scan.rwkv7(*(x.to("meta") for x in drawn(3)["rwkv7"][:-1]))

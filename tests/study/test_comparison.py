@@ -31,14 +31,18 @@ def changed(table: pd.DataFrame, column: str, rows: list[int], by: object) -> pd
     return copy.astype({column: table[column].dtype})
 
 
+def faults(fresh, standing):
+    return comparison.compared(fresh, standing).faults
+
+
 def test_a_table_equals_itself(table):
-    assert comparison.faults(table, table.copy()) == []
+    assert faults(table, table.copy()) == []
 
 
 @pytest.mark.parametrize(("factor", "within"), [(1 + 0.5e-4, True), (1 - 0.5e-4, True), (1 + 2e-4, False)])
 def test_reals_agree_to_1e_4(table, factor, within):
     fresh = table.assign(norm=table["norm"] * factor)
-    said = comparison.faults(fresh, table)
+    said = faults(fresh, table)
     assert said == ([] if within else [f"norm: {ROWS} of {ROWS} reals differ, by 0.0002 relative at most"])
 
 
@@ -53,38 +57,38 @@ def test_reals_agree_to_1e_4(table, factor, within):
     ],
 )
 def test_ranks_differ_by_one_in_few_entries_of_their_band(table, rows, by, within):
-    said = comparison.faults(changed(table, "rank", rows, by), table)
+    said = faults(changed(table, "rank", rows, by), table)
     assert (said == []) is within
     assert within or said[0].startswith(f"rank: {len(rows)} of {ROWS} ranks differ")
 
 
 def test_without_a_band_ranks_are_exact(table):
     bare = table.drop(columns="uncertain")
-    assert comparison.faults(changed(bare, "rank", [0], 1), bare) != []
+    assert faults(changed(bare, "rank", [0], 1), bare) != []
 
 
 @pytest.mark.parametrize(("column", "by"), [("head", 1), ("model", "uniform")])
 def test_counts_and_names_are_exact(table, column, by):
-    assert comparison.faults(changed(table, column, [7], by), table) == [f"{column}: 1 of {ROWS} entries differ"]
+    assert faults(changed(table, column, [7], by), table) == [f"{column}: 1 of {ROWS} entries differ"]
 
 
 @pytest.mark.parametrize(("rows", "within"), [(4, True), (5, False)])
 def test_the_band_itself_may_move_a_little(table, rows, within):
     flags = table["uncertain"].to_numpy(copy=True)
     flags[:rows] = ~flags[:rows]
-    assert (comparison.faults(table.assign(uncertain=flags), table) == []) is within
+    assert (faults(table.assign(uncertain=flags), table) == []) is within
 
 
 @pytest.mark.parametrize("column", ["norm", "rank"])
 def test_a_missing_value_equals_only_a_missing_value(table, column):
     holed = table.assign(**{column: table[column].where(table["head"] != 3)})
-    assert comparison.faults(holed, holed.copy()) == []
-    assert comparison.faults(holed, table) != []
+    assert faults(holed, holed.copy()) == []
+    assert faults(holed, table) != []
 
 
 def test_shape_and_columns_must_agree(table):
-    assert comparison.faults(table.iloc[:-1], table) == ["399 rows for 400"]
-    assert comparison.faults(table.rename(columns={"norm": "nuclear"}), table)[0].startswith("columns")
+    assert faults(table.iloc[:-1], table) == ["399 rows for 400"]
+    assert faults(table.rename(columns={"norm": "nuclear"}), table)[0].startswith("columns")
 
 
 def test_units_say_how_far_off_each_cell_is(table):
@@ -103,18 +107,18 @@ def test_units_say_how_far_off_each_cell_is(table):
 
 def test_a_mean_of_ranks_may_be_as_far_off_as_its_row_says():
     table = pd.DataFrame({"rank": [3.5, 40.25, 64.0], "low": [3.0, 40.0, 64.0], "uncertain": [0.0, 0.25, 0.5]})
-    assert comparison.faults(table.assign(rank=[3.5, 40.5, 63.75], low=[3.0, 39.75, 64.0]), table) == []
-    assert comparison.faults(table.assign(rank=[3.5, 40.75, 64.0]), table)[0].startswith("rank: 1 of 3 reals differ")
-    assert comparison.faults(table.assign(rank=[3.75, 40.25, 64.0]), table) != []
-    assert comparison.faults(table.assign(uncertain=[0.25, 0.25, 0.5]), table) == []
-    assert comparison.faults(table.assign(uncertain=[0.25, 0.5, 0.5]), table) == ["uncertain: 2 of 3 entries differ"]
+    assert faults(table.assign(rank=[3.5, 40.5, 63.75], low=[3.0, 39.75, 64.0]), table) == []
+    assert faults(table.assign(rank=[3.5, 40.75, 64.0]), table)[0].startswith("rank: 1 of 3 reals differ")
+    assert faults(table.assign(rank=[3.75, 40.25, 64.0]), table) != []
+    assert faults(table.assign(uncertain=[0.25, 0.25, 0.5]), table) == []
+    assert faults(table.assign(uncertain=[0.25, 0.5, 0.5]), table) == ["uncertain: 2 of 3 entries differ"]
 
 
 def test_bits_that_cancel_are_as_far_off_as_their_logits():
     table = pd.DataFrame({"probe": ["needle", "bits code"], "estimate": [0.75, 1e-5], "norm": [1.0, 1e-5]})
-    assert comparison.faults(table.assign(estimate=[0.75, 5e-5]), table) == []
-    assert comparison.faults(table.assign(estimate=[0.75, 1e-3]), table) != []
-    assert comparison.faults(table.assign(estimate=[0.7505, 1e-5]), table) != []
-    assert comparison.faults(table.assign(norm=[1.0, 5e-5]), table) != []
+    assert faults(table.assign(estimate=[0.75, 5e-5]), table) == []
+    assert faults(table.assign(estimate=[0.75, 1e-3]), table) != []
+    assert faults(table.assign(estimate=[0.7505, 1e-5]), table) != []
+    assert faults(table.assign(norm=[1.0, 5e-5]), table) != []
     bare = table.drop(columns="probe")
-    assert comparison.faults(bare.assign(estimate=[0.75, 5e-5]), bare) != []
+    assert faults(bare.assign(estimate=[0.75, 5e-5]), bare) != []

@@ -38,7 +38,7 @@ def test_every_way_is_listed_with_the_heads_that_it_takes_first():
         ("int8 + int4", "fast decay", 0.5, 0), ("int8 + int4", "", 1.0, 0), ("rank", "", 1.0, 4),
         ("checkpoint, replayed", "fast decay", 0.5, 0),
     ]  # fmt: skip
-    assert len({way.key for way in found}) == len(found)
+    assert len(set(found)) == len(found)
     with pytest.raises(ValueError, match="no way to hold less is called int3; there are removed, int8"):
         frontier.ways({"int3": [1.0]}, [], first="rank", draws=1)
 

@@ -123,12 +123,12 @@ def test_two_run_at_a_time_then_what_has_changed_and_a_failure_is_one_line(clone
 
 
 def test_what_will_run_is_said_with_the_time_it_took():
-    two = {"01_first": "1200", "02_second": "600", "03_third": ""}
+    two = {"01_first": 1200.0, "02_second": 600.0, "03_third": None}
     each = "01_first (20.0 min), 02_second (10.0 min), 03_third (not timed yet)"
     said = f"3 to run: {each}; 30 min the last time, added up"
     assert reproduce._outlook(two, 1) == said
     assert reproduce._outlook(two, 2) == said + ", 20 at least with 2 side by side"
-    assert reproduce._outlook({"01_first": ""}, 2) == "1 to run: 01_first (not timed yet)"
+    assert reproduce._outlook({"01_first": None}, 2) == "1 to run: 01_first (not timed yet)"
     assert reproduce._outlook({}, 2) == "all is up to date"
 
 

@@ -60,7 +60,7 @@ def test_heads_and_answers_of_a_model(subject, place):
     assert not np.allclose(short["bits"], long["bits"], rtol=1e-6)
     faster = subject.ask("answered", retention.SLOW, math.nan, retention.FACTOR)
     assert not np.allclose(faster["bits"], intact["bits"], rtol=1e-6)
-    rows = subject._needles()[24]
+    rows = subject._needles[24]
     fresh = evals.outcomes(models.load(place), rows[0][:3], rows[1][:3])["bits"].mean()
     assert intact["bits"].iloc[0] == pytest.approx(fresh, rel=1e-5)  # and nothing is left of what was set
 

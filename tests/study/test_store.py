@@ -201,6 +201,12 @@ def test_a_run_store_goes_on_where_it_stopped(clone, frame):
     assert len(again.get("hybrid/low/0")) == 2
 
 
+def test_what_is_kept_lies_in_build_or_where_it_is_said(clone, monkeypatch):
+    assert store.kept_dir() == clone / "build"
+    monkeypatch.setenv(store.KEPT, str(clone / "elsewhere"))
+    assert store.kept_dir() == clone / "elsewhere"
+
+
 def test_a_run_store_keeps_other_parameters_apart(clone, frame):
     store.RunStore(clone / "runs", made_by={"model": "hybrid"}).put("0", frame)
     other = store.RunStore(clone / "runs", made_by={"model": "pure"})

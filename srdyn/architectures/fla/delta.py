@@ -1,7 +1,6 @@
 """Layers of flash-linear-attention's models that erase before they write."""
 
 import copy
-import dataclasses
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
@@ -14,36 +13,47 @@ from srdyn.architectures import recipe
 from srdyn.architectures.fla import layers
 from srdyn.kernels import recurrence
 
-_QKV = {
-    "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
-}  # fmt: skip
-"""What all of these layers have, as `recipe.Recipe.rows` says it."""
+
+class Eraser(layers.Layer):
+    """Queries and keys are normalised unless the call says otherwise; without g no head forgets."""
+
+    rows: ClassVar = layers.Layer.rows | {
+        "q_proj": "key", "k_proj": "key", "v_proj": "value", "q_conv1d": "key", "k_conv1d": "key", "v_conv1d": "value",
+    }  # fmt: skip
+
+    def inputs(self, call: recipe.Call) -> recipe.Inputs:
+        read = {name: call.timed[name].float() for name in self.timed if name in call.timed}
+        if call.options.get("use_qk_l2norm_in_kernel", True):
+            read |= {name: recurrence.l2norm(read[name]) for name in ("q", "k", "p") if name in read}
+        beta = read.pop("beta")
+        read.setdefault("g", beta.new_zeros(read["q"].shape[:3]))
+        return recipe.Inputs(**read, beta=beta)
 
 
-class GatedDeltaNet(layers.Layer):
+class GatedDeltaNet(Eraser):
     """`g = −exp(A_log)·softplus(a + dt_bias)`, `beta = sigmoid(b)` or twice that, both made by the recurrence."""
 
     mixers = ("fla.layers.gated_deltanet.GatedDeltaNet",)
     model_types = ("gated_deltanet",)
     state_axes = ("V", "K")
     chunk_tap, step_tap = "chunk_gated_delta_rule", "fused_recurrent_gated_delta_rule"
-    rows: ClassVar = _QKV | {
+    rows: ClassVar = Eraser.rows | {
         "a_proj": "head", "b_proj": "head", "A_log": "head", "dt_bias": "head", "g_proj": "value",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        (q, k, v), options, g = call.floats("q", "k", "v"), call.options, call.timed["g"]
+        options, g = call.options, call.timed["g"]
         if options["use_gate_in_kernel"]:
             g = log_decay(g, options["A_log"], options["dt_bias"], options.get("lower_bound"))
         beta = call.timed["beta"].float().sigmoid() * (2 if options["allow_neg_eigval"] else 1)
-        return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
+        return super().inputs(call._replace(timed=call.timed | {"g": g, "beta": beta}))
 
     def forgetting(self, call: recipe.Call, decay: recipe.Decay) -> recipe.Call:
         """The call with log-decays where it had what the kernel makes them of."""
         gate = ("A_log", "dt_bias", "lower_bound", "safe_gate")
         options = {name: x for name, x in call.options.items() if name not in gate} | {"use_gate_in_kernel": False}
         timed = call.timed | {"g": decay.of(self.inputs(call).g)}
-        return dataclasses.replace(call, timed=timed, options=options)
+        return call._replace(timed=timed, options=options)
 
 
 class KimiDeltaAttention(GatedDeltaNet):
@@ -54,16 +64,13 @@ class KimiDeltaAttention(GatedDeltaNet):
     gating = "per channel"
     chunk_tap, step_tap = "chunk_kda", "fused_recurrent_kda"
     rule = staticmethod(recurrence.kimi_delta_rule)
-    rows: ClassVar = _QKV | {
+    rows: ClassVar = Eraser.rows | {
         "f_proj.1": "channel", "b_proj": "head", "A_log": "head", "dt_bias": "channel", "g_proj.1": "value",
+        "gate_dim": "channel",
     }  # fmt: skip
 
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        super().cut(mixer, value_heads, key_heads)
-        mixer.gate_dim = mixer.num_v_heads * mixer.head_k_dim
 
-
-class DeltaNet(layers.Layer):
+class DeltaNet(Eraser):
     """No decay; `beta = sigmoid(b)`, doubled where negative eigenvalues are allowed, or 1."""
 
     mixers = ("fla.layers.delta_net.DeltaNet",)
@@ -73,16 +80,10 @@ class DeltaNet(layers.Layer):
     chunk_tap, step_tap = "chunk_delta_rule", "fused_recurrent_delta_rule"
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
-    rows: ClassVar = _QKV | {"b_proj": "head", "g_proj": "value"}
-
-    def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        q, k, v, beta = call.floats("q", "k", "v", "beta")
-        if call.options["use_qk_l2norm_in_kernel"]:
-            q, k = recurrence.l2norm(q), recurrence.l2norm(k)
-        return recipe.Inputs(q=q, k=k, v=v, g=torch.zeros_like(beta), beta=beta)
+    rows: ClassVar = Eraser.rows | {"b_proj": "head", "g_proj": "value"}
 
 
-class GatedDeltaProduct(layers.Layer):
+class GatedDeltaProduct(Eraser):
     """Several writes a token, the decay before them optional; the gates of a token are g and the mean of its betas."""
 
     mixers = ("fla.layers.gated_deltaproduct.GatedDeltaProduct",)
@@ -114,7 +115,7 @@ class GatedDeltaProduct(layers.Layer):
             once = name in self.once
             rows = x.unflatten(1, (-1, self.writes)) if is_fused or not once else x
             timed[name] = rows[:, :, self.once[name]] if is_fused and once else rows
-        return dataclasses.replace(call, timed=timed)
+        return call._replace(timed=timed)
 
     def run(self, function: Callable, call: recipe.Call) -> tuple[Tensor, Tensor]:
         is_fused, timed = "num_householder" not in call.options, {}
@@ -125,17 +126,12 @@ class GatedDeltaProduct(layers.Layer):
             else:
                 rows = x
             timed[name] = rows.flatten(1, 2) if is_fused or name not in self.once else rows
-        return super().run(function, dataclasses.replace(call, timed=timed))
+        return super().run(function, call._replace(timed=timed))
 
     def on_cpu(self, **options) -> tuple[Tensor, Tensor | None]:
         """As for any layer; the fused form has a row for each write, of which the layer takes a token's last."""
         outputs, last = super().on_cpu(**options)
         return outputs if "num_householder" in options else outputs.repeat_interleave(self.writes, dim=1), last
-
-    def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        q, k, v, beta = call.floats("q", "k", "v", "beta")
-        g = call.timed["g"].float() if "g" in call.timed else beta.new_zeros(q.shape[:3])
-        return recipe.Inputs(q=recurrence.l2norm(q), k=recurrence.l2norm(k), v=v, g=g, beta=beta)
 
     def heads(self, mixer: nn.Module) -> recipe.Heads:
         return super().heads(mixer)._replace(key_heads=getattr(mixer, "srdyn_key_heads", mixer.num_heads))
@@ -153,7 +149,7 @@ class GatedDeltaProduct(layers.Layer):
         return units
 
 
-class Comba(layers.Layer):
+class Comba(Eraser):
     """Gates as in Gated DeltaNet; the key that erases is a share of the key, which the query loses a part of."""
 
     mixers = ("fla.layers.comba.Comba",)
@@ -163,11 +159,6 @@ class Comba(layers.Layer):
     shared = ("q", "k", "p")
     rule = staticmethod(recurrence.comba)
     rows: ClassVar = GatedDeltaNet.rows | {"decay": "key head", "D": "key head"}
-
-    def inputs(self, call: recipe.Call) -> recipe.Inputs:
-        q, k, p = (recurrence.l2norm(x) for x in call.floats("q", "k", "p"))
-        v, g, beta = call.floats("v", "g", "beta")
-        return recipe.Inputs(q=q, k=k, v=v, p=p, g=g, beta=beta)
 
 
 def log_decay(

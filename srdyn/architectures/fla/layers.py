@@ -4,11 +4,10 @@ https://github.com/fla-org/flash-linear-attention 0.6. It is imported by those w
 Its registry of backends would change every model in the process; twins come by `rebinding`, module by module.
 """
 
-import copy
 import functools
 import importlib
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import ClassVar
 
 import torch
@@ -17,13 +16,13 @@ from transformers import PreTrainedModel
 
 from srdyn.architectures import rebinding, recipe
 from srdyn.architectures.fla import ops
-from srdyn.kernels import recurrence, scan, transition
+from srdyn.kernels import recurrence, scan
 
 _COMPILED = {
     recurrence.gated_delta_rule: functools.partial(scan.gated_delta_rule, output_final_state=True),
-    recurrence.kimi_delta_rule: transition.kimi_delta_rule,
-    recurrence.gated_linear_attention: transition.gated_linear_attention,
-    recurrence.rwkv7: transition.rwkv7,
+    recurrence.kimi_delta_rule: scan.kimi_delta_rule,
+    recurrence.gated_linear_attention: scan.gated_linear_attention,
+    recurrence.rwkv7: scan.rwkv7,
 }
 """Faster forms of rules, which return the last state alone."""
 
@@ -31,43 +30,27 @@ _COMPILED = {
 class Layer(recipe.Recipe):
     """What all of these layers have in common; they name every argument of their recurrence.
 
-    `shared` are the arguments whose heads are key heads: in a pruned layer each value head gets its own copy before the
-    recurrence, while weights and cache hold a key once. An ablated head has values of zero, which write nothing.
+    An ablated head has values of zero, which write nothing.
     """
 
     places = ()
     timed = ("q", "k", "v", "g", "beta")
-    convolutions = ("q_conv1d", "k_conv1d", "v_conv1d")
+    convolutions = ()
     written = "v"
-    shared: ClassVar[tuple[str, ...]] = ("q", "k")
+    shared = ("q", "k")
+    rows: ClassVar = {"key_dim": "key", "value_dim": "value"}
     sizes = ("num_v_heads", "num_heads", "head_k_dim", "head_v_dim")
-    own_key: list[int] | None = None
-    """In a pruned layer, the key head of each value head."""
-
-    def of(self, mixer: nn.Module) -> "Layer":
-        if not self.is_pruned(mixer):
-            return self
-        known = copy.copy(self)
-        known.own_key = self.sharing(mixer)
-        return known
 
     @property
     def readers(self) -> tuple[str, ...]:
         """Both, since a short sequence is read by the function for single tokens."""
         return self.chunk_tap, self.step_tap
 
-    def conv_values(self, mixer: nn.Module) -> int:
-        held = (getattr(mixer, name, None) for name in self.convolutions)
-        return sum(convolution.weight[:, 0].numel() for convolution in held if convolution is not None)
-
     def empty_cache(self, hf: PreTrainedModel) -> object:
         return importlib.import_module("fla.models.cache_utils").Cache()
 
     def stored(self, cache: object, index: int) -> Tensor:
         return cache[index]["recurrent_state"]
-
-    def taken_apart(self, arguments: tuple, options: dict) -> recipe.Call:
-        return super().taken_apart(arguments, self._expanded(options))
 
     def cpu_functions(self, mixer: nn.Module) -> dict[str, Callable]:
         """Whatever the layer calls that has a twin, and the recurrence."""
@@ -87,17 +70,15 @@ class Layer(recipe.Recipe):
         last = self.oriented(last).contiguous() if options.get(self.wants_state) else None
         return outputs.to(call.timed["v"].dtype), last
 
-    def make_runnable(self, mixer: nn.Module) -> None:
-        if not self.kept(mixer):
-            mixer.forward = types.MethodType(self.nothing, mixer)
-            return
+    def bind(self, mixer: nn.Module) -> None:
         if getattr(mixer, "mode", None) in ("fused_chunk", "parallel"):
             mixer.mode = "chunk"  # The same outputs from a kernel that hands out a state.
-        super().make_runnable(mixer)
-        if self.is_pruned(mixer):
-            known = self.of(mixer)
-            expanding = {name: known._expanding(rebinding.meaning(mixer, name)) for name in self.readers}
-            rebinding.bind(mixer, expanding)
+        super().bind(mixer)
+
+    @staticmethod
+    def copied(x: Tensor, own: Tensor) -> Tensor:
+        """By indexing, which keeps the order of x in memory, in which sums over its channels are taken."""
+        return x[:, :, own]
 
     def make_model_runnable(self, hf: PreTrainedModel) -> None:
         stock = importlib.import_module("fla.modules.activations")
@@ -116,26 +97,6 @@ class Layer(recipe.Recipe):
         if past_key_values is not None:
             past_key_values.update(layer_idx=mixer.layer_idx, offset=hidden_states.shape[1])
         return torch.zeros_like(hidden_states), None, past_key_values
-
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        _, _, K, V = self.heads(mixer)
-        super().cut(mixer, value_heads, key_heads)
-        mixer.key_dim, mixer.value_dim = K * len(key_heads), V * len(value_heads)
-
-    def _expanded(self, options: dict) -> dict:
-        """The arguments, with a copy of its key head's for each value head of a pruned layer, unless they have it."""
-        if self.own_key is None:
-            return options
-        given = {name: options[name] for name in self.shared if options.get(name) is not None}
-        own = {name: x[:, :, self.own_key] for name, x in given.items() if x.shape[2] != len(self.own_key)}
-        return options | own
-
-    def _expanding(self, function: Callable) -> Callable:
-        @functools.wraps(function)
-        def call(**options):
-            return function(**self._expanded(options))
-
-        return call
 
 
 def _make_module_runnable(module: nn.Module, activations: dict[Callable, Callable]) -> None:

@@ -1,7 +1,6 @@
 """Layers of flash-linear-attention's models that decay and write, and erase nothing."""
 
 import copy
-import dataclasses
 import functools
 import importlib
 from collections.abc import Callable, Sequence
@@ -22,7 +21,7 @@ class Writer(layers.Layer):
     shared = ("k", "v")
     sizes = ("num_heads", "num_kv_heads", "head_k_dim", "head_v_dim")
     rule = staticmethod(recurrence.gated_linear_attention)
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "q_proj": "channel", "k_proj": "key", "v_proj": "shared value", "g_proj": "value",
         "q_conv1d": "channel", "k_conv1d": "key", "v_conv1d": "shared value",
     }  # fmt: skip
@@ -75,17 +74,16 @@ class HGRN2(GatedLinearAttention):
 
     mixers = ("fla.layers.hgrn2.HGRN2Attention",)
     model_types = ("hgrn2",)
-    convolutions = ("q_conv1d", "f_conv1d", "i_conv1d")
     shared = ()
     sizes = ("num_heads", "num_heads", "head_f_dim", "head_i_dim")
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "q_proj": "channel", "f_proj": "channel", "i_proj": "value", "g_norm": "value",
-        "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value",
+        "q_conv1d": "channel", "f_conv1d": "channel", "i_conv1d": "value", "forget_dim": "key", "input_dim": "value",
     }  # fmt: skip
 
-    def make_runnable(self, mixer: nn.Module) -> None:
-        super().make_runnable(mixer)
-        if self.is_pruned(mixer) and self.kept(mixer):
+    def bind(self, mixer: nn.Module) -> None:
+        super().bind(mixer)
+        if self.is_pruned(mixer):
             if _own_bound not in mixer._forward_pre_hooks.values():
                 mixer.register_forward_pre_hook(_own_bound, with_kwargs=True)
             norm = rebinding.meaning(mixer, "rms_norm_linear")
@@ -97,7 +95,6 @@ class HGRN2(GatedLinearAttention):
         narrower = mixer.num_heads / max(len(value_heads), 1)
         super().cut(mixer, value_heads, key_heads)
         mixer.g_norm.weight.data *= narrower**0.5
-        mixer.forget_dim, mixer.input_dim = mixer.key_dim, mixer.value_dim
 
 
 class Retention(Writer):
@@ -112,7 +109,8 @@ class Retention(Writer):
 
     def of(self, mixer: nn.Module) -> "Retention":
         known = copy.copy(super().of(mixer))
-        known.decay = retention_decays(self.unpruned(mixer).H)[list(self.kept(mixer))]
+        every = torch.log1p(-torch.exp2(-5.0 - torch.arange(self.unpruned(mixer).H)))
+        known.decay = every[list(self.kept(mixer))]
         return known
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
@@ -122,21 +120,15 @@ class Retention(Writer):
 
     def forgetting(self, call: recipe.Call, decay: recipe.Decay) -> recipe.Call:
         own = call.options.get("g_gamma", self.decay)
-        return dataclasses.replace(call, options=call.options | {"g_gamma": decay.of(own.expand(1, 1, -1))[0, 0]})
+        return call._replace(options=call.options | {"g_gamma": decay.of(own.expand(1, 1, -1))[0, 0]})
 
-    def make_runnable(self, mixer: nn.Module) -> None:
-        if self.kept(mixer):
-            # fla's own has the decays of its heads' present numbers, and no others.
-            ops = importlib.import_module("fla.ops.simple_gla")
-            stock = ops.chunk_simple_gla, ops.fused_recurrent_simple_gla
-            decaying = (_decaying(self.of(mixer).decay, function) for function in stock)
-            rebinding.bind(mixer, dict(zip(self.readers, decaying, strict=True)))
-        super().make_runnable(mixer)
-
-
-def retention_decays(H: int) -> Float[Tensor, " H"]:
-    """RetNet's log-decays: log(1 − 2^(−5−h))."""
-    return torch.log1p(-torch.exp2(-5.0 - torch.arange(H)))
+    def bind(self, mixer: nn.Module) -> None:
+        # fla's own has the decays of its heads' present numbers, and no others.
+        ops = importlib.import_module("fla.ops.simple_gla")
+        stock = ops.chunk_simple_gla, ops.fused_recurrent_simple_gla
+        decaying = (_decaying(self.of(mixer).decay, function) for function in stock)
+        rebinding.bind(mixer, dict(zip(self.readers, decaying, strict=True)))
+        super().bind(mixer)
 
 
 def _decaying(decay: Float[Tensor, " held"], function: Callable) -> Callable:

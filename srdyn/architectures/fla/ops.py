@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from srdyn.kernels import fused
+from srdyn.kernels import fused, recurrence
 
 _Rows = Float[Tensor, "*batch D"]
 _Vector = Float[Tensor, " D"]
@@ -62,8 +62,7 @@ def rms_norm_gated(
 
 def l2norm(x: _Rows, eps: float = 1e-6, output_dtype: torch.dtype | None = None) -> _Rows:
     """x / √(Σx² + eps)."""
-    normed = x.float() * torch.rsqrt(x.float().square().sum(-1, keepdim=True) + eps)
-    return normed.to(output_dtype or x.dtype)
+    return recurrence.l2norm(x.float(), eps=eps).to(output_dtype or x.dtype)
 
 
 def causal_conv1d(

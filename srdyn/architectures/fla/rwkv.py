@@ -4,7 +4,6 @@ Beside the recurrence a head adds the bias of its norm, in RWKV-7 the token's ow
 """
 
 import contextlib
-from collections.abc import Iterator, Sequence
 from typing import ClassVar
 
 from jaxtyping import Bool
@@ -21,7 +20,6 @@ class Rwkv(layers.Layer):
 
     gating = "per channel"
     log_decay = ("w",)
-    convolutions = ()
     shared = ()
     sizes = ("num_heads", "num_heads", "head_k_dim", "head_v_dim")
 
@@ -33,19 +31,13 @@ class Rwkv(layers.Layer):
         """Two: every projection mixes a token with the one before it."""
         return 2
 
-    @contextlib.contextmanager
-    def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> Iterator[None]:
+    def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> contextlib.AbstractContextManager:
         columns = chosen.repeat_interleave(self.heads(mixer).V)
 
         def silenced(_projection: nn.Module, arguments: tuple) -> tuple[Tensor]:
             return (arguments[0].masked_fill(columns.to(arguments[0].device), 0),)
 
-        with mixer.o_proj.register_forward_pre_hook(silenced):
-            yield
-
-    def cut(self, mixer: nn.Module, value_heads: Sequence[int], key_heads: Sequence[int]) -> None:
-        super().cut(mixer, value_heads, key_heads)
-        mixer.g_norm.num_groups = len(value_heads)
+        return mixer.o_proj.register_forward_pre_hook(silenced)
 
 
 class Rwkv6(Rwkv):
@@ -56,9 +48,9 @@ class Rwkv6(Rwkv):
     chunk_tap, step_tap = "chunk_rwkv6", "fused_recurrent_rwkv6"
     timed = ("r", "k", "v", "w")
     rule = staticmethod(recurrence.rwkv6)
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "r_proj.linear": "channel", "k_proj.linear": "channel", "w_proj.linear.lora.2": "channel", "bonus": "head",
-        "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value",
+        "v_proj.linear": "value", "g_proj.linear": "value", "g_norm": "value", "g_norm.num_groups": "head",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:
@@ -79,10 +71,10 @@ class Rwkv7(Rwkv):
     sizes = ("num_heads", "num_heads", "head_dim", "head_v_dim")
     timed = ("r", "w", "k", "v", "kk", "a", "b")
     rule = staticmethod(recurrence.rwkv7)
-    rows: ClassVar = {
+    rows: ClassVar = layers.Layer.rows | {
         "r_proj": "channel", "k_proj": "channel", "w_lora.lora.2": "channel", "a_lora.lora.2": "channel",
         "k_k": "channel", "k_a": "channel", "r_k": "head", "v_proj": "value", "v_lora.lora.2": "value",
-        "g_lora.lora.2": "value", "g_norm": "value",
+        "g_lora.lora.2": "value", "g_norm": "value", "g_norm.num_groups": "head",
     }  # fmt: skip
 
     def inputs(self, call: recipe.Call) -> recipe.Inputs:

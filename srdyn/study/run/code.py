@@ -13,8 +13,6 @@ from pathlib import Path
 import srdyn
 
 PACKAGE = Path(__file__).parents[2]
-
-
 _FILES = {
     ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__"): path
     for path in PACKAGE.rglob("*.py")
@@ -34,7 +32,7 @@ def hash_of(*modules: str) -> str:
     edited += [n for n in names if n in _EDITED]
     if edited:
         raise RuntimeError(f"{', '.join(edited)} changed after this process began: start it (the kernel) again")
-    return _joint(names)
+    return hashlib.sha256(_listed(names).encode()).hexdigest()
 
 
 def loaded() -> str:
@@ -72,10 +70,6 @@ def _named(node: ast.AST) -> Iterator[str]:
     elif isinstance(node, ast.ImportFrom):
         yield node.module
         yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _joint(names: Sequence[str]) -> str:
-    return hashlib.sha256(_listed(names).encode()).hexdigest()
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -28,13 +28,8 @@ class Compared(NamedTuple):
     faults: list[str]
 
 
-def faults(fresh: pd.DataFrame, standing: pd.DataFrame) -> list[str]:
-    """The faults of `compared`: none where one table may stand for the other."""
-    return compared(fresh, standing).faults
-
-
 def compared(fresh: pd.DataFrame, standing: pd.DataFrame) -> Compared:
-    """A table beside the one that stands.
+    """A table beside the one that stands; without faults either may stand for the other.
 
     Reals agree to 1e-4 relative; what models answer also where it is less than `BITS` off. Where `uncertain` is true in
     either table, a rank (an integer column named `rank`, `rank_…` or `…_rank`) may be one off, in at most 1 % of the

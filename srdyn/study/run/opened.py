@@ -61,9 +61,11 @@ def identity(model: models.Model, name: str | Path) -> str:
     return files.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
 
 
-def table(make: Callable, openings: Sequence[tuple], questions: Sequence[tuple], *, desc: str) -> pd.DataFrame:
-    """One table of what `make(*opening).ask(*question)` is for every opening and question, as `deal` gets them."""
-    work = [(opening, "ask", question) for opening in openings for question in questions]
+def table(
+    make: Callable, names: Sequence[str | Path], opening: tuple, questions: Sequence[tuple], *, desc: str
+) -> pd.DataFrame:
+    """One table of `make(found(name), *opening).ask(*question)` for all names and questions, as `deal` gets them."""
+    work = [((place, *opening), "ask", question) for place in map(found, names) for question in questions]
     return pd.concat(tqdm(deal(make, work), desc=desc, total=len(work)), ignore_index=True)
 
 

@@ -29,6 +29,8 @@ from srdyn.study.run import code, comparison
 REFERENCE = "reference"
 THOROUGH = "thorough"
 INTERACTIVE = "interactive"
+KEPT = "SRDYN_KEPT"
+"""Names a folder in place of build/ for what is kept of surveys and trials."""
 PYTHON = "py{}{}".format(*sys.version_info)
 """The version, as other ones hash code otherwise."""
 _CSV_ROWS = 2_000
@@ -50,6 +52,11 @@ def run_name() -> str:
 def build_dir(run: str | None = None) -> Path:
     """The ignored folder of `run`, by default of the run at work."""
     return files.root() / "build" / (run or run_name())
+
+
+def kept_dir() -> Path:
+    """Where surveys and trials keep what they found, whatever the run: build/, unless `KEPT` says another folder."""
+    return Path(os.environ.get(KEPT) or files.root() / "build")
 
 
 def table_dir(run: str | None = None) -> Path:

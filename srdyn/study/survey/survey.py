@@ -11,7 +11,7 @@ import pandas as pd
 from tqdm.auto import tqdm
 
 from srdyn import models
-from srdyn.loading import files, processes, streaming
+from srdyn.loading import processes, streaming
 from srdyn.study.run import code, opened, store
 from srdyn.study.survey import samples
 from srdyn.study.survey.null_tables import COMMON, NULLS, Tables, available
@@ -44,7 +44,7 @@ def heads(
     Columns: those of `strata.head_table`, document, kind, source, log_decay (NaN without decay) and write_strength
     (means over the context), `rank 1e-02` ….
     """
-    kept, found = kept or files.root() / "build" / "survey", []
+    kept, found = kept or store.kept_dir() / "survey", []
     places = {name: documents.content_hash(name) for name in reading.domains if documents.is_place(name)}  # all there?
     # Other processes may be in other folders.
     domains = (str(Path(x).absolute()) if x in places and Path(x).exists() else x for x in reading.domains)

@@ -101,7 +101,7 @@ def answers(model: models.Model, sheet: dict[str, Probe], *, fold: tuple[int, in
     for probe in sheet.values():
         rows = torch.arange(len(probe.tokens))[k::K]
         if len(rows):
-            frame = _ANSWERS[probe.kind](model, probe.at(rows))
+            frame = (_text_answers if probe.kind == "text" else _item_answers)(model, probe.at(rows))
             frames.append(frame.assign(probe_kind=probe.kind, row=rows.numpy()[frame["row"]]))
     columns = ["probe", "probe_kind", "row", "item", "value", "weight", "bits"]
     return pd.concat(frames, ignore_index=True)[columns] if frames else pd.DataFrame(columns=columns)
@@ -138,21 +138,15 @@ def _induction(battery: Battery, tokenizer: PreTrainedTokenizerBase, text: tasks
     return Probe("induction", "induction", torch.tensor(rows), items=items)
 
 
-def _task_answers(model: models.Model, probe: Probe) -> pd.DataFrame:
-    found = evals.outcomes(model, probe.tokens, probe.items)
-    return found.assign(probe=probe.name, value=found["right"].astype(float), weight=1.0)
-
-
 def _text_answers(model: models.Model, probe: Probe) -> pd.DataFrame:
     bits = evals.window_bits(model, probe.tokens)
     about = {"probe": probe.name, "row": np.arange(len(bits)), "item": 0}
     return pd.DataFrame({**about, "value": bits, "weight": probe.size.astype(float), "bits": bits})
 
 
-def _induction_answers(model: models.Model, probe: Probe) -> pd.DataFrame:
+def _item_answers(model: models.Model, probe: Probe) -> pd.DataFrame:
     found = evals.outcomes(model, probe.tokens, probe.items)
+    if probe.kind == "task":
+        return found.assign(probe=probe.name, value=found["right"].astype(float), weight=1.0)
     names = np.array(INDUCTION)[found["item"] - 1]
     return found.assign(probe=names, item=0, value=found["bits"], weight=found["tokens"].astype(float))
-
-
-_ANSWERS = {"task": _task_answers, "text": _text_answers, "induction": _induction_answers}

@@ -118,50 +118,40 @@ def _contrast(
 def _cells(frames: Sequence[pd.DataFrame]) -> list[Float64[np.ndarray, "draws rows 2"]]:
     """Σ value and Σ weight of each frame by draw and row; rows of one fold are one row, and its draws are one draw."""
     tables = [_answers(frame) for frame in frames]
-    if any(not np.array_equal(table.asked, tables[0].asked) for table in tables):
+    asked = [table[["row", "item"]].drop_duplicates().to_numpy() for table in tables]
+    if any(not np.array_equal(items, asked[0]) for items in asked):
         raise ValueError("only answers to the same items are compared in pairs; answer one battery, all of it, in each")
-    folds = [_folds(table) for table in tables]
+    folds = [_folds(table, len(asked[0])) for table in tables]
     shared = [fold for fold in folds if fold is not None]
     if any(not np.array_equal(fold, shared[0]) for fold in shared):
         raise ValueError("draws answered different rows in the frames compared; share rows among as many draws in each")
     cells = []
     for table, fold in zip(tables, folds, strict=True):
-        row = shared[0][table.row] if shared else table.row
-        draw = table.draw if fold is None else np.zeros_like(row)
+        row = pd.factorize(table["row"])[0]
+        row = shared[0][row] if shared else row
+        draw = table["draw"].to_numpy() if fold is None else np.zeros_like(row)
         cell = np.zeros((draw.max() + 1, row.max() + 1, 2))
-        np.add.at(cell, (draw, row), table.counts)
+        np.add.at(cell, (draw, row), table[["value", "weight"]].to_numpy(np.float64))
         cells.append(cell)
     return cells
 
 
-class _Answers(NamedTuple):
-    """The answers of a frame by row, item and draw: number of the row and draw, value and weight; the items asked."""
-
-    row: Int[np.ndarray, " n"]
-    draw: Int[np.ndarray, " n"]
-    counts: Float64[np.ndarray, "n 2"]
-    asked: Int[np.ndarray, "items 2"]
-
-
-def _answers(frame: pd.DataFrame) -> _Answers:
+def _answers(frame: pd.DataFrame) -> pd.DataFrame:
+    """The answers in the order of rows, items and draws, the draws numbered."""
     if (probes := frame["probe"].unique()).size != 1:
         raise ValueError(f"an estimate is of one probe, the frame has answers of {list(probes)}; select one")
-    asked = frame[["row", "item"]].to_numpy()
-    draw = pd.factorize(frame["draw"])[0] if "draw" in frame else np.zeros(len(frame), dtype=int)
-    order = np.lexsort((draw, asked[:, 1], asked[:, 0]))
-    asked, draw, counts = asked[order], draw[order], frame[["value", "weight"]].to_numpy(np.float64)[order]
-    changes = np.diff(asked, axis=0, prepend=asked[:1] - 1) != 0
-    other = changes.any(1)
-    if (~other[1:] & (draw[1:] == draw[:-1])).any():
+    draw = pd.factorize(frame["draw"])[0] if "draw" in frame else 0
+    table = frame[["row", "item", "value", "weight"]].assign(draw=draw)
+    if table.duplicated(["row", "item", "draw"]).any():
         raise ValueError("some items are answered twice; select one model and one arm, and name its draws in `draw`")
-    return _Answers(np.cumsum(changes[:, 0]) - 1, draw, counts, asked[other])
+    return table.sort_values(["row", "item", "draw"])
 
 
-def _folds(answers: _Answers) -> Int[np.ndarray, " rows"] | None:
+def _folds(table: pd.DataFrame, asked: int) -> Int[np.ndarray, " rows"] | None:
     """The draw that answered each row, numbered as they first occur; None where all draws answered every row."""
-    if len(answers.draw) == (answers.draw.max() + 1) * len(answers.asked):
+    if len(table) == table["draw"].nunique() * asked:
         return None
-    first = answers.draw[np.unique(answers.row, return_index=True)[1]]
-    if (answers.draw != first[answers.row]).any():
+    draws = table.groupby("row")["draw"]
+    if (draws.nunique() > 1).any():
         raise ValueError("each draw answers either every row or rows that no other draw answers; some rows have others")
-    return pd.factorize(first)[0]
+    return pd.factorize(draws.first())[0]

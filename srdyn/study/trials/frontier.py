@@ -17,7 +17,7 @@ import dataclasses
 import functools
 import math
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -28,7 +28,6 @@ from torch import Tensor
 
 from srdyn import ablation, evals
 from srdyn.kernels import rounding
-from srdyn.loading import files
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, contrasts, effects, sets, trials
 
@@ -56,11 +55,6 @@ class Way:
     share: float = 1.0
     rank: int = 0
     draw: int = 0
-
-    @property
-    def key(self) -> str:
-        """The way as the name of a file."""
-        return f"{self.how}--{self.rule}--{self.share:.4f}--{self.rank}--{self.draw}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,8 +107,8 @@ def measured(names: Sequence[str | Path], listed: Sequence[Way], plan: trials.Pl
     speak of). Random sets are one row: the mean, and the least and greatest of them.
     """
     trials.prepare(names, plan, [way.rule for way in listed])
-    openings = [(opened.found(name), plan, asked, files.root() / "build") for name in names]
-    answers = opened.table(Subject, openings, [("under", way) for way in listed], desc="frontier")
+    opening = plan, asked, store.kept_dir()
+    answers = opened.table(Subject, names, opening, [("under", way) for way in listed], desc="frontier")
     tables = [table(given.reset_index(drop=True)) for _, given in answers.groupby("model", sort=False)]
     return pd.concat(tables, ignore_index=True)
 
@@ -126,9 +120,10 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
     for _, rows in answers[answers["how"] != WHOLE].groupby([*_WAY, "draw"], sort=False):
         asked = whole.merge(rows[["probe", "row"]].drop_duplicates())
         both = pd.concat([asked.assign(arm=trials.INTACT), rows.assign(arm="way")], ignore_index=True)
-        for probe, (value, n) in {effects.KEPT: _kept(both), LOSS: _loss(both)}.items():
-            if n:
-                tables.append(rows.iloc[[0]][[*_ABOUT, "draw"]].assign(probe=probe, n=n, **value))
+        tasks, text = effects.with_kept(both.assign(window=0)), both[both["probe_kind"] == "text"]
+        for probe, part in {effects.KEPT: tasks[tasks["probe"] == effects.KEPT], LOSS: text.assign(probe=LOSS)}.items():
+            if len(part):
+                tables.append(rows.iloc[[0]][[*_ABOUT, "draw"]].assign(probe=probe, **_difference(part)))
     found = pd.concat(tables, ignore_index=True)
     drawn = found["rule"] == RANDOM
     return pd.concat([found[~drawn].drop(columns="draw"), _band(found[drawn])], ignore_index=True)
@@ -149,7 +144,7 @@ class Subject(trials.Subject):
         Columns: probe, probe_kind, row, item, value, weight (their sums' ratio: share right, bits a token), those of
         `Way`, heads, where, bytes, replayed.
         """
-        return self.answered.once(way.key, lambda: self._answers(way))
+        return self.answered.once("--".join(map(str, dataclasses.astuple(way))), lambda: self._answers(way))
 
     def chosen(self, way: Way) -> Bool[Tensor, "L H"]:
         """The heads that a way acts on."""
@@ -183,27 +178,23 @@ class Subject(trials.Subject):
         held = {"heads": int(heads.sum()), "where": where, "bytes": self._bytes(way, heads)}
         return lines.assign(**dataclasses.asdict(way), **held, replayed=self.replayed(way))
 
-    @contextlib.contextmanager
-    def _holding(self, way: Way, heads: Bool[Tensor, "L H"]) -> Iterator[None]:
+    def _holding(self, way: Way, heads: Bool[Tensor, "L H"]) -> contextlib.AbstractContextManager:
         """While this is open, the model holds its states in this way."""
         model, length, prefix = self.model, self.asked.length, self.asked.prefix
         often, seldom = (range(n, length, n) for n in (self.asked.every, self.asked.cut_every))
         if way.how == WHOLE or prefix == (replayed := self.replayed(way)):  # what is read again as a whole is not lost
-            block = contextlib.nullcontext()
-        elif way.how == REMOVED:
-            block = ablation.ablate_heads(model, heads)
-        elif way.how == RANK:
-            block = ablation.truncate_states(model, way.rank, heads, seldom)
-        elif way.how in (ZEROED, REPLAYED):
-            block = ablation.change_states(model, torch.zeros_like, heads, [prefix - replayed])
-        elif way.how == POOLED:
-            block = ablation.change_states(model, functools.partial(rounding.rounded, form="int8"), heads, [prefix])
-        else:
-            form, feedback = ROUNDED[way.how]
-            change = functools.partial(rounding.rounded, form=form, feedback=feedback)
-            block = ablation.change_states(model, change, heads, often)
-        with block:
-            yield
+            return contextlib.nullcontext()
+        if way.how == REMOVED:
+            return ablation.ablate_heads(model, heads)
+        if way.how == RANK:
+            return ablation.truncate_states(model, way.rank, heads, seldom)
+        if way.how in (ZEROED, REPLAYED):
+            return ablation.change_states(model, torch.zeros_like, heads, [prefix - replayed])
+        if way.how == POOLED:
+            return ablation.change_states(model, functools.partial(rounding.rounded, form="int8"), heads, [prefix])
+        form, feedback = ROUNDED[way.how]
+        change = functools.partial(rounding.rounded, form=form, feedback=feedback)
+        return ablation.change_states(model, change, heads, often)
 
     def _bytes(self, way: Way, heads: Bool[Tensor, "L H"]) -> float:
         """The share of the states' bytes that is left."""
@@ -243,30 +234,20 @@ def behind(items: Int64[Tensor, "B T"], prefix: int, *, alone: bool) -> Int64[Te
     return kept
 
 
-def _kept(both: pd.DataFrame) -> tuple[dict[str, object], int]:
-    """The share of the accuracy that is kept, over the tasks that the whole model solves on these rows."""
-    tasks = effects.with_kept(both.assign(window=0))
-    return _difference(tasks[tasks["probe"] == effects.KEPT], plus=1.0)
+def _difference(rows: pd.DataFrame) -> dict[str, object]:
+    """The way against the whole model, paired by row, with its interval over rows; of a random set the value alone.
 
-
-def _loss(both: pd.DataFrame) -> tuple[dict[str, object], int]:
-    """Bits a token more."""
-    text = both[both["probe_kind"] == "text"]
-    found, _ = _difference(text.assign(probe=LOSS), plus=0.0)
-    return found, int(text.loc[text["arm"] == "way", "weight"].sum())
-
-
-def _difference(rows: pd.DataFrame, *, plus: float) -> tuple[dict[str, object], int]:
-    """The way against the whole model, paired by row, with its interval over rows; of a random set the value alone."""
+    Of `KEPT`, the share of the accuracy on the tasks that the whole model solves on these rows, 1 is the whole model's.
+    """
     way, whole = (rows[rows["arm"] == arm].drop(columns="draw") for arm in ("way", trials.INTACT))
-    if way.empty:
-        return {}, 0
+    kept = (way["probe"] == effects.KEPT).all()
+    n, plus = (len(way), 1.0) if kept else (int(way["weight"].sum()), 0.0)
     if (way["rule"] == RANDOM).all():
         found = [x["value"].sum() / x["weight"].sum() for x in (way, whole)]
-        return {"estimate": found[0] - found[1] + plus}, len(way)
+        return {"n": n, "estimate": found[0] - found[1] + plus}
     found = contrasts.difference(way, whole, generator=torch.Generator().manual_seed(0))
     estimate, low, high = (end + plus for end in found)
-    return {"estimate": estimate, "low": low, "high": high, "over": f"{way['row'].nunique()} rows"}, len(way)
+    return {"n": n, "estimate": estimate, "low": low, "high": high, "over": f"{way['row'].nunique()} rows"}
 
 
 def _band(found: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,6 @@ from tqdm.auto import tqdm
 
 from srdyn import ablation, contexts, evals, spectra, states, strata
 from srdyn.kernels import denormals
-from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import code, opened, store
 from srdyn.text import tasks
@@ -127,20 +126,13 @@ class Subject:
 
     def single(self) -> pd.DataFrame:
         """One row for every head, change and distance."""
-        table, model = self.ask("heads"), self.model
-        intact, rows = self._bits(), []
-        changes: dict[str, Callable] = {
-            REMOVED: lambda mask: ablation.ablate_heads(model, mask),
-            SHORTER: lambda mask: ablation.set_half_life(model, mask, factor=FACTOR),
-        }
-        for _, head in tqdm(table.iterrows(), total=len(table), desc=f"{model.name}: single heads", leave=False):
-            for changed, change in changes.items():
-                with change(self._mask(head.to_frame().T)):
+        table, intact, rows = self.ask("heads").drop(columns=[*opened.about(self.model)]), self._bits(), []
+        shorten = functools.partial(ablation.set_half_life, factor=FACTOR)
+        for _, head in tqdm(table.iterrows(), total=len(table), desc=f"{self.model.name}: single heads", leave=False):
+            for changed, change in {REMOVED: ablation.ablate_heads, SHORTER: shorten}.items():
+                with change(self.model, self._mask(head.to_frame().T)):
                     damage = self._bits() - intact
-                found = damage.rename("damage").reset_index().assign(changed=changed)
-                rows.append(
-                    found.assign(**{name: head[name] for name in table if name not in ("model", "kind", "seed")})
-                )
+                rows.append(damage.rename("damage").reset_index().assign(changed=changed, **head))
         return pd.concat(rows, ignore_index=True)
 
     def repeated(self, group: str) -> pd.DataFrame:
@@ -160,37 +152,31 @@ class Subject:
 
     def _by_distance(self, n: int) -> pd.DataFrame:
         rows = []
-        for distance, (tokens, items) in self._needles().items():
+        for distance, (tokens, items) in self._needles.items():
             found = evals.outcomes(self.model, tokens[:n], items[:n])
             share = intervals.wilson(int(found["right"].sum()), len(found))
             rows.append({"distance": distance, **share._asdict(), "bits": found["bits"].mean(), "n": len(found)})
         return pd.DataFrame(rows)
 
+    @functools.cached_property
     def _needles(self) -> dict[int, tuple[Tensor, Tensor]]:
-        if not hasattr(self, "_rows"):
-            writer, asked = self._writer("needles at a distance"), self.asked
-            self._rows = {
-                distance: needles(writer, distance, max(asked.rows, asked.few)) for distance in asked.distances
-            }
-        return self._rows
+        return self._rows("needles at a distance", needles, max(self.asked.rows, self.asked.few))
 
     @functools.cached_property
     def _passages(self) -> dict[int, tuple[Tensor, Tensor]]:
-        writer, n = self._writer("text that comes twice"), PASSAGES * self.asked.rows
-        return {distance: passages(writer, distance, n) for distance in self.asked.distances}
+        return self._rows("text that comes twice", passages, PASSAGES * self.asked.rows)
 
-    def _writer(self, name: str) -> tasks.Writer:
-        rng = evals.draws(name, part="evaluation", seed=self.asked.seed)
+    def _rows(self, name: str, write: Callable, n: int) -> dict[int, tuple[Tensor, Tensor]]:
+        """So many rows at each distance: tokens and items."""
         text = evals.held_out_text(self.model.tokenizer, "evaluation")
-        return tasks.Writer(tasks.Alphabet.of(self.model.tokenizer), text, rng)
+        rng = evals.draws(name, part="evaluation", seed=self.asked.seed)
+        writer = tasks.Writer(tasks.Alphabet.of(self.model.tokenizer), text, rng)
+        return {distance: write(writer, distance, n) for distance in self.asked.distances}
 
     def _text(self) -> Int64[Tensor, "B T"]:
         draw = torch.Generator().manual_seed(self.asked.seed)
-        each = [
-            contexts.domain(name, self.model.tokenizer, n=1, length=LENGTH, generator=draw)
-            for name in self.asked.domains
-        ]
-        return torch.cat(each)
+        read = functools.partial(contexts.domain, tokenizer=self.model.tokenizer, n=1, length=LENGTH, generator=draw)
+        return torch.cat([read(name) for name in self.asked.domains])
 
     def _ranks(self, tokens: Int64[Tensor, "B T"]) -> tuple[Tensor, Tensor, int]:
         """The mean rank and nuclear norm of every head after the text, and D."""
@@ -251,5 +237,5 @@ def passages(writer: tasks.Writer, distance: int, n: int) -> tuple[Int64[Tensor,
 
 
 def _everywhere(names: Sequence[str | Path], asked: Questions, work: Sequence[tuple]) -> pd.DataFrame:
-    openings = [(opened.found(name), asked, files.root() / "build" / "retention") for name in names]
-    return opened.table(Subject, openings, work, desc=f"retention: {work[-1][0]}")
+    opening = asked, store.kept_dir() / "retention"
+    return opened.table(Subject, names, opening, work, desc=f"retention: {work[-1][0]}")

@@ -31,7 +31,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from srdyn import ablation
-from srdyn.loading import files
 from srdyn.study.analysis import intervals, observations
 from srdyn.study.run import opened, store
 from srdyn.study.trials import battery, effects, trials
@@ -134,10 +133,9 @@ def answers(
     as arms of one set. Kept by mask in build/sets.
     """
     trials.prepare(names, plan, [arm.name for arm in arms])
-    openings = [(opened.found(name), plan, asked, files.root() / "build") for name in names]
     blocks = [("beside",), *(("chosen", arm) for arm in arms)]
     blocks += [("random", arm, sets, first) for arm in arms for first in range(0, sets, BLOCK)]
-    return opened.table(Subject, openings, blocks, desc="sets")
+    return opened.table(Subject, names, (plan, asked, store.kept_dir()), blocks, desc="sets")
 
 
 def places(table: pd.DataFrame) -> pd.DataFrame:

@@ -23,7 +23,7 @@ from torch import Tensor
 from srdyn import ablation, models, pruning, scores, spectra, strata
 from srdyn.architectures import linear_cache
 from srdyn.kernels import denormals
-from srdyn.loading import files, memory
+from srdyn.loading import memory
 from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, controls, single_heads
 
@@ -194,7 +194,7 @@ def known() -> list[str]:
 
 
 class Subject:
-    """One model under a plan; what it found is kept in the folder `kept` under a key of everything that decides it."""
+    """One model under a plan, asked for its part of the tables above; what it found is kept in the folder `kept`."""
 
     def __init__(self, name: str | Path, plan: Plan, kept: Path) -> None:
         self.name, self.model, self.plan, self.folder = name, opened.model(name), plan, kept
@@ -209,19 +209,15 @@ class Subject:
             return getattr(self, question)(*details).assign(**opened.about(self.model))
 
     def profile(self) -> pd.DataFrame:
-        """One row for every head, as `profiles` returns it."""
         return self.kept.once("profile", self._profile)
 
     def damage(self) -> pd.DataFrame:
-        """One row for every head and probe, as `damages` returns it."""
         return self.kept.once("damage", lambda: single_heads.damage(self.model, self._sheet(self.plan.calibration)))
 
     def answers(self, arm: Arm) -> pd.DataFrame:
-        """What the model answers under one arm, as `answers` returns it."""
         return self.kept.once(arm.key, lambda: self._answers(arm))
 
     def overlap(self, arm: Arm, variant: str, other: Plan) -> pd.DataFrame:
-        """One row of `overlaps`."""
         elsewhere = Subject(self.name, other, self.folder)
         pairs = [(self.heads(arm, draw), elsewhere.heads(arm, draw)) for draw in range(self.plan.draws)]
         shared = [float((a & b).sum() / a.sum()) for a, b in pairs]
@@ -230,14 +226,13 @@ class Subject:
         return pd.DataFrame([row])
 
     def composition(self, arm: Arm) -> pd.DataFrame:
-        """One row of `compositions`."""
         found, rows, high_arm = self._found(), [], dataclasses.replace(arm, name="high", matched=False)
         for draw in range(self.plan.draws):
             chosen = self.heads(arm, draw)
             rank, decay = found.rank[chosen], found.decay[chosen]
-            row = {"heads": len(rank), "rank": float(rank.mean()), "decay": float(decay.mean())}
-            row |= {"high": float((rank >= strata.HIGH * found.D).double().mean())}
-            row |= {"low": float((rank <= strata.LOW * found.D).double().mean())}
+            high, low = rank >= strata.HIGH * found.D, rank <= strata.LOW * found.D
+            means = {"rank": rank, "decay": decay, "high": high.double(), "low": low.double()}
+            row = {"heads": len(rank)} | {name: float(values.mean()) for name, values in means.items()}
             rows.append(row | {"distance": controls.balance(chosen, self.heads(high_arm, draw), found.decay)})
         means = pd.DataFrame(rows).mean().to_frame().T
         first = self.heads(arm, 0)
@@ -246,7 +241,6 @@ class Subject:
         return means.assign(arm=arm.label, share=arm.share, cut=arm.cut, places=places, chosen=chosen)
 
     def audit(self, arm: Arm, tokens: int) -> pd.DataFrame:
-        """One row of `audits`."""
         heads, model = self.heads(arm, 0), models.load(self.name)
         read = next(iter(self._sheet(self.plan.questions).values())).tokens[:1, :tokens]
         pruned = pruning.prune_heads(model, ~heads)
@@ -299,13 +293,9 @@ class Subject:
         positions = range(plan.truncated_every, plan.questions.length, plan.truncated_every)
         for draw in range(draws):
             heads = self.heads(arm, draw)
-            with contextlib.ExitStack() as stack:
-                if arm.truncated:
-                    stack.enter_context(ablation.truncate_states(model, arm.truncated, heads, positions))
-                else:
-                    stack.enter_context(ablation.ablate_heads(model, heads))
-                if arm.window:
-                    stack.enter_context(ablation.attention_window(model, arm.window))
+            cut = functools.partial(ablation.truncate_states, rank=arm.truncated, positions=positions)
+            seen = ablation.attention_window(model, arm.window) if arm.window else contextlib.nullcontext()
+            with (cut if arm.truncated else ablation.ablate_heads)(model, heads=heads), seen:
                 given = battery.answers(model, self._sheet(plan.questions), fold=(draw, draws))
             tables.append(given.assign(draw=draw, removed=int(heads.sum())))
         return pd.concat(tables, ignore_index=True).assign(**arm.about)
@@ -328,6 +318,5 @@ def _everywhere(
     question: str, names: Sequence[str | Path], plan: Plan, details: Sequence[tuple] = ((),)
 ) -> pd.DataFrame:
     """One table of what every model answers to a question, asked with each of the details; all cores work on it."""
-    kept = files.root() / "build" / "trials"
-    openings = [(opened.found(name), plan, kept) for name in names]
-    return opened.table(Subject, openings, [(question, *each) for each in details], desc=question)
+    opening = plan, store.kept_dir() / "trials"
+    return opened.table(Subject, names, opening, [(question, *each) for each in details], desc=question)
