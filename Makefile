@@ -81,7 +81,7 @@ bench: $(ENV)  ## measure what everything costs, on a machine that does nothing 
 	SRDYN_RUN=reference "$(PY)" -m srdyn.bench $(ARGS)
 	"$(PY)" -m srdyn.study.verify --record 'data/tables/07_cost*'
 
-TEXTS = tests/study/test_findings.py tests/study/test_details.py
+TEXTS = tests/study/test_details.py
 verify: $(ENV)  ## check every committed file against its recorded hash, README and figures against tables, a sample of these against the models
 	"$(PY)" -m srdyn.study.verify
 	OMP_NUM_THREADS=1 "$(PY)" -m pytest -q -n auto --maxprocesses 4 -m '' tests/figures/test_redrawn.py $(TEXTS)

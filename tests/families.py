@@ -132,6 +132,10 @@ class Family:
         return self.id
 
 
+def named(id: str) -> Family:
+    return next(family for family in FAMILIES if family.id == id)
+
+
 @functools.cache
 def model(family: Family) -> models.Model:
     """The model, made once; tests leave it as it is."""
@@ -211,13 +215,9 @@ def random(build: type, config: transformers.PreTrainedConfig) -> transformers.P
 
 
 MODULES = {
-    "Mamba2": "mamba2",
-    "Bamba": "bamba",
-    "GraniteMoeHybrid": "granitemoehybrid",
-    "NemotronH": "nemotron_h",
-    "FalconH1": "falcon_h1",
-    "Zamba2": "zamba2",
-}
+    "Mamba2": "mamba2", "Bamba": "bamba", "GraniteMoeHybrid": "granitemoehybrid", "NemotronH": "nemotron_h",
+    "FalconH1": "falcon_h1", "Zamba2": "zamba2",
+}  # fmt: skip
 SSM = SMALL | {"initializer_range": 0.1, "tie_word_embeddings": True}
 SSM_ATTENTION = {"intermediate_size": 48, "num_attention_heads": 2, "num_key_value_heads": 1}
 BAMBA = {"mamba_n_heads": 8, "mamba_d_head": 8, "mamba_d_state": 12, "mamba_chunk_size": 16, "num_hidden_layers": 3}

@@ -17,21 +17,11 @@ from srdyn.loading import checkpoints
 
 LAYERS, EXPERTS = 32, 64
 SIZES = {
-    "hidden_size": 1024,
-    "intermediate_size": 2048,
-    "vocab_size": 8192,
-    "num_attention_heads": 8,
-    "num_key_value_heads": 2,
-    "head_dim": 128,
-    "linear_num_key_heads": 4,
-    "linear_num_value_heads": 8,
-    "linear_key_head_dim": 128,
-    "linear_value_head_dim": 128,
-    "num_experts_per_tok": 10,
-    "moe_intermediate_size": 512,
-    "shared_expert_intermediate_size": 512,
-    "pad_token_id": None,
-}
+    "hidden_size": 1024, "intermediate_size": 2048, "vocab_size": 8192, "num_attention_heads": 8,
+    "num_key_value_heads": 2, "head_dim": 128, "linear_num_key_heads": 4, "linear_num_value_heads": 8,
+    "linear_key_head_dim": 128, "linear_value_head_dim": 128, "num_experts_per_tok": 10,
+    "moe_intermediate_size": 512, "shared_expert_intermediate_size": 512, "pad_token_id": None,
+}  # fmt: skip
 POSITIONS = [1, 64, 128, 256]
 
 

@@ -6,7 +6,6 @@ since the hooks that check shapes in tests would stop much of it before srdyn do
 """
 
 import contextlib
-import functools
 import io
 import itertools
 import json
@@ -20,6 +19,7 @@ import struct
 import sys
 import traceback
 import warnings
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -56,12 +56,8 @@ def ours(error):
     package = str(Path(models.__file__).parent)
     if isinstance(error, OSError) and error.filename:
         return True  # the system's words, with the file
-    return (
-        isinstance(error, refusals.MENDED_BY_USERS)
-        and last.filename.startswith(package)
-        and "\n" not in str(error)
-        and str(error).strip() != ""
-    )
+    in_one_line = "\n" not in str(error) and str(error).strip() != ""
+    return isinstance(error, refusals.MENDED_BY_USERS) and last.filename.startswith(package) and in_one_line
 
 
 def outcome(act, *, refused):
@@ -122,10 +118,8 @@ class Cases:
         for _ in range(4):
             at = self.random.randrange(len(content))
             yield "cut off", content[:at]
-            yield (
-                "a bit flipped",
-                content[:at] + bytes([content[at] ^ 1 << self.random.randrange(8)]) + content[at + 1 :],
-            )
+            flipped = bytes([content[at] ^ 1 << self.random.randrange(8)])
+            yield "a bit flipped", content[:at] + flipped + content[at + 1 :]
             yield "noise inside", content[:at] + self.random.randbytes(9) + content[at:]
 
     def configurations(self):
@@ -138,9 +132,8 @@ class Cases:
             yield f"{name} = {value!r:.20}", reads(self.changed("config.json", stated | {name: value})), False
         whole = {
             "no JSON": b"{", "empty": b"", "a list": b"[]", "a number": b"7", "not UTF-8": b"\xff\xfe{}",
-            "null": b"null",
             "deep": b'{"a":' * 99999 + b"1" + b"}" * 99999, "no type": {"hidden_size": 8}, "a text": b'"qwen3_next"',
-            "unknown type": {"model_type": "x"}, "type is a number": {"model_type": 3},
+            "null": b"null", "unknown type": {"model_type": "x"}, "type is a number": {"model_type": 3},
             "no model": {"model_type": "clip"},
             "type is a list": {"model_type": ["qwen3_next"]}, "type alone, huge": stated | {"num_hidden_layers": 10**9},
             "marked twice": stated | {"srdyn_model_type": "x"}, "marked, a list": stated | {"srdyn_model_type": []},
@@ -186,33 +179,30 @@ class Cases:
             "no tensors": b"{}",
         }.items():  # fmt: skip
             yield f"header: {what}", reads(self.changed(name, with_header(text))), True
-        yield "header: too long", reads(self.changed(name, struct.pack("<Q", 2**60) + content[8:])), True
-        yield "empty", reads(self.changed(name, b"")), True
-        yield "text", reads(self.changed(name, b"hello" * 100)), True
+        files = {"header: too long": struct.pack("<Q", 2**60) + content[8:], "empty": b"", "text": b"hello" * 100}
+        files |= {"cut off": content[: -self.random.randrange(1, 999)]}
+        for what, changed in files.items():
+            yield what, reads(self.changed(name, changed)), True
         for what, damaged in self.broken(content[: 8 + size]):
             yield f"header: {what}", reads(self.changed(name, damaged + content[8 + size :])), False
-        yield "cut off", reads(self.changed(name, content[: -self.random.randrange(1, 999)])), True
         tensors = load_file(path)
-        for dtype in (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64, torch.bool):
-            yield f"{dtype} weights", reads(self.stored(tensors | {first: tensors[first].to(dtype)})), True
+        dtypes = (torch.int8, torch.uint8, torch.float8_e4m3fn, torch.float8_e5m2, torch.int64, torch.bool)
+        others = {f"{dtype} weights": tensors[first].to(dtype) for dtype in dtypes}
+        others |= {"a tensor transposed": tensors[first].T.contiguous(), "a tensor flat": tensors[first].flatten()}
+        for what, other in others.items():
+            yield what, reads(self.stored(tensors | {first: other})), True
         for what, value in [("NaN", torch.nan), ("infinite", torch.inf)]:
             yield what, loads(self.stored(tensors | {first: tensors[first] * value})), True
         yield "a tensor too few", reads(self.stored({k: v for k, v in tensors.items() if k != first})), True
-        yield "a tensor transposed", reads(self.stored(tensors | {first: tensors[first].T.contiguous()})), True
-        yield "a tensor flat", reads(self.stored(tensors | {first: tensors[first].flatten()})), True
-        yield "none", reads(self.emptied()), True
-        place = self.emptied()
-        torch.save(tensors, place / "pytorch_model.bin")
-        yield "pickled", reads(place), True
-        place = self.emptied()
-        os.mkfifo(place / name)
-        yield "a FIFO", reads(place), True
-        place = self.emptied()
-        (place / name).symlink_to("/dev/zero")
-        yield "an endless file", reads(place), True
-        place = self.emptied()
-        (place / name).mkdir()
-        yield "a folder", reads(place), True
+        instead = {
+            "none": lambda path: None, "a FIFO": os.mkfifo, "a folder": Path.mkdir,
+            "pickled": lambda path: torch.save(tensors, path.with_name("pytorch_model.bin")),
+            "an endless file": lambda path: path.symlink_to("/dev/zero"),
+        }  # fmt: skip
+        for what, put in instead.items():
+            place = self.emptied()
+            put(place / name)
+            yield what, reads(place), True
 
     def indices(self):
         names = list(load_file(self.tiny / "model.safetensors"))
@@ -269,13 +259,13 @@ class Cases:
         }  # fmt: skip
         for i, (what, text) in enumerate(texts.items()):
             (place / f"strange{i}.yaml").write_text(text)
-            yield what, functools.partial(reproduce.main, ["01_stratification", "--preset", f"strange{i}"]), True
-            yield f"plan: {what}", functools.partial(commanded, plan, [f"strange{i}"]), True
+            yield what, partial(reproduce.main, ["01_stratification", "--preset", f"strange{i}"]), True
+            yield f"plan: {what}", partial(commanded, plan, [f"strange{i}"]), True
         (place / "raw.yaml").write_bytes(b"n: \xff\xfe")
-        yield "not UTF-8", functools.partial(reproduce.main, ["--preset", "raw"]), True
+        yield "not UTF-8", partial(reproduce.main, ["--preset", "raw"]), True
         os.mkfifo(place / "fifo.yaml")
-        yield "a FIFO", functools.partial(reproduce.main, ["--preset", "fifo"]), True
-        yield "plan: a FIFO", functools.partial(commanded, plan, ["fifo"]), True
+        yield "a FIFO", partial(reproduce.main, ["--preset", "fifo"]), True
+        yield "plan: a FIFO", partial(commanded, plan, ["fifo"]), True
 
     def parameters(self):
         for text in [
@@ -283,25 +273,15 @@ class Cases:
             "n=.nan", "eps=x", "positions=[1.9]", "positions=x", "n=4 n", "seed=[", "domains=[3]", "n=3 m=4", "a b c",
             "n=" + "[" * 3000, "eps=.inf",
         ]:  # fmt: skip
-            yield f"P={text!r:.30}", functools.partial(reproduce.main, ["01_stratification", "--set", text]), True
-        for name in [
-            "../reference",
-            "/etc/passwd",
-            "presets/smoke.yaml",
-            "",
-            ".",
-            "a/b",
-            "no such",
-            "smoke\n",
-            "~",
-            "*",
-        ]:
-            yield f"PRESET={name!r}", functools.partial(reproduce.main, ["--preset", name]), True
-            yield f"survey {name!r}", functools.partial(survey.main, [name]), True
+            yield f"P={text!r:.30}", partial(reproduce.main, ["01_stratification", "--set", text]), True
+        strange = ["../reference", "/etc/passwd", "presets/smoke.yaml", "", ".", "a/b", "no such", "smoke\n", "~", "*"]
+        for name in strange:
+            yield f"PRESET={name!r}", partial(reproduce.main, ["--preset", name]), True
+            yield f"survey {name!r}", partial(survey.main, [name]), True
         for name in ["../01_stratification", "/etc/passwd", "notebooks/01_stratification.ipynb", "", "x", "01"]:
-            yield f"ONLY={name!r}", functools.partial(reproduce.main, [name]), True
+            yield f"ONLY={name!r}", partial(reproduce.main, [name]), True
         for name in ["", "../x", "/tmp", "a b", "a/b", "."]:
-            yield f"SRDYN_RUN={name!r}", functools.partial(self.named, name), True
+            yield f"SRDYN_RUN={name!r}", partial(self.named, name), True
 
     def named(self, name):
         os.environ["SRDYN_RUN"] = name
@@ -313,7 +293,6 @@ class Cases:
     def claims(self):
         text = (self.clone / "data/paper/claims.yaml").read_text()
         paper = yaml.safe_load(text)
-        rule = {"at_least": 0.9}
 
         def with_claim(**changed):
             return yaml.safe_dump(paper | {"claims": [paper["claims"][0] | changed, *paper["claims"][1:]]})
@@ -323,37 +302,32 @@ class Cases:
             first["measures"] = [first["measures"][0] | changed, *first["measures"][1:]]
             return yaml.safe_dump(paper | {"claims": [paper["claims"][0], first, *paper["claims"][2:]]})
 
-        texts = {
-            "no YAML": "a: [", "empty": "", "a list": "[]", "a text": "x", "no claims": yaml.safe_dump({"title": "x"}),
-            "threshold nan": with_measure(rule={"at_least": float("nan")}),
-            "threshold infinite": with_measure(rule={"at_least": float("inf")}),
-            "threshold text": with_measure(rule={"at_least": "x"}),
-            "two rules": with_measure(rule=rule | {"at_most": 1}),
-            "no rule": with_measure(rule={}), "rule a list": with_measure(rule=[1]),
-            "rule strange": with_measure(rule={"x": 1}),
-            "measures a text": with_claim(measures="x"),
-            "measures a number": with_claim(measures=[3]), "notebook null": with_claim(notebook=None),
-            "grade Z": with_claim(paper={"value": "x", "grade": "Z", "place": "x"}),
-            "paper a list": with_claim(paper=[1]),
-            "grade a list": with_claim(paper={"value": "x", "grade": ["A"], "place": "x"}),
-            "id twice": with_claim(id=paper["claims"][1]["id"]),
-            "id null": with_claim(id=None), "id a list": with_claim(id=[1]), "extra key": with_claim(x=1),
-            "statement a number": with_claim(statement=3), "name null": with_measure(name=None),
-            "gate a text": with_measure(gate="x"),
-            "heads a text": with_measure(heads_per_layer="x"), "unit null": with_measure(unit=None),
-            "primary unknown": yaml.safe_dump(paper | {"primary": {"claim": "C99"}}),
-            "primary a text": yaml.safe_dump(paper | {"primary": "x"}),
-            "primary empty": yaml.safe_dump(paper | {"primary": {}}),
-            "thresholds nan": yaml.safe_dump(paper | {"thresholds": {"low": float("nan")}}),
-            "thresholds a list": yaml.safe_dump(paper | {"thresholds": [1]}),
-            "claims a text": yaml.safe_dump(paper | {"claims": "x"}),
-            "claims numbers": yaml.safe_dump(paper | {"claims": [1, 2]}),
-            "paper a text": yaml.safe_dump(paper | {"paper": "x"}),
-            "title null": yaml.safe_dump(paper | {"paper": {"title": None, "reference": "x"}}),
-            "second a list": with_claim(second=[1]), "second null": with_claim(second={}),
+        in_measure = {
+            "threshold nan": {"rule": {"at_least": float("nan")}}, "no rule": {"rule": {}}, "name null": {"name": None},
+            "threshold infinite": {"rule": {"at_least": float("inf")}}, "rule a list": {"rule": [1]},
+            "threshold text": {"rule": {"at_least": "x"}}, "two rules": {"rule": {"at_least": 0.9, "at_most": 1}},
+            "rule strange": {"rule": {"x": 1}}, "gate a text": {"gate": "x"}, "unit null": {"unit": None},
+            "heads a text": {"heads_per_layer": "x"},
         }  # fmt: skip
+        in_claim = {
+            "measures a text": {"measures": "x"}, "measures numbers": {"measures": [3]}, "paper a list": {"paper": [1]},
+            "grade Z": {"paper": {"value": "x", "grade": "Z", "place": "x"}}, "notebook null": {"notebook": None},
+            "grade a list": {"paper": {"value": "x", "grade": ["A"], "place": "x"}}, "id a list": {"id": [1]},
+            "id twice": {"id": paper["claims"][1]["id"]}, "id null": {"id": None}, "extra key": {"x": 1},
+            "statement a number": {"statement": 3}, "second a list": {"second": [1]}, "second null": {"second": {}},
+        }  # fmt: skip
+        above = {
+            "primary unknown": {"primary": {"claim": "C99"}}, "primary a text": {"primary": "x"},
+            "primary empty": {"primary": {}}, "thresholds nan": {"thresholds": {"low": float("nan")}},
+            "thresholds a list": {"thresholds": [1]}, "claims a text": {"claims": "x"}, "paper a text": {"paper": "x"},
+            "claims numbers": {"claims": [1, 2]}, "title null": {"paper": {"title": None, "reference": "x"}},
+        }  # fmt: skip
+        texts = {"no YAML": "a: [", "empty": "", "a list": "[]", "a text": "x", "no claims": "title: x"}
+        texts |= {what: with_measure(**changed) for what, changed in in_measure.items()}
+        texts |= {what: with_claim(**changed) for what, changed in in_claim.items()}
+        texts |= {what: yaml.safe_dump(paper | changed) for what, changed in above.items()}
         for what, changed in texts.items():
-            yield what, functools.partial(self.stated, changed), True
+            yield what, partial(self.stated, changed), True
 
     def stated(self, text):
         path = registration.path()
@@ -368,151 +342,127 @@ class Cases:
     def documents(self):
         line = json.dumps({"text": "a text"}) + "\n"
         made = {
-            "a.txt": b"", "b.txt": b"   \n", "c.txt": b"\xff\xfe\x00",
-            "d.jsonl": b"{", "e.jsonl": b"[]\n", "f.jsonl": b"3\n",
-            "g.jsonl": b'{"text": 3}\n', "h.jsonl": b'{"x": "y"}\n', "i.jsonl": line.encode() + b"\xff",
-            "j.jsonl": b"null\n",
-            "k.jsonl.xz": b"no xz", "l.jsonl.xz": lzma.compress(line.encode())[:-9],
-            "m.jsonl.xz": lzma.compress(b"\xff"),
+            "a.txt": b"", "b.txt": b"   \n", "c.txt": b"\xff\xfe\x00", "d.jsonl": b"{", "e.jsonl": b"[]\n",
+            "f.jsonl": b"3\n", "g.jsonl": b'{"text": 3}\n', "h.jsonl": b'{"x": "y"}\n', "j.jsonl": b"null\n",
+            "i.jsonl": line.encode() + b"\xff", "k.jsonl.xz": b"no xz", "m.jsonl.xz": lzma.compress(b"\xff"),
+            "l.jsonl.xz": lzma.compress(line.encode())[:-9],
             "n.pdf": b"%PDF", "o.jsonl": b"[" * 99999, "p.jsonl.xz": b"", "q.jsonl": b'{"text": ""}\n', "r": b"text",
         }  # fmt: skip
         for name, content in made.items():
-            yield name, functools.partial(documents.read, self.file(name, content)), True
+            yield name, partial(documents.read, self.file(name, content)), True
         folder = self.folder / "inputs" / "documents"
         folder.mkdir()
-        yield "an empty folder", functools.partial(documents.read, folder), True
+        yield "an empty folder", partial(documents.read, folder), True
         os.mkfifo(folder / "fifo.txt")
-        yield "a folder with a FIFO", functools.partial(documents.read, folder), True
-        yield "its hash", functools.partial(documents.content_hash, folder), True
+        yield "a folder with a FIFO", partial(documents.read, folder), True
+        yield "its hash", partial(documents.content_hash, folder), True
         (self.folder / "inputs/zero.txt").symlink_to("/dev/zero")
         (self.folder / "inputs/zero.jsonl").symlink_to("/dev/urandom")
         (self.folder / "inputs/loop.txt").symlink_to("loop.txt")
         for name in ("zero.txt", "zero.jsonl", "loop.txt"):
-            yield f"endless {name}", functools.partial(documents.read, self.folder / "inputs" / name), True
-            yield f"hash of {name}", functools.partial(documents.content_hash, self.folder / "inputs" / name), True
+            yield f"endless {name}", partial(documents.read, self.folder / "inputs" / name), True
+            yield f"hash of {name}", partial(documents.content_hash, self.folder / "inputs" / name), True
         bomb = self.file("bomb.jsonl.xz")
         with lzma.open(bomb, "wb", preset=0) as packed:
             for _ in range(300):
                 packed.write(bytes(2**20))
-        yield "a bomb", functools.partial(documents.read, bomb), True
+        yield "a bomb", partial(documents.read, bomb), True
         for name in ["nowhere.txt", "hf:", "hf:a:b:c:d:e", "/", "a/\x00b", "x" * 5000 + ".txt"]:
-            yield f"{name!r:.30}", functools.partial(documents.read, name), True
+            yield f"{name!r:.30}", partial(documents.read, name), True
+        given = {"tokenizer": small(self.tiny).tokenizer, "n": 1, "length": 8, "generator": torch.Generator()}
         for name in ["", "no such domain", "../prose", "prose\n"]:
-            read = functools.partial(
-                contexts.domain, name, tokenizer(self.tiny), n=1, length=8, generator=torch.Generator()
-            )
-            yield f"domain {name!r}", read, True
+            yield f"domain {name!r}", partial(contexts.domain, name, **given), True
 
     def tokens(self):
         model, good = small(self.tiny), torch.zeros(1, 8, dtype=torch.long)
         for dtype in (torch.uint8, torch.int16, torch.int32, torch.int8):
-            yield f"{dtype}", functools.partial(states.trace, model, good.to(dtype), [8]), False
+            yield f"{dtype}", partial(states.trace, model, good.to(dtype), [8]), False
         strange = {
             "real": good.float(), "complex": good.to(torch.complex64), "bool": good.bool(), "empty": good[:, :0],
-            "flat": good[0],
-            "negative": good - 1, "beyond": good + 10**6, "none": good[:0], "deep": good[None], "a list": [[1, 2]],
-            "a text": "x",
-            "null": None, "half": good.half(), "array": good.numpy(),
+            "flat": good[0], "negative": good - 1, "beyond": good + 10**6, "none": good[:0], "deep": good[None],
+            "a list": [[1, 2]], "a text": "x", "null": None, "half": good.half(), "array": good.numpy(),
         }  # fmt: skip
         for what, tokens in strange.items():
-            yield what, functools.partial(states.trace, model, tokens, [8]), True
-            yield f"gates: {what}", functools.partial(states.gates, model, tokens), True
+            yield what, partial(states.trace, model, tokens, [8]), True
+            yield f"gates: {what}", partial(states.gates, model, tokens), True
         for positions in [
             [1.9], [0], [-1], [9], [3, 2], [2, 2], [], ["a"], [None], "x", 3, [float("nan")], [[1]], [10**20],
             torch.tensor([1.5]), torch.tensor([]), torch.tensor(3), torch.tensor([[1]]), [1, 2.0001],
         ]:  # fmt: skip
-            yield f"positions {positions!r:.30}", functools.partial(states.trace, model, good, positions), True
-        yield "route", functools.partial(states.trace, model, good, [8], route="x"), True
+            yield f"positions {positions!r:.30}", partial(states.trace, model, good, positions), True
+        yield "route", partial(states.trace, model, good, [8], route="x"), True
         mask = torch.ones(1, 8, dtype=torch.long)
         mask[:, 5:] = 0
-        yield "padding", functools.partial(padded, model, good, mask), True
+        yield "padding", partial(padded, model, good, mask), True
 
     def arrays(self):
         model, keep = small(self.tiny), torch.ones(3, 8, dtype=torch.bool)
-        masks = {
-            "int": keep.long(),
-            "shape": keep[:2],
-            "flat": keep[0],
-            "real": keep.float(),
-            "a list": [[True]],
-            "null": None,
-        }
+        masks = {"int": keep.long(), "shape": keep[:2], "flat": keep[0], "real": keep.float(), "a list": [[True]]}
+        masks |= {"null": None}
         for what, mask in masks.items():
-            yield f"keep {what}", functools.partial(pruning.prune_heads, model, mask), True
-            yield f"ablate {what}", functools.partial(entered, ablation.ablate_heads, model, mask), True
+            yield f"keep {what}", partial(pruning.prune_heads, model, mask), True
+            yield f"ablate {what}", partial(entered, ablation.ablate_heads, model, mask), True
         score = torch.rand(3, 8, generator=torch.Generator().manual_seed(0))
         for options in [
             {"fraction": -0.1}, {"fraction": 1.1}, {"fraction": float("nan")}, {"fraction": 0.5, "groups": 3},
-            {"fraction": 0.5, "groups": 0},
-            {"fraction": 0.5, "whole": 0}, {"fraction": 0.5, "tp": 0}, {"fraction": 0.5, "uniform": True, "tp": 99},
-            {"fraction": 0.5, "tp": -3}, {"fraction": 0.5, "whole": 5},
+            {"fraction": 0.5, "groups": 0}, {"fraction": 0.5, "whole": 0}, {"fraction": 0.5, "tp": 0},
+            {"fraction": 0.5, "uniform": True, "tp": 99}, {"fraction": 0.5, "tp": -3}, {"fraction": 0.5, "whole": 5},
         ]:  # fmt: skip
-            yield f"select {options}", functools.partial(pruning.select, score, **options), True
+            yield f"select {options}", partial(pruning.select, score, **options), True
         for alpha in (-1.0, 2.0, float("nan")):
-            yield f"alpha {alpha}", functools.partial(pruning.saturation_score, score, score, 8, alpha), True
-        yield "shapes", functools.partial(pruning.saturation_score, score, score[:2], 8), True
-        yield "rank above d", functools.partial(pruning.saturation_score, score + 9, score, 8), True
-        yield "d of 0", functools.partial(pruning.saturation_score, score * 0, score, 0), True
-        yield "no head", functools.partial(pruning.select, score[:0], 0.5), False
+            yield f"alpha {alpha}", partial(pruning.saturation_score, score, score, 8, alpha), True
+        yield "shapes", partial(pruning.saturation_score, score, score[:2], 8), True
+        yield "rank above d", partial(pruning.saturation_score, score + 9, score, 8), True
+        yield "d of 0", partial(pruning.saturation_score, score * 0, score, 0), True
+        yield "no head", partial(pruning.select, score[:0], 0.5), False
         state = torch.rand(2, 3, 4)
         for what, x in {
             "bfloat16": state.bfloat16(), "half": state.half(), "int": state.int(), "NaN": state * torch.nan,
-            "infinite": state * torch.inf,
-            "complex": state.to(torch.complex64), "flat": state[0, 0],
+            "infinite": state * torch.inf, "complex": state.to(torch.complex64), "flat": state[0, 0],
         }.items():  # fmt: skip
-            yield f"state {what}", functools.partial(spectra.singular_values, x), True
+            yield f"state {what}", partial(spectra.singular_values, x), True
         for eps in (0, 1, -1.0, float("nan"), 2):
-            yield f"eps {eps}", functools.partial(spectra.effective_rank, state.double(), eps), True
-        table = functools.partial(strata.head_table, torch.rand(2, 1, 3, 4, 5).double(), context="x", model="m", seed=0)
-        yield "table positions", functools.partial(table, positions=[1], layers=[0, 1]), True
-        yield "table layers", functools.partial(table, positions=[1, 2, 3], layers=[0]), True
-        yield "agreement", functools.partial(strata.agreement, score[0].numpy(), score[0, :3].numpy()), True
+            yield f"eps {eps}", partial(spectra.effective_rank, state.double(), eps), True
+        table = partial(strata.head_table, torch.rand(2, 1, 3, 4, 5).double(), context="x", model="m", seed=0)
+        yield "table positions", partial(table, positions=[1], layers=[0, 1]), True
+        yield "table layers", partial(table, positions=[1, 2, 3], layers=[0]), True
+        yield "agreement", partial(strata.agreement, score[0].numpy(), score[0, :3].numpy()), True
         for alpha in (0.3, 7.0, float("nan")):
-            yield f"joint rule {alpha}", functools.partial(scores.joint_rule, alpha), True
+            yield f"joint rule {alpha}", partial(scores.joint_rule, alpha), True
 
     def folders(self):
         model = small(self.tiny)
         for what, content in {"a list": [], "no JSON": b"{", "a number": 3, "deep": b"[" * 99999, "null": None}.items():
             place = self.changed("srdyn_files.json", content)
-            yield f"save over: {what}", functools.partial(pruning.save, model, place), True
-        yield "save over a file", functools.partial(pruning.save, model, self.file("x")), True
-        yield "save under a file", functools.partial(pruning.save, model, self.file("x") / "y"), True
+            yield f"save over: {what}", partial(pruning.save, model, place), True
+        yield "save over a file", partial(pruning.save, model, self.file("x")), True
+        yield "save under a file", partial(pruning.save, model, self.file("x") / "y"), True
 
     def commands(self):
         tiny, there = str(self.tiny), str(self.changed(tokenizer=True))
         out = str(self.folder / "out")
         for words in [
             ["nowhere/at/all"], ["./x"], [str(self.file("x"))], ["a b"], [""], ["\x00"], [there + "/config.json"],
-            ["x" * 5000], ["/dev/null"],
-            ["../../etc"], ["no-such-model-name"],
+            ["x" * 5000], ["/dev/null"], ["../../etc"], ["no-such-model-name"],
         ]:  # fmt: skip
-            yield f"plan {words!r:.40}", functools.partial(commanded, plan, words), True
-            yield f"prune {words!r:.40}", functools.partial(prune.main, [*words, "--out", out]), True
-            yield f"passport {words!r:.40}", functools.partial(passport.main, [*words, "--out", out]), True
+            yield f"plan {words!r:.40}", partial(commanded, plan, words), True
+            yield f"prune {words!r:.40}", partial(prune.main, [*words, "--out", out]), True
+            yield f"passport {words!r:.40}", partial(passport.main, [*words, "--out", out]), True
         short = ["--text", "prose", "--length", "16", "--n", "1"]
         for words in [
-            ["--share", "2"], ["--share", "nan"], ["--share", "x"], ["--n", "0"], ["--n", "-1"], ["--length", "0"],
-            ["--length", "x"],
-            ["--tp", "0"], ["--tp", "99"], ["--heal", "-1"], ["--device", "x"], ["--device", "cuda:77"],
-            ["--offload", "cpu"], ["--text", "x"],
+            ["--share", "2"], ["--share", "nan"], ["--share", "x"], ["--n", "0"], ["--n", "-1"], ["--n", "99999999"],
+            ["--length", "0"], ["--length", "x"], ["--length", "99999999"], ["--tp", "0"], ["--tp", "99"],
+            ["--heal", "-1"], ["--device", "x"], ["--device", "cuda:77"], ["--offload", "cpu"], ["--text", "x"],
             ["--text", "./no.txt"], ["--rule", "x"], ["--rate", "nan", "--heal", "1"], ["--seed", "x"],
-            ["--length", "99999999"],
-            ["--n", "99999999"],
         ]:  # fmt: skip
-            yield f"prune {words}", functools.partial(prune.main, [tiny, "--out", out, *short, *words]), True
+            yield f"prune {words}", partial(prune.main, [tiny, "--out", out, *short, *words]), True
         not_json = [str(self.file("x.json", text)) for text in ("{", "[]", "{}", '{"schema": 3}', "[" * 99999)]
-        for words in [
-            ["--n", "0"], ["--length", "0"], ["--device", "x"], ["--removal", "-1"], ["--text", "x"],
-        ]:  # fmt: skip
-            yield (
-                f"passport {words!r:.60}",
-                functools.partial(passport.main, [tiny, "--out", out, *short, *words]),
-                True,
-            )
+        for words in [["--n", "0"], ["--length", "0"], ["--device", "x"], ["--removal", "-1"], ["--text", "x"]]:
+            yield f"passport {words!r:.60}", partial(passport.main, [tiny, "--out", out, *short, *words]), True
         for path in ["nowhere.json", *not_json]:
-            yield f"passport.read {path}", functools.partial(passport.read, path), True
+            yield f"passport.read {path}", partial(passport.read, path), True
         for words in [["x"], ["../hybrid"], [""], ["hybrid", "--device", "x"]]:
-            yield f"train {words}", functools.partial(commanded, train, words), True
+            yield f"train {words}", partial(commanded, train, words), True
 
 
 def reads(place):
@@ -543,7 +493,7 @@ def refusal(about):
 
 def loads(place):
     """Only opening shows what is wrong."""
-    return functools.partial(models.load, place)
+    return partial(models.load, place)
 
 
 def padded(model, tokens, mask):
@@ -565,19 +515,14 @@ def commanded(module, words):
         sys.argv = kept
 
 
-@functools.cache
+@cache
 def small(place):
     return models.load(place)
 
 
-def tokenizer(place):
-    return small(place).tokenizer
-
-
 KINDS = (
-    "configurations", "kept_heads", "weights", "indices", "tokenizers", "presets", "parameters", "claims",
-    "documents", "tokens",
-    "arrays", "folders", "commands",
+    "configurations", "kept_heads", "weights", "indices", "tokenizers", "presets", "parameters", "claims", "documents",
+    "tokens", "arrays", "folders", "commands",
 )  # fmt: skip
 
 

@@ -1,7 +1,9 @@
 """Small random models with L ≠ H and K ≠ V, and what else tests share."""
 
+import copy as copies
 import functools
 import importlib
+import itertools
 import math
 import os
 import shutil
@@ -13,25 +15,17 @@ import saved
 import torch
 import transformers
 
-from srdyn import models
-from srdyn.loading import files
+from srdyn import architectures, models
+from srdyn.architectures import linear_cache
+from srdyn.loading import files, reference
 from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
 
 SIZES = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 1,
-    "head_dim": 16,
-    "linear_num_key_heads": 2,
-    "linear_num_value_heads": 4,
-    "linear_key_head_dim": 8,
-    "linear_value_head_dim": 12,
-    "tie_word_embeddings": True,
-    "pad_token_id": None,
-}
+    "vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_attention_heads": 2,
+    "num_key_value_heads": 1, "head_dim": 16, "linear_num_key_heads": 2, "linear_num_value_heads": 4,
+    "linear_key_head_dim": 8, "linear_value_head_dim": 12, "tie_word_embeddings": True, "pad_token_id": None,
+}  # fmt: skip
 
 
 def pytest_configure(config):
@@ -131,6 +125,36 @@ def place(tmp_path_factory):
     return saved.tiny(tmp_path_factory.mktemp("models") / "tiny", times=1.5)
 
 
+def seeded(seed=0):
+    return torch.Generator().manual_seed(seed)
+
+
+def unread(hf, heads):
+    """A stock copy in which the readout of these heads is zero: what removing them must amount to."""
+    hf = copies.deepcopy(hf)
+    for site, row in zip(architectures.sites(hf), heads, strict=True):
+        site.mixer.out_proj.weight.data.unflatten(1, (len(row), -1))[:, row] = 0
+    return hf
+
+
+def logits(hf, tokens, **options):
+    with torch.no_grad():
+        return hf(tokens, **options).logits
+
+
+def by_rewriting(model, tokens, heads, cuts, change):
+    """The logits of a pass over a cache whose states are changed by hand after each of the cuts."""
+    cache, outputs = linear_cache.empty(model.hf), []
+    for start, end in itertools.pairwise([0, *cuts, tokens.shape[1]]):
+        places = torch.arange(start, end).expand(len(tokens), -1)
+        outputs.append(logits(model.hf, tokens[:, start:end], past_key_values=cache, position_ids=places))
+        for site, row in zip(architectures.sites(model.hf), heads, strict=True):
+            held = cache.get_recurrent_state(site.index, state_idx=0)
+            if row.any():
+                held[:, row] = torch.from_numpy(change(held[:, row].numpy())).float()
+    return torch.cat(outputs, 1)
+
+
 @pytest.fixture(scope="session")
 def browser():
     """The system's Chromium."""
@@ -176,6 +200,22 @@ def own_workers():
     yield
     workers._pool().shutdown()
     workers._pool.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def untrained(tokenizer):
+    """A reference model at its start; tests leave it as it is."""
+    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
+    return models.from_hf(hf.eval(), tokenizer, name="untrained")
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    """A clone without any data, in which the reference run is at work."""
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    return tmp_path
 
 
 @pytest.fixture

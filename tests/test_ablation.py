@@ -1,7 +1,6 @@
 import copy
 import dataclasses
 import functools
-import itertools
 import math
 
 import numpy as np
@@ -10,13 +9,18 @@ import small
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import logits, seeded
 
 from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import linear_cache
 
 HYBRID = ["linear_attention", "linear_attention", "full_attention", "linear_attention"]
 SOME = torch.tensor([[True, False, True, False], [False] * 4, [False, True, True, True]])
-NAN = float("nan")
+GONE = torch.zeros(3, 6, dtype=torch.bool)
+GONE[1, [2, 4]] = True
+"""Heads of a model that is `renumbered`, as if they had been pruned away."""
+TURNED = torch.zeros(4, 3, dtype=torch.bool)
+GENERATES = {"max_new_tokens": 8, "do_sample": False, "output_logits": True, "return_dict_in_generate": True}
 
 
 @functools.cache
@@ -30,28 +34,9 @@ def some_tokens():
     return torch.randint(0, 64, (2, 70), generator=torch.Generator().manual_seed(1))
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def masks(model):
     L, H, _, _ = model.grid
     return st.lists(st.lists(st.booleans(), min_size=H, max_size=H), min_size=L, max_size=L).map(torch.tensor)
-
-
-def unread(model, heads):
-    """A copy of the model in which the readout of these heads is zero: what removing them must amount to."""
-    hf = copy.deepcopy(model.hf)
-    for site, row in zip(architectures.sites(hf), heads, strict=True):
-        for head in row.nonzero()[:, 0].tolist():
-            V = site.mixer.head_v_dim
-            site.mixer.out_proj.weight.data[:, head * V : (head + 1) * V] = 0
-    return hf
-
-
-def logits(hf, tokens, **options):
-    with torch.no_grad():
-        return hf(tokens, **options).logits
 
 
 def read_by_token(hf, tokens):
@@ -68,7 +53,7 @@ def some_of(model):
 def test_an_ablated_head_is_one_that_nobody_reads(heads):
     model, tokens = shared(), some_tokens()
     before = logits(model.hf, tokens)
-    expected = logits(unread(model, heads), tokens)
+    expected = logits(small.unread(model.hf, heads), tokens)
     with ablation.ablate_heads(model, heads):
         torch.testing.assert_close(logits(model.hf, tokens), expected, rtol=0, atol=1e-5)
     assert heads.any() == ((before - expected).abs().max() > 1e-3)
@@ -77,18 +62,17 @@ def test_an_ablated_head_is_one_that_nobody_reads(heads):
 
 def test_ablation_holds_token_by_token(tiny, tokens):
     heads, tokens = some_of(tiny), tokens[:, :12]
-    expected = read_by_token(unread(tiny, heads), tokens)
+    expected = read_by_token(small.unread(tiny.hf, heads), tokens)
     with ablation.ablate_heads(tiny, heads):
         torch.testing.assert_close(read_by_token(tiny.hf, tokens), expected, rtol=0, atol=1e-5)
 
 
 def test_ablation_holds_while_the_model_generates(tiny, tokens):
-    heads, options = some_of(tiny), {"max_new_tokens": 8, "do_sample": False, "output_logits": True}
-    options["return_dict_in_generate"] = True
-    expected = unread(tiny, heads).generate(tokens[:, :20], **options)
-    intact = tiny.hf.generate(tokens[:, :20], **options)
+    heads = some_of(tiny)
+    expected = small.unread(tiny.hf, heads).generate(tokens[:, :20], **GENERATES)
+    intact = tiny.hf.generate(tokens[:, :20], **GENERATES)
     with ablation.ablate_heads(tiny, heads):
-        found = tiny.hf.generate(tokens[:, :20], **options)
+        found = tiny.hf.generate(tokens[:, :20], **GENERATES)
     assert torch.equal(found.sequences, expected.sequences)
     torch.testing.assert_close(torch.stack(found.logits), torch.stack(expected.logits), rtol=0, atol=1e-5)
     assert (torch.stack(found.logits) - torch.stack(intact.logits)).abs().max() > 1e-3
@@ -203,15 +187,14 @@ def forgetful(hf, heads, factor):
 
 
 def test_a_factor_is_what_the_parameter_of_the_decay_makes(tiny, tokens):
-    heads, options = some_of(tiny), {"max_new_tokens": 8, "do_sample": False, "output_logits": True}
-    options["return_dict_in_generate"] = True
+    heads = some_of(tiny)
     other = forgetful(tiny.hf, heads, 4.0)
     expected, by_token = logits(other, tokens), read_by_token(other, tokens[:, :12])
-    generated = other.generate(tokens[:, :20], **options)
+    generated = other.generate(tokens[:, :20], **GENERATES)
     with ablation.set_half_life(tiny, heads, factor=0.25):
         torch.testing.assert_close(logits(tiny.hf, tokens), expected, rtol=0, atol=1e-4)
         torch.testing.assert_close(read_by_token(tiny.hf, tokens[:, :12]), by_token, rtol=0, atol=1e-4)
-        found = tiny.hf.generate(tokens[:, :20], **options)
+        found = tiny.hf.generate(tokens[:, :20], **GENERATES)
     assert torch.equal(found.sequences, generated.sequences)
     torch.testing.assert_close(torch.stack(found.logits), torch.stack(generated.logits), rtol=0, atol=1e-4)
 
@@ -244,15 +227,6 @@ def test_a_pruned_copy_forgets_as_ever(tiny_hybrid, tokens):
     assert torch.equal(states.gates(inside, tokens)[0], states.gates(tiny_hybrid, tokens)[0])
 
 
-@pytest.mark.parametrize("wrong", [{}, {"tokens": 1, "factor": 1}, {"tokens": 0}, {"factor": -1}, {"tokens": NAN}])
-def test_half_lives_are_above_zero_and_given_once(tiny_hybrid, wrong):
-    with (
-        pytest.raises(ValueError, match="tokens or factor, one of them"),
-        ablation.set_half_life(tiny_hybrid, SOME, **wrong),
-    ):
-        pass
-
-
 def renumbered(model):
     """The model as if its four heads a layer were what is left of six."""
     layers = tuple(layer._replace(heads=(0, 2, 3, 5)) for layer in model.layers)
@@ -265,53 +239,54 @@ def test_heads_keep_their_original_numbers(tiny_hybrid, tokens):
     columns = torch.tensor([[True, False, False, True]] * 3)
     with ablation.ablate_heads(renumbered(tiny_hybrid), heads):
         found = logits(tiny_hybrid.hf, tokens)
-    torch.testing.assert_close(found, logits(unread(tiny_hybrid, columns), tokens), rtol=0, atol=1e-5)
+    torch.testing.assert_close(found, logits(small.unread(tiny_hybrid.hf, columns), tokens), rtol=0, atol=1e-5)
 
 
-def test_a_head_that_was_pruned_away_is_refused(tiny_hybrid):
-    heads = torch.zeros(3, 6, dtype=torch.bool)
-    heads[1, [2, 4]] = True
-    message = r"linear layer 1 of tiny-hybrid holds heads \[0, 2, 3, 5\], not \[4\]"
-    pruned = renumbered(tiny_hybrid)
-    with pytest.raises(ValueError, match=message), ablation.ablate_heads(pruned, heads):
-        pass
-    with pytest.raises(ValueError, match=message), ablation.truncate_states(pruned, 1, heads, [1]):
-        pass
+GONE_TOLD = r"linear layer 1 of tiny-hybrid holds heads \[0, 2, 3, 5\], not \[4\]"
+HALF_LIVES = [{}, {"tokens": 1, "factor": 1}, {"tokens": 0}, {"factor": -1}, {"tokens": math.nan}]
 
 
 @pytest.mark.parametrize(
-    ("wrong", "message"),
+    ("intervene", "message"),
     [
-        (torch.zeros(3, 4), r"heads must be .* \[3, 4\] for tiny-hybrid, got torch.float32 \[3, 4\]"),
-        (torch.zeros(4, 3, dtype=torch.bool), r"got torch.bool \[4, 3\]"),
-        (torch.zeros(12, dtype=torch.bool), r"got torch.bool \[12\]"),
+        *((lambda m, x=x: ablation.set_half_life(m, SOME, **x), "tokens or factor, one of them") for x in HALF_LIVES),
+        (lambda m: ablation.ablate_heads(renumbered(m), GONE), GONE_TOLD),
+        (lambda m: ablation.truncate_states(renumbered(m), 1, GONE, [1]), GONE_TOLD),
+        (lambda m: ablation.checked_heads(m, SOME.float()), r"\[3, 4\] for tiny-hybrid, got torch.float32 \[3, 4\]"),
+        (lambda m: ablation.checked_heads(m, TURNED.flatten()), r"heads must be .* got torch.bool \[12\]"),
+        (lambda m: ablation.ablate_heads(m, TURNED), r"got torch.bool \[4, 3\]"),
+        (lambda m: ablation.truncate_states(m, 1, TURNED, [1]), r"got torch.bool \[4, 3\]"),
+        (lambda m: ablation.truncate_states(m, -1, SOME, [3]), "rank must be 0 or more, got -1"),
+        (lambda m: ablation.attention_window(m, 0), "1 token or more, got 0"),
     ],
 )
-def test_heads_must_be_a_mask_over_the_grid(tiny_hybrid, wrong, message):
-    with pytest.raises(ValueError, match=message):
-        ablation.checked_heads(tiny_hybrid, wrong)
-    if wrong.ndim == 2 and wrong.dtype == torch.bool:
-        for block in (ablation.ablate_heads(tiny_hybrid, wrong), ablation.truncate_states(tiny_hybrid, 1, wrong, [1])):
-            with pytest.raises(ValueError, match=message), block:
-                pass
+def test_what_no_intervention_can_be_is_refused(tiny_hybrid, intervene, message):
+    with pytest.raises(ValueError, match=message), intervene(tiny_hybrid):
+        pass
+
+
+@pytest.mark.parametrize("more", [1, 5])
+@pytest.mark.parametrize("intervene", [lambda m: ablation.truncate_states(m, 1, SOME, [1]), INTERVENTIONS[3]])
+def test_a_pass_that_goes_on_from_a_cache_is_refused(tiny_hybrid, tokens, intervene, more):
+    with intervene(tiny_hybrid):
+        cache = tiny_hybrid.hf(tokens[:, :9], use_cache=True).past_key_values
+        with pytest.raises(ValueError, match="whole sequences: call the model without past_key_values"):
+            tiny_hybrid.hf(tokens[:, 9 : 9 + more], past_key_values=cache)
 
 
 @pytest.mark.parametrize("rank", [0, 1, 3])
 def test_truncation_is_what_rewriting_the_cache_does(tiny, tokens, rank):
-    heads, cache, outputs = some_of(tiny), linear_cache.empty(tiny.hf), []
-    cuts = [0, 11, 64, 90]
-    for start, end in itertools.pairwise([*cuts, tokens.shape[1]]):
-        outputs.append(logits(tiny.hf, tokens[:, start:end], past_key_values=cache))
-        for site, row in zip(architectures.sites(tiny.hf), heads, strict=True):
-            state = cache.get_recurrent_state(site.index, state_idx=0)
-            left, sigma, right = np.linalg.svd(state.double().numpy(), full_matrices=False)
-            sigma[..., rank:] = 0
-            state[:, row] = torch.from_numpy(left * sigma[..., None, :] @ right).float()[:, row]
-    with ablation.truncate_states(tiny, rank, heads, cuts[1:]):
+    def cut(state):
+        left, sigma, right = np.linalg.svd(state.astype(float), full_matrices=False)
+        sigma[..., rank:] = 0
+        return left * sigma[..., None, :] @ right
+
+    expected = small.by_rewriting(tiny, tokens, some_of(tiny), [11, 64, 90], cut)
+    with ablation.truncate_states(tiny, rank, some_of(tiny), [11, 64, 90]):
         found = logits(tiny.hf, tokens)
     assert (found - logits(tiny.hf, tokens)).abs().max() > 1e-2
     # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
-    torch.testing.assert_close(found, torch.cat(outputs, 1), rtol=0, atol=1e-4)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-4)
 
 
 def test_a_rank_that_no_state_exceeds_changes_nothing(tiny, tokens):
@@ -328,19 +303,7 @@ def test_truncation_at_the_last_token_leaves_the_logits_alone(tiny_hybrid, token
     assert torch.equal(cut, logits(tiny_hybrid.hf, tokens))
 
 
-@pytest.mark.parametrize("more", [1, 5])
-def test_truncation_refuses_a_pass_that_goes_on_from_a_cache(tiny_pure, tokens, more):
-    cache = tiny_pure.hf(tokens[:, :9], use_cache=True).past_key_values
-    with (
-        ablation.truncate_states(tiny_pure, 1, SOME, [1]),
-        pytest.raises(ValueError, match="whole sequences: call the model without past_key_values"),
-    ):
-        tiny_pure.hf(tokens[:, 9 : 9 + more], past_key_values=cache)
-
-
-def test_a_rank_is_not_negative_and_a_position_not_behind_the_end(tiny_hybrid, tokens):
-    with pytest.raises(ValueError, match="rank must be 0 or more, got -1"):
-        ablation.truncate_states(tiny_hybrid, -1, SOME, [3])
+def test_a_position_is_not_behind_the_end(tiny_hybrid, tokens):
     with ablation.truncate_states(tiny_hybrid, 1, SOME, [151]), pytest.raises(ValueError, match="positions must"):
         tiny_hybrid.hf(tokens)
 
@@ -399,17 +362,8 @@ def test_windows_nest_to_the_narrower(tiny_hybrid, tokens):
             assert torch.equal(logits(tiny_hybrid.hf, tokens), expected)
 
 
-def test_a_window_refuses_a_pass_that_goes_on_from_a_cache(tiny_hybrid, tokens):
-    with ablation.attention_window(tiny_hybrid, 3):
-        cache = tiny_hybrid.hf(tokens[:, :9], use_cache=True).past_key_values
-        with pytest.raises(ValueError, match="whole sequences: call the model without past_key_values"):
-            tiny_hybrid.hf(tokens[:, 9:12], past_key_values=cache)
-
-
 def test_a_window_needs_softmax_layers_that_take_a_mask(tiny_pure, tiny_hybrid):
     with pytest.raises(ValueError, match="tiny-pure has no softmax layers"), ablation.attention_window(tiny_pure, 3):
-        pass
-    with pytest.raises(ValueError, match="1 token or more, got 0"), ablation.attention_window(tiny_hybrid, 0):
         pass
     tiny_hybrid.hf.config._attn_implementation = "flash_attention_2"
     with pytest.raises(ValueError, match="attends with flash_attention_2"), ablation.attention_window(tiny_hybrid, 3):
@@ -418,11 +372,11 @@ def test_a_window_needs_softmax_layers_that_take_a_mask(tiny_pure, tiny_hybrid):
 
 def test_matched_random_draws_as_many_of_every_layer():
     heads = torch.tensor([[True, True, False, False, False], [True] * 5, [False] * 5])
-    draws = torch.stack([ablation.matched_random(heads, generator=generator(i)) for i in range(600)])
+    draws = torch.stack([ablation.matched_random(heads, generator=seeded(i)) for i in range(600)])
     assert (draws.sum(-1) == heads.sum(-1)).all()
     torch.testing.assert_close(draws[:, 0].double().mean(0), torch.full((5,), 0.4).double(), rtol=0, atol=0.08)
     assert torch.equal(
-        ablation.matched_random(heads, generator=generator(3)), ablation.matched_random(heads, generator=generator(3))
+        ablation.matched_random(heads, generator=seeded(3)), ablation.matched_random(heads, generator=seeded(3))
     )
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import seeded
 from transformers import AutoTokenizer
 
 from srdyn import contexts
@@ -17,12 +18,8 @@ from srdyn.loading import files
 TOKENIZER = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
 
 
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
-
-
 def draw(name, *, n=4, length=512, seed=0, part="trace"):
-    return contexts.domain(name, TOKENIZER, n=n, length=length, generator=generator(seed), part=part)
+    return contexts.domain(name, TOKENIZER, n=n, length=length, generator=seeded(seed), part=part)
 
 
 def test_four_domains_with_enough_windows_in_every_part():
@@ -31,21 +28,12 @@ def test_four_domains_with_enough_windows_in_every_part():
         assert draw(name, n=16, length=2048, part=part).shape == (16, 2048)
 
 
-def test_windows_are_distinct_stretches_of_one_held_out_document():
-    tokens = draw("prose", n=40)
-    assert tokens.dtype == torch.long
-    assert len({tuple(row) for row in tokens.tolist()}) == 40
-    with lzma.open(files.data_dir() / "contexts" / "prose.jsonl.xz", "rt", encoding="utf-8") as lines:
-        whole = [json.loads(line)["text"] for line in lines]
-    for row in tokens:
-        assert sum(TOKENIZER.decode(row) in document for document in whole) == 1
-
-
-def test_windows_do_not_overlap():
+def test_windows_are_distinct_stretches_of_one_held_out_document_that_do_not_overlap():
     documents = contexts.held_out_documents("math", part="trace")
     encoded = [TOKENIZER(text)["input_ids"] for text in documents]
     available = sum(len(tokens) // 500 for tokens in encoded)
     drawn = draw("math", n=available, length=500)
+    assert drawn.dtype == torch.long
     expected = [tuple(t[at : at + 500]) for t in encoded for at in range(0, len(t) - 499, 500)]
     assert sorted(map(tuple, drawn.tolist())) == sorted(expected)
 
@@ -55,15 +43,15 @@ def test_documents_take_turns(name):
     documents = contexts.held_out_documents(name, part="trace")
     windows = [len(TOKENIZER(text)["input_ids"]) // 2048 for text in documents]
     for n in (len(documents), sum(windows) - 1):
-        found = contexts.spread(name, TOKENIZER, n=n, length=2048, generator=generator())
+        found = contexts.spread(name, TOKENIZER, n=n, length=2048, generator=seeded())
         assert all(TOKENIZER.decode(row) in documents[at] for row, at in zip(found.tokens, found.document, strict=True))
         assert len({tuple(row) for row in found.tokens.tolist()}) == n
         turns = np.bincount(found.document, minlength=len(documents))
         assert max(turns) <= 1 + min(t for t, most in zip(turns, windows, strict=True) if t < most)
-    some = contexts.spread(name, TOKENIZER, n=3, length=2048, generator=generator())
+    some = contexts.spread(name, TOKENIZER, n=3, length=2048, generator=seeded())
     assert torch.equal(some.tokens, found.tokens[:3])
     with pytest.raises(ValueError, match="9999 windows of 2048 tokens asked for"):
-        contexts.spread(name, TOKENIZER, n=9999, length=2048, generator=generator())
+        contexts.spread(name, TOKENIZER, n=9999, length=2048, generator=seeded())
 
 
 @pytest.mark.parametrize("name", ["code", "math", "prose", "technical"])
@@ -93,14 +81,13 @@ def test_too_few_windows_say_how_many_there_are():
 
 def test_a_model_without_a_tokenizer_is_told_what_is_missing():
     with pytest.raises(ValueError, match=r"no tokenizer: put its files \(tokenizer\.json"):
-        contexts.domain("prose", None, n=1, length=8, generator=generator())
+        contexts.domain("prose", None, n=1, length=8, generator=seeded())
 
 
 def test_unknown_names_list_the_known_ones():
-    with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
-        draw("poetry")
-    with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
-        contexts.training_documents("poetry")
+    for read in (draw, contexts.training_documents):
+        with pytest.raises(ValueError, match="'poetry'; there are code, math, prose, technical"):
+            read("poetry")
     with pytest.raises(ValueError, match="'test'; there are trace, calibration, evaluation"):
         draw("prose", part="test")
     with pytest.raises(ValueError, match="'zalgo'; there are rare character, common number"):
@@ -108,35 +95,17 @@ def test_unknown_names_list_the_known_ones():
 
 
 def test_missing_files_say_what_to_do(tmp_path, monkeypatch):
-    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt is not there; give the path"):
-        draw(tmp_path / "nowhere.txt")
     monkeypatch.setattr(files, "data_dir", lambda: tmp_path)
     with pytest.raises(FileNotFoundError, match=r"data/corpus/build\.py"):
         contexts.domains()
 
 
-def test_files_of_ones_own(tmp_path):
-    sentence = "It was a truth, and universally so, that number {} is in want of a successor.\n"
-    text = "".join(sentence.format(number) for number in range(200))
-    (tmp_path / "own.txt").write_text(text)
-    rows = draw(str(tmp_path / "own.txt"), n=4, length=64)
-    assert all(TOKENIZER.decode(row) in text for row in rows)
-    lines = [json.dumps({"text": f"{number} " + text}) + "\n" for number in range(3)]
-    (tmp_path / "own.jsonl").write_text("".join(lines))
-    with lzma.open(tmp_path / "own.jsonl.xz", "wt") as file:
-        file.writelines(lines)
-    for name, part in itertools.product(("own.jsonl", "own.jsonl.xz"), contexts.PARTS):
-        assert draw(tmp_path / name, n=2, length=64, part=part).shape == (2, 64)
-        assert len(contexts.held_out_documents(tmp_path / name, part=part)) == 1
-
-
-def test_files_of_another_kind_are_refused(tmp_path):
-    (tmp_path / "own.jsonl").write_text('{"body": "text"}\n')
-    with pytest.raises(ValueError, match='with its document under "text"'):
-        draw(tmp_path / "own.jsonl")
-    (tmp_path / "own.csv").write_text("a,b\n")
-    with pytest.raises(ValueError, match=r"own\.csv is none of \.txt"):
-        draw(tmp_path / "own.csv")
+def test_documents_of_ones_own_are_dealt_out_to_the_parts(tmp_path):
+    text = "".join(f"It was a truth that number {i} is in want of a successor.\n" for i in range(200))
+    (tmp_path / "own.jsonl").write_text("".join(json.dumps({"text": f"{i} " + text}) + "\n" for i in range(3)))
+    for part in contexts.PARTS:
+        assert draw(tmp_path / "own.jsonl", n=2, length=64, part=part).shape == (2, 64)
+        assert len(contexts.held_out_documents(tmp_path / "own.jsonl", part=part)) == 1
 
 
 def test_the_variants_of_the_attacks_are_single_characters_as_tokens():

@@ -1,4 +1,3 @@
-import re
 from types import SimpleNamespace
 
 import numpy as np
@@ -6,20 +5,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from srdyn import contexts, evals, models
-from srdyn.loading import reference
+from srdyn import contexts, evals
 from srdyn.text import episodes, tasks
 
 
 @pytest.fixture(scope="module")
 def text(tokenizer):
     return evals.held_out_text(tokenizer, "calibration")
-
-
-@pytest.fixture
-def untrained(tokenizer):
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
-    return models.from_hf(hf.eval(), tokenizer, name="untrained")
 
 
 def rows_of(name, tokenizer, text, *, n=8, length=256, seed=0):
@@ -71,10 +63,16 @@ def test_recall_counts_each_name_once_an_episode_and_answers_with_its_value(name
             assert [row[i] for i in asked] == [value[name] for name in names]
 
 
-@pytest.mark.parametrize("steps", episodes.CHAIN_STEPS)
-def test_chains_by_number_of_steps(steps, tokenizer, text):
-    _, items = rows_of(f"chain{steps}", tokenizer, text, n=12)
-    assert {int((row == item).sum()) for row in items for item in row.unique() if item > 0} == {steps}
+@pytest.mark.parametrize(("name", "steps"), [("chain", {4, 8}), ("chain4", {4}), ("chain8", {8})])
+def test_chains_by_number_of_steps(name, steps, tokenizer, text):
+    _, items = rows_of(name, tokenizer, text, n=12)
+    assert {int((row == item).sum()) for row in items for item in row.unique() if item > 0} <= steps
+
+
+@pytest.mark.parametrize(("name", "needles"), [("needle", 2), ("needle4", 4)])
+def test_needles_by_their_number(name, needles, tokenizer, text):
+    _, items = rows_of(name, tokenizer, text)
+    assert (items.amax(1) == needles).all()
 
 
 @pytest.mark.parametrize("length", [64, 300])
@@ -111,9 +109,8 @@ def test_parts_meet_neither_the_same_text_nor_the_same_draws(tokenizer, text):
         for name, some in zip(text.ids, windows, strict=True)
         for window in list(some)[:20]
     )
-    assert evals.draws("sum", part="calibration").integers(1 << 62) != evals.draws("sum", part="evaluation").integers(
-        1 << 62
-    )
+    first, second = (evals.draws("sum", part=part).integers(1 << 62) for part in ("calibration", "evaluation"))
+    assert first != second
 
 
 def test_unknown_tasks_and_short_rows_are_refused(tokenizer, text):
@@ -198,37 +195,3 @@ def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(tiny_h
     tokens = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(0))
     tiny_hybrid.hf.forward = lambda rows, use_cache: SimpleNamespace(logits=torch.zeros(*rows.shape, 64))
     assert evals.window_bits(tiny_hybrid, tokens) == pytest.approx([19 * 6] * 3)
-
-
-def spelled(tokens, items, tokenizer):
-    """Each row's text before the answer of each item, and that answer."""
-    for row, numbers in zip(tokens, items, strict=True):
-        for item in range(1, int(numbers.max()) + 1):
-            at = (numbers == item).nonzero()[:, 0]
-            yield tokenizer.decode(row[: at[0]]), tokenizer.decode(row[at])
-
-
-@pytest.mark.parametrize(("name", "needles"), [("needle", 2), ("needle4", 4)])
-def test_needles_are_answered_by_what_was_stated(name, needles, tokenizer, text):
-    tokens, items = rows_of(name, tokenizer, text)
-    assert (items.amax(1) == needles).all()
-    for before, answer in spelled(tokens, items, tokenizer):
-        name = re.search(r"The key of( [a-z]+) is$", before)[1]
-        assert f"\nThe key of{name} is{answer}.\n" in before
-
-
-def test_chains_and_sums_are_answered_by_their_results(tokenizer, text):
-    tokens, items = rows_of("chain", tokenizer, text, n=12)
-    for row, numbers in zip(tokens, items, strict=True):
-        for item in range(1, int(numbers.max()) + 1):
-            at = (numbers == item).nonzero()[:, 0]
-            chain = tokenizer.decode(row[at[0] - 4 : at[-1] + 1])
-            value, steps = int(chain[0]), re.findall(r"([+-])(\d)=(\d)", chain)
-            assert len(steps) in episodes.CHAIN_STEPS
-            for sign, operand, result in steps:
-                value = (value + int(sign + operand)) % 10
-                assert value == int(result)
-            assert tokenizer.decode(row[at]) == "".join(result for _, _, result in steps)
-    for before, answer in spelled(*rows_of("sum", tokenizer, text, n=12), tokenizer):
-        a, b = re.search(r"\n(\d\d)\+(\d\d):$", before).groups()
-        assert answer.split("=")[-1] == str(int(a) + int(b))

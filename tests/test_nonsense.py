@@ -1,6 +1,5 @@
 """Malformed inputs get one line of ours: no library's traceback, nothing that hangs, nothing written elsewhere."""
 
-import collections
 import json
 import os
 import shutil
@@ -12,7 +11,7 @@ import nonsense
 import pytest
 import saved
 
-from srdyn.loading import files, markdown
+from srdyn.loading import files
 from srdyn.study.run import code
 
 SEED = 0
@@ -35,7 +34,6 @@ def found(request, tmp_path_factory):
     env = os.environ | {"PYTHONPATH": str(code.PACKAGE.parent), "SRDYN_ROOT": str(clone), "HF_HUB_OFFLINE": "1"}
     done = subprocess.run(asked, env=env, cwd=here, capture_output=True, text=True, timeout=900)
     found = [json.loads(line) for line in done.stdout.splitlines()]
-    report(found)
     assert done.returncode == 0, done.stderr[-500:]
     assert len(found) >= 500 / every
     made = {path for path in listing(place) - before if path.parts[0] != "inputs"}
@@ -58,13 +56,3 @@ def test_nearly_all_are_refused(found):
 
 def listing(folder):
     return {path.relative_to(folder) for path in folder.rglob("*")}
-
-
-def report(found):
-    """The outcomes by kind, printed and kept in build/nonsense.md."""
-    counts = collections.Counter((item["kind"], item["outcome"]) for item in found)
-    heads = ["refused", "accepted", *WRONG]
-    kinds = dict.fromkeys(item["kind"] for item in found)
-    table = markdown.table(["kind", *heads], [[kind, *(str(counts[kind, head]) for head in heads)] for kind in kinds])
-    files.write_bytes(files.root() / "build" / "nonsense.md", f"{table}\n".encode())
-    print(table)

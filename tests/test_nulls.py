@@ -4,13 +4,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from small import seeded
 
 from srdyn import nulls, spectra
 from srdyn.kernels import recurrence
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def gates(*shape, seed=0):

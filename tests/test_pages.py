@@ -95,6 +95,14 @@ def clone(tmp_path, monkeypatch):
     return tmp_path
 
 
+@pytest.fixture
+def everything(clone):
+    """The environment of commands that need all of a clone, which it is then."""
+    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "figures", "srdyn", "constraints.txt"):
+        (clone / name).symlink_to(ROOT / name)
+    return os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+
+
 def leading_nowhere(pages: dict[str, str], site: Path) -> list[str]:
     """Links within the site to a file that is not there, or to a place that the page does not have."""
     places = {name: set(re.findall(r'\bid="([^"]+)"', text)) for name, text in pages.items()}
@@ -125,14 +133,8 @@ def test_every_command_is_one(path, monkeypatch):
 
 def test_a_wrong_command_is_seen(monkeypatch):
     monkeypatch.chdir(ROOT)
-    wrong = [
-        "make reprodce",
-        'make reproduce P="epss=1"',
-        "python -m srdyn.plans x",
-        "pip install -e '.[x]'",
-        "ls there",
-    ]
-    wrong += ['make reproduce ONLY="01_first"', "torchrun -m srdyn.study.survey smok"]
+    wrong = ["make reprodce", 'make reproduce P="epss=1"', 'make reproduce ONLY="01_first"', "python -m srdyn.plans x"]
+    wrong += ["torchrun -m srdyn.study.survey smok", "pip install -e '.[x]'", "ls there"]
     assert commands("```\n" + "\n".join(wrong) + "\n```\nand `make it`\n") == [*wrong, "make it"]
     for line in [*wrong, "make it"]:
         with pytest.raises((AssertionError, ValueError)):
@@ -157,14 +159,10 @@ def test_every_line_of_python_runs(path, clone):
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_every_link_leads_somewhere(path):
+def test_every_link_leads_somewhere_and_every_table_that_is_named_is_there(path):
     links = re.findall(r"\]\(([^)\s#]+)", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL))
     inside = [link for link in links if "://" not in link]
     assert [link for link in inside if not (path.parent / link).exists()] == []
-
-
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.stem)
-def test_every_table_that_is_named_is_there(path):
     named = re.findall(r"`((?:thorough/)?\d\d_[a-z]\w+)`", path.read_text())
     kept = [ROOT / "data/tables", ROOT / "notebooks"]
     assert [name for name in named if not any([*folder.glob(f"{name}.*")] for folder in kept)] == []
@@ -188,16 +186,13 @@ def test_the_commands_of_the_readme_begin(monkeypatch, capsys):
 
 
 @pytest.mark.site
-def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(clone):
-    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "figures", "srdyn", "constraints.txt"):
-        (clone / name).symlink_to(ROOT / name)
+def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(clone, everything):
     shutil.copytree(ROOT / "data/models/hybrid-d32", clone / "mine/my model")
     (clone / "mine/my text.txt").write_text(contexts.held_out_documents("prose", part="trace")[0][:6000])
     [line] = [line for line in commands((ROOT / "README.md").read_text()) if "first-look" in line]
     line = line.replace("path/to/model", "mine/my model").replace("path/to/text.txt", "mine/my text.txt")
     words = ["make", "-f", str(ROOT / "Makefile"), f"PY={sys.executable}", *shlex.split(line)[1:]]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
-    done = subprocess.run(words, env=environment, cwd=clone, capture_output=True, text=True)
+    done = subprocess.run(words, env=everything, cwd=clone, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     folder, names = re.search(r"^(build/first-look\S+): (.+); build", done.stdout, flags=re.MULTILINE).groups()
     assert all((clone / folder / name).is_file() for name in names.split(", "))
@@ -214,12 +209,9 @@ def test_the_citation_is_of_this_version():
 
 
 @pytest.mark.site
-def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clone, visited):
-    for name in ("README.md", "CHANGELOG.md", "CITATION.cff", "CONTRIBUTING.md", "figures", "srdyn"):
-        (clone / name).symlink_to(ROOT / name)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "PYTHONWARNINGS": "ignore"}
+def test_the_site_builds_offline_without_a_warning_and_is_read_in_a_browser(clone, everything, visited):
     built = subprocess.run(
-        [sys.executable, "notebooks/site/build.py"], env=environment, cwd=clone, capture_output=True, text=True
+        [sys.executable, "notebooks/site/build.py"], env=everything, cwd=clone, capture_output=True, text=True
     )
     assert built.returncode == 0, built.stderr
     site = clone / "build/site"

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from srdyn import ablation, models, pruning, scores
+from srdyn import ablation, models, pruning
 from srdyn.loading import reference
-from srdyn.study.trials import single_heads, trials
+from srdyn.study.trials import single_heads
 from srdyn.study.trials.battery import Probe
 
 VOCABULARY, PLANTED, H = 16, 2, 8
@@ -107,7 +107,3 @@ def test_the_planted_head_goes_where_scores_say_so_and_at_random_where_they_say_
     assert not lost(-planted)
     # Four standard errors of a share over 100 draws are 0.2 at most.
     assert sum(lost(0 * planted, draw) for draw in range(100)) / 100 == pytest.approx(share, abs=0.2)
-
-
-def test_known_arms_include_every_rule():
-    assert set(scores.RULES) < set(trials.known())

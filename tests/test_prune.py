@@ -33,10 +33,15 @@ def test_one_command_from_a_model_to_an_ordinary_smaller_one(place, tmp_path, ca
     assert (out / folders.LIST).is_file()
 
 
-def counted(monkeypatch, module, name):
-    """The function of a module from now on, with how often it was called in its list."""
+def counted(monkeypatch, module, name, *, broken_after=None):
+    """A list of how the function of a module is called from now on; the call after so many is interrupted."""
     calls, original = [], getattr(module, name)
-    monkeypatch.setattr(module, name, lambda *given, **how: calls.append(given) or original(*given, **how))
+
+    def counting(*given, **how):
+        calls.append(given)
+        return interrupted() if len(calls) - 1 == broken_after else original(*given, **how)
+
+    monkeypatch.setattr(module, name, counting)
     return calls
 
 
@@ -117,30 +122,16 @@ def test_healing_lowers_the_loss_and_goes_on_where_it_stopped(place, tmp_path, m
     expected = prune.heal(whole, text, steps=6, batch=2, rate=3e-3)
     assert expected[-1] < expected[0]
     monkeypatch.setattr(prune, "SAVE_EVERY", 2)
-    monkeypatch.setattr(prune, "_step", broken := Stopping(prune._step, after=3))
+    steps = counted(monkeypatch, prune, "_step", broken_after=3)
     with pytest.raises(KeyboardInterrupt):
         prune.heal(halves, text, steps=6, batch=2, rate=3e-3, folder=tmp_path)
-    broken.after = 100
     again = models.from_hf(copy.deepcopy(model.hf), model.tokenizer, name="again")
     assert prune.heal(again, text, steps=6, batch=2, rate=3e-3, folder=tmp_path) == expected
-    assert broken.calls == 3 + 1 + 4  # two of the first three were kept
+    assert len(steps) == 3 + 1 + 4  # two of the first three were kept
     for name, weight in whole.hf.state_dict().items():
         assert torch.equal(weight, again.hf.state_dict()[name])
     with pytest.raises(ValueError, match="belongs to another healing"):
         prune.heal(again, text, steps=7, batch=2, folder=tmp_path)
-
-
-class Stopping:
-    """A step that is interrupted after so many."""
-
-    def __init__(self, step, *, after):
-        self.step, self.after, self.calls = step, after, 0
-
-    def __call__(self, *arguments):
-        self.calls += 1
-        if self.calls > self.after:
-            raise KeyboardInterrupt
-        return self.step(*arguments)
 
 
 def test_the_cost_is_paired():

@@ -1,14 +1,13 @@
 """States held in fewer bytes, against numpy and against a cache that is rewritten by hand."""
 
 import functools
-import itertools
 
 import numpy as np
 import pytest
 import torch
+from small import by_rewriting, logits
 
-from srdyn import ablation, architectures
-from srdyn.architectures import linear_cache
+from srdyn import ablation
 from srdyn.kernels import rounding
 
 PREFIX = 90
@@ -88,28 +87,10 @@ def test_bytes_are_those_of_numbers_and_scales():
     assert rounding.head_bytes(64, 32, "fp8", feedback=True) == 64 * 32 * 1.5 + 8
 
 
-def logits(hf, tokens, **options):
-    with torch.no_grad():
-        return hf(tokens, use_cache="past_key_values" in options, **options).logits
-
-
 def some_of(model):
     heads = torch.zeros(model.grid.L, model.grid.H, dtype=torch.bool)
     heads[:, 1:3], heads[1] = True, False
     return heads
-
-
-def by_rewriting(model, tokens, heads, cuts, change):
-    """The logits of a pass over a cache whose states are changed by hand after each of the cuts."""
-    cache, outputs = linear_cache.empty(model.hf), []
-    for start, end in itertools.pairwise([0, *cuts, tokens.shape[1]]):
-        places = torch.arange(start, end).expand(len(tokens), -1)
-        outputs.append(logits(model.hf, tokens[:, start:end], past_key_values=cache, position_ids=places))
-        for site, row in zip(architectures.sites(model.hf), heads, strict=True):
-            held = cache.get_recurrent_state(site.index, state_idx=0)
-            if row.any():
-                held[:, row] = torch.from_numpy(change(held[:, row].numpy())).float()
-    return torch.cat(outputs, 1)
 
 
 @pytest.mark.parametrize("form", ["int8", "fp8"])

@@ -62,13 +62,6 @@ def test_output_is_what_the_layer_loses_without_the_head(trained, tokens, found)
     torch.testing.assert_close(found.output[0, 3], part, rtol=1e-3, atol=1e-7)
 
 
-def test_every_rule_scores_every_head(found):
-    for name, rule in scores.RULES.items():
-        score = rule(found, torch.Generator().manual_seed(0))
-        assert score.shape == found.rank.shape, name
-        assert score.isfinite().all(), name
-
-
 def test_rules_put_first_what_they_say(found):
     score = {name: rule(found, torch.Generator().manual_seed(0)) for name, rule in scores.RULES.items()}
     assert score["rank"].argmax() == found.rank.argmax()
@@ -103,16 +96,9 @@ def test_the_oracle_spares_the_head_that_does_the_work(trained):
     asked = battery.Battery(("recall4",), (), length=64, items=20, copies=0, part="calibration")
     sheet = battery.sheet(asked, trained.tokenizer)
     sheet["recall4"] = sheet["recall4"].at(torch.arange(2))
-    V = trained.grid.V
-    with torch.no_grad():
-        weight = trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj.weight
-        before = weight.clone()
-        weight[:, 2 * V : 3 * V] *= 1000
-    try:
-        damages = single_heads.damage(trained, sheet)
-    finally:
-        with torch.no_grad():
-            weight.copy_(before)
+    trained, V = copy.deepcopy(trained), trained.grid.V
+    trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj.weight.data[:, 2 * V : 3 * V] *= 1000
+    damages = single_heads.damage(trained, sheet)
     assert len(damages) == trained.grid.L * trained.grid.H
     largest = damages.loc[damages["damage"].abs().idxmax()]
     assert (largest["axis"], largest["head"]) == (1, 2)
@@ -122,9 +108,8 @@ def test_the_oracle_spares_the_head_that_does_the_work(trained):
 
 def test_a_head_without_a_finite_score_is_named(trained):
     trained = copy.deepcopy(trained)
-    with torch.no_grad():  # what reads head 2
-        layer = trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj
-        layer.weight[:, 2 * trained.grid.V] = math.nan
+    layer = trained.hf.model.layers[trained.layers[1].index].linear_attn.out_proj
+    layer.weight.data[:, 2 * trained.grid.V] = math.nan  # what reads head 2
     tokens = torch.randint(0, 64, (1, 32), generator=torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match=rf"layer {trained.layers[1].index} has no finite scores for the heads \[2\]"):
         scores.profile(trained, tokens)

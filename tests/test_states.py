@@ -15,7 +15,6 @@ from transformers.models.qwen3_next import modeling_qwen3_next
 
 from srdyn import ablation, architectures, models, pruning, spectra, states
 from srdyn.architectures import rebinding
-from srdyn.kernels import recurrence
 from srdyn.loading import processes
 
 ODD = [1, 2, 63, 64, 65, 77, 128, 131, 149, 150]
@@ -44,14 +43,6 @@ def test_axes_are_named_by_the_grid(tiny_hybrid, tokens):
     rank = spectra.effective_rank(sigma)
     assert (rank <= torch.tensor(ODD).clamp(max=8)[:, None]).all()
     assert rank.max() == 8
-
-
-def test_the_two_routes_agree(tiny, tokens):
-    forward, segments = (
-        states.trace(tiny, tokens, ODD, measure=whole, route=route) for route in ("forward", "segments")
-    )
-    # Attention over a cache and over a whole sequence differ in the last bits, which later layers amplify.
-    assert (forward - segments).norm() / forward.norm() < 1e-5
 
 
 @pytest.mark.parametrize("positions", [[64, 128], ODD, list(range(1, 151))])
@@ -145,12 +136,6 @@ def test_gates_of_a_traced_pass_are_those_of_any_other(tiny, tokens):
     assert all(torch.equal(x, y) for found in (first, second) for x, y in zip(found, expected, strict=True))
 
 
-def test_inputs_feed_the_reference_rule(tiny_pure, tokens):
-    _, expected = recurrence.gated_delta_rule(*states.inputs(tiny_pure, tokens, 1), positions=ODD)
-    traced = states.trace(tiny_pure, tokens, ODD, measure=whole)[1]
-    torch.testing.assert_close(traced, expected.flatten(3).double(), rtol=0, atol=1e-5)
-
-
 @pytest.mark.parametrize("positions", [[], [0, 3], [151], [5, 5], [7, 3]])
 def test_positions_must_increase_within_the_context(tiny_hybrid, tokens, positions):
     for route in ("forward", "segments"):
@@ -161,7 +146,6 @@ def test_positions_must_increase_within_the_context(tiny_hybrid, tokens, positio
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (torch.full((1, 4), 64), "vocabulary of tiny-hybrid; got 64 … 64"),
         (torch.full((1, 4), -1), "vocabulary"),
         (torch.zeros(0, 4, dtype=torch.long), "at least one sequence"),
         (torch.zeros(1, 0, dtype=torch.long), "at least one token"),
@@ -178,7 +162,7 @@ def test_tokens_must_be_a_filled_matrix_within_the_vocabulary(tiny_hybrid, wrong
 
 @pytest.mark.parametrize("read", [states.gates, lambda model, tokens: states.trace(model, tokens, [1])])
 def test_every_reader_checks_its_tokens(tiny_hybrid, read):
-    with pytest.raises(ValueError, match="vocabulary"):
+    with pytest.raises(ValueError, match="vocabulary of tiny-hybrid; got 64 … 64"):
         read(tiny_hybrid, torch.full((1, 4), 64))
 
 
@@ -284,8 +268,8 @@ def test_a_layer_without_heads_reads_nothing(tiny_pure, tokens):
 
 @pytest.mark.parametrize("name", ["qwen3_next", "qwen3_next, pure", "mamba2", "fla gated_deltanet"])
 def test_watching_a_generation_leaves_its_output_and_tells_the_ranks_of_the_cache(name, caplog):
-    [family] = [family for family in families.FAMILIES if family.id == name]
-    model, prompt = families.model(family), torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(0))
+    model = families.model(families.named(name))
+    prompt = torch.randint(0, 64, (2, 9), generator=torch.Generator().manual_seed(0))
     options = {"max_new_tokens": 8, "min_new_tokens": 8, "return_dict_in_generate": True, "output_logits": True}
     options |= {"do_sample": False}
     unwatched = model.hf.generate(prompt, **options)

@@ -104,10 +104,9 @@ def test_agreement_against_textbook_formulas(seed, n):
 def test_independent_saturated_heads_do_not_agree():
     rng = np.random.default_rng(0)
     a, b = np.where(rng.random((2, 2000)) < 0.8, 64, rng.integers(0, 64, size=(2, 2000)))
-    assert abs(strata.agreement(a, b)["spearman"]) < 0.07
-    argsorted = np.corrcoef(a.argsort(kind="stable").argsort(), b.argsort(kind="stable").argsort())[0, 1]
-    assert argsorted > 0.3  # what ranking ties by their index would have said
-    assert strata.agreement(a, b)["cosine"] > 0.9
+    found = strata.agreement(a, b)
+    assert abs(found["spearman"]) < 0.07  # ranking ties by their index would say 0.3 and more
+    assert found["cosine"] > 0.9
 
 
 def test_what_is_undefined_is_nan():

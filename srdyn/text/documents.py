@@ -150,10 +150,8 @@ def _rows(wanted: _Dataset) -> Iterator[Mapping[str, object]]:
     try:
         yield from datasets.load_dataset(wanted.repository, wanted.config or None, split=wanted.split, streaming=True)
     except OSError as error:
-        told = (
-            f"the data set {wanted.repository} is out of reach: check its name, and the network, which is needed once"
-        )
-        raise OSError(f"{told} (HF_HUB_OFFLINE unset). datasets says: {error}") from error
+        told = "is out of reach: check its name, and the network, which is needed once (HF_HUB_OFFLINE unset)"
+        raise OSError(f"the data set {wanted.repository} {told}. datasets says: {error}") from error
     except ValueError as error:  # an unknown configuration or split
         raise ValueError(f"the data set {wanted.repository} cannot be read: {error}") from error
 

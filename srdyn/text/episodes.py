@@ -14,21 +14,10 @@ _DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES
 TEXT_BETWEEN = (8, 32)  # tokens of text before each piece of arithmetic
 
 
-def _needles(writer: tasks.Writer, passage: tasks.Passage, length: int, *, needles: int) -> None:
-    writer.needles(passage, needles, length=length, item=1)
-
-
-def _needle_at(writer: tasks.Writer, passage: tasks.Passage, length: int, *, depth: float) -> None:
-    """One fact after the share `depth` of the text, asked at the end: one item a row."""
-    free = length - len(passage) - 2 * writer.sentence_length()
-    if free < 0:
-        raise ValueError(f"a needle does not fit into {length} tokens that already hold {len(passage)}")
-    [(name, value)] = writer.facts(1)
-    before = round(depth * free)
-    writer.snippet(passage, before)
-    writer.sentence(passage, name, value, weight=0.0)
-    writer.snippet(passage, free - before)
-    writer.sentence(passage, name, value, weight=tasks.ANSWER_WEIGHT, item=1)
+def _needles(
+    writer: tasks.Writer, passage: tasks.Passage, length: int, *, needles: int, depths: list[float] | None = None
+) -> None:
+    writer.needles(passage, needles, length=length, item=1, depths=depths)
 
 
 def _recall(writer: tasks.Writer, passage: tasks.Passage, length: int, *, pairs: int) -> None:
@@ -48,24 +37,22 @@ def _recall(writer: tasks.Writer, passage: tasks.Passage, length: int, *, pairs:
 
 
 def _arithmetic(
-    writer: tasks.Writer, passage: tasks.Passage, length: int, *, size: int, write: Callable[[int], None]
+    writer: tasks.Writer, passage: tasks.Passage, length: int, *, size: int, write: Callable[..., None]
 ) -> None:
     """Text, a piece of arithmetic of at most `size` tokens, text … until the row is full."""
     item = 1
     while (spare := length - len(passage) - size) >= 0:
         writer.snippet(passage, min(int(writer.rng.integers(*TEXT_BETWEEN)), spare))
-        write(item)
+        write(writer, passage, item=item)
         item += 1
 
 
-def _chains(writer: tasks.Writer, passage: tasks.Passage, length: int, *, steps: tuple[int, ...]) -> None:
-    write = lambda item: writer.chain(passage, int(writer.rng.choice(steps)), item=item)  # noqa: E731
-    _arithmetic(writer, passage, length, size=3 + 4 * max(steps), write=write)
+def _chain(writer: tasks.Writer, passage: tasks.Passage, *, steps: tuple[int, ...], item: int) -> None:
+    writer.chain(passage, int(writer.rng.choice(steps)), item=item)
 
 
-def _sums(writer: tasks.Writer, passage: tasks.Passage, length: int) -> None:
-    write, longest = partial(writer.sum, passage), "\n99+99:9+9=18:9+9+1=19=198\n"
-    _arithmetic(writer, passage, length, size=len(longest), write=lambda item: write(item=item))
+def _chains(*steps: int) -> Callable[[tasks.Writer, tasks.Passage, int], None]:
+    return partial(_arithmetic, size=3 + 4 * max(steps), write=partial(_chain, steps=steps))
 
 
 NEEDLES_AT: dict[str, float] = {f"needle at {100 * depth:.0f} %": depth for depth in _DEPTHS}
@@ -76,8 +63,8 @@ TASKS: dict[str, Callable[[tasks.Writer, tasks.Passage, int], None]] = {
     "recall4": partial(_recall, pairs=4),
     "recall8": partial(_recall, pairs=8),
     "recall16": partial(_recall, pairs=16),
-    "chain": partial(_chains, steps=CHAIN_STEPS),
-    **{f"chain{steps}": partial(_chains, steps=(steps,)) for steps in CHAIN_STEPS},
-    "sum": _sums,
-    **{name: partial(_needle_at, depth=depth) for name, depth in NEEDLES_AT.items()},
+    "chain": _chains(*CHAIN_STEPS),
+    **{f"chain{steps}": _chains(steps) for steps in CHAIN_STEPS},
+    "sum": partial(_arithmetic, size=len("\n99+99:9+9=18:9+9+1=19=198\n"), write=tasks.Writer.sum),
+    **{name: partial(_needles, needles=1, depths=[depth]) for name, depth in NEEDLES_AT.items()},
 }

@@ -152,13 +152,16 @@ class Writer:
         values = self.rng.choice(self.alphabet.values[: self.pool], n)
         return [(int(a), int(b)) for a, b in zip(names, values, strict=True)]
 
-    def needles(self, passage: Passage, n: int, *, length: int, item: int = KINDS["needles"]) -> None:
-        """`n` facts at random depths of real text, all asked at the end, so that the passage grows to `length`."""
+    def needles(
+        self, passage: Passage, n: int, *, length: int, item: int = KINDS["needles"], depths: list[float] | None = None
+    ) -> None:
+        """`n` facts in real text, at random or after these shares of it, all asked at the end: `length` tokens then."""
         free = length - len(passage) - 2 * n * self.sentence_length()
         if free < 0:
-            raise ValueError(f"{n} needles do not fit into {length} tokens that already hold {len(passage)}")
+            they = "a needle does" if n == 1 else f"{n} needles do"
+            raise ValueError(f"{they} not fit into {length} tokens that already hold {len(passage)}")
         facts = self.facts(n)
-        cuts = np.sort(self.rng.integers(0, free + 1, n))
+        cuts = np.sort(self.rng.integers(0, free + 1, n)) if depths is None else [round(x * free) for x in depths]
         gaps = np.diff(np.concatenate([[0], cuts, [free]]))
         for (name, value), gap in zip(facts, gaps[:-1], strict=True):
             self.snippet(passage, int(gap))

@@ -6,26 +6,15 @@ Chen & Goodman, An empirical study of smoothing techniques for language modeling
 
 import lzma
 from collections.abc import Iterable
-from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float64, Int64
+import pandas as pd
+from jaxtyping import Float64, Int64
 
 from srdyn import contexts
 
 ORDER = 5
 _BITS = 8  # of a byte, in a packed n-gram
-
-
-class _Order(NamedTuple):
-    """Counts of one order, n-grams packed into integers: the last byte is the one predicted, the rest its context."""
-
-    grams: Int64[np.ndarray, " G"]
-    counts: Int64[np.ndarray, " G"]
-    contexts: Int64[np.ndarray, " C"]
-    totals: Int64[np.ndarray, " C"]
-    followers: Int64[np.ndarray, " C"]
-    discount: float
 
 
 class KneserNey:
@@ -41,28 +30,27 @@ class KneserNey:
         """Count the documents. Raises ValueError for an order outside 1 … 7, for no text, or a zero byte in it."""
         if not 1 <= order <= 7:
             raise ValueError(f"n-grams of {order} bytes do not pack into 63 bits; the order must be 1 … 7")
-        self.order = order
         packed = [_pack(document, order) for document in documents]
-        if not sum(map(len, packed)):
+        if not any(map(len, packed)):
             raise ValueError("an n-gram model needs text to count")
-        grams, counts = np.unique(np.concatenate(packed), return_counts=True)
-        self.orders = [_counted(grams, counts)]
-        for k in range(order - 1, 0, -1):
+        self.order, self.orders, grams = order, [], np.concatenate(packed)
+        for k in range(order, 0, -1):
             grams, counts = np.unique(grams & _mask(k), return_counts=True)
-            self.orders.append(_counted(grams, counts))
+            once, twice = (int((counts == n).sum()) for n in (1, 2))
+            discount = once / (once + 2 * twice) if once else 0.5
+            found = pd.Series(counts, grams)
+            self.orders.append((found, found.groupby(grams >> _BITS).agg(["sum", "size"]), discount))
 
     def bits(self, document: bytes) -> Float64[np.ndarray, " T"]:
         """What each byte of a document costs, given all that precede it in the document."""
         packed = _pack(document, self.order)
         probability = np.full(len(packed), 1 / 256)
-        for k, order in enumerate(reversed(self.orders), start=1):
+        for k, (counts, before, discount) in enumerate(reversed(self.orders), start=1):
             grams = packed & _mask(k)
-            at, known = _find(grams >> _BITS, order.contexts)
-            total = np.where(known, order.totals[at], 1)
-            gram, seen = _find(grams, order.grams)
-            kept = np.where(seen, order.counts[gram] - order.discount, 0) / total
-            passed_on = order.discount * order.followers[at] / total
-            probability = np.where(known, kept + passed_on * probability, probability)
+            total, followers = before.reindex(grams >> _BITS).to_numpy(float).T
+            kept = np.maximum(counts.reindex(grams, fill_value=0).to_numpy() - discount, 0) / total
+            smoothed = kept + discount * followers / total * probability
+            probability = np.where(np.isnan(total), probability, smoothed)
         return -np.log2(probability)
 
 
@@ -91,19 +79,3 @@ def _pack(document: bytes, order: int) -> Int64[np.ndarray, " T"]:
     for i in range(order):
         packed = (packed << _BITS) + padded[i : i + len(text)]
     return packed
-
-
-def _counted(grams: Int64[np.ndarray, " G"], counts: Int64[np.ndarray, " G"]) -> _Order:
-    """Sorted n-grams and their counts, with what their contexts add up to."""
-    before, first, followers = np.unique(grams >> _BITS, return_index=True, return_counts=True)
-    once, twice = np.count_nonzero(counts == 1), np.count_nonzero(counts == 2)
-    discount = float(once / (once + 2 * twice)) if once else 0.5
-    return _Order(grams, counts, before, np.add.reduceat(counts, first), followers, discount)
-
-
-def _find(
-    wanted: Int64[np.ndarray, " T"], known: Int64[np.ndarray, " G"]
-) -> tuple[Int64[np.ndarray, " T"], Bool[np.ndarray, " T"]]:
-    """Where each wanted number lies in the sorted known ones, and whether it is there."""
-    at = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return at, known[at] == wanted

@@ -13,14 +13,14 @@ COLUMNS = (
 )  # fmt: skip
 """One row for every model, or baseline, and quantity. `low` … `high` is the 95 % interval: Wilson's for a share of
 items, resampled over windows for bits per byte; `…_over_rows` is resampled over the rows that items lie in."""
+COUNTS = dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64")
 _VERDICTS_FROM = 0.90
 """A task on which a model is below this is used for no verdict."""
-_MARKER = "evaluation"
 
 
 def read(path: Path) -> pd.DataFrame:
     """An `evaluation.csv`. Raises ValueError where its columns are not `COLUMNS`."""
-    rows = pd.read_csv(path, dtype=dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64"))
+    rows = pd.read_csv(path, dtype=COUNTS)
     if list(rows.columns) != list(COLUMNS):
         raise ValueError(f"{path} has the columns {list(rows.columns)}, not {list(COLUMNS)}; write it anew")
     return rows
@@ -29,7 +29,7 @@ def read(path: Path) -> pd.DataFrame:
 def fill(text: str, rows: pd.DataFrame) -> str:
     """`text` with everything measured between its markers `evaluation:begin` and `evaluation:end`."""
     parts = [_models(rows), _text(rows), _tasks(rows), *_remarks(rows), _targets(rows)]
-    return markdown.replace_block(text, _MARKER, "\n\n".join(parts))
+    return markdown.replace_block(text, "evaluation", "\n\n".join(parts))
 
 
 def _models(rows: pd.DataFrame) -> str:

@@ -21,7 +21,6 @@ from srdyn.loading import files
 from srdyn.study import verify
 from srdyn.study.run import opened, store
 from srdyn.study.trials import battery, effects, single_heads, trials
-from srdyn.text import tasks
 from srdyn.training import mixture, recipes
 
 TABLE, MODEL, SEED = "04_pruning_healed", "pure", 0
@@ -39,11 +38,9 @@ ASKED = {"items": 40, "windows": 4, "rows": 10}
 
 def stream(settings: recipes.Settings, *, steps: int) -> Int[Tensor, "N T"]:
     """Rows of the model's own stream that it has not read, `BATCH` a step."""
-    reads, found, i = settings.reads, [], settings.steps
-    alphabet = tasks.Alphabet.of(recipes.tokenizer(reads), more=reads.symbols)
-    made = {"alphabet": alphabet, "text": recipes.text(reads), "curriculum": reads.curriculum}
+    of, found, i = recipes.stream(settings), [], settings.steps
     while len(found) < steps:
-        tokens, _, _ = mixture.batch(i, seed=settings.seed, **made)
+        tokens, _, _ = mixture.batch(i, **of)
         found += [torch.from_numpy(tokens)] if tokens.shape[1] == LENGTH else []
         i += 1
     return torch.cat(found)

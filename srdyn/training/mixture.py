@@ -112,13 +112,10 @@ def _row(length: int, now: Level, alphabet: Alphabet, text: Text, rng: np.random
         pool = int(np.exp(rng.uniform(np.log(12), np.log(now.symbols + 1))))
     writer = Writer(alphabet, text, rng, pool=pool)
     passage = Passage()
-    _ROWS[kind](writer, passage, length, now)
+    if kind != "text":
+        _ROWS[kind](writer, passage, length, now)
     writer.snippet(passage, length - len(passage))
     return passage
-
-
-def _text(writer: Writer, passage: Passage, length: int, now: Level) -> None:
-    writer.snippet(passage, length)
 
 
 def _recall(writer: Writer, passage: Passage, length: int, now: Level) -> None:
@@ -187,4 +184,4 @@ def _copy(writer: Writer, passage: Passage, length: int, now: Level) -> None:
         writer.snippet(passage, int(writer.rng.integers(2, 24)))
 
 
-_ROWS = {row.__name__[1:]: row for row in (_text, _recall, _needles, _arithmetic, _repeat, _copy)}
+_ROWS = {row.__name__[1:]: row for row in (_recall, _needles, _arithmetic, _repeat, _copy)}

@@ -23,9 +23,8 @@ from srdyn.study.run import store, workers
 from srdyn.text import episodes
 from srdyn.training import baselines, card_tables, recipes
 
-log = logging.getLogger(__name__)
-
 _PART = "evaluation"
+_BITS = "bits per byte"
 _TEXT_LENGTH = 512
 _SEED = 0  # of the tasks' draws and of the resampling
 _ARITHMETIC = {"chain": 0.95, "sum": 0.95}
@@ -64,14 +63,12 @@ def baseline_rows(tokenizer: PreTrainedTokenizerBase, *, plan: Plan = _PLAN) -> 
     everything = baselines.KneserNey(baselines.training_bytes(names))
     for name in names:
         chosen = _windows(name, tokenizer, plan)
-        text = {"quantity": "bits per byte", "of": name, "length": _TEXT_LENGTH, "unit": "bits per byte"}
         alone = baselines.KneserNey(baselines.training_bytes([name]))
         for which, ngrams in (("all domains", everything), ("that domain alone", alone)):
-            bits = _ngram_bits(ngrams, name, chosen)
-            interval = _per_byte(bits, chosen)
-            rows.append({"model": f"{baselines.ORDER}-gram, {which}", **text, **_ends(interval), "n": len(bits)})
-        rows.append({"model": "xz -9", **text, "value": baselines.xz_bits_per_byte(name, part=_PART)})
-    return pd.DataFrame(rows).assign(kind="baseline")
+            found = _text_row(name, chosen, _ngram_bits(ngrams, name, chosen))
+            rows.append(found | {"model": f"{baselines.ORDER}-gram, {which}"})
+        rows.append({"model": "xz -9", "of": name, "value": baselines.xz_bits_per_byte(name, part=_PART)})
+    return pd.DataFrame(rows).assign(kind="baseline", quantity=_BITS, length=_TEXT_LENGTH)
 
 
 @denormals.flushed()
@@ -84,7 +81,9 @@ def model_rows(folder: Path, *, plan: Plan = _PLAN, device: str = "auto") -> pd.
     about |= {name: training["settings"][name] for name in ("kind", "seed")}
     about["tokens"] = training["step"] * curriculum.tokens_per_batch
     longest = curriculum.longest(about["tokens"])
-    rows = pd.DataFrame([*_text_rows(model, plan), *_task_rows(model, plan)])
+    windows = {name: _windows(name, model.tokenizer, plan) for name in contexts.domains()}
+    text = [_text_row(name, chosen, evals.window_bits(model, chosen.tokens)) for name, chosen in windows.items()]
+    rows = pd.DataFrame([*text, *_task_rows(model, plan)])
     return rows.assign(**about, extrapolated=rows["length"] > longest)
 
 
@@ -94,7 +93,7 @@ def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
     by_kind = {kind: best | shares for kind, shares in _TARGETS.items()}
     targets = [by_kind.get(kind, {}).get(of) for kind, of in zip(rows["kind"], rows["of"], strict=True)]
     rows = rows.assign(target=pd.Series(targets, rows.index, float).where(rows["length"] == _TEXT_LENGTH))
-    below, is_text = rows["value"] < rows["target"], rows["quantity"] == "bits per byte"
+    below, is_text = rows["value"] < rows["target"], rows["quantity"] == _BITS
     return rows.assign(met=(below == is_text).astype(object).where(rows["target"].notna(), None))
 
 
@@ -105,7 +104,8 @@ def measure(root: Path, *, plan: Plan = _PLAN) -> pd.DataFrame:
     measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
     tables = [baseline_rows(tokenizer, plan=plan), *tqdm(measured, total=len(found), desc="models")]
     rows = with_targets(pd.concat(tables, ignore_index=True).assign(task_seed=_SEED))
-    return rows.astype(dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64"))[list(card_tables.COLUMNS)]
+    rows = rows.assign(unit=rows["quantity"].replace("accuracy", "share of items"))
+    return rows.astype(card_tables.COUNTS)[list(card_tables.COLUMNS)]
 
 
 def write(root: Path, rows: pd.DataFrame) -> None:
@@ -116,13 +116,11 @@ def write(root: Path, rows: pd.DataFrame) -> None:
     files.write_bytes(readme, card_tables.fill(readme.read_text(encoding="utf-8"), card_tables.read(path)).encode())
 
 
-def _text_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
-    for name in contexts.domains():
-        chosen = _windows(name, model.tokenizer, plan)
-        bits = evals.window_bits(model, chosen.tokens)
-        ends = _ends(_per_byte(bits, chosen))
-        kind = {"quantity": "bits per byte", "of": name, "length": _TEXT_LENGTH, "unit": "bits per byte"}
-        yield {**kind, **ends, "n": len(bits)}
+def _text_row(name: str, chosen: evals.ByteWindows, bits: Float64[np.ndarray, " N"]) -> dict:
+    """Bits per byte of a domain, given the bits of each window."""
+    both = np.stack([bits, chosen.stop - chosen.start], 1)
+    per_byte = intervals.ratio(both, generator=torch.Generator().manual_seed(_SEED))
+    return {"quantity": _BITS, "of": name, "length": _TEXT_LENGTH, **_ends(per_byte), "n": len(bits)}
 
 
 def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
@@ -133,11 +131,10 @@ def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
         frame = evals.outcomes(model, *rows)
         # Items of one row share their text, needles even their question.
         by_row = frame.groupby("row")["right"].agg(["sum", "count"]).to_numpy(dtype=float)
-        over_rows = intervals.ratio(by_row, generator=_generator())
+        over_rows = intervals.ratio(by_row, generator=torch.Generator().manual_seed(_SEED))
         share = intervals.wilson(int(frame["right"].sum()), len(frame))
-        kind = {"quantity": "accuracy", "of": task, "length": length, "unit": "share of items"}
-        ends = {**_ends(share), "low_over_rows": over_rows.low, "high_over_rows": over_rows.high}
-        yield {**kind, **ends, "n": len(frame)}
+        ends = _ends(share) | {"low_over_rows": over_rows.low, "high_over_rows": over_rows.high}
+        yield {"quantity": "accuracy", "of": task, "length": length, **ends, "n": len(frame)}
 
 
 def _windows(name: str, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.ByteWindows:
@@ -152,16 +149,8 @@ def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.ByteWindow
     return np.array([bits[i][start:stop].sum() for i, start, stop in spans])
 
 
-def _per_byte(bits: Float64[np.ndarray, " N"], chosen: evals.ByteWindows) -> intervals.Interval:
-    return intervals.ratio(np.stack([bits, chosen.stop - chosen.start], 1), generator=_generator())
-
-
 def _ends(interval: intervals.Interval) -> dict[str, float]:
     return {"value": interval.estimate, "low": interval.low, "high": interval.high}
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(_SEED)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -171,7 +160,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     root = parser.parse_args(arguments).root
     logging.basicConfig(level=logging.INFO)
     write(root, measure(root))
-    log.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")
+    logging.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")
 
 
 if __name__ == "__main__":

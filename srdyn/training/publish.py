@@ -30,17 +30,15 @@ def publish(run: Path, target: Path) -> None:
 
 def _spectra(run: Path) -> bytes:
     """The tables of all observed steps as one; numbers that need no more digits are float32."""
-    table = pd.concat([_read(path) for path in sorted((run / "spectra").glob("*.unit"))], ignore_index=True)
+    tables = []
+    for path in sorted((run / "spectra").glob("*.unit")):
+        if (content := files.kept(path)) is None:
+            raise ValueError(f"{path} is broken, and only a training from the start measures that step again")
+        tables.append(pd.read_parquet(io.BytesIO(content)))
+    table, buffer = pd.concat(tables, ignore_index=True), io.BytesIO()
     reals = table.select_dtypes("float64").columns
-    buffer = io.BytesIO()
     table.astype(dict.fromkeys(reals, "float32")).to_parquet(buffer, index=False, compression="zstd")
     return buffer.getvalue()
-
-
-def _read(path: Path) -> pd.DataFrame:
-    if (content := files.kept(path)) is None:
-        raise ValueError(f"{path} is broken, and only a training from the start measures that step again")
-    return pd.read_parquet(io.BytesIO(content))
 
 
 def main() -> None:

@@ -124,12 +124,17 @@ def tokenizer(tier: Tier) -> PreTrainedTokenizerBase:
 
 def text(tier: Tier) -> tasks.Text:
     """The corpus as one token array per domain, documents separated by the end-of-text token."""
-    ids = _read(files.root() / tier.corpus, tier) if tier.corpus else _shipped(tokenizer(tier))
+    if tier.corpus:
+        return tasks.Text(_read(files.root() / tier.corpus, tier), weights=tier.weights)
+    ids = {name: _encoded(contexts.training_documents(name), tokenizer(tier)) for name in contexts.domains()}
     return tasks.Text(ids, weights=tier.weights)
 
 
-def _shipped(tokens: PreTrainedTokenizerBase) -> dict[str, np.ndarray]:
-    return {name: _encoded(contexts.training_documents(name), tokens) for name in contexts.domains()}
+def stream(settings: Settings) -> dict[str, object]:
+    """What `mixture.batch` makes each batch of, beside its number."""
+    reads = settings.reads
+    alphabet = tasks.Alphabet.of(tokenizer(reads), more=reads.symbols)
+    return {"seed": settings.seed, "alphabet": alphabet, "text": text(reads), "curriculum": reads.curriculum}
 
 
 def _read(folder: Path, tier: Tier) -> dict[str, np.ndarray]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor, nn
 from tqdm.auto import tqdm
 
@@ -22,8 +22,6 @@ from srdyn.study.run import store
 from srdyn.text import tasks
 from srdyn.training import mixture, recipes, rules
 from srdyn.training.recipes import Settings
-
-log = logging.getLogger(__name__)
 
 _LOG_EVERY = 20
 _SAVE_EVERY = 20
@@ -39,12 +37,7 @@ class Run:
     def __init__(self, settings: Settings, folder: Path, *, device: str = "auto", bfloat16: bool = False) -> None:
         self.settings, self.folder, device = settings, folder, devices.resolve_device(device)
         self.tokenizer = recipes.tokenizer(settings.reads)
-        self.stream = {
-            "seed": settings.seed,
-            "alphabet": tasks.Alphabet.of(self.tokenizer, more=settings.reads.symbols),
-            "text": recipes.text(settings.reads),
-            "curriculum": settings.reads.curriculum,
-        }
+        self.stream = recipes.stream(settings)
         made_by = rules if settings.kind in rules.CLASSES else reference
         hf = made_by.initialise(settings.kind, seed=settings.seed, **settings.options)
         hf.config.use_cache = False
@@ -156,11 +149,10 @@ class Run:
         self.model.hf.train()
         layers, settings = [layer.index for layer in self.model.layers], self.settings
         options = {"positions": SPECTRA_POSITIONS, "layers": layers, "model": settings.name, "seed": settings.seed}
-        tables = []
-        for i, name in enumerate(contexts.domains()):
-            part = slice(i * _SPECTRA_WINDOWS, (i + 1) * _SPECTRA_WINDOWS)
-            table = strata.head_table(sigma[:, part], context=name, **options)
-            tables.append(table.merge(_long(decay[:, part], layers), on=["layer", "sample", "head"]))
+        by_domain, tables = (x.split(_SPECTRA_WINDOWS, 1) for x in (sigma, decay)), []
+        for name, own, g in zip(contexts.domains(), *by_domain, strict=True):
+            table = strata.head_table(own, context=name, **options)
+            tables.append(table.assign(log_decay=g[:, :, None].expand(own.shape[:-1]).numpy().ravel()))
         return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.settings.seen(self.step))
 
     def _write_model(self, place: str) -> None:
@@ -172,14 +164,10 @@ class Run:
         with folders.replacing(self.folder / place, mark="training.json", wanted=wanted) as new:
             state = {name: weight.half() for name, weight in self.model.hf.state_dict().items()}
             self.model.hf.save_pretrained(new, state_dict=state)
-            _say_float16(new)
+            config = new / "config.json"
+            config.write_text(config.read_text().replace('"dtype": "float32"', '"dtype": "float16"'))
             self.tokenizer.save_pretrained(new)
             files.write_json(new / "training.json", {"settings": self.settings.record(), "step": self.step})
-
-
-def _say_float16(folder: Path) -> None:
-    path = folder / "config.json"
-    path.write_text(path.read_text().replace('"dtype": "float32"', '"dtype": "float16"'))
 
 
 def optimizers(hf: nn.Module) -> list[torch.optim.Optimizer]:
@@ -192,13 +180,6 @@ def optimizers(hf: nn.Module) -> list[torch.optim.Optimizer]:
     muon = torch.optim.Muon(inner, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw")
     groups = [{"params": outer, "weight_decay": 0.01}, {"params": vectors, "weight_decay": 0.0}]
     return [muon, torch.optim.AdamW(groups, betas=(0.9, 0.95), eps=1e-8)]
-
-
-def _long(decay: Float[Tensor, "L B H"], layers: list[int]) -> pd.DataFrame:
-    index = pd.MultiIndex.from_product(
-        [layers, range(decay.shape[1]), range(decay.shape[2])], names=["layer", "sample", "head"]
-    )
-    return pd.DataFrame({"log_decay": decay.flatten().numpy()}, index=index).reset_index()
 
 
 @refusals.door()

@@ -4,10 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from transformers import AutoTokenizer
 
-from srdyn import evals, models
-from srdyn.loading import files, reference
+from srdyn import evals
 from srdyn.study.trials import battery
 from srdyn.text import tasks
 
@@ -15,19 +13,8 @@ SMALL = battery.Battery(("needle", "sum"), ("code", "math"), length=96, items=30
 
 
 @pytest.fixture(scope="module")
-def tokenizer():
-    return AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
-
-
-@pytest.fixture(scope="module")
 def sheet(tokenizer):
     return battery.sheet(SMALL, tokenizer)
-
-
-@pytest.fixture(scope="module")
-def untrained(tokenizer):
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
-    return models.from_hf(hf.eval(), tokenizer, name="untrained")
 
 
 @pytest.fixture(scope="module")

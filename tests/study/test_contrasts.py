@@ -1,19 +1,15 @@
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from small import seeded
 
 from srdyn.study.trials import contrasts
 
 DRAWS = 10
 TRUE, EFFECT = 2.0, 0.1  # bits per byte without heads, and what the arm costs beyond its reference
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def frame(value, *, weight=1.0, row=None, item=0, draw=None):

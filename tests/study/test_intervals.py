@@ -1,15 +1,11 @@
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
+from small import seeded
 
 from srdyn.study.analysis import intervals
-
-
-def seeded(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def test_bootstrap_agrees_with_scipy():

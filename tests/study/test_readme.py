@@ -9,6 +9,8 @@ from srdyn.loading import files
 from srdyn.study.claims import claims, readme, registration
 from srdyn.study.run import store
 
+DATA = files.data_dir()
+
 
 def test_a_claim_has_a_word_for_every_kind_of_model_and_leads_to_its_notebook(monkeypatch):
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
@@ -30,14 +32,6 @@ def test_second_rules_stand_below_the_first(monkeypatch):
     ours, later = (frame.set_index("kind") for frame in (first, second))
     assert readme._word(ours, later, "hybrid") == "not reproduced\nsecond: reproduced ○"
     assert readme._word(ours, later.iloc[:0], "hybrid") == "not reproduced"
-
-
-def test_the_committed_texts_are_those_of_the_committed_tables(monkeypatch):
-    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    for name in readme.pages():
-        text = (files.root() / name).read_bytes().decode()
-        assert readme.page(name, text) == text, f"{name}: made by `make scorecard`"
-    assert readme.scorecard() == (store.figure_dir() / "scorecard.md").read_text(encoding="utf-8")
 
 
 def test_the_headline_counts_the_claims_by_their_verdicts(monkeypatch):
@@ -62,16 +56,13 @@ def test_the_headline_counts_the_claims_by_their_verdicts(monkeypatch):
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
-    """A clone without any table, in which the reference run is at work."""
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
+def clone(clone):
+    """With claims and pages, but no table."""
+    (clone / "data/paper").symlink_to(DATA / "paper")
     for path, blocks in readme.pages().items():
         marked = "".join(f"<!-- {name}:begin -->\r\n<!-- {name}:end -->\n" for name in blocks)
-        files.write_bytes(tmp_path / path, f"# Title\r\n{marked}tail\n".encode())
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    return tmp_path
+        files.write_bytes(clone / path, f"# Title\r\n{marked}tail\n".encode())
+    return clone
 
 
 def test_publishing_twice_changes_no_byte(clone):
@@ -96,11 +87,6 @@ def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
     assert (clone / "README.md").read_bytes() == before
     assert (clone / "build/smoke/figures/scorecard.md").exists()
     assert not (clone / "figures").exists()
-
-
-def test_a_readme_without_markers_is_refused():
-    with pytest.raises(ValueError, match=r"<!-- headline:begin -->"):
-        readme.page("README.md", "# Title\n")
 
 
 def test_families_have_their_measured_speeds(tmp_path, monkeypatch):

@@ -6,15 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from small import seeded
 
 from srdyn.study.trials import battery, sets, trials
 
 L, H = 6, 8
 HELD = torch.ones(L, H, dtype=torch.bool)
-
-
-def generator(seed=0):
-    return torch.Generator().manual_seed(seed)
 
 
 def quarter(layers=L, heads=H, n=2):
@@ -32,20 +29,20 @@ def accuracy(masks, damage, items):
 def test_random_sets_are_as_large_and_fall_on_every_head_alike():
     held = HELD.clone()
     held[2, 5:] = False
-    masks = sets.drawn(quarter(), held, n=4000, generator=generator())
+    masks = sets.drawn(quarter(), held, n=4000, generator=seeded())
     assert (masks.sum(2) == 2).all()
     assert not masks[:, ~held].any()
     share = masks.double().mean(0)
     torch.testing.assert_close(share[:2], torch.full((2, H), 0.25, dtype=torch.float64), rtol=0, atol=0.03)
-    overall = sets.drawn(quarter(), held, n=500, per_layer=False, generator=generator())
+    overall = sets.drawn(quarter(), held, n=500, per_layer=False, generator=seeded())
     assert (overall.flatten(1).sum(1) == 2 * L).all()
     assert overall.sum(2).double().std(0).min() > 0.5
     with pytest.raises(ValueError, match="some of the chosen are gone"):
-        sets.drawn(HELD, held, n=2, generator=generator())
+        sets.drawn(HELD, held, n=2, generator=seeded())
 
 
 def test_equally_large_sets_have_the_same_random_ones():
-    first, second = (sets.drawn(x, HELD, n=9, generator=generator()) for x in (quarter(), quarter().flip(1)))
+    first, second = (sets.drawn(x, HELD, n=9, generator=seeded()) for x in (quarter(), quarter().flip(1)))
     assert torch.equal(first, second)
 
 
@@ -69,7 +66,7 @@ def test_a_random_set_is_called_undecided_in_95_of_100_cases(critical):
     for trial in range(10):
         damage = torch.from_numpy(rng.gamma(0.3, 0.3, (L, H)))
         damage.view(-1)[torch.from_numpy(rng.choice(L * H, critical, replace=False))] = 4.0
-        masks = sets.drawn(quarter(), HELD, n=sets.SETS + 1, generator=generator(trial))
+        masks = sets.drawn(quarter(), HELD, n=sets.SETS + 1, generator=seeded(trial))
         values = accuracy(masks, damage, rng.gamma(2.0, 1.0, 2 * sets.ROWS))
         undecided += [sets.place(values[i], np.delete(values, i)).verdict == "undecided" for i in range(len(values))]
     assert len(undecided) == 10 * (sets.SETS + 1)
@@ -83,7 +80,7 @@ def test_a_choice_of_ten_draws_that_share_heads_is_called_undecided_in_95_of_100
     for trial in range(10):
         damage = torch.from_numpy(rng.gamma(0.3, 0.3, (L, H)))
         cost = lambda masks, damage=damage: (masks.double() * damage).flatten(1).sum(1).numpy()  # noqa: E731
-        random = -cost(sets.drawn(quarter(), HELD, n=sets.SETS, generator=generator(trial)))
+        random = -cost(sets.drawn(quarter(), HELD, n=sets.SETS, generator=seeded(trial)))
         for _ in range(40):
             ranks = torch.from_numpy(np.tile(rng.random((1, L, H)), (10, 1, 1)))
             ranks += torch.from_numpy(free * rng.random((10, L, H)))  # 0: all draws alike
@@ -112,7 +109,7 @@ def test_a_planted_critical_head_is_found_where_few_random_sets_lack_it(heads, n
     damage[0, 0] = 1.0
     verdicts, rng = [], np.random.default_rng(0)
     for trial in range(50):
-        masks = sets.drawn(chosen, torch.ones_like(chosen), generator=generator(trial))
+        masks = sets.drawn(chosen, torch.ones_like(chosen), generator=seeded(trial))
         items = rng.uniform(0.2, 1.4, 2 * sets.ROWS)
         values = accuracy(torch.cat([chosen[None], masks]), damage, items)
         verdicts.append(sets.place(values[0], values[1:]).verdict)

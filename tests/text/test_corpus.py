@@ -60,11 +60,9 @@ def test_whole_documents_are_held_out(texts):
     assert "persuasion" not in books["corpus"]
 
 
-def test_there_is_enough_of_every_domain(texts, tokenizer):
+def test_there_is_enough_training_text_of_every_domain(texts):
     for name in DOMAINS:
         assert sum(map(len, texts["corpus"][name].values())) >= 3_000_000
-        lengths = [len(tokenizer(text)["input_ids"]) for text in texts["contexts"][name].values()]
-        assert sum(length // 2048 for length in lengths) >= 24
 
 
 def test_shared_lines_go_and_the_others_stay(overlap):

@@ -6,7 +6,6 @@ import sys
 
 import pytest
 import torch
-from transformers import AutoTokenizer
 
 from srdyn import contexts
 from srdyn.loading import files
@@ -155,8 +154,7 @@ def test_tables_call_places_by_short_names(here):
         samples.Reading(("prose", "prose"), (), (), (1,)).names()
 
 
-def test_own_documents_become_contexts_as_shipped_ones_do(here):
-    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
+def test_own_documents_become_contexts_as_shipped_ones_do(here, tokenizer):
     with lzma.open(here / "own.jsonl.xz", "wt") as file:
         file.write(lines())
     reading = samples.Reading(("./own.jsonl.xz",), (), (), (1,), length=16, n=2)

@@ -1,8 +1,6 @@
 import numpy as np
 import pytest
-from transformers import AutoTokenizer
 
-from srdyn.loading import files
 from srdyn.text import tasks
 from srdyn.training import mixture
 
@@ -12,9 +10,9 @@ CURRICULA = [mixture.SMALL, mixture.MAIN]
 
 
 @pytest.fixture(scope="module")
-def stream():
+def stream(tokenizer):
     """The alphabet, and a text of one token that is neither name, value, digit nor mark."""
-    alphabet = tasks.Alphabet.of(AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer"))
+    alphabet = tasks.Alphabet.of(tokenizer)
     return {"alphabet": alphabet, "text": tasks.Text({"a": np.full(20_000, 1)})}
 
 
@@ -81,7 +79,7 @@ def test_copies_are_copies(stream):
 def test_shares_are_shares(curriculum):
     for _, shares in curriculum.shares:
         assert sum(shares.values()) == pytest.approx(1)
-        assert set(shares) <= set(mixture._ROWS)
+        assert set(shares) <= {"text", *mixture._ROWS}
 
 
 @pytest.mark.parametrize("first", [0, 400, 800, 1500])

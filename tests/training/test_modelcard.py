@@ -3,7 +3,6 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
-from transformers import AutoTokenizer
 
 from srdyn import contexts, evals
 from srdyn.loading import files, reference
@@ -15,11 +14,10 @@ SHELL = "# Models\n\n<!-- evaluation:begin -->\nold\n<!-- evaluation:end -->\n\n
 
 
 @pytest.fixture
-def root(tmp_path, monkeypatch):
+def root(tmp_path, monkeypatch, tokenizer):
     """Two small untrained models that say they have been trained for 400 steps, and little text for the baselines."""
     training = contexts.training_documents
     monkeypatch.setattr(contexts, "training_documents", lambda name: [d[:3000] for d in training(name)[:2]])
-    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
     for seed, (name, kind) in enumerate({"hybrid": "hybrid", "uniform": "uniform"}.items()):
         reference.initialise(kind, seed=seed, layers=4, hidden=32, head=8).save_pretrained(tmp_path / name)
         tokenizer.save_pretrained(tmp_path / name)
@@ -51,21 +49,15 @@ def test_the_card_is_measured_and_written_from_the_table(root):
     rows = modelcard.measure(root, plan=TINY)
     modelcard.write(root, rows)
     written = card_tables.read(root / "evaluation.csv")
-    assert list(written["model"].unique()) == [
-        "5-gram, all domains",
-        "5-gram, that domain alone",
-        "xz -9",
-        "hybrid",
-        "uniform",
-    ]
+    baselines = ["5-gram, all domains", "5-gram, that domain alone", "xz -9"]
+    assert list(written["model"].unique()) == [*baselines, "hybrid", "uniform"]
     assert np.allclose(written["value"], rows["value"], rtol=1e-8)
     hybrid = written[written["model"] == "hybrid"]
     assert list(hybrid["of"]) == [*contexts.domains(), "needle", "sum", "sum"]
     assert set(hybrid["tokens"]) == {400 * mixture.SMALL.tokens_per_batch}
     assert list(hybrid["extrapolated"].astype(str)) == ["False"] * 6 + ["True"]  # 0.8 million tokens: up to 256
     assert (hybrid[hybrid["quantity"] == "accuracy"]["n"] >= [4, 6, 24]).all()
-    assert (hybrid["low"] <= hybrid["value"]).all()
-    assert (hybrid["value"] <= hybrid["high"]).all()
+    assert hybrid["value"].between(hybrid["low"], hybrid["high"]).all()
     assert written[written["kind"] == "uniform"]["target"].isna().all()
     best = written[written["kind"] == "baseline"].groupby("of")["value"].min()
     assert list(hybrid["target"][:4]) == list(best[contexts.domains()])
@@ -75,12 +67,10 @@ def test_the_card_is_measured_and_written_from_the_table(root):
     assert "old" not in readme
     for value in hybrid["value"][:4]:
         assert f"{value:.3f} (" in readme
-    again = card_tables.fill(SHELL, written)
-    assert again == readme
+    assert card_tables.fill(SHELL, written) == readme
 
 
-def test_baselines_are_scored_on_the_bytes_of_the_models_windows(root):
-    tokenizer = AutoTokenizer.from_pretrained(files.data_dir() / "tokenizer")
+def test_baselines_are_scored_on_the_bytes_of_the_models_windows(root, tokenizer):
     rows = modelcard.baseline_rows(tokenizer, plan=TINY).set_index(["model", "of"])
     chosen = evals.windows("code", tokenizer, length=128, n=2)
     documents = [d.encode() for d in contexts.held_out_documents("code", part="evaluation")]
