@@ -17,15 +17,13 @@ from srdyn.kernels import denormals
 from srdyn.loading import memory
 from srdyn.study import derived
 from srdyn.study.analysis import (
-    after_text,
     damage,
     emergence,
     mechanism,
     observations,
-    second,
-    shuffled,
     summaries,
     update_rules,
+    writes,
 )
 from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
@@ -55,12 +53,12 @@ def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     paths = functools.partial(summaries.trajectories, text, [null_tables.MODEL, "mechanism"])
     yield "01_stratification_trajectories", f"{HEAD} source position", paths
     yield "01_stratification_shares", "model source split", lambda: summaries.shares(own, **at, **eps)
-    yield "01_stratification_modes", "model quantity", lambda: second.modes(own, **at, **eps)
+    yield "01_stratification_modes", "model quantity", lambda: mechanism.modes(own, **at, **eps)
     yield "02_consistency_time", "model source position", lambda: summaries.time_order(own)
     yield "02_consistency_pairs", "model a b", lambda: summaries.context_pairs(heads, **at)
     attacked = functools.partial(summaries.under_attack, heads, reading.attacks, reading.texts, **at)
     yield "02_consistency_attacks", f"{HEAD} context", lambda: summaries.first_layer_bound(attacked(), [name])
-    yield "02_consistency_after_text", f"{HEAD} attack", lambda: after_text.ranks(name, reading)
+    yield "02_consistency_after_text", f"{HEAD} attack", lambda: writes.after_text(name, reading)
     steps = functools.partial(summaries.consecutive_cosines, name, reading, given["cosine_at"])
     each = max(1, 4 // len(reading.texts))
     yield "02_consistency_steps", "model layer context sample position", lambda: steps(n=each)
@@ -69,7 +67,7 @@ def _reading(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     yield "05_mechanism_explained", "model predictor quantity", lambda: mechanism.explained(text, **at, **eps)
     yield "05_mechanism_sweep", "model ranks_of eps", lambda: mechanism.sweep(text, **at, **eps)
     yield "05_mechanism_splits", "model split", lambda: mechanism.splits(text, **at, **eps)
-    yield "05_mechanism_shuffled", HEAD, lambda: shuffled.ranks(name, reading)
+    yield "05_mechanism_shuffled", HEAD, lambda: writes.shuffled(name, reading)
     rounded = functools.cache(functools.partial(mechanism.precision, name, reading))
     yield "05_mechanism_precision", f"{HEAD} precision", lambda: mechanism.rounded_heads(rounded())
     yield "05_mechanism_fork", "measure model precision", lambda: mechanism.rounded_fork(rounded())
@@ -93,9 +91,9 @@ def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at
             (text, "low heads drift", of.drift, {}),
         ],
         "01_stratification_claims_second": [
-            *((text, name, second.share_of_all, anew | at | {"stratum": stratum}) for name, stratum in pooled.items()),
-            (text, "high heads hold", second.hold, anew),
-            (text, "high heads settle", second.settle, anew),
+            *((text, name, of.share_of_all, anew | at | {"stratum": stratum}) for name, stratum in pooled.items()),
+            (text, "high heads hold", of.hold, anew),
+            (text, "high heads settle", of.settle, anew),
             (text, "low heads drift", of.drift, anew),
         ],
         "02_consistency_claims": [
@@ -108,8 +106,8 @@ def _claims(text: pd.DataFrame, heads: pd.DataFrame, reading: survey.Reading, at
         ],
         "02_consistency_claims_second": [
             *between,
-            (text, "cosine of ranks in time", second.cosine_in_time, times),
-            (text, "cosine of norms in time", second.cosine_in_time, times | norm),
+            (text, "cosine of ranks in time", of.cosine_in_time, times),
+            (text, "cosine of norms in time", of.cosine_in_time, times | norm),
             (text, "kappa between domains", of.kappa_between, at),
             (text, "spearman between domains", of.spearman_between, at),
         ],
@@ -298,11 +296,11 @@ def _training(draw: np.random.Generator, kept: Path) -> derived.Fresh:
     ranks = emergence.identity(history, **first)
     yield "06_emergence_identity", "model measure step reference value position", lambda: ranks
     yield "06_emergence_origin", "", lambda: of_each(emergence.origin)
-    yield "06_emergence_moved", "", lambda: second.moved(history, **first)
-    yield "06_emergence_kept", "", lambda: second.kept(history, **first)
+    yield "06_emergence_moved", "", lambda: emergence.moved(history, **first)
+    yield "06_emergence_kept", "", lambda: emergence.kept(history, **first)
     yield "06_emergence_claims", "", lambda: emergence.measured(ranks)
     halves = emergence.measured(ranks).query("measure == 'identity in training'")
-    again = lambda: pd.concat([second.identity(history, **first), halves], ignore_index=True)  # noqa: E731
+    again = lambda: pd.concat([emergence.relative_identity(history, **first), halves], ignore_index=True)  # noqa: E731
     yield "06_emergence_claims_second", "measure model", again
     yield "06_emergence_ablation", "model arm reference step", functools.partial(_removed, draw, kept)
 
@@ -337,8 +335,7 @@ def _rules(draw: np.random.Generator, kept: Path) -> derived.Fresh:
 
 def _read(given: dict) -> survey.Reading:
     axes = {axis: tuple(given[axis]) for axis in ("domains", "tasks", "attacks", "positions")}
-    options = {name: given[name] for name in ("n", "seed", "eps")}
-    return survey.Reading(**axes, length=axes["positions"][-1], **options)
+    return survey.Reading(**axes, n=given["n"], seed=given["seed"], eps=given["eps"])
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
