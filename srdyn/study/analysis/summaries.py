@@ -177,7 +177,7 @@ def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
         for attack in own["context"].unique() if width is not None else ():
             longest = max(len(block) for block in contexts.blocks(attack, model.tokenizer))
             limit[attack] = bounds.periodic_rank_bound(longest, conv_width=width)
-        parts.append(own.assign(bound=own["context"].map(limit).astype(float).where(own["layer"] == 0)))
+        parts.append(own.assign(bound=np.where(own["layer"] == 0, own["context"].map(limit), np.nan)))
     return pd.concat(parts, ignore_index=True)
 
 
