@@ -218,12 +218,13 @@ def _observed(
     n = len(windows)
     drawn = intervals.counts(n, generator=torch.Generator().manual_seed(0))
     means = np.tensordot(np.vstack([np.ones(n), drawn]), windows, 1) / n  # whole numbers are summed: ties stay ties
-    tables = {}
+    tables = []
     for measure, values in statistic(means).items():
-        found = [intervals.of_resamples(at[0], at[1:], centred=True, limits=limits) for at in values.T]
-        about = {"n": n, "over": "windows", **names, "step": data.positions[: len(found)]}
-        tables[measure] = pd.DataFrame(found).assign(**about)
-    return pd.concat(tables, names=["measure"]).reset_index("measure")
+        estimate, *ends = _centred(values)
+        low, high = np.clip(ends, *limits)
+        ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
+        tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _untrained(folder: Path) -> Path:
@@ -270,6 +271,16 @@ def _halves(data: observations.Cube) -> Windows:
         raise ValueError("halves need two samples of each context, got one")
     first, second = (data.values[i : 2 * pairs : 2] for i in (0, 1))
     return _windows(data._replace(values=np.concatenate([first, second], -1)))
+
+
+def _centred(values: Float[np.ndarray, "draws S"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Estimate and ends, moved so that the resamples' median falls on the estimate; NaN where most are undefined."""
+    estimate, resampled = values[0], values[1:]
+    ends = np.full((3, len(estimate)), np.nan)
+    enough = ~np.isnan(estimate) & (np.isnan(resampled).mean(0) <= 0.5)
+    ends[:, enough] = np.nanquantile(resampled[:, enough], [0.025, 0.5, 0.975], axis=0)
+    low, middle, high = ends
+    return estimate, low + estimate - middle, high + estimate - middle
 
 
 def _spread(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws _"]]:
