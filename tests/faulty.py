@@ -33,7 +33,7 @@ from srdyn.study.trials import battery, trials
 
 GRACE = 15
 """Seconds within which processes of a killed one are gone."""
-READING = survey.Reading(("code", "prose"), ("recall4",), ("rare character",), (1, 16, 64), length=64, n=2)
+READING = survey.Reading(("code", "prose"), ("recall4",), ("rare character",), (1, 16, 64), n=2)
 ASKED = battery.Battery(("recall4",), ("code",), length=64, items=4, rows=4, windows=4, copies=0)
 CALIBRATES = dataclasses.replace(ASKED, domains=(), rows=1, items=1, part="calibration")
 PLAN = trials.Plan(ASKED, CALIBRATES, ("code", "prose"), sequences=1, length=48, draws=2)

@@ -75,7 +75,7 @@ def cut_off(path):
 
 
 def surveyed(place, folder):
-    reading = survey.Reading(("code",), (), (), (1, 16), length=16, n=2)
+    reading = survey.Reading(("code",), (), (), (1, 16), n=2)
     return survey.heads([place], reading, kept=folder)
 
 

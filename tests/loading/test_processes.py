@@ -90,7 +90,7 @@ def test_two_processes_one_killed_make_the_table_of_one(clone, monkeypatch):
     assert len(list((clone / "build" / "survey").glob("*/*.unit"))) == ITEMS
     assert all(os.stat(path).st_mtime_ns == time for path, time in finished.items())
 
-    reading = survey.Reading(texts, (), attacks, positions, length=33, n=2)
+    reading = survey.Reading(texts, (), attacks, positions, n=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     alone = survey.heads(given["models"], reading, kept=clone / "alone")
@@ -130,6 +130,6 @@ def test_items_that_another_machine_keeps_for_itself_are_missed(clone, monkeypat
     """As the second of two processes whose folders are not one: its own half is here, the first one's never comes."""
     monkeypatch.setattr(survey, "_SETTLING", 0)
     monkeypatch.setattr(processes, "share", lambda work: work[1::2])
-    reading = survey.Reading((), (), ("rare character", "common number"), (1, 8), length=8, n=2)
+    reading = survey.Reading((), (), ("rare character", "common number"), (1, 8), n=2)
     with pytest.raises(FileNotFoundError, match="rare character: finished by other processes"):
         survey.heads([clone / "tiny"], reading, sources=())

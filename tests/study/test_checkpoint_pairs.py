@@ -60,7 +60,7 @@ def places(tmp_path_factory):
 def reading(tmp_path):
     text = "".join(f"The number {i} is followed by {i + 1}.\n" for i in range(300))
     (tmp_path / "own.txt").write_text(text)
-    return survey.Reading((str(tmp_path / "own.txt"),), (), ("common number",), (8, AT), length=AT, n=4)
+    return survey.Reading((str(tmp_path / "own.txt"),), (), ("common number",), (8, AT), n=4)
 
 
 def test_two_checkpoints_are_compared_head_by_head(places, reading, tmp_path):

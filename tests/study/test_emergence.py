@@ -11,6 +11,7 @@ from scipy import stats
 from srdyn import contexts, models, strata
 from srdyn.loading import files
 from srdyn.study.analysis import emergence, intervals
+from srdyn.study.claims import registration
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables
 from srdyn.study.trials import battery, trials
@@ -32,6 +33,14 @@ def history(ranks, decays, *, model="hybrid", kind="hybrid", seed=0, steps=STEPS
     )
     table = table.assign(step=np.array(steps)[axes[4].ravel()], rank=ranks.ravel(), log_decay=decays.ravel(), D=D)
     return pd.concat([table.assign(position=64), table.assign(position=8, rank=0.0)], ignore_index=True)
+
+
+def ends(start, end, noise=0.0):
+    """What training writes of heads of 64 before the first and after the last step, in 8 windows of 2 contexts."""
+    heads = np.stack([start, end], -1).astype(float)
+    ranks = np.broadcast_to(heads, (8, 2, 1, *heads.shape))
+    ranks = (ranks + noise * np.random.default_rng(0).normal(size=ranks.shape)).round(3)
+    return history(ranks, -np.ones(ranks.shape), steps=(0, 100)).assign(D=64)
 
 
 @pytest.fixture(scope="module")
@@ -75,8 +84,10 @@ def test_intervals_are_those_of_the_bootstrap_over_windows(values, table):
     def rho(chosen):
         return stats.spearmanr(*np.moveaxis(chosen.mean(0), -1, 0).reshape(2, -1)).statistic
 
-    generator = torch.Generator().manual_seed(0)
-    wanted = intervals.bootstrap(windows, rho, generator=generator, centred=True)
+    estimate, low, high = intervals.bootstrap(windows, rho, generator=torch.Generator().manual_seed(0))
+    chosen = torch.randint(W, (intervals.RESAMPLES, W), generator=torch.Generator().manual_seed(0)).numpy()
+    shift = estimate - np.median([rho(windows[drawn]) for drawn in chosen])
+    wanted = estimate, low + shift, high + shift
     found = emergence.identity(table, at=64)
     np.testing.assert_allclose(one(found, reference="final", measure="spearman", step=4), wanted, rtol=1e-9)
     assert set(found.loc[found["reference"] == "final", "n"]) == {W}
@@ -198,6 +209,39 @@ def test_trajectories_name_the_stratum_at_the_end(values, table):
         assert row.half_life == pytest.approx(math.log(2) / -decays[here])
         end = means[row.layer, row.head, -1] / D
         assert row.stratum == ("low" if end <= 0.25 else "middle" if end < 0.9 else "high")
+
+
+def test_what_is_kept_of_the_start_is_over_what_halves_share():
+    order = np.arange(16) * 4.0
+    same = emergence.relative_identity(ends(order, order), at=64).set_index("measure")["estimate"]
+    assert same.to_dict() == {emergence.RHO: 1.0, emergence.KAPPA: 1.0}
+    other = emergence.relative_identity(ends(order[::-1], order, noise=8.0), at=64).set_index("measure")
+    assert other.loc[emergence.RHO, "estimate"] < -0.9
+    assert (other["low"] <= other["estimate"]).all()
+    assert (other["over"] == "pairs of windows").all()
+    shuffled = np.random.default_rng(1).permutation(order)
+    noisy, plain = (emergence.relative_identity(ends(shuffled, order, noise=noise), at=64) for noise in (30.0, 0.0))
+    rho = [table.set_index("measure").at[emergence.RHO, "estimate"] for table in (noisy, plain)]
+    assert abs(rho[0] - rho[1]) < 0.5
+    named = {measure.name for measure in registration.load().claim("C10").second.measures}
+    assert set(same.index) <= named
+
+
+def test_heads_that_moved_are_named():
+    found = emergence.moved(ends([2, 30, 60, 60], [2, 60, 60, 3]), at=64)
+    assert found["head"].tolist() == [1, 3]
+    assert found[["before", "after"]].to_numpy().tolist() == [["middle", "high"], ["high", "low"]]
+    assert found[["rank_before", "rank_after"]].to_numpy().tolist() == [[30, 60], [60, 3]]
+
+
+def test_kappa_is_split_into_order_and_shares():
+    def kept(*both):
+        return emergence.kept(ends(*both), at=64).loc[0, ["kappa", "only_shares", "same_shares"]].tolist()
+
+    assert kept([2, 3, 60, 61], [2, 3, 60, 61]) == [1, 1, 1]
+    # All high before: the order is kept, and κ cannot say so.
+    assert kept([60, 61, 62, 63], [2, 3, 60, 61]) == [0, 0, 1]
+    assert kept([2, 3, 60, 61], [60, 61, 2, 3]) == [-1, 1, -1]
 
 
 def test_a_head_fills_up_from_the_half_life_on():

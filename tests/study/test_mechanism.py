@@ -242,7 +242,7 @@ def test_a_state_of_well_separated_values_is_read_alike_in_every_precision():
 
 @pytest.fixture(scope="module")
 def reading():
-    return survey.Reading(("code", "prose"), (), (), (16, 64), length=64, n=3)
+    return survey.Reading(("code", "prose"), (), (), (16, 64), n=3)
 
 
 @pytest.fixture(scope="module")

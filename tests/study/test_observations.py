@@ -9,16 +9,28 @@ from srdyn.study.analysis import observations
 from srdyn.study.claims import registration
 
 POSITIONS = (1, 64, 128, 256)
+EARLY = (4, 8, 64, 128, 256)
 D = 64
 
 
-def heads(ranks, *, source="model", contexts=("a", "b")):
+def heads(ranks, *, source="model", contexts=("a", "b"), positions=POSITIONS):
     """A head table with ranks [samples, contexts, L, H, C]."""
     ranks = np.asarray(ranks, dtype=float)
     axes = np.indices(ranks.shape)
     names = {"sample": axes[0].ravel(), "context": np.array(contexts)[axes[1].ravel()], "layer": axes[2].ravel()}
-    names |= {"head": axes[3].ravel(), "position": np.array(POSITIONS)[axes[4].ravel()], "rank": ranks.ravel()}
+    names |= {"head": axes[3].ravel(), "position": np.array(positions)[axes[4].ravel()], "rank": ranks.ravel()}
     return pd.DataFrame(names).assign(model="m", kind="k", seed=0, source=source, D=D)
+
+
+def alike(*rows):
+    """A head table of two samples of two contexts, all alike; a row is one head at the positions `EARLY`."""
+    ranks = np.array(rows, dtype=float)
+    return heads(np.broadcast_to(ranks, (2, 2, 1, *ranks.shape)), positions=EARLY)
+
+
+def value(statistic, table, **options):
+    cube = observations.cube(table)
+    return statistic(cube.values.mean(0), cube, **options).value
 
 
 @pytest.fixture
@@ -52,10 +64,8 @@ def test_a_planted_fork_is_found_and_a_continuum_is_not():
     fork = np.zeros((4, 2, 3, 8, 4)) + np.array([2, 2, 3, 4, 64, 64, 63, 64])[:, None]
     line = np.zeros((4, 2, 3, 8, 4)) + np.linspace(20, 56, 8)[:, None]
     for ranks, smaller, middle in ((fork, 0.5, 0.0), (line, 0.0, 1.0)):
-        cube = observations.cube(heads(ranks))
-        means = cube.values.mean(0)
-        assert observations.smaller_group(means, cube, at=256).value == smaller
-        assert observations.stratum_share(means, cube, at=256, stratum="middle").value == middle
+        assert value(observations.smaller_group, heads(ranks), at=256) == smaller
+        assert value(observations.stratum_share, heads(ranks), at=256, stratum="middle") == middle
 
 
 def test_a_fork_must_survive_in_the_worse_context():
@@ -71,10 +81,48 @@ def test_followers_and_drifters_are_counted():
     ranks[..., 1, :] = [1, 40, 64, 64]  # high at the end, but late
     ranks[..., 2, :] = 3
     ranks[..., 3, :] = [1, 3.2, 6.4, 9.6]  # rises by D/20 per doubling
-    cube = observations.cube(heads(ranks))
-    means = cube.values.mean(0)
-    assert observations.follow(means, cube).value == 7 / 8
-    assert observations.drift(means, cube).value == pytest.approx((0 + 0.05) / 2)
+    assert value(observations.follow, heads(ranks)) == 7 / 8
+    assert value(observations.drift, heads(ranks)) == pytest.approx((0 + 0.05) / 2)
+
+
+def test_strata_are_shares_of_all_heads():
+    low, middle, high = ([4, *[x] * 4] for x in (16, 32, 60))
+    table = pd.concat([alike(low, low, low, high), alike(middle, high, high, high).assign(layer=1)])
+    shares = [value(observations.share_of_all, table, at=256, stratum=name) for name in strata.STRATA]
+    assert shares == [3 / 8, 1 / 8, 4 / 8]
+    found = observations.measure(table, "low", observations.share_of_all, at=256, stratum="low")
+    assert found[["low", "high"]].to_numpy().tolist() == [[3 / 8, 3 / 8]]
+
+
+def test_the_dip_is_of_all_heads_and_its_own_interval():
+    rng = np.random.default_rng(0)
+    fork = [[4.0, *[x] * 4] for x in [*rng.normal(8, 2, 24), *rng.normal(58, 2, 24)]]
+    line = [[4.0, *[x] * 4] for x in np.linspace(2, 62, 48)]
+    found = pd.concat([observations.dip(alike(*rows), "dip test", at=256) for rows in (fork, line, [[1] * 5] * 4)])
+    assert (found["estimate"] < 0.01).tolist() == [True, False, False]
+    assert found["estimate"].isna().tolist() == [False, False, True]
+    assert found["estimate"].iloc[:2].equals(found["low"].iloc[:2])
+    assert found["high"].iloc[0] == found["low"].iloc[0]
+
+
+def test_high_heads_hold_from_an_eighth_of_d_on():
+    # Of positions 8 … 256 the first head holds 4 of 4 though it lags at 4; the second 3, at 64 it has 50 < 57.6.
+    rows = [0, 7.2, 57.6, 58, 64], [4, 8, 50, 60, 60], [4, 8, 8, 8, 8]
+    assert value(observations.hold, alike(*rows)) == pytest.approx(7 / 8)
+    assert np.isnan(value(observations.hold, alike(rows[2])))
+
+
+def test_high_heads_settle_from_twice_d_on():
+    # One doubling from 128 to 256, by 0, 2 and (not high) 20 ranks.
+    table = alike([4, 8, 10, 60, 60], [4, 8, 10, 62, 60], [4, 8, 10, 10, 30])
+    assert value(observations.settle, table) == pytest.approx(1 / 64)
+    assert np.isnan(value(observations.settle, table.query("position < 200")))
+
+
+def test_cosines_in_time_are_by_layer():
+    table = pd.concat([alike([4, 8, 1, 0, 3], [4, 8, 0, 0, 4]), alike([1] * 5, [1] * 5).assign(layer=1)])
+    assert value(observations.cosine_in_time, table, first=64, second=256) == pytest.approx((0.6 + 1) / 2)
+    assert np.isnan(value(observations.cosine_in_time, table, first=64, second=2048))
 
 
 def test_measures_without_their_group_are_undefined():
@@ -153,10 +201,9 @@ def test_an_interval_stays_within_the_range_of_its_statistic(random_ranks):
 
 
 def test_cosine_of_positive_vectors_is_high_for_unrelated_heads(random_ranks):
-    cube = observations.cube(heads(random_ranks + 100))
-    means = cube.values.mean(0)
-    assert observations.cosine_between(means, cube, at=256).value > 0.97
-    assert abs(observations.spearman_between(means, cube, at=256).value) < 0.6
+    table = heads(random_ranks + 100)
+    assert value(observations.cosine_between, table, at=256) > 0.97
+    assert abs(value(observations.spearman_between, table, at=256)) < 0.6
 
 
 def test_identical_contexts_agree_fully(random_ranks):

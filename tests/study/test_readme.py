@@ -26,12 +26,15 @@ def test_a_claim_has_a_word_for_every_kind_of_model_and_leads_to_its_notebook(mo
         assert cell.endswith(" ○") == bool(line.nulls and "null passes" in line.verdict)
 
 
-def test_second_rules_stand_below_the_first(monkeypatch):
-    second = pd.DataFrame({"claim": ["C1"], "kind": ["hybrid"], "verdict": ["reproduced (null passes too: x)"]})
-    first = pd.DataFrame({"claim": ["C1"], "kind": ["hybrid"], "verdict": ["not reproduced"]})
-    ours, later = (frame.set_index("kind") for frame in (first, second))
-    assert readme._word(ours, later, "hybrid") == "not reproduced\nsecond: reproduced ○"
-    assert readme._word(ours, later.iloc[:0], "hybrid") == "not reproduced"
+def test_second_rules_stand_below_the_first():
+    columns = ["claim", "kind", "verdict"]
+    second = pd.DataFrame([("C1", "hybrid", "reproduced (null passes too: x)"), ("C2", "", "-")], columns=columns)
+    first = [("C1", "hybrid", "not reproduced"), ("C1", "pure", "not reproduced"), ("C2", "", "not measured yet")]
+    first = pd.DataFrame(first, columns=columns)
+    assert claims.by_kind(readme._words, first, second, ["hybrid", "pure"]).to_dict("list") == {
+        "C1": ["not reproduced\nsecond: reproduced ○", "not reproduced"],
+        "C2": ["not measured yet"] * 2,
+    }
 
 
 def test_the_headline_counts_the_claims_by_their_verdicts(monkeypatch):

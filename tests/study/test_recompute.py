@@ -9,7 +9,7 @@ import pytest
 
 from srdyn.loading import files
 from srdyn.study import derived, recipes, recompute, verify
-from srdyn.study.analysis import after_text
+from srdyn.study.analysis import writes
 from srdyn.study.run import store
 from srdyn.study.survey import survey
 from srdyn.study.trials import retention
@@ -23,9 +23,9 @@ def answered() -> pd.DataFrame:
     """One model's heads under one attack, as the table has them."""
     given = derived.given(TABLE)
     axes = {name: tuple(given[name]) for name in ("domains", "positions")}
-    options = {"length": axes["positions"][-1], "n": given["n"], "seed": given["seed"], "eps": given["eps"]}
+    options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
     reading = survey.Reading(**axes, tasks=(), attacks=("rare character",), **options)
-    return after_text.ranks(files.data_dir() / "models" / "hybrid", reading)
+    return writes.after_text(files.data_dir() / "models" / "hybrid", reading)
 
 
 def one_model(draw):

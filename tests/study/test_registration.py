@@ -156,11 +156,11 @@ def test_rules_have_one_side_each():
 def test_the_second_registration_stands_beside_the_first(load, monkeypatch):
     again = CONTENT["claims"][0]["measures"][0] | {"rule": {"below": 0.1}, "heads_per_layer": 16, "gate": True}
     [claim] = load(claim_with(second={"why": "unfair", "seen": "all", "measures": [again]})).claims
-    assert (claim.second.why, claim.measures[0].threshold, claim.second.measures[0].threshold) == ("unfair", 0.2, 0.1)
+    assert (claim.second.why, claim.measures[0].wanted, claim.second.measures[0].wanted) == ("unfair", "≤ 0.2", "< 0.1")
     assert (claim.second.measures[0].heads_per_layer, claim.second.measures[0].gate) == (16, True)
-    assert claim.by("second").measures == claim.second.measures
-    with pytest.raises(ValueError, match="C1 has no rules by a registration called 'third'"):
-        claim.by("third")
+    assert registration.load("second").claims[0].measures == claim.second.measures
+    with pytest.raises(ValueError, match="no registration called 'third'; there are first and second"):
+        registration.load("third")
     with pytest.raises(ValueError, match=r"claim C1: second: claims\.yaml wants the keys why, seen, measures"):
         load(claim_with(second={"measures": [again]}))
     monkeypatch.delenv("SRDYN_ROOT")

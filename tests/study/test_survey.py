@@ -24,7 +24,7 @@ POSITIONS = (1, 7, 16, 32, 64)
 
 @pytest.fixture(scope="module")
 def reading():
-    return survey.Reading(("code", "prose"), ("recall4",), ("rare character",), POSITIONS, length=64, n=3)
+    return survey.Reading(("code", "prose"), ("recall4",), ("rare character",), POSITIONS, n=3)
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +52,7 @@ def test_samples_come_from_as_many_documents_as_there_are(heads, place, reading)
 def test_windows_of_one_document_stand_for_themselves(tmp_path, place, caplog):
     (tmp_path / "own.txt").write_text("All of this is one document. " * 200)
     name, tokenizer = str(tmp_path / "own.txt"), models.load(place).tokenizer
-    found = survey.Reading((name,), (), (), POSITIONS, length=64, n=3).samples("own", tokenizer)
+    found = survey.Reading((name,), (), (), POSITIONS, n=3).samples("own", tokenizer)
     assert found.document.tolist() == [0, 1, 2]
     assert "own.txt has one document" in caplog.text
 
@@ -133,7 +133,7 @@ def test_own_text_is_read_wherever_other_processes_are(place, tmp_path, monkeypa
     (tmp_path / "own.txt").write_text("All of this is one document. " * 200)
     told = []
     monkeypatch.setattr(survey, "_make", lambda tables, sources, opening: told.append(opening))
-    reading = survey.Reading(("prose", "./own.txt"), (), (), POSITIONS, length=64, n=1)
+    reading = survey.Reading(("prose", "./own.txt"), (), (), POSITIONS, n=1)
     found = survey.heads([place], reading, sources=[], kept=tmp_path / "kept")
     assert told[0][0] == place.absolute()
     assert told[0][1].domains == ("prose", str(tmp_path / "own.txt"))

@@ -26,7 +26,7 @@ def text(rule):
                             place |= {"rank": min(rank, t), "log_decay": decay, "source": source}
                             rows.append(place)
     about = {"model": rule, "kind": rule, "seed": 0, "D": D, "uncertain": False, "nuclear_norm": 1.0}
-    return pd.DataFrame(rows).assign(**about)
+    return pd.DataFrame(rows).assign(**about, document=lambda table: table["sample"])
 
 
 @pytest.fixture(scope="module")

@@ -147,7 +147,7 @@ def test_without_the_package_it_says_what_to_install(here, monkeypatch):
 
 def test_tables_call_places_by_short_names(here):
     places = ("prose", "/data/prose.txt", "~/text.jsonl", "./text.jsonl.xz", "hf:owner/wiki:en", "./a/recall8/")
-    reading = samples.Reading(places, ("recall8",), ("rare character",), (1,), length=8, n=2)
+    reading = samples.Reading(places, ("recall8",), ("rare character",), (1, 8), n=2)
     assert reading.texts == ("prose", "prose 2", "text", "text 2", "wiki en", "recall8 2")
     assert reading.names() == [*reading.texts, "recall8", "rare character"]
     with pytest.raises(ValueError, match="every domain is read once"):
@@ -157,7 +157,7 @@ def test_tables_call_places_by_short_names(here):
 def test_own_documents_become_contexts_as_shipped_ones_do(here, tokenizer):
     with lzma.open(here / "own.jsonl.xz", "wt") as file:
         file.write(lines())
-    reading = samples.Reading(("./own.jsonl.xz",), (), (), (1,), length=16, n=2)
+    reading = samples.Reading(("./own.jsonl.xz",), (), (), (1, 16), n=2)
     tokens, document = reading.samples("own", tokenizer)
     generator = torch.Generator().manual_seed(0)
     assert torch.equal(tokens, contexts.spread("./own.jsonl.xz", tokenizer, n=2, length=16, generator=generator).tokens)

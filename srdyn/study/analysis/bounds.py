@@ -10,22 +10,18 @@ from torch import Tensor
 
 
 def frobenius_bound(
-    g: Float[Tensor, "*batch T H"],
-    beta: Float[Tensor, "*batch T H"],
-    value_norm: Float[Tensor, "*batch T H"],
-    *,
-    initial: Float[Tensor, "*batch H"] | None = None,
+    g: Float[Tensor, "*batch T H"], beta: Float[Tensor, "*batch T H"], value_norm: Float[Tensor, "*batch T H"]
 ) -> Float[Tensor, "*batch T H"]:
     """Bound f_t on ‖S_t‖_F after every token of the gated delta rule, from its gates and writes alone.
 
     Let ‖k‖ = κ ≤ 1, u = k/κ, S̃ = exp(g)·S and x = S̃ᵀu. The update leaves the part of S̃ orthogonal to u alone and turns
     x into (1 − βκ²)x + βκ²(v/κ). For 0 ≤ β ≤ 1 that is a convex combination, so its square is at most
-    (1 − βκ²)‖x‖² + β‖v‖², and f_t² = exp(2g)·f_{t−1}² + β‖v‖² bounds ‖S_t‖_F² from f_0 = `initial` (0 by default) on.
+    (1 − βκ²)‖x‖² + β‖v‖², and f_t² = exp(2g)·f_{t−1}² + β‖v‖² bounds ‖S_t‖_F² from f_0 = 0 on.
     Raises ValueError unless g ≤ 0 and 0 ≤ beta ≤ 1.
     """
     _require_gates(g, beta)
     write = beta * value_norm.square()
-    squared, bounds = torch.zeros_like(g[..., 0, :]) if initial is None else initial.square(), []
+    squared, bounds = torch.zeros_like(g[..., 0, :]), []
     for t in range(g.shape[-2]):
         squared = (2 * g[..., t, :]).exp() * squared + write[..., t, :]
         bounds.append(squared.sqrt())

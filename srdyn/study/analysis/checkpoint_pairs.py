@@ -17,8 +17,7 @@ NULL = "permuted heads"
 """The second checkpoint's heads in random order within each layer: what the layers alone have in common stays."""
 PERMUTATIONS = 1000
 
-Heads = Float[np.ndarray, "rows heads"]
-Agreement = Callable[[Heads, Heads], Float[np.ndarray, " rows"]]
+Agreement = Callable[..., Float[np.ndarray, " rows"]]
 
 
 def compare(
@@ -77,7 +76,7 @@ def _rows(agree: Agreement, data: observations.Cube) -> pd.DataFrame:
     permuted = _permuted(agree, data)
     as_well = f"{int((permuted >= found.value).sum())} of {PERMUTATIONS} permutations agree as well"
     null = intervals.of_resamples(float(permuted.mean()), permuted)
-    pair = {"source": null_tables.MODEL, **interval._asdict(), "over": data.drawn, "why": found.remark or as_well}
+    pair = {"source": null_tables.MODEL, **interval._asdict(), "over": data.drawn, "why": found.why or as_well}
     return pd.DataFrame([pair, {"source": NULL, **null._asdict(), "over": "permutations within layers", "why": ""}])
 
 

@@ -1,7 +1,5 @@
 """What foretells a head's damage in a model that nothing was fitted on; how far back a group of heads is of use."""
 
-from __future__ import annotations
-
 import numpy as np
 import pandas as pd
 import torch
@@ -67,7 +65,7 @@ def predicted(damages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.Data
         for names, part in groups(table, OF_A_MODEL):
             others = table[table["model"] != names["model"]]
             for predictor, columns in PREDICTORS.items():
-                weights = _fitted(others, columns)
+                weights = np.linalg.lstsq(_design(others, columns), others["place"].to_numpy(), rcond=None)[0]
                 found = _scored(part.assign(foretold=_design(part, columns) @ weights), n)
                 rows += [names | {"changed": changed, "predictor": predictor} | row for row in found]
     return pd.DataFrame(rows)
@@ -86,23 +84,16 @@ def _design(table: pd.DataFrame, columns: list[str]) -> Float64[np.ndarray, "n p
     return np.column_stack([np.ones(len(table)), table[columns]])
 
 
-def _fitted(table: pd.DataFrame, columns: list[str]) -> Float64[np.ndarray, " p"]:
-    return np.linalg.lstsq(_design(table, columns), table["place"].to_numpy(), rcond=None)[0]
-
-
 def _scored(table: pd.DataFrame, n: int) -> list[dict]:
     """Both quantities with their intervals: heads, each with all its distances, are drawn again."""
-    by = ["layer", "head", "distance"]
-    shape = -1, table["distance"].nunique()
-    foretold, damage = (table.sort_values(by)[name].to_numpy().reshape(shape) for name in ("foretold", "damage"))
-    heads = len(damage)
+    table, shape = table.sort_values(["layer", "head", "distance"]), (-1, table["distance"].nunique())
+    both, rows = [table[name].to_numpy().reshape(shape) for name in ("foretold", "damage")], []
+    heads = len(both[0])
     draw = torch.randint(heads, (n, heads), generator=torch.Generator().manual_seed(0)).numpy()
-    flat = lambda x: x[draw].reshape(n, -1)  # noqa: E731
-    rows = []
     for name, quantity in ((RHO, strata.spearman), (CAUGHT, caught)):
-        estimate = float(quantity(foretold.reshape(1, -1), damage.reshape(1, -1))[0])
-        interval = intervals.of_resamples(estimate, quantity(flat(foretold), flat(damage)))
-        rows.append({"quantity": name, **interval._asdict(), "n": heads})
+        estimate = float(quantity(*(values.reshape(1, -1) for values in both))[0])
+        resampled = quantity(*(values[draw].reshape(n, -1) for values in both))
+        rows.append({"quantity": name, **intervals.of_resamples(estimate, resampled)._asdict(), "n": heads})
     return rows
 
 

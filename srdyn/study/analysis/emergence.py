@@ -2,11 +2,10 @@
 
 Ranks and decays come from the spectra that training writes down (`train.Run.spectra`): the same held-out windows, read
 at about a dozen steps from 0 on. Their intervals are from drawing these windows again with replacement, the same draw
-at every step, centred on the estimate (`intervals.bootstrap`). Heads are removed where the weights were kept.
+at every step, centred on the estimate (`intervals.of_resamples`). Heads are removed where the weights were kept.
 """
 
 import functools
-import json
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,16 +17,19 @@ from jaxtyping import Float
 from srdyn import spectra, strata
 from srdyn.loading import files, reference
 from srdyn.study.analysis import intervals, observations
+from srdyn.study.analysis.observations import OF_A_HEAD, OF_A_MODEL
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables
 from srdyn.study.trials import effects, trials
 
-OF_A_MODEL = observations.OF_A_MODEL
+RECORDED = ["measure", *OF_A_MODEL, "estimate", "low", "high", "n", "over"]
+"""Columns of rows as `claims.record` takes them."""
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 RANK, DECAY = "rank", "log_decay"
 HALVES = "other half"
 """A reference beside the final and the untrained model: the same step in other windows, which no agreement can be
 expected to surpass."""
+RHO, KAPPA = "rho with untrained, relative", "kappa with untrained, relative"
 
 REMOVED = ("low", "high", "random")
 """The arms of `trials` whose cost is followed over training."""
@@ -41,30 +43,22 @@ Draws = Float[np.ndarray, "draws L H S"]
 
 
 def histories(names: Sequence[str | Path]) -> pd.DataFrame:
-    """The spectra over training of these models, as training wrote them, with their kind.
-
-    Raises FileNotFoundError for a model that keeps none.
-    """
+    """The spectra over training of these models and their kind; FileNotFoundError for a model that keeps none."""
     tables = []
     for name in names:
         folder = Path(opened.found(name))
         if not (folder / "spectra.parquet").is_file():
-            raise FileNotFoundError(
-                f"{folder} holds no spectra.parquet: how a model formed is known of those that srdyn trained"
-            )
-        kind = _training(folder)["settings"]["kind"]
+            raise FileNotFoundError(f"{folder} holds no spectra.parquet, which only srdyn's own training writes")
+        kind = files.read_json(folder / "training.json")["settings"]["kind"]
         tables.append(pd.read_parquet(folder / "spectra.parquet").assign(kind=kind))
     return pd.concat(tables, ignore_index=True)
 
 
 def stages(name: str | Path) -> dict[int, Path]:
-    """The folders of a reference model by training step: untrained, with the kept checkpoints, final.
-
-    The untrained model is written to build/untrained.
-    """
+    """A reference model's folders by training step: untrained (in build/untrained), the kept checkpoints, final."""
     folder = Path(opened.found(name))
     kept = {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob("checkpoints/step-*"))}
-    return {0: _untrained(folder), **kept, _training(folder)["step"]: folder}
+    return {0: _untrained(folder), **kept, files.read_json(folder / "training.json")["step"]: folder}
 
 
 def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) -> pd.DataFrame:
@@ -76,7 +70,7 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
     """
     rows, folders = [], []
     for step, folder in (item for name in names for item in stages(name).items()):
-        about = {name: _training(folder)["settings"][name] for name in ("kind", "seed")}
+        about = {name: files.read_json(folder / "training.json")["settings"][name] for name in ("kind", "seed")}
         rows.append({"stage": folder.name, "model": reference.name_of(**about), **about, "step": step})
         folders.append(folder)
     arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in REMOVED)]
@@ -89,8 +83,7 @@ def costs(answers: pd.DataFrame) -> pd.DataFrame:
     """Bits per byte of all text and their differences between arms, for models at one step each."""
     text = effects.with_text(answers)
     found = effects.costs(text[text["probe"] == effects.TEXT], REFERENCE_ARMS)
-    columns = [*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]
-    return found[columns]
+    return found[[*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]]
 
 
 def half_life_that_saturates(d: int, *, eps: float = spectra.EPS) -> float:
@@ -104,11 +97,23 @@ def trajectories(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     `stratum` is the one that the head ends training in.
     """
     first = history["seed"] == history.groupby("kind")["seed"].transform("min")
-    table, key = history[(history["position"] == at) & first], [*OF_A_MODEL, "layer", "head"]
-    table = table.groupby([*key, "step", "D"], as_index=False, sort=False)[[RANK, DECAY]].mean().assign(position=at)
+    table = _of_heads(history[first], at).assign(position=at)
     table["half_life"] = np.log(2) / -table[DECAY]
-    final = strata.stratify(_at_the_end(table), by=key)
-    return table.merge(final[[*key, "stratum"]].astype({"stratum": str}), on=key)
+    final = _at_the_end(table)[[*OF_A_HEAD, "stratum"]]
+    return table.drop(columns="stratum").merge(final, on=OF_A_HEAD)
+
+
+def moved(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
+    """The heads that ended training in another stratum than they began in.
+
+    Columns: model, kind, seed, layer, head, D, rank_before, before (the stratum), rank_after, after.
+    """
+    table = _of_heads(history, at).drop(columns=DECAY)
+    steps = table.groupby("model")["step"]
+    ends = [table[table["step"] == steps.transform(end)].drop(columns="step") for end in ("min", "max")]
+    found = ends[0].merge(ends[1], on=[*OF_A_HEAD, "D"], suffixes=("_before", "_after"))
+    found = found.rename(columns={"stratum_before": "before", "stratum_after": "after"})
+    return found[found["before"] != found["after"]].reset_index(drop=True)
 
 
 def distribution(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
@@ -120,9 +125,7 @@ def distribution(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     """
     tables = []
     for names, data in _of_each_model(history, at, RANK, DECAY):
-        ranks, decays = np.split(_windows(data), 2, axis=-1)
-        tables.append(observed(ranks, functools.partial(_of_ranks, d=data.D), names, data))
-        tables.append(observed(decays, _of_decays, names, data))
+        tables.append(_observed(_windows(data), functools.partial(_spread, d=data.D), names, data))
     return pd.concat(tables, ignore_index=True).assign(position=at)
 
 
@@ -140,8 +143,8 @@ def identity(history: pd.DataFrame, *, at: int, value: str = RANK) -> pd.DataFra
         agree = functools.partial(_agreements, d=data.D if value == RANK else None)
         for name, step in {"final": -1, "untrained": 0}.items():
             beside = np.concatenate([windows, np.broadcast_to(windows[..., [step]], windows.shape)], -1)
-            tables.append(observed(beside, agree, names, data, observations.CORRELATION).assign(reference=name))
-        found = observed(halves, agree, names, data, observations.CORRELATION)
+            tables.append(_observed(beside, agree, names, data, observations.CORRELATION).assign(reference=name))
+        found = _observed(halves, agree, names, data, observations.CORRELATION)
         tables.append(found.assign(reference=HALVES, over="pairs of windows"))
     return pd.concat(tables, ignore_index=True).assign(value=value, position=at)
 
@@ -156,7 +159,7 @@ def origin(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
     tables = []
     for names, data in _of_each_model(history, at, RANK, DECAY):
         ends = [x[..., [0, -1]] for x in np.split(_windows(data), 2, axis=-1)]
-        found = observed(np.concatenate(ends, -1), _explained, names, data, observations.SHARE)
+        found = _observed(np.concatenate(ends, -1), _explained, names, data, observations.SHARE)
         tables.append(found.drop(columns="step").assign(position=at))
     return pd.concat(tables, ignore_index=True)
 
@@ -170,20 +173,41 @@ def measured(identities: pd.DataFrame) -> pd.DataFrame:
     rows = rows[(rows["measure"] == "spearman") & (rows["value"] == RANK)]
     names = {"untrained": "identity with untrained", HALVES: "identity in training"}
     tables = [rows[rows["reference"] == reference].assign(measure=name) for reference, name in names.items()]
-    columns = ["measure", *OF_A_MODEL, "estimate", "low", "high", "n", "over"]
-    return pd.concat(tables, ignore_index=True)[columns]
+    return pd.concat(tables, ignore_index=True)[RECORDED]
 
 
-def halves_of_each_model(history: pd.DataFrame, at: int) -> Iterator[tuple[dict, Windows, observations.Cube]]:
-    """Each model's names, its ranks after `at` tokens in pairs of windows of one domain, and their cube.
+def relative_identity(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
+    """What the order and the strata of the heads have kept of the start, over what halves of the text share (C10).
 
-    The second window's steps lie behind the first's along the last axis.
+    At the last step, from the mean ranks after `at` tokens: Spearman ρ (Cohen's κ) between the first and the last step
+    over that between two halves of the windows at the last, pairs of windows drawn again together. Rows as
+    `claims.record` takes them; NaN where halves do not agree at all.
     """
+    tables = []
     for names, data in _of_each_model(history, at, RANK):
-        yield names, _halves(data), data
+        found = _observed(_halves(data), functools.partial(_relative, d=data.D), names, data)
+        tables.append(found.assign(over="pairs of windows"))
+    return pd.concat(tables, ignore_index=True)[RECORDED]
 
 
-def observed(
+def kept(history: pd.DataFrame, *, at: int) -> pd.DataFrame:
+    """What κ between the strata before and after training is made of: their order, or how many heads are in each (C10).
+
+    Columns: model, kind, seed, n (heads); `kappa` at the last step; `only_shares`, what it would be had training kept
+    the order and changed the shares alone: strata of other sizes cannot agree; `same_shares`, κ of the trained strata
+    with the start's order cut at the trained shares. Of heads that start equal, that of the earlier layer is lower.
+    """
+    rows = []
+    for names, data in _of_each_model(history, at, RANK):
+        before, after = (ends[0] for ends in _both_ends(_halves(data).mean(0)[None]))
+        ordered = np.sort(after)[before.argsort(kind="stable").argsort()]  # the trained ranks in the order of the start
+        pairs = {"kappa": (before, after), "only_shares": (before, ordered), "same_shares": (ordered, after)}
+        found = {name: strata.kappa(a[None], b[None], data.D)[0] for name, (a, b) in pairs.items()}
+        rows.append(names | {"n": len(after)} | found)
+    return pd.DataFrame(rows)
+
+
+def _observed(
     windows: Windows,
     statistic: Callable[[Draws], dict],
     names: dict,
@@ -203,11 +227,6 @@ def observed(
     return pd.concat(tables, ignore_index=True)
 
 
-def _training(folder: Path) -> dict:
-    """What training says of these weights: settings and step."""
-    return json.loads((folder / "training.json").read_text())
-
-
 def _untrained(folder: Path) -> Path:
     """The folder of the model as it was before its first step, written anew."""
     trained = opened.model(folder)
@@ -215,8 +234,15 @@ def _untrained(folder: Path) -> Path:
     start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, opened.kind(trained)
     start.hf.save_pretrained(target)
     start.tokenizer.save_pretrained(target)
-    files.write_json(target / "training.json", _training(folder) | {"step": 0})
+    files.write_json(target / "training.json", files.read_json(folder / "training.json") | {"step": 0})
     return target
+
+
+def _of_heads(history: pd.DataFrame, at: int) -> pd.DataFrame:
+    """Every head at every step: mean rank after `at` tokens, mean log-decay, the stratum that it is in then."""
+    table = history[history["position"] == at]
+    table = table.groupby([*OF_A_HEAD, "step", "D"], as_index=False, sort=False)[[RANK, DECAY]].mean()
+    return strata.stratify(table, by=[*OF_A_HEAD, "step"]).astype({"stratum": str})
 
 
 def _at_the_end(table: pd.DataFrame) -> pd.DataFrame:
@@ -228,9 +254,8 @@ def _of_each_model(history: pd.DataFrame, at: int, *values: str) -> Iterator[tup
     """Each model's names and its values after `at` tokens; along the last axis of the cube are the training steps."""
     table = history[history["position"] == at]
     if table.empty:
-        raise ValueError(
-            f"no spectra were taken after {at} tokens, but after {sorted(set(history['position'].tolist()))}"
-        )
+        taken = sorted(set(history["position"].tolist()))
+        raise ValueError(f"no spectra were taken after {at} tokens, but after {taken}")
     for names, part in observations.groups(table, OF_A_MODEL):
         yield names, observations.cube(part.assign(position=part["step"]), *values)
 
@@ -258,8 +283,9 @@ def _centred(values: Float[np.ndarray, "draws S"]) -> tuple[np.ndarray, np.ndarr
     return estimate, low + estimate - middle, high + estimate - middle
 
 
-def _of_ranks(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws S"]]:
-    heads = _heads(means)
+def _spread(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws _"]]:
+    """From means of the ranks and, behind them along the last axis, of the decays."""
+    heads, decays = (_heads(half) for half in np.split(means, 2, axis=-1))
     shares, at_the_end = strata.shares(heads, d), strata.shares(heads[0, -1, :, None], d)
     found = {}
     for i, stratum in enumerate(strata.STRATA):
@@ -268,11 +294,7 @@ def _of_ranks(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws S"]]:
             found[f"rank of {stratum}"] = heads[..., inside].mean(-1)
     quantiles = np.quantile(heads, QUANTILES, axis=-1)
     found |= {f"quantile {q:g}": values for q, values in zip(QUANTILES, quantiles, strict=True)}
-    return found | {"spread of ranks": heads.std(-1) / d}
-
-
-def _of_decays(means: Draws) -> dict[str, Float[np.ndarray, "draws S"]]:
-    return {"spread of half-lives": _heads(np.log2(-means)).std(-1)}
+    return found | {"spread of ranks": heads.std(-1) / d, "spread of half-lives": np.log2(-decays).std(-1)}
 
 
 def _heads(means: Draws) -> Float[np.ndarray, "draws S heads"]:
@@ -288,6 +310,20 @@ def _agreements(means: Draws, d: int | None) -> dict[str, Float[np.ndarray, "dra
     of_all = [_heads(x) for x in pair]
     found = {"spearman": strata.spearman(*of_all), "spearman within layers": mean}
     return found if d is None else found | {"kappa": strata.kappa(*of_all, d)}
+
+
+def _relative(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws 1"]]:
+    """From means of either half of the windows side by side, along the last axis the steps of each."""
+    start, end = _both_ends(means)
+    halves = [_heads(half)[:, -1] for half in np.split(means, 2, axis=-1)]
+    agreements = {RHO: strata.spearman, KAPPA: functools.partial(strata.kappa, d=d)}
+    return {name: strata.ratio(agree(end, start), agree(*halves))[:, None] for name, agree in agreements.items()}
+
+
+def _both_ends(means: Draws) -> tuple[Float[np.ndarray, "draws heads"], Float[np.ndarray, "draws heads"]]:
+    """The heads' means over both halves at the first and at the last step; ties stay ties."""
+    first, second = (_heads(half) for half in np.split(means, 2, axis=-1))
+    return tuple((first[:, i] + second[:, i]).round(9) / 2 for i in (0, -1))
 
 
 def _explained(means: Draws) -> dict[str, Float[np.ndarray, "draws 1"]]:

@@ -14,7 +14,6 @@ from srdyn.loading import files
 from srdyn.study.analysis import intervals, observations, summaries
 
 MEASURED, OWN, REGISTERED = "measured", "own decays", "registered"
-OF_A_MODEL = observations.OF_A_MODEL
 OF_A_SIZE = ["kind", "seed", "D"]
 FIRST = 64
 """Dimensions of the heads whose decays were known when the shares of the others were written down."""
@@ -29,17 +28,18 @@ def shares(heads: pd.DataFrame, predicted: pd.DataFrame) -> pd.DataFrame:
     """Shares of low, middle and high heads at every size: measured, from the model's own decays, and as registered.
 
     `heads` is `mechanism.heads`, `predicted` is `registered`. Columns: model, kind, seed, D, quantity, the shares with
-    their ends (95 % interval over the model's heads; a registered share has none), n (heads), within (whether a share
-    that was registered lies in the measured interval, for all three strata).
+    their ends (95 % interval over the model's heads; a registered share has none), n (heads), within (whether all three
+    registered shares lie in the measured intervals).
     """
     rows = []
-    for names, own in observations.groups(heads, OF_A_MODEL):
+    for names, own in observations.groups(heads, observations.OF_A_MODEL):
         about = names | {"D": int(own["D"].iloc[0]), "n": len(own)}
         found = {name: _of_heads(own[column] / own["D"]) for name, column in ((MEASURED, "rank"), (OWN, "predicted"))}
         told = predicted.loc[(predicted[OF_A_SIZE] == pd.Series(about)[OF_A_SIZE]).all(axis=1)]
+        within = None
         if len(told):
-            found[REGISTERED] = told.iloc[0][list(strata.STRATA)].to_dict()
-        within = _within(found) if len(told) else None
+            measured, found[REGISTERED] = found[MEASURED], told.iloc[0][list(strata.STRATA)].to_dict()
+            within = all(measured[f"{x}_lo"] <= share <= measured[f"{x}_hi"] for x, share in found[REGISTERED].items())
         rows += [about | {"quantity": name, "within": within} | values for name, values in found.items()]
     return pd.DataFrame(rows)
 
@@ -65,15 +65,7 @@ def decays(heads: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_heads(share: pd.Series) -> dict[str, float]:
-    inside, generator = strata.shares(share.to_numpy()[:, None], 1), torch.Generator()  # [heads, strata], each 0 or 1
-    return observations.columns(
-        {
-            name: intervals.bootstrap(column, np.mean, generator=generator.manual_seed(0))
-            for name, column in zip(strata.STRATA, inside.T, strict=True)
-        }
-    )
-
-
-def _within(found: dict[str, dict[str, float]]) -> bool:
-    measured, told = found[MEASURED], found[REGISTERED]
-    return all(measured[f"{name}_lo"] <= told[name] <= measured[f"{name}_hi"] for name in strata.STRATA)
+    inside, found = strata.shares(share.to_numpy()[:, None], 1), {}  # [heads, strata], each 0 or 1
+    for name, column in zip(strata.STRATA, inside.T, strict=True):
+        found[name] = intervals.bootstrap(column, np.mean, generator=torch.Generator().manual_seed(0))
+    return observations.columns(found)

@@ -34,21 +34,18 @@ def bootstrap(
     *,
     generator: torch.Generator,
     n: int = RESAMPLES,
-    centred: bool = False,
 ) -> Interval:
     """Percentile interval of a statistic over `n` resamplings of the contexts (first axis) with replacement.
 
     It speaks of new contexts read by the same model. Resamples on which the statistic is NaN are left out; when fewer
-    than half remain, the ends are NaN. `centred` moves the interval so that the median of the resamples falls on the
-    estimate: means of repeated contexts are noisier than means of different ones, which pulls every agreement down.
-    Raises ValueError for fewer than two contexts.
+    than half remain, the ends are NaN. Raises ValueError for fewer than two contexts.
     """
     contexts = len(values_by_context)
     if contexts < 2:
         raise ValueError(f"resampling needs at least two contexts, got {contexts}")
     draws = _drawn(contexts, n, generator)
     resampled = np.array([statistic(values_by_context[draw]) for draw in draws], dtype=np.float64)
-    return of_resamples(float(statistic(values_by_context)), resampled, centred=centred)
+    return of_resamples(float(statistic(values_by_context)), resampled)
 
 
 def of_resamples(
@@ -58,7 +55,11 @@ def of_resamples(
     centred: bool = False,
     limits: tuple[float, float] = (-np.inf, np.inf),
 ) -> Interval:
-    """Percentile interval of an estimate from its resamples, as `bootstrap` forms it; its ends stay within `limits`."""
+    """Percentile interval of an estimate from its resamples, as `bootstrap` forms it; its ends stay within `limits`.
+
+    `centred` moves it so that the median of the resamples falls on the estimate: means of repeated contexts are noisier
+    than means of different ones, which pulls every agreement down.
+    """
     defined = resampled[~np.isnan(resampled)]
     low = middle = high = np.nan
     if 2 * len(defined) >= len(resampled):
@@ -78,10 +79,8 @@ def times_drawn(
     numbers = [np.unique(labels, return_inverse=True)[1] for labels in cluster.T]
     alone = sum(int(number.max() < 1) for number in numbers)
     if alone:
-        raise ValueError(
-            f"resampling needs at least two clusters in each group, but {alone} of {len(numbers)} groups have one; "
-            "ask for more samples"
-        )
+        told = f"but {alone} of {len(numbers)} groups have one; ask for more samples"
+        raise ValueError(f"resampling needs at least two clusters in each group, {told}")
     return np.stack([counts(int(number.max()) + 1, generator=generator, n=n)[:, number] for number in numbers], 1)
 
 

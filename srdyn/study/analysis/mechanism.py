@@ -3,7 +3,6 @@
 import functools
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import pandas as pd
@@ -14,13 +13,13 @@ from torch import Tensor
 
 from srdyn import models, nulls, spectra, states, strata
 from srdyn.study.analysis import intervals, observations, summaries
+from srdyn.study.analysis.observations import OF_A_HEAD, OF_A_MODEL
 from srdyn.study.claims import registration
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables, samples
+from srdyn.study.survey.null_tables import MECHANISM, MODEL, UNTRAINED
 
-OF_A_MODEL = observations.OF_A_MODEL
-OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
-MECHANISM, UNTRAINED, CLOSED_FORM, MONOTONE = "mechanism", "untrained", "closed form", "monotone fit"
+CLOSED_FORM, MONOTONE = "closed form", "monotone fit"
 BETWEEN, WITHIN, ORDER = "R² between heads", "R² within heads", "Spearman ρ"
 R_SQUARED = (-np.inf, 1.0)
 PRECISIONS = ("float64", "float16", "bfloat16", "float32 Gram")
@@ -28,10 +27,8 @@ PRECISIONS = ("float64", "float16", "bfloat16", "float32 Gram")
 PAPER_D = 128
 """Dimensions of a head in the paper's models."""
 
-Key = TypeVar("Key")
 Means = Float64[np.ndarray, "contexts heads columns"]
 """Of the heads of all layers: the rank, then what is to be compared with it."""
-Ranks = Float64[np.ndarray, "contexts heads"]
 Share = Callable[[Means], Float64[np.ndarray, " heads"]]
 """The rank of every head as a share of d."""
 
@@ -39,14 +36,13 @@ Share = Callable[[Means], Float64[np.ndarray, " heads"]]
 def heads(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
     """Every head after `at` tokens: its rank beside what its decay and the mechanism null make of it.
 
-    Columns of `summaries.final_ranks` without source, then `predicted` (`nulls.predicted_rank` of the mean log-decay),
-    `mechanism` (the null's mean rank), `mechanism_stratum`, and `residual` (model less null, mean over samples) with
-    `residual_low`, `residual_high`. A model without the null has NaN there. `uncertain` is how far off another machine
-    may count the ranks.
+    Columns of `summaries.final_ranks` without source, then `predicted` (`nulls.predicted_rank` of the mean log-decay)
+    and, NaN without the null, `mechanism` (its mean rank), `mechanism_stratum`, `residual` (model less null, mean over
+    samples), `residual_low`, `residual_high`. `uncertain` is how far off another machine may count the ranks.
     """
-    last = text[(text["position"] == at) & text["source"].isin([null_tables.MODEL, MECHANISM])]
+    last = text[(text["position"] == at) & text["source"].isin([MODEL, MECHANISM])]
     final = summaries.final_ranks(last, at)
-    own, null = (final[final["source"] == source].drop(columns="source") for source in (null_tables.MODEL, MECHANISM))
+    own, null = (final[final["source"] == source].drop(columns="source") for source in (MODEL, MECHANISM))
     predicted = [_closed_form(np.array([row.log_decay]), int(row.D), eps).item() for row in own.itertuples()]
     null = null[[*OF_A_HEAD, "rank", "stratum"]].rename(columns={"rank": MECHANISM, "stratum": "mechanism_stratum"})
     table = own.assign(predicted=predicted).merge(null, on=OF_A_HEAD, how="left")
@@ -59,26 +55,49 @@ def explained(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.Da
 
     Predictors: `closed form` of the mean log-decay; `monotone fit`, rank against log-decay fitted on half of the heads
     in half of the contexts, then used on the other heads in the other contexts; the same head's rank in the `mechanism`
-    null and in the `untrained` model, where the model has them. Quantities: R² = 1 − SSE/SST of the predictions as they
-    stand, between heads (means over contexts) and within heads (deviations of the contexts from them); Spearman ρ
-    between heads. Columns: model, kind, seed, predictor, quantity, estimate, low, high, n (samples of each context),
-    `variance` (share of all variance that is between, or within, heads), `reproducible` (share of that which is not due
-    to the choice of documents; what has read the same documents may explain more). Raises ValueError for fewer than two
-    contexts.
+    null and in the `untrained` model, where there are. Quantities: R² = 1 − SSE/SST of the predictions as they stand,
+    between heads (means over contexts) and within heads (deviations of the contexts from them); Spearman ρ between
+    heads. Columns: model, kind, seed, predictor, quantity, estimate, low, high, n (samples of each context), `variance`
+    (share of all variance that is between, or within, heads), `reproducible` (share of that which is not due to the
+    choice of documents; what has read the same ones may explain more). Raises ValueError for fewer than two contexts.
     """
     rows = []
     for names, tables in _of_each_model(text, at):
         nulls_of_it = [source for source in (MECHANISM, UNTRAINED) if source in tables]
-        data = observations.cube(tables[null_tables.MODEL], "rank", "log_decay")
+        data = observations.cube(tables[MODEL], "rank", "log_decay")
         if len(data.contexts) < 2:
             raise ValueError(f"ranks vary within a head between at least two contexts, got {data.contexts}")
         values = [data.values, *(observations.cube(tables[source]).values for source in nulls_of_it)]
-        data, spread = data._replace(values=np.concatenate(values, -1)), _spread(tables[null_tables.MODEL])
-        scores = functools.partial(_scores, predictors=_predictors(nulls_of_it, data.D, eps))
+        data, spread = data._replace(values=np.concatenate(values, -1)), _spread(tables[MODEL])
+        scores = functools.partial(_scores, sources=nulls_of_it, d=data.D, eps=eps)
         for (predictor, quantity), found in _observed(data, scores).items():
             labels = names | {"predictor": predictor, "quantity": quantity}
             rows.append(labels | found._asdict() | {"n": len(data.values)} | spread.get(quantity, {}))
     return pd.DataFrame(rows)
+
+
+def modes(heads: pd.DataFrame, *, at: int, eps: float, n: int = 200) -> pd.DataFrame:
+    """Is it half-lives that form two groups, or ranks alone, since these end at D?
+
+    Columns: model, kind, seed, quantity, estimate, n (heads). Quantities: p of the dip test of the models' own ranks,
+    and of the logarithms of their half-lives; the share of `n` draws of log-normal half-lives, one mode with the heads'
+    own mean and deviation, whose predicted ranks (`nulls.predicted_rank`) the test takes for two groups (p < 0.01).
+    """
+    rows = []
+    for names, table in observations.groups(heads[heads["source"] == MODEL], OF_A_MODEL):
+        data, draw = observations.cube(table), np.random.default_rng(0)
+        decay = np.log(-table.groupby(["layer", "head"])["log_decay"].mean().dropna().to_numpy())
+        if len(decay) == 0:
+            continue
+        drawn = _closed_form(-np.exp(draw.normal(decay.mean(), decay.std(), (n, len(decay)))), data.D, eps)
+        found = {
+            "ranks": strata.bimodality(data.values.mean((0, 1))[..., data.at(at)].ravel())["p"],
+            "log half-lives": strata.bimodality(decay)["p"],
+            "two groups from one mode of half-lives": np.mean([strata.bimodality(one)["p"] < 0.01 for one in drawn]),
+        }
+        about = names | {"n": len(decay)}
+        rows += [about | {"quantity": name, "estimate": float(value)} for name, value in found.items()]
+    return pd.DataFrame(rows, columns=[*OF_A_MODEL, "quantity", "estimate", "n"])
 
 
 def sweep(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
@@ -89,14 +108,13 @@ def sweep(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFr
     """
     rows = []
     for names, tables in _of_each_model(text, at):
-        own = tables[null_tables.MODEL]
         for threshold, column in null_tables.rank_columns(eps).items():
-            for source in (name for name in (null_tables.MODEL, MECHANISM) if name in tables):
+            for source in (name for name in (MODEL, MECHANISM) if name in tables):
                 data = observations.cube(tables[source], column)
                 rows.append(names | {"ranks_of": source, "eps": threshold} | _split(data, _by_rank(data.D)))
-            data = observations.cube(own, column, "log_decay")
-            by_decay = _by_decay(data.D, threshold)
-            rows.append(names | {"ranks_of": CLOSED_FORM, "eps": threshold} | _split(data, by_decay))
+            data = observations.cube(tables[MODEL], column, "log_decay")
+            shares = _split(data, _by_decay(data.D, threshold))
+            rows.append(names | {"ranks_of": CLOSED_FORM, "eps": threshold} | shares)
     return pd.DataFrame(rows)
 
 
@@ -109,7 +127,7 @@ def splits(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     """
     rows = []
     for names, tables in _of_each_model(text, at):
-        data = observations.cube(tables[null_tables.MODEL], "rank", "log_decay")
+        data = observations.cube(tables[MODEL], "rank", "log_decay")
         found = {
             "rank": _by_rank(data.D),
             CLOSED_FORM: _by_decay(data.D, eps),
@@ -126,22 +144,20 @@ def precision(name: str | Path, reading: samples.Reading) -> pd.DataFrame:
     """Ranks of the same states in each of `PRECISIONS`, in the domains of a reading after its last position.
 
     `float16` and `bfloat16` round the state once, before a float64 decomposition; `float32 Gram` takes the square roots
-    of the eigenvalues of a Gram matrix in float32. One row for every context, sample, layer, head and precision, with
-    the columns that `observations.measure` asks for. `uncertain` is how far the rank moves where the state is as far
-    off as float32 leaves it. Raises ValueError for a state beyond the largest float16.
+    of the eigenvalues of a Gram matrix in float32. Columns as `observations.measure` asks for; `uncertain` is how far
+    the rank moves where the state is as far off as float32 leaves it. ValueError for a state beyond float16.
     """
     model, at = models.load(opened.found(name), offload="auto"), reading.positions[-1]
     measure = functools.partial(_ranks_and_bands, eps=reading.eps)
     layers, tables = [layer.index for layer in model.layers], []
     for domain in reading.texts:
         tokens, document = reading.samples(domain, model.tokenizer)
-        ranks, bands = states.trace(model, tokens, [at], measure=measure).unbind(-2)
+        ranks, bands = (each.numpy().ravel() for each in states.trace(model, tokens, [at], measure=measure).unbind(-2))
         axes = {"layer": layers, "sample": range(len(tokens)), "position": [at], "head": range(model.grid.H)}
         places = pd.MultiIndex.from_product([*axes.values(), PRECISIONS], names=[*axes, "precision"])
-        table = places.to_frame(index=False).assign(context=domain, rank=ranks.numpy().ravel())
-        table["uncertain"] = bands.numpy().ravel()
+        table = places.to_frame(index=False).assign(context=domain, rank=ranks, uncertain=bands)
         tables.append(table.assign(document=document.numpy()[table["sample"]]))
-    names = opened.about(model) | {"source": null_tables.MODEL, "D": model.grid.D}
+    names = opened.about(model) | {"source": MODEL, "D": model.grid.D}
     return pd.concat(tables, ignore_index=True).assign(**names)
 
 
@@ -179,7 +195,7 @@ def rounded_fork(ranks: pd.DataFrame) -> pd.DataFrame:
 def _residuals(last: pd.DataFrame) -> pd.DataFrame:
     """Model less mechanism null, sample by sample, in the mean of each head."""
     keys = [*OF_A_HEAD, "context", "sample"]
-    own, null = (observations.with_documents(last[last["source"] == s]) for s in (null_tables.MODEL, MECHANISM))
+    own, null = (last[last["source"] == source] for source in (MODEL, MECHANISM))
     taken = ["rank", "uncertain"]
     both = own[[*keys, "document", *taken]].merge(null[[*keys, *taken]], on=keys, suffixes=("", "_null"))
     both = both.assign(residual=both["rank"] - both["rank_null"])
@@ -196,24 +212,16 @@ def _of_each_model(text: pd.DataFrame, at: int) -> Iterator[tuple[dict, dict[str
         yield names, dict(list(table.groupby("source", sort=False)))
 
 
-def _observed(
-    data: observations.Cube, statistics: Callable[[Means], dict[Key, observations.Pooled]]
-) -> dict[Key, intervals.Interval]:
+def _observed(data: observations.Cube, statistics: Callable[[Means], dict]) -> dict[object, intervals.Interval]:
     """`observations.observe_each` of means that are not told apart by layer."""
     return observations.observe_each(data, lambda means: statistics(means.reshape(len(means), -1, means.shape[-1])))
-
-
-def _predictors(sources: list[str], d: int, eps: float) -> dict[str, Callable[[Means], Ranks]]:
-    """The columns of the means are rank, log-decay, then the ranks of these sources."""
-    of_nulls = {name: lambda means, i=i: means[..., i] for i, name in enumerate(sources, start=2)}
-    return {CLOSED_FORM: lambda means: _closed_form(means[..., 1], d, eps), MONOTONE: _monotone_fit} | of_nulls
 
 
 def _closed_form(log_decay: Float64[np.ndarray, "*batch"], d: int, eps: float) -> Float64[np.ndarray, "*batch"]:
     return nulls.predicted_rank(torch.from_numpy(np.ascontiguousarray(log_decay)), d, eps).numpy()
 
 
-def _monotone_fit(means: Means) -> Ranks:
+def _monotone_fit(means: Means) -> Float64[np.ndarray, "contexts heads"]:
     """Each half of the heads in each half of the contexts, from a fit that has seen neither."""
     rank, log_decay = means[..., 0], means[..., 1]
     predicted = np.empty_like(rank)
@@ -227,13 +235,12 @@ def _monotone_fit(means: Means) -> Ranks:
     return predicted
 
 
-def _scores(
-    means: Means, predictors: dict[str, Callable[[Means], Ranks]]
-) -> dict[tuple[str, str], observations.Pooled]:
-    """Every quantity of every predictor."""
+def _scores(means: Means, sources: list[str], d: int, eps: float) -> dict[tuple[str, str], observations.Pooled]:
+    """Every quantity of every predictor; the means are of rank, log-decay, then the ranks of these sources."""
     actual, found = means[..., 0], {}
-    for predictor, predict in predictors.items():
-        predicted = predict(means)
+    predictions = {CLOSED_FORM: _closed_form(means[..., 1], d, eps), MONOTONE: _monotone_fit(means)}
+    predictions |= {name: means[..., i] for i, name in enumerate(sources, start=2)}
+    for predictor, predicted in predictions.items():
         own, other, mean = actual.mean(0), predicted.mean(0), actual.mean()
         order = float(strata.spearman(own[None], other[None])[0])
         found |= {
@@ -255,7 +262,7 @@ def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     """The variance between and within heads, as shares of both, and how much of each is no noise of the documents."""
     by = ["layer", "head", "context"]
     means = table.groupby(by)["rank"].mean().unstack().to_numpy()
-    documents = observations.with_documents(table).groupby([*by, "document"])["rank"].mean().groupby(by)
+    documents = table.groupby([*by, "document"])["rank"].mean().groupby(by)
     noise = (documents.var() / documents.size()).sum()  # of the means, summed over heads and contexts
     heads, contexts = means.shape
     between, within = ((means.mean(1) - means.mean()) ** 2).sum(), ((means - means.mean(1, keepdims=True)) ** 2).sum()
@@ -303,19 +310,14 @@ def _ranks_and_bands(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float6
     size = spectra.FLOAT32_ERROR * sigma[..., 0] / spectra.singular_values(error)[..., 0]
     error = (size[..., None, None] * error).float()
     ranks = _ranks_by_precision(state, eps=eps)
-    bands = [abs(_ranks_by_precision(state + off, eps=eps) - ranks) for off in (error, -error)]
-    bands = torch.maximum(*bands)
+    bands = torch.maximum(*(abs(_ranks_by_precision(state + off, eps=eps) - ranks) for off in (error, -error)))
     bands[..., 0] = spectra.uncertain(sigma, eps).sum(-1)
     return torch.stack([ranks, bands], -2)
 
 
 def _ranks_by_precision(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H precisions"]:
-    rounded = [state, state.half().float(), state.bfloat16().float()]
-    sigma = [spectra.singular_values(each) for each in rounded] + [_gram_spectrum(state)]
-    return torch.stack([spectra.effective_rank(each, eps) for each in sigma], -1)
-
-
-def _gram_spectrum(state: Float32[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
-    """Singular values by the wrong way: squaring leaves nothing below σ₁ · √(float32's precision), about 3e-4 σ₁."""
+    sigma = [spectra.singular_values(each) for each in (state, state.half().float(), state.bfloat16().float())]
     narrow = state if state.shape[-1] <= state.shape[-2] else state.mT
-    return torch.linalg.eigvalsh(narrow.mT @ narrow).clamp(min=0).sqrt().double()
+    # The wrong way: squaring leaves nothing below σ₁ · √(float32's precision), about 3e-4 σ₁.
+    sigma.append(torch.linalg.eigvalsh(narrow.mT @ narrow).clamp(min=0).sqrt().double())
+    return torch.stack([spectra.effective_rank(each, eps) for each in sigma], -1)

@@ -1,12 +1,10 @@
-"""One number with its interval for each measure of claims.yaml that head tables decide.
+"""One number with its interval for each measure of claims.yaml that head tables decide, of both registrations.
 
 A statistic takes mean values [contexts, layers, heads, positions], the mean being over samples. Its interval comes from
 drawing the documents of each context again with replacement, whole, since windows of one document are not independent;
 it is centred on the estimate and stays within the statistic's range. Strata hardly change from document to document, so
 that a share of the heads is as good as certain of these heads: where heads are drawn again too, it speaks of others.
 """
-
-from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +19,11 @@ from srdyn import strata
 from srdyn.study.analysis import intervals
 
 OF_A_MODEL = ["model", "kind", "seed"]
+OF_A_SOURCE = [*OF_A_MODEL, "source"]
+OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
 PAIRS = "pairs of contexts"
+HOLDS = 0.9
+"""Share of min(t, D) that a high-rank head holds."""
 SHARE, CORRELATION, MAGNITUDE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
 """Ranges of statistics."""
 
@@ -30,20 +32,11 @@ Means = Float[np.ndarray, "contexts L H C"]
 
 
 class Pooled(NamedTuple):
-    """A statistic that many parts make up, `undefined` of which are left out, or make it NaN."""
+    """A statistic with its range; `why` says which of its parts are undefined: left out, or what makes it NaN."""
 
     value: float
-    undefined: int
-    parts: int
-    named: str
     limits: tuple[float, float]
-
-    @property
-    def remark(self) -> str:
-        """What a reader must know to take the value for what it is; mostly nothing."""
-        if not self.parts:
-            return f"there are no {self.named}"
-        return f"{self.undefined} of {self.parts} {self.named} undefined" if self.undefined else ""
+    why: str
 
 
 class Cube(NamedTuple):
@@ -78,30 +71,18 @@ def cube(table: pd.DataFrame, *values: str) -> Cube:
     """
     axes = ["sample", "context", "layer", "head", "position"]
     values = values or ("rank",)
-    indexed = with_documents(table)[[*axes, *values, "document"]].set_index(axes).sort_index()
-    levels = [list(dict.fromkeys(table["context"])) if a == "context" else sorted(table[a].unique()) for a in axes]
+    table = table if "document" in table else table.assign(document=table["sample"])
+    indexed = table[[*axes, *values, "document"]].set_index(axes).sort_index()
+    levels = [tuple(sorted(table[a].unique().tolist()) if a != "context" else dict.fromkeys(table[a])) for a in axes]
     full = pd.MultiIndex.from_product(levels, names=axes)
     if len(indexed) != len(full) or not indexed.index.is_unique:
-        raise ValueError(
-            f"the table holds {len(indexed)} rows where {len(full)} make a full grid of {', '.join(axes)}; "
-            "select one model and one source"
-        )
+        told = f"{len(indexed)} rows where {len(full)} make a full grid of {', '.join(axes)}"
+        raise ValueError(f"the table holds {told}; select one model and one source")
     shape, indexed = [len(level) for level in levels], indexed.reindex(full)
     arrays = [indexed[name].to_numpy(np.float64).reshape(shape) for name in values]
-    _, names, layers, _, positions = levels
-    return Cube(
-        np.concatenate(arrays, -1),
-        tuple(names),
-        tuple(map(int, layers)),
-        tuple(map(int, positions)),
-        int(table["D"].iloc[0]),
-        indexed["document"].to_numpy().reshape(shape)[:, :, 0, 0, 0],
-    )
-
-
-def with_documents(table: pd.DataFrame) -> pd.DataFrame:
-    """The table with a column `document`: where it says nothing of documents, every sample counts as one."""
-    return table if "document" in table else table.assign(document=table["sample"])
+    documents = indexed["document"].to_numpy().reshape(shape)[:, :, 0, 0, 0]
+    _, contexts, layers, _, positions = levels
+    return Cube(np.concatenate(arrays, -1), contexts, layers, positions, int(table["D"].iloc[0]), documents)
 
 
 def groups(table: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
@@ -110,24 +91,14 @@ def groups(table: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, objec
         yield dict(zip(by, names, strict=True)), part
 
 
-def measure(
-    heads: pd.DataFrame,
-    name: str,
-    statistic: Callable[..., Pooled],
-    *,
-    value: str = "rank",
-    over_heads: bool = False,
-    **options,
-) -> pd.DataFrame:
+def measure(heads: pd.DataFrame, name: str, statistic: Callable[..., Pooled], **options) -> pd.DataFrame:
     """`statistic(means, cube, **options)` for every model and source in `heads`, with its interval over documents.
 
-    With `over_heads` the heads of the model are drawn again as well, whatever their layer: of statistics of all heads.
-
-    Columns: measure, model, kind, seed, source, estimate, low, high, n (samples of each context), over (what was drawn
-    again), why (how much of it is undefined).
+    The means are those of the column `value`, by default `rank`. With `over_heads` the heads of the model are drawn
+    again as well, whatever their layer: of statistics of all heads. Columns: measure, model, kind, seed, source,
+    estimate, low, high, n (samples of each context), over (what was drawn again), why (how much of it is undefined).
     """
-    each = lambda means, **given: {name: statistic(means, **given)}  # noqa: E731
-    return measure_each(heads, each, value=value, over_heads=over_heads, **options)
+    return measure_each(heads, lambda means, **given: {name: statistic(means, **given)}, **options)
 
 
 def measure_each(
@@ -142,13 +113,13 @@ def measure_each(
     rows, times = [], {options[name] for name in ("at", "first", "second") if name in options}
     if times and times <= set(heads["position"]):
         heads = heads[heads["position"].isin(times)]  # what is not asked for need not be drawn again
-    for about, table in groups(heads, [*OF_A_MODEL, "source"]):
+    for about, table in groups(heads, OF_A_SOURCE):
         data = cube(table, value)
         of_means = functools.partial(statistics, cube=data, **options)
         found, ends = of_means(data.values.mean(0)), observe_each(data, of_means, over_heads=over_heads)
         drawn = {"n": len(data.values), "over": data.drawn + " and heads" * over_heads}
         for name, pooled in found.items():
-            rows.append({"measure": name, **about, **ends[name]._asdict(), **drawn, "why": pooled.remark})
+            rows.append({"measure": name, **about, **ends[name]._asdict(), **drawn, "why": pooled.why})
     return pd.DataFrame(rows)
 
 
@@ -218,23 +189,64 @@ def stratum_share(means: Means, cube: Cube, *, at: int, stratum: str) -> Pooled:
     return pooled(found, np.median, "layers", SHARE)
 
 
+def share_of_all(means: Means, cube: Cube, *, at: int, stratum: str) -> Pooled:
+    """Share of all heads, whatever their layer, in one stratum (C1, second)."""
+    found = strata.shares(_all_heads(means, cube, at).mean(0)[None], cube.D)
+    return pooled(found[:, strata.STRATA.index(stratum)], np.mean, "models", SHARE)
+
+
+def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
+    """p of Hartigan's dip test that rank/D of all heads has one mode, in rows as `measure` returns them (C1, second).
+
+    A p is its own interval; NaN where all ranks are equal.
+    """
+    rows = []
+    for names, table in groups(heads, OF_A_SOURCE):
+        data = cube(table)
+        found = strata.bimodality(data.values.mean((0, 1))[..., data.at(at)].ravel() / data.D)
+        p = float(found["p"])
+        why = "all ranks are equal" if np.isnan(p) else f"dip {found['dip']:.3f} of {found['n']:.0f} heads"
+        about = names | {"measure": name, "n": len(data.values)}
+        rows.append(about | {"estimate": p, "low": p, "high": p, "over": "heads, by the test", "why": why})
+    return pd.DataFrame(rows)
+
+
 def follow(means: Means, cube: Cube) -> Pooled:
     """Share of (high-rank head, position) with a mean rank within 1 of min(t, D); NaN without such heads (C2)."""
-    ranks = means.mean(0).reshape(-1, len(cube.positions))
-    high = ranks[ranks[:, -1] >= strata.HIGH * cube.D]
-    near = np.abs(high - np.minimum(cube.positions, cube.D)) <= 1
+    near = np.abs(_ending(means, cube, "high") - np.minimum(cube.positions, cube.D)) <= 1
     return pooled(near.mean(-1), np.mean, "high-rank heads", SHARE)
+
+
+def hold(means: Means, cube: Cube) -> Pooled:
+    """Share of (high-rank head, position from D/8 on) with a mean rank of at least 0.9 min(t, D) (C2, second)."""
+    late = np.asarray(cube.positions) >= cube.D / 8
+    held = _ending(means, cube, "high") >= HOLDS * np.minimum(cube.positions, cube.D)
+    return pooled(held[:, late].mean(-1) if late.any() else np.empty(0), np.mean, "high-rank heads", SHARE)
 
 
 def drift(means: Means, cube: Cube) -> Pooled:
     """|Change of rank/D per doubling of t| from t = D on, mean over low-rank heads; NaN without such heads (C2)."""
-    ranks, positions = means.mean(0).reshape(-1, len(cube.positions)), np.asarray(cube.positions)
-    late = positions >= cube.D
-    low = ranks[ranks[:, -1] <= strata.LOW * cube.D][:, late] / cube.D
+    return _slopes(means, cube, "low", cube.D, "two positions from d on")
+
+
+def settle(means: Means, cube: Cube) -> Pooled:
+    """|Change of rank/D per doubling of t| from t = 2 D on, mean over high-rank heads (C2, second)."""
+    return _slopes(means, cube, "high", 2 * cube.D, "two positions from 2 d on")
+
+
+def _slopes(means: Means, cube: Cube, stratum: str, since: int, needed: str) -> Pooled:
+    late = np.asarray(cube.positions) >= since
     if late.sum() < 2:
-        return pooled(np.empty(0), np.mean, "two positions from d on", MAGNITUDE)
-    slopes = np.polyfit(np.log2(positions[late]), low.T, 1)[0] if len(low) else np.empty(0)
-    return pooled(np.abs(slopes), np.mean, "low-rank heads", MAGNITUDE)
+        return pooled(np.empty(0), np.mean, needed, MAGNITUDE)
+    heads = _ending(means, cube, stratum)[:, late] / cube.D
+    slopes = np.polyfit(np.log2(cube.positions)[late], heads.T, 1)[0] if len(heads) else np.empty(0)
+    return pooled(np.abs(slopes), np.mean, f"{stratum}-rank heads", MAGNITUDE)
+
+
+def _ending(means: Means, cube: Cube, stratum: str) -> Float[np.ndarray, "heads C"]:
+    """The mean ranks of the heads that are in this stratum at the last position."""
+    ranks = means.mean(0).reshape(-1, len(cube.positions))
+    return ranks[strata.members(ranks[:, -1], cube.D)[strata.STRATA.index(stratum)]]
 
 
 def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Pooled:
@@ -242,26 +254,24 @@ def order_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Poole
 
     NaN where one of them was not captured: 16 D may lie beyond what was read.
     """
-    if not {first, second} <= set(cube.positions):
-        return pooled(np.empty(0), np.median, f"positions {first} and {second} among those captured", CORRELATION)
-    return _orders(means, [cube.at(first)], cube.at(second))[0]
-
-
-def orders_to_last(means: Means, cube: Cube) -> dict[int, Pooled]:
-    """`order_in_time` from every position but the last to the last, by position."""
-    *earlier, last = range(len(cube.positions))
-    return dict(zip(cube.positions, _orders(means, earlier, last), strict=False))
-
-
-def _orders(means: Means, first: Sequence[int], second: int) -> list[Pooled]:
-    ranks = np.moveaxis(means.mean(0), -1, 0)  # [C, L, H]
-    found = strata.spearman(ranks[first], np.broadcast_to(ranks[second], (len(first), *ranks.shape[1:])))
-    return [pooled(each, np.nanmedian, "layers", CORRELATION) for each in found]
+    return _in_time(strata.spearman, means, cube, first, second)
 
 
 def order_from_d(means: Means, cube: Cube) -> Pooled:
     """`order_in_time` from t = D to t = 16 D, the model's own D (C3)."""
     return order_in_time(means, cube, first=cube.D, second=16 * cube.D)
+
+
+def cosine_in_time(means: Means, cube: Cube, *, first: int, second: int) -> Pooled:
+    """Cosine of a layer's vectors, their mean over contexts, where `order_in_time` has Spearman ρ (C4, second)."""
+    return _in_time(strata.cosine, means, cube, first, second)
+
+
+def _in_time(agree: Callable[..., np.ndarray], means: Means, cube: Cube, first: int, second: int) -> Pooled:
+    if not {first, second} <= set(cube.positions):
+        return pooled(np.empty(0), np.nanmedian, f"positions {first} and {second} among those captured", CORRELATION)
+    found = agree(*(means.mean(0)[..., cube.at(position)] for position in (first, second)))
+    return pooled(found, np.nanmedian, "layers", CORRELATION)
 
 
 def cosine_between(means: Means, cube: Cube, *, at: int) -> Pooled:
@@ -297,12 +307,13 @@ def pooled(
     """The parts `values` made one by `pool`; NaN where there is none."""
     undefined = int(np.isnan(values).sum())
     value = np.nan if undefined == values.size else float(pool(values))
-    return Pooled(value, undefined, values.size, named, limits)
+    why = f"{undefined} of {values.size} {named} undefined" if undefined else ""
+    return Pooled(value, limits, why if values.size else f"there are no {named}")
 
 
 def single(value: float, limits: tuple[float, float], named: str = "values") -> Pooled:
     """A statistic of one part."""
-    return Pooled(value, int(np.isnan(value)), 1, named, limits)
+    return pooled(np.array([value]), np.max, named, limits)
 
 
 def _smaller(ranks: Float[np.ndarray, "... H"], d: int) -> Float[np.ndarray, "..."]:

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Float64
+from jaxtyping import Float64
 from torch import Tensor
 
 from srdyn import architectures, contexts, models, spectra, states, strata
 from srdyn.study.analysis import bounds, intervals, observations
+from srdyn.study.analysis.observations import OF_A_SOURCE
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables, samples
 
@@ -19,7 +20,6 @@ log = logging.getLogger(__name__)
 
 HALF_LIFE = 9.6
 """Tokens: the half-life above which a head of 128 dimensions saturates, ln 2 · 128 / ln(1/ε) at ε = 1e-4."""
-OF_A_SOURCE = [*observations.OF_A_MODEL, "source"]
 OF_A_HEAD = [*OF_A_SOURCE, "layer", "head"]
 UNBOUNDED = "it needs the gated delta rule with one decay a head, keys of length and write strengths of at most 1"
 LONGEST_KEY = 1 + 1e-4  # as rounding leaves a key of length 1
@@ -36,7 +36,7 @@ def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank") -> 
     Where the heads say of each sample how far off another machine may count it (`uncertain`; true is one), the table
     says it of the farthest of the three. Weights are positive, so that no count moves them farther than all together.
     """
-    ordered = observations.with_documents(heads).sort_values([*by, "context", "sample"], kind="stable")
+    ordered = heads.sort_values([*by, "context", "sample"], kind="stable")
     sizes = ordered.groupby(by, sort=True, observed=True).size()
     if sizes.nunique() != 1:
         raise ValueError(f"groups hold between {sizes.min()} and {sizes.max()} rows; select contexts and sources alike")
@@ -45,20 +45,16 @@ def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank") -> 
     values = ordered[value].to_numpy(np.float64).reshape(len(sizes), -1)
     times = intervals.times_drawn(documents, generator=torch.Generator().manual_seed(0))
     weights = (times / times.sum(-1, keepdims=True)).reshape(len(times), -1) / documents.shape[1]
-    ends = functools.partial(_mean_and_ends, weights=weights)
+
+    def ends(values: Float64[np.ndarray, "heads samples"]) -> Float64[np.ndarray, "3 heads"]:
+        return np.stack([values.mean(1), *np.quantile(values @ weights.T, [0.025, 0.975], axis=1)])
+
     found, table = ends(values), sizes.index.to_frame(index=False)
     table = table.assign(**dict(zip([value, "low", "high"], found, strict=True)), n=values.shape[1])
     if "uncertain" not in ordered:
         return table
     band = ordered["uncertain"].to_numpy(np.float64).reshape(values.shape)
     return table.assign(uncertain=np.max([abs(ends(values + off) - found) for off in (band, -band)], axis=(0, 1)))
-
-
-def _mean_and_ends(
-    values: Float64[np.ndarray, "heads samples"], weights: Float64[np.ndarray, "draws samples"]
-) -> Float64[np.ndarray, "3 heads"]:
-    """The mean of each head, and the ends of its interval."""
-    return np.stack([values.mean(1), *np.quantile(values @ weights.T, [0.025, 0.975], axis=1)])
 
 
 def final_ranks(text: pd.DataFrame, at: int) -> pd.DataFrame:
@@ -114,26 +110,19 @@ def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     forgetting = slow[slow.groupby(OF_A_SOURCE)["log_decay"].transform("count") > 0]
     splits = [(f"{e:.0e}", column, last) for e, column in null_tables.rank_columns(eps).items()]
     splits.append((f"half-life {HALF_LIFE}", "slow", forgetting))
-    return pd.DataFrame(
-        [
-            _share_row(part, split, column)
-            for split, column, table in splits
-            for _, part in table.groupby(OF_A_SOURCE, sort=False)
-        ]
-    )
+    rows = []
+    for split, column, table in splits:
+        for about, part in observations.groups(table, OF_A_SOURCE):
+            data = observations.cube(part, column)
+            found = observations.observe_each(data, functools.partial(_of_a_layer, cube=data))
+            modes = strata.bimodality(data.values[..., 0].mean((0, 1)).ravel() / data.D).drop("n").to_dict()
+            rows.append(about | {"split": split, "n": len(data.values)} | observations.columns(found) | modes)
+    return pd.DataFrame(rows)
 
 
-def _share_row(table: pd.DataFrame, split: str, column: str) -> dict:
-    """Each stratum's share of a layer's heads, median over layers, and how bimodal all heads are."""
-    data = observations.cube(table, column)
-
-    def of_a_layer(means: observations.Means) -> dict[str, observations.Pooled]:
-        share = functools.partial(observations.stratum_share, means, data, at=data.positions[0])
-        return {stratum: share(stratum=stratum) for stratum in strata.STRATA}
-
-    row = dict(zip(OF_A_SOURCE, table[OF_A_SOURCE].iloc[0], strict=True)) | {"split": split, "n": len(data.values)}
-    row |= observations.columns(observations.observe_each(data, of_a_layer))
-    return row | strata.bimodality(data.values[..., 0].mean((0, 1)).ravel() / data.D).drop("n").to_dict()
+def _of_a_layer(means: observations.Means, cube: observations.Cube) -> dict[str, observations.Pooled]:
+    share = functools.partial(observations.stratum_share, means, cube, at=cube.positions[0])
+    return {stratum: share(stratum=stratum) for stratum in strata.STRATA}
 
 
 def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
@@ -152,9 +141,17 @@ def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
 
 def time_order(text: pd.DataFrame) -> pd.DataFrame:
     """Spearman ρ of a layer's mean ranks at t and at the last position, median over layers, for every t."""
-    found = observations.measure_each(text, observations.orders_to_last)
+    found = observations.measure_each(text, _orders_to_last)
     found = found.assign(position=found["measure"], measure="order in time").sort_values("position", kind="stable")
     return found.rename(columns={"estimate": "spearman"}).reset_index(drop=True)
+
+
+def _orders_to_last(means: observations.Means, cube: observations.Cube) -> dict[int, observations.Pooled]:
+    """`observations.order_in_time` from every position but the last to the last, by position."""
+    ranks = np.moveaxis(means.mean(0), -1, 0)  # [C, L, H]
+    found = strata.spearman(ranks[:-1], np.broadcast_to(ranks[-1], ranks[:-1].shape))
+    parts = [observations.pooled(each, np.nanmedian, "layers", observations.CORRELATION) for each in found]
+    return dict(zip(cube.positions, parts, strict=False))
 
 
 def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str], at: int) -> pd.DataFrame:
@@ -172,21 +169,16 @@ def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame
     It is p + 3 for the longest block of p tokens among the attack's variants, the 3 being one less than the width of
     the layer's convolution. NaN in other layers, and where a layer of another kind comes first.
     """
-    # None of the weights is needed, so that none is read.
-    loaded = (models.load(opened.found(name), offload="disk") for name in names)
-    return pd.concat([_bounded(table, model) for model in loaded], ignore_index=True)
-
-
-def _bounded(table: pd.DataFrame, model: models.Model) -> pd.DataFrame:
-    own, first = table[table["model"] == model.name], architectures.sites(model.hf)[0]
-    width = first.recipe.convolution_width(first.mixer)
-    if width is None or first.index > 0:
-        return own.assign(bound=np.nan)
-    limit = {}
-    for attack in own["context"].unique():
-        longest = max(len(block) for block in contexts.blocks(attack, model.tokenizer))
-        limit[attack] = bounds.periodic_rank_bound(longest, conv_width=width)
-    return own.assign(bound=np.where(own["layer"] == first.index, own["context"].map(limit), np.nan))
+    parts = []
+    for name in names:
+        model = models.load(opened.found(name), offload="disk")  # none of the weights is needed, so that none is read
+        own, first = table[table["model"] == model.name], architectures.sites(model.hf)[0]
+        width, limit = first.recipe.convolution_width(first.mixer), {}
+        for attack in own["context"].unique() if width is not None else ():
+            longest = max(len(block) for block in contexts.blocks(attack, model.tokenizer))
+            limit[attack] = bounds.periodic_rank_bound(longest, conv_width=width)
+        parts.append(own.assign(bound=np.where(own["layer"] == 0, own["context"].map(limit), np.nan)))
+    return pd.concat(parts, ignore_index=True)
 
 
 def consecutive_cosines(name: str, reading: samples.Reading, tokens_at: list[int], *, n: int = 2) -> pd.DataFrame:
@@ -202,7 +194,7 @@ def consecutive_cosines(name: str, reading: samples.Reading, tokens_at: list[int
     sizes, tokens = [len(part) for part in parts], torch.cat(parts)
     rows = {"context": np.repeat(reading.texts, sizes), "sample": np.concatenate([np.arange(size) for size in sizes])}
     positions = sorted({p for t in tokens_at for p in (t - 1, t)})
-    norms = states.trace(model, tokens, positions, measure=_nuclear_norm)[..., 0]
+    norms = spectra.nuclear_norm(states.trace(model, tokens, positions))  # [L, B, C, H]
     follows = null_tables.follows_gated_delta(model)
     known_of = states.from_inputs(model, tokens, _known) if follows else [None] * model.grid.L
     tables = []
@@ -210,7 +202,7 @@ def consecutive_cosines(name: str, reading: samples.Reading, tokens_at: list[int
         for t in tokens_at:
             before, now = (norms[place, :, positions.index(p)] for p in (t - 1, t))
             bound = _promised(inputs, t, before) if inputs else np.nan
-            columns = {"cosine": _cosine(before, now), "bound": bound}
+            columns = {"cosine": strata.cosine(before.numpy(), now.numpy()), "bound": bound}
             tables.append(pd.DataFrame({**opened.about(model), **rows, "layer": layer.index, "position": t, **columns}))
     table = pd.concat(tables, ignore_index=True)
     if unbounded := table.loc[table["bound"].isna(), "layer"].nunique():
@@ -235,14 +227,6 @@ def _promised(known: Known, t: int, before: Float64[Tensor, "B H"]) -> Float64[n
     *writes, radius = known
     step = bounds.step_bound(*(x[:, t - 1] for x in writes), before, radius[:, t - 2])
     return bounds.cosine_lower_bound(step / before.norm(dim=-1)).numpy()
-
-
-def _cosine(a: Float64[Tensor, "B H"], b: Float64[Tensor, "B H"]) -> Float64[np.ndarray, " B"]:
-    return ((a * b).sum(-1) / (a.norm(dim=-1) * b.norm(dim=-1))).numpy()
-
-
-def _nuclear_norm(state: Float[Tensor, "B H K V"]) -> Float[Tensor, "B H 1"]:
-    return spectra.nuclear_norm(spectra.singular_values(state))[..., None]
 
 
 def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:

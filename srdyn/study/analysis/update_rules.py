@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from srdyn import spectra, strata
-from srdyn.study.analysis import mechanism, observations, second
+from srdyn.study.analysis import mechanism, observations
 from srdyn.study.survey import null_tables
 from srdyn.study.trials import effects, trials
 
@@ -34,11 +34,11 @@ def measures(text: pd.DataFrame, positions: list[int], *, eps: float = spectra.E
     of, at, anew = functools.partial(observations.measure, text), {"at": positions[-1]}, {"over_heads": True}
     tables = [of(f"rank after {t} tokens", _mean_rank, at=t, **anew).assign(unit="directions") for t in positions]
     for stratum, name in SHARES.items():
-        tables.append(of(name, second.share_of_all, stratum=stratum, **at, **anew).assign(unit=HEADS))
+        tables.append(of(name, observations.share_of_all, stratum=stratum, **at, **anew).assign(unit=HEADS))
     tables += [
         of("smaller group", observations.smaller_group, **at).assign(unit=LAYER),
         of("middle", observations.stratum_share, stratum="middle", **at).assign(unit=LAYER),
-        second.dip(text, "dip", **at).assign(unit="p of one mode"),
+        observations.dip(text, "dip", **at).assign(unit="p of one mode"),
         of(RHO, observations.spearman_between, **at).assign(unit="Spearman ρ"),
         of(KAPPA, observations.kappa_between, **at).assign(unit="Cohen's κ"),
     ]

@@ -1,9 +1,7 @@
 """The ledger of what the paper claims, fixed before any result, against what the runs found."""
 
-from __future__ import annotations
-
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import pandas as pd
 
@@ -22,6 +20,7 @@ _VERDICTS = {
     "undefined": "not testable here",
 }
 _MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
+_TABLES = {registration.FIRST: "claims", registration.SECOND: "claims_second"}
 _TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
 _COLUMNS = [*_TEXTS[:5], "seed", "estimate", "low", "high", "n", "over", "why"]
 _OVER = "over (contexts and positions: as fixed for the reference run)"
@@ -31,17 +30,16 @@ log = logging.getLogger(__name__)
 
 
 def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str = registration.FIRST) -> pd.DataFrame:
-    """Save what the notebook `run` measured for a claim; return the saved rows with what each says.
+    """Save what the notebook `run` measured for a claim, in place of its former rows; return them, judged one by one.
 
     `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled), why
     (what a reader must know) and source, which tells the rows of the model from those of its nulls. Every source of a
-    model has one row for every measure of the `first` or `second` registration (`registered`), but for one that asks
-    more heads a layer than the model has. The rows replace the claim's former ones in the table `<run>_claims`, or
-    `<run>_claims_second`. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises
-    ValueError for a claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An
-    estimate outside its interval is logged: resampling may shift a statistic, and the interval decides.
+    model has one row for every measure of the registration, but for one that asks more heads a layer than the model
+    has. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises ValueError for a
+    claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An estimate outside
+    its interval is logged: resampling may shift a statistic, and the interval decides.
     """
-    paper, stem = registration.load(registered), _stem(run, registered)
+    paper, stem = registration.load(registered), f"{run}_{_TABLES[registered]}"
     claim = paper.claim(claim_id)
     if claim.notebook != run:
         raise ValueError(f"{claim_id} is decided in {claim.notebook}, not in {run}")
@@ -77,15 +75,15 @@ def judge(rows: pd.DataFrame, *, registered: str = registration.FIRST) -> pd.Dat
 
 
 def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
-    """Every claim of the paper beside what the run at work found, one row for every claim and kind of model.
+    """Every claim of the registration beside what the run at work found, one row for every claim and kind of model.
 
-    By the second registration: the claims whose rules it changes. Columns: claim, statement, paper, kind, verdict, why,
-    leading (the value that decides), ours (all values), nulls (theirs), over, notebook, beside. A claim that was not
-    measured has one row, with an empty kind, that says why. The reference run leaves the verdict to the committed
-    thorough run where that measured the claim; `beside` then tells whether its own agrees.
+    Columns: claim, statement, paper, kind, verdict, why, leading (the value that decides), ours (all values), nulls
+    (theirs), over, notebook, beside. A claim that was not measured has one row, with an empty kind, that says why. The
+    reference run leaves the verdict to the committed thorough run where that measured the claim; `beside` then tells
+    whether its own agrees.
     """
-    columns = ["claim", "statement", "paper", "kind", "verdict", "why", "leading", "ours", "nulls", "over", "notebook"]
-    blank = dict.fromkeys([*columns, "beside"], "")
+    told = ["verdict", "why", "leading", "ours", "nulls", "over", "notebook", "beside"]
+    blank = dict.fromkeys(["claim", "statement", "paper", "kind", *told], "")
     entries = [_entries(claim, registered) for claim in registration.load(registered).claims]
     return pd.DataFrame([blank | entry for of_claim in entries for entry in of_claim], columns=list(blank))
 
@@ -101,25 +99,48 @@ def scorecard() -> str:
     """The ledger in Markdown: verdicts by both registrations, then every measure with its interval and its nulls."""
     book, paper, second = ledger(), registration.load(), ledger(registered=registration.SECOND)
     second = second[second["kind"] != ""]
-    kinds = [kind for kind in book["kind"].unique() if kind]
+    kinds = [kind for kind in book["kind"].unique() if kind] or [""]
     fixed = " · ".join(f"{name}: {when}" for name, when in (paper.registered or {}).items())
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
-    apart = book.groupby("claim", sort=False)
-    verdicts = [_verdict_row(rows, kinds, second[second["claim"] == claim]) for claim, rows in apart]
+    cells = by_kind(_in_full, book, second, kinds)
+    verdicts = [[f"**{each.id}** {each.statement}", each.paper, *cells[each.id]] for each in paper.claims]
+    why = "- **{}**, second: {}. Seen before: {}."
+    again = [claim for claim in paper.claims if claim.id in set(second["claim"])]
+    reasons = [why.format(claim.id, claim.second.why.strip(), claim.second.seen.strip()) for claim in again]
     both = pd.concat([book, second.assign(claim=second["claim"] + ", second")]) if len(second) else book
     details = both[["claim", "kind", "ours", "nulls", "why", "over", "notebook"]].to_numpy().tolist()
     heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", _OVER, "notebook"]
     parts = [
         f"Claims of *{paper.title}* ({paper.reference}) beside what was found here. Grades: {grades}.",
         *([f"Rules fixed: {fixed}."] if len(second) else []),
-        markdown.table(["claim", "paper (place; grade)", *(kinds or ["verdict"])], verdicts),
+        markdown.table(["claim", "paper (place; grade)", *(kind or "verdict" for kind in kinds)], verdicts),
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),
         " · ".join(f"{mark} {outcome}" for outcome, mark in _MARKS.items()),
-        *_reasons(list(dict.fromkeys(second["claim"]))),
+        *(["\n".join(reasons)] if reasons else []),
         "</details>",
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def by_kind(
+    told: Callable[[pd.DataFrame], pd.Series], book: pd.DataFrame, second: pd.DataFrame, kinds: Sequence[str]
+) -> pd.DataFrame:
+    """What `told` makes of the ledger, below it of that by the second rules: a column a claim, a row a kind.
+
+    A claim that was not measured says so for every kind.
+    """
+    first, later = (told(table.set_index(["kind", "claim"])) for table in (book, second[second["kind"] != ""]))
+    words = first + ("\nsecond: " + later).reindex(first.index).fillna("")
+    table = words.unstack()
+    unmeasured = table.reindex([""]).iloc[0]
+    return table.reindex(kinds).fillna(unmeasured).fillna("–")
+
+
+def _in_full(book: pd.DataFrame) -> pd.Series:
+    """Verdicts with the values that decide them, in lines."""
+    lines = "**" + book["verdict"] + "**\n" + book["leading"] + "\n" + book["beside"]
+    return lines.str.replace(r"\n+", "\n", regex=True).str.rstrip()
 
 
 def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
@@ -139,14 +160,10 @@ def _plain(frame: pd.DataFrame) -> pd.DataFrame:
     return frame.assign(**texts)[_COLUMNS]
 
 
-def _stem(run: str, registered: str) -> str:
-    return f"{run}_claims" if registered == registration.FIRST else f"{run}_claims_{registered}"
-
-
 def _standing(run: str, registered: str, *, of: str | None = None) -> pd.DataFrame:
     """The rows that a notebook saved in the run at work, or in the run `of`; none where it has not run."""
     try:
-        return _plain(store.load_table(_stem(run, registered), run=of))
+        return _plain(store.load_table(f"{run}_{_TABLES[registered]}", run=of))
     except FileNotFoundError:
         return pd.DataFrame(columns=_COLUMNS)
 
@@ -177,10 +194,9 @@ def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:
 
 
 def _with_outcomes(rows: pd.DataFrame, registered: str) -> pd.DataFrame:
-    claims = {claim.id: claim for claim in registration.load(registered).claims}
-    found = []
+    paper, found = registration.load(registered), []
     for row in rows.astype(dict.fromkeys(["estimate", "low", "high"], float)).itertuples():
-        claim = claims[row.claim]
+        claim = paper.claim(row.claim)
         measure = next(measure for measure in claim.measures if measure.name == row.measure)
         outcome = measure.outcome(row.estimate, row.low, row.high)
         found.append((measure.unit, measure.wanted, claim.value, claim.grade, outcome))
@@ -282,24 +298,3 @@ def _number(measure: registration.Measure, value: float) -> str:
     value = 0.0 if abs(value) < 1e-9 else float(value)
     texts = [f"{value:#.{digits}g}".rstrip(".") for digits in range(3, 10)]
     return next((text for text in texts if measure.satisfied(float(text)) == measure.satisfied(value)), texts[-1])
-
-
-def _verdict_row(rows: pd.DataFrame, kinds: Sequence[str], second: pd.DataFrame) -> list[str]:
-    """A claim's line in the table of verdicts: one cell for each kind of model, with what the second rules say."""
-    first, later = rows.iloc[0], second.set_index("kind")
-    cells = {}
-    for row in rows.itertuples():
-        text = [f"**{row.verdict}**", row.leading, row.beside]
-        if row.kind in later.index:
-            text += ["second: **{verdict}**".format(**later.loc[row.kind]), *later.loc[row.kind, ["leading", "beside"]]]
-        cells[row.kind] = "\n".join(filter(None, text))
-    verdicts = [cells.get(kind, cells.get("", "–")) for kind in kinds or [""]]
-    return [f"**{first['claim']}** {first['statement']}", first["paper"], *verdicts]
-
-
-def _reasons(claims: Sequence[str]) -> list[str]:
-    """Why these claims have second rules, and what had been seen before these were written."""
-    seconds = [(name, registration.load().claim(name).second) for name in claims]
-    told = "- **{}**, second: {}. Seen before: {}."
-    lines = [told.format(name, second.why.strip(), second.seen.strip()) for name, second in seconds]
-    return ["\n".join(lines)] if lines else []

@@ -1,9 +1,5 @@
 """What runs and code write into README and pages: the verdicts, a word each; the layers that srdyn knows."""
 
-from __future__ import annotations
-
-import json
-import re
 from collections.abc import Callable
 
 import pandas as pd
@@ -31,14 +27,13 @@ def verdicts() -> str:
     measured by the second registration too, what that says stands below.
     """
     book, second = claims.ledger(), claims.ledger(registered=registration.SECOND)
-    kinds = [kind for kind in book["kind"].unique() if kind and kind not in claims.CONTROLS]
-    rows = []
+    kinds = [kind for kind in book["kind"].unique() if kind and kind not in claims.CONTROLS] or [""]
+    cells, rows = claims.by_kind(_words, book, second, kinds), []
     for claim in registration.load().claims:
-        ours, later = (table[table["claim"] == claim.id].set_index("kind") for table in (book, second))
         name = f"[{claim.id}](notebooks/{claim.notebook}.ipynb) {claim.statement}"
-        rows.append([name, f"{claim.place} ({claim.grade})", *(_word(ours, later, kind) for kind in kinds or [""])])
+        rows.append([name, f"{claim.place} ({claim.grade})", *cells[claim.id]])
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
-    table = markdown.table(["claim", "paper", *(kinds or ["verdict"])], rows)
+    table = markdown.table(["claim", "paper", *(kind or "verdict" for kind in kinds)], rows)
     return f"{table}\n\n○ a null model passes. Grades of the paper's claims: {grades}.\n"
 
 
@@ -82,8 +77,8 @@ def _speeds() -> tuple[pd.Series, str]:
         table = store.load_table(_SPEEDS, run=store.REFERENCE)
     except FileNotFoundError:
         return pd.Series(dtype=float), ""
-    side = (store.table_dir(store.REFERENCE) / f"{_SPEEDS}.json").read_text(encoding="utf-8")
-    machine, tokens = json.loads(side)["machine"], table["tokens"].iloc[0]
+    machine = files.read_json(store.table_dir(store.REFERENCE) / f"{_SPEEDS}.json")["machine"]
+    tokens = table["tokens"].iloc[0]
     note = (
         f"\ntokens/s: one sequence of {tokens} through one layer alone, of the size that its configuration has by "
         f"default, in float32 ({machine['processor']}, {machine['threads']} threads; `make bench` measures yours).\n"
@@ -123,8 +118,6 @@ def publish() -> None:
             files.write_bytes(path, page(name, path.read_bytes().decode()).encode())
 
 
-def _word(ours: pd.DataFrame, later: pd.DataFrame, kind: str) -> str:
-    """The verdict for one kind of model, without numbers; `ours` and `later` are a claim's lines by kind."""
-    found = [ours.loc[kind if kind in ours.index else "", "verdict"]]
-    found += [f"second: {later.loc[kind, 'verdict']}"] if kind and kind in later.index else []
-    return "\n".join(re.sub(r" \(null pass.*", " ○", verdict) for verdict in found)
+def _words(book: pd.DataFrame) -> pd.Series:
+    """The verdicts without numbers."""
+    return book["verdict"].str.replace(r" \(null pass.*", " ○", regex=True)

@@ -1,12 +1,9 @@
 """What the paper says: `claims.yaml`, checked, as objects."""
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import math
 import operator
-import types
 import typing
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -39,7 +36,7 @@ class Measure:
     name: str
     quantity: str
     unit: str
-    rule: Mapping[str, object]
+    rule: Mapping
     taken: str = ""
     heads_per_layer: int = 0
     gate: bool = False
@@ -49,25 +46,19 @@ class Measure:
             raise ValueError(f"{self.name}: a rule is exactly one of {', '.join(_RULES)}, not {self.rule!r}")
         [threshold] = self.rule.values()
         if type(threshold) not in (int, float) or not math.isfinite(threshold):
-            raise ValueError(
-                f"{self.name}: a threshold is a finite number (YAML wants 1.0e-3 for 1e-3), not {threshold!r}"
-            )
-
-    @property
-    def threshold(self) -> float:
-        """The number of the rule."""
-        return next(iter(self.rule.values()))
+            wanted = "a threshold is a finite number (YAML wants 1.0e-3 for 1e-3)"
+            raise ValueError(f"{self.name}: {wanted}, not {threshold!r}")
 
     @property
     def wanted(self) -> str:
         """The rule as text."""
-        [bound] = self.rule
-        return f"{_RULES[bound][0]} {self.threshold:g}"
+        [(bound, threshold)] = self.rule.items()
+        return f"{_RULES[bound][0]} {threshold:g}"
 
     def satisfied(self, value: float) -> bool:
         """Whether one value satisfies the rule."""
-        [bound] = self.rule
-        return bool(_RULES[bound][1](value, self.threshold))
+        [(bound, threshold)] = self.rule.items()
+        return bool(_RULES[bound][1](value, threshold))
 
     def outcome(self, estimate: float, low: float, high: float) -> str:
         """`pass` when the whole interval satisfies the rule, `fail` when none of it does; `undefined` is NaN."""
@@ -110,14 +101,6 @@ class Claim:
         if self.grade not in GRADES:
             raise ValueError(f"claim {self.id}: a grade is one of {', '.join(GRADES)}, not {self.grade!r}")
 
-    def by(self, registered: str) -> "Claim":
-        """The claim with the measures of the `first` or `second` registration; ValueError where it has none."""
-        if registered == FIRST:
-            return self
-        if registered != SECOND or self.second is None:
-            raise ValueError(f"{self.id} has no rules by a registration called {registered!r}")
-        return dataclasses.replace(self, measures=self.second.measures)
-
     @property
     def paper(self) -> str:
         """The paper's value as text: value, place, grade."""
@@ -130,17 +113,17 @@ class Paper:
 
     title: str
     reference: str
-    thresholds: Mapping[str, float]
-    primary: Mapping[str, str]
+    thresholds: Mapping
+    primary: Mapping
     claims: tuple[Claim, ...]
-    registered: Mapping[str, str] | None = None
+    registered: Mapping | None = None
 
     def claim(self, claim_id: str) -> Claim:
         """The claim called `claim_id`. Raises ValueError for one that the paper does not make."""
-        for claim in self.claims:
-            if claim.id == claim_id:
-                return claim
-        raise ValueError(f"claims.yaml has no claim {claim_id!r}; there are {', '.join(c.id for c in self.claims)}")
+        found = {claim.id: claim for claim in self.claims}
+        if claim_id not in found:
+            raise ValueError(f"claims.yaml has no claim {claim_id!r}; there are {', '.join(found)}")
+        return found[claim_id]
 
 
 _PARTS = {"claims": Claim, "measures": Measure, "second": Second}
@@ -167,16 +150,21 @@ def _read(text: bytes, registered: str) -> Paper:
     found.claim(found.primary.get("claim"))
     if not all(type(x) in (int, float) and math.isfinite(x) for x in found.thresholds.values()):
         raise ValueError(f"claims.yaml: thresholds are finite numbers, not {found.thresholds}")
-    decided = [claim for claim in found.claims if registered == FIRST or claim.second is not None]
-    return dataclasses.replace(found, claims=tuple(claim.by(registered) for claim in decided))
+    if registered == FIRST:
+        return found
+    if registered != SECOND:
+        raise ValueError(f"claims.yaml has no registration called {registered!r}; there are {FIRST} and {SECOND}")
+    changed = [claim for claim in found.claims if claim.second is not None]
+    again = [dataclasses.replace(claim, measures=claim.second.measures) for claim in changed]
+    return dataclasses.replace(found, claims=tuple(again))
 
 
 def rules() -> pd.DataFrame:
     """Every measure's rule: columns claim, measure, at_least, at_most (or below), of which one is NaN."""
-    measures = [(claim.id, measure) for claim in load().claims for measure in claim.measures]
-    table = pd.DataFrame([{"claim": claim, "measure": measure.name, **measure.rule} for claim, measure in measures])
-    table = table.reindex(columns=["claim", "measure", "at_least", "at_most", "below"])
-    return table.assign(at_most=table["at_most"].fillna(table["below"])).drop(columns="below")
+    rows = [(claim.id, measure.name, measure.rule) for claim in load().claims for measure in claim.measures]
+    ends = [(rule.get("at_least"), rule.get("at_most", rule.get("below"))) for *_, rule in rows]
+    table = pd.DataFrame(rows, columns=["claim", "measure", "rule"]).drop(columns="rule")
+    return table.assign(**pd.DataFrame(ends, columns=["at_least", "at_most"], dtype=float))
 
 
 def _made(kind: type, entry: object, where: str) -> object:
@@ -189,15 +177,9 @@ def _made(kind: type, entry: object, where: str) -> object:
     if not {name for name in needed if needed[name]} <= given.keys() <= needed.keys():
         raise ValueError(f"{where}: claims.yaml wants the keys {', '.join(needed)}, not {entry}")
     for name, wanted in typing.get_type_hints(kind).items():
-        if name in given and name not in _PARTS and not isinstance(given[name], _plain(wanted)):
+        if name in given and name not in _PARTS and not isinstance(given[name], wanted):
             raise ValueError(f"{where}: {name} cannot be {given[name]!r:.60}")
     return kind(**given | {name: _part(name, given[name], f"{where}: {name}") for name in _PARTS.keys() & given.keys()})
-
-
-def _plain(wanted: object) -> tuple[type, ...]:
-    """The types that a value of a field may have, whatever these hold."""
-    options = typing.get_args(wanted) if isinstance(wanted, types.UnionType) else (wanted,)
-    return tuple(typing.get_origin(option) or option for option in options)
 
 
 def _part(name: str, content: object, where: str) -> object:

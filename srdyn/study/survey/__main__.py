@@ -29,9 +29,7 @@ def main(arguments: Sequence[str]) -> None:
     with contextlib.chdir(files.root() / "notebooks"):  # where the paths among the parameters are seen from
         [given] = parameters.of_run(["01_stratification"], preset[0], parameters.parsed(" ".join(overrides))).values()
         axes = {name: tuple(given[name]) for name in ("domains", "tasks", "attacks", "positions")}
-        reading = survey.Reading(
-            **axes, length=axes["positions"][-1], n=given["n"], seed=given["seed"], eps=given["eps"]
-        )
+        reading = survey.Reading(**axes, n=given["n"], seed=given["seed"], eps=given["eps"])
         table = survey.heads(given["models"], reading)
     for model, rows in table.groupby("model", sort=False) if first else ():
         print(f"{model}: {rows['context'].nunique()} contexts of {rows['source'].nunique()} sources, {len(rows)} rows")

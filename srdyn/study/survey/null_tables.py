@@ -20,8 +20,7 @@ from srdyn.study.survey import samples
 log = logging.getLogger(__name__)
 
 MODEL = "model"
-_UNTRAINED, _MECHANISM, COMMON = "untrained", "mechanism", "common decay"
-NULLS = (_UNTRAINED, _MECHANISM, COMMON)
+UNTRAINED, MECHANISM, COMMON = NULLS = ("untrained", "mechanism", "common decay")
 SWEEP = (1e-2, 1e-3, 1e-5, 1e-6)
 """Thresholds that the rank is also taken at."""
 
@@ -36,7 +35,7 @@ def rank_columns(eps: float) -> dict[float, str]:
 def available(model: models.Model, sources: Sequence[str]) -> list[str]:
     """The model and those of its nulls that it can have; a log line says which it cannot, and why."""
     for can, why, lost in (
-        (_is_reference, "what it was started from is not known", [_UNTRAINED]),
+        (_is_reference, "what it was started from is not known", [UNTRAINED]),
         (follows_gated_delta, "its states do not follow the gated delta rule with one decay a head", NULLS[1:]),
         (forgets, "its heads do not forget", [COMMON]),
     ):
@@ -62,23 +61,21 @@ class Tables:
 
     def table(self, source: str, context: str) -> pd.DataFrame:
         """The rows of one source in one context; columns as in `survey.heads`. Raises ValueError for another source."""
-        self.make(context, [source])
-        return self.kept.get(f"{source}--{context}")
+        of_source = {
+            MODEL: lambda context: self._own(context)[0],
+            UNTRAINED: lambda context: self._read(untrained(self.model), context)[0],
+            MECHANISM: lambda context: self._null(self._own(context)[1], context),
+            COMMON: self._common,
+        }
+        if source not in of_source:
+            raise ValueError(f"no source is called {source!r}; there are {', '.join(of_source)}")
+        about = {"source": source, "kind": opened.kind(self.model)}
+        return self.kept.once(f"{source}--{context}", lambda: of_source[source](context).assign(**about))
 
     def make(self, context: str, sources: Sequence[str]) -> None:
         """Make and keep those tables of a context that are not there yet."""
-        of_source = {
-            MODEL: lambda context: self._own(context)[0],
-            _UNTRAINED: lambda context: self._read(untrained(self.model), context)[0],
-            _MECHANISM: lambda context: self._null(self._own(context)[1], context),
-            COMMON: self._common,
-        }
         for source in sources:
-            if source not in of_source:
-                raise ValueError(f"no source is called {source!r}; there are {', '.join(of_source)}")
-            if self.lacks(context, [source]):
-                table = of_source[source](context).assign(source=source, kind=opened.kind(self.model))
-                self.kept.put(f"{source}--{context}", table)
+            self.table(source, context)
 
     def lacks(self, context: str, sources: Sequence[str]) -> bool:
         """Whether one of the sources is not made yet in this context."""

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 @dataclasses.dataclass(frozen=True)
 class Reading:
-    """What every model reads: `n` samples of each context, `length` tokens each, spectra taken at `positions`.
+    """What every model reads: `n` samples of each context, up to the last of the `positions` that spectra are taken at.
 
     `domains` are those of `contexts.domain`, `tasks` those of `evals.TASKS`, `attacks` those of `contexts.ATTACKS`.
     """
@@ -29,10 +29,14 @@ class Reading:
     tasks: tuple[str, ...]
     attacks: tuple[str, ...]
     positions: tuple[int, ...]
-    length: int = 2048
     n: int = 8
     seed: int = 0
     eps: float = spectra.EPS
+
+    @property
+    def length(self) -> int:
+        """Tokens of every sample."""
+        return self.positions[-1]
 
     @functools.cached_property
     def texts(self) -> tuple[str, ...]:
