@@ -71,7 +71,7 @@ def _of_batch(d: int, batch: int, seconds: pd.Series, rounds: int) -> pd.DataFra
     states = torch.randn(batch, d, d, generator=torch.Generator().manual_seed(d))
     cases = {method: functools.partial(METHODS[method], states) for method in seconds.index}
     rounds = max(1, min(rounds, int(_SECONDS / seconds.sum()))) if seconds.any() else rounds
-    times = timing.interleaved(cases, rounds=rounds, seconds=_SECONDS, warm_up=seconds.sum() < 1)
+    times = timing.interleaved(cases, rounds=rounds, seconds=_SECONDS, warm_up=bool(seconds.sum() < 1))
     rows = timing.medians(times, base=BASE if BASE in cases else seconds.index[0], faster=True)
     if BASE not in cases:
         rows[["base", "ratio", "low", "high"]] = None, np.nan, np.nan, np.nan

@@ -24,7 +24,7 @@ _OLDER |= {"MKL_CBWR": "COMPATIBLE", "NUMBA_CPU_NAME": "generic"}
 """What a process is started with to be as on a processor without AVX and fused multiply-add, code compiled here too."""
 
 
-Read = tuple[Float32[np.ndarray, "L B C H K V"], Float64[np.ndarray, "B T"]]
+Read = tuple[Float32[np.ndarray, "L B C H K V"], Float64[np.ndarray, "B U"]]
 """What a reading found: states, and log-probabilities of the tokens that came."""
 
 

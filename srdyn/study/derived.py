@@ -45,7 +45,7 @@ def tables(draw: np.random.Generator) -> cells.Fresh:
         made |= {"alone": stands("03_ablation_sets"), "given": None, "answers": None, "versus": None}
         yield from cells.kept("03_ablation", of=run, until="if hybrids", **made)
         made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
-        made |= {"alone": stands("04_pruning_sets"), "doses": stands("04_pruning_oracle"), "kept": None}
+        made |= {"alone": stands("04_pruning_sets"), "doses": stands("04_pruning_oracle"), "kept": pd.DataFrame()}
         yield from cells.kept("04_pruning", of=run, since="sets.places(alone)", until="trials.overlaps", **made)
         yield from cells.kept("04_pruning", of=run, since="memory.ledger", until="run.verdicts")
         yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)

@@ -122,7 +122,8 @@ def _retention(draw: np.random.Generator) -> cells.Fresh:
     """Notebook 05: one half-life, text that comes twice, one task while states are cut to a rank; one head."""
     given = derived.given("05_mechanism_retention")
     first, held = (derived.place(draw.choice(given["models"][:2] + more)) for more in ([], given["second_seeds"]))
-    few = {name: [draw.choice(given[name]).item()] for name in ("half_lives", "loads", "truncated", "truncated_every")}
+    few = {name: [draw.choice(given[name]).item()] for name in ("loads", "truncated", "truncated_every")}
+    few |= {"half_lives": [float(draw.choice(given["half_lives"]))]}
     few |= {"models": [first], "held": [held], "gaps": given["gaps"][:2], "heads": None, "text": None, "last": None}
     by = "model group half_life factor distance probe truncated every"
     damages = derived.stands("05_mechanism_single")

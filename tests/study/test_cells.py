@@ -29,7 +29,8 @@ CELLS = [
 @pytest.fixture(autouse=True)
 def clone(tmp_path, monkeypatch):
     written = [{"cell_type": "code", "source": [source]} for source in CELLS]
-    (tmp_path / "notebooks").mkdir()
+    for folder in ("data", "notebooks"):
+        (tmp_path / folder).mkdir()
     content = {"cells": [{"cell_type": "markdown", "source": ["# A title"]}, *written]}
     (tmp_path / "notebooks/01_first.ipynb").write_text(json.dumps(content))
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
