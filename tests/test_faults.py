@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,8 @@ import saved
 import torch
 from study import test_reproduce
 
-from srdyn import models, prune
-from srdyn.loading import files
+from srdyn import export, models, prune, pruning
+from srdyn.loading import files, folders
 from srdyn.study.run import code, store
 from srdyn.study.survey import survey
 from srdyn.training import recipes, train
@@ -86,8 +87,16 @@ def healed(place, folder, *, steps=4):
     return pd.DataFrame({"loss": losses})
 
 
+def kept_units(place, folder):
+    kept = store.RunStore(folder, made_by={"a": 1})
+    for name in ("a", "b"):
+        if not kept.has(name):
+            kept.put(name, pd.DataFrame({"x": np.arange(40.0)}))
+    return pd.concat([kept.get(name) for name in ("a", "b")])
+
+
 @pytest.mark.parametrize("damage", [flipped, cut_off])
-@pytest.mark.parametrize("work", [surveyed, healed])
+@pytest.mark.parametrize("work", [surveyed, kept_units, healed])
 def test_a_kept_file_that_broke_is_said_and_made_again(work, damage, tiny, tmp_path, caplog):
     wanted = work(tiny, tmp_path)
     broken = sorted(path for path in tmp_path.rglob("*") if path.suffix in {".unit", ".pt"})
@@ -102,6 +111,21 @@ def test_a_kept_file_that_broke_is_said_and_made_again(work, damage, tiny, tmp_p
     caplog.clear()
     pd.testing.assert_frame_equal(work(tiny, tmp_path), wanted)
     assert "broken" not in caplog.text
+
+
+@pytest.mark.parametrize("damage", [flipped, cut_off])
+def test_a_saved_folder_that_broke_stays_and_is_said(damage, tmp_path):
+    def write(text):
+        with folders.replacing(tmp_path / "it") as new:
+            new.mkdir()
+            (new / "a.txt").write_text(text * 20)
+
+    for name in ("a.txt", folders.LIST):
+        write("one")
+        damage(tmp_path / "it" / name)
+        with pytest.raises(FileExistsError, match=r"a\.txt"):
+            write("two")
+        shutil.rmtree(tmp_path / "it")
 
 
 def reproduced(clone, *arguments):
@@ -169,7 +193,27 @@ def test_a_full_disk_is_named_with_what_it_lacks_and_nothing_is_left(full_disk):
     assert not kept.has("large")
 
 
-def test_a_model_that_a_full_disk_cannot_hold_is_told_how_much_it_wants(full_disk):
+def test_a_folder_on_a_full_disk_leaves_the_old_one(full_disk):
+    with folders.replacing(full_disk / "it") as new:
+        new.mkdir()
+        (new / "a").write_bytes(b"old")
+    with pytest.raises(OSError, match="No space left"), folders.replacing(full_disk / "it") as new:  # noqa: PT012
+        new.mkdir()
+        (new / "a").write_bytes(bytes(2**22))
+    assert (full_disk / "it/a").read_bytes() == b"old"
+    assert [path.name for path in full_disk.iterdir()] == ["it"]
+
+
+@pytest.mark.parametrize("save", [pruning.save, export.save])
+def test_a_model_that_a_full_disk_cannot_hold_is_told_how_much_it_wants(save, full_disk):
+    model = models.load(files.data_dir() / "models" / "pure")
+    with pytest.raises(OSError, match=r"no space left for .*disk/it, which wants [\d,]+ bytes") as refused:
+        save(model, full_disk / "it")
+    assert refused.value.errno == errno.ENOSPC
+    assert list(full_disk.iterdir()) == []
+
+
+def test_so_is_a_training_before_it_writes_weights(full_disk):
     run = train.Run(recipes.named("pure"), full_disk / "it", device="cpu")
     with pytest.raises(OSError, match=r"no space left for .*it/final, which wants [\d,]+ bytes") as refused:
         run._write_model("final")
@@ -187,3 +231,13 @@ def test_what_a_dead_process_was_writing_goes_and_what_a_live_one_writes_stays(t
         files.write_bytes(tmp_path / "a.json", b"x")
         alive.kill()
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([names[0], "a.json"])
+
+
+def test_who_comes_second_waits_for_the_lock(tmp_path):
+    held = "import sys, time; from srdyn.loading import files\nfrom pathlib import Path\n"
+    held += "with files.locked(Path(sys.argv[1])): print('in', flush=True); time.sleep(2); print(time.time())"
+    asked, pipe = [sys.executable, "-c", held, str(tmp_path / "lock")], {"stdout": subprocess.PIPE, "text": True}
+    with subprocess.Popen(asked, env=os.environ | {"PYTHONPATH": PACKAGE}, **pipe) as first:
+        first.stdout.readline()
+        with files.locked(tmp_path / "lock"):
+            assert time.time() >= float(first.stdout.readline())
