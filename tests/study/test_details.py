@@ -288,6 +288,9 @@ DETAILS = {
     "of the pure model's of 128 fewer are high": lambda: (
         sizes("pure-d128", "high", 1) and not sizes("pure-d128", "middle", 1)
     ),
+    "with which ranks hardly go together (Spearman ρ 0.04)": lambda: (
+        round(trained("closed form, Spearman ρ")["gla"], 2) == 0.04
+    ),
     "128 has too few heads at the bound; of the other three that is open": lambda: (
         lambda high: (
             (high < 0.2).to_dict() == {"hybrid-d32": False, "hybrid-d128": True, "pure-d32": False, "pure-d128": False}
@@ -299,7 +302,7 @@ DETAILS = {
 }
 README = {
     "about half of the heads of the four models hold little": lambda: all(0.4 < low_share(x) < 0.67 for x in FOUR),
-    "whose rule does not decay has no low head": lambda: deltanet("low heads")["model"] == 0,
+    "decay slowly, or not at all, have no low head": lambda: (trained("low heads")[RULES] == 0).all(),
     "more facts hidden in a text (*needles*) are found than without random heads, in all four models": lambda: (
         all(without("low", value="low")[FOUR] > 0) and all(without("low", value="high")[FOUR] < 1)
     ),
@@ -341,13 +344,22 @@ def far_lost():
     return lost["saturated, slow"].groupby("model").min() >= 0.4, full, lost["saturated, fast"].max()
 
 
-def deltanet(measure):
-    """Of each source."""
-    return of("10_rules_measures", f"model == 'deltanet' and measure == '{measure}'").set_index("source")["estimate"]
+RULES = ["rwkv7", "gla", "deltanet"]
 
 
-def trained(measure, value="estimate"):
-    return by("10_rules_measures", f"source == 'model' and measure == '{measure}'", "measure", value).iloc[0]
+def trained(measure, value="estimate", source="model"):
+    """Of the models of several update rules, by model."""
+    return by("10_rules_measures", f"source == '{source}' and measure == '{measure}'", "measure", value).iloc[0]
+
+
+def untrained(measure):
+    return trained(measure, source="untrained")
+
+
+def recall_lost(arm, value):
+    """By the models of several update rules, without heads."""
+    asked = f"probe == 'recall8' and reference == 'intact' and arm == '{arm}'"
+    return of("10_rules_removed", asked).set_index("model")[value]
 
 
 def least_kept():
@@ -387,22 +399,24 @@ FINDINGS = {
         far_lost()[0].sum() == 3 and (far_lost()[0] & (far_lost()[1] > 0.85)).sum() == 2
     ),
     "at most one needle in ten is lost": lambda: far_lost()[2] <= 0.1 + 1e-9,
-    "has no low head: seven in ten are high after 2048 tokens, the others between": lambda: (
-        (deltanet("low heads") == 0).all()
-        and round(deltanet("high heads")["model"], 1) == 0.7
-        and deltanet("smaller group")["model"] == 0
+    "no head of theirs has a half-life of less than two tokens, as more than half of `pure`'s have": lambda: (
+        lambda fast: (fast[RULES] == 0).all() and fast["pure"] > 0.5
+    )(of("10_rules_heads").assign(fast=lambda x: x["half_life"] < 2).groupby("model")["fast"].mean()),
+    "have no low head, and the ranks of their layers do not fork": lambda: all(
+        (trained(measure)[RULES] == 0).all() for measure in ("low heads", "smaller group")
     ),
-    "all states of DeltaNet are full": lambda: (
-        (deltanet("high heads")[["untrained", "mechanism"]] == 1).all()
-        and deltanet(update_rules.RHO)[["untrained", "mechanism"]].abs().max() < 0.2
+    "before training all states of DeltaNet and GLA are full, and there is no order": lambda: all(
+        untrained("high heads")[model] == 1 and untrained(update_rules.RHO)[model] < 0.2
+        for model in ("deltanet", "gla")
     ),
-    "agree between texts in order as well as those of `pure`, in strata better": lambda: (
-        abs(trained(update_rules.RHO)["deltanet"] - trained(update_rules.RHO)["pure"]) < 0.01
+    "DeltaNet's and RWKV-7's as well as those of `pure`, DeltaNet's in strata better": lambda: (
+        trained(update_rules.RHO)[["deltanet", "rwkv7"]].sub(trained(update_rules.RHO)["pure"]).abs().lt(0.01).all()
         and trained(update_rules.KAPPA, "low")["deltanet"] > trained(update_rules.KAPPA, "high")["pure"]
     ),
-    "Recall stays whole without its quarter of lowest rank, and falls without that of highest": lambda: (
-        lambda lost: lost.loc["low", "low"] > -0.02 and lost.loc["high", "high"] < 0
-    )(of("10_rules_removed", "model == 'deltanet' and probe == 'recall8' and reference == 'intact'").set_index("arm")),
+    "nineteen heads of twenty are neither low nor high": lambda: round(20 * trained("middle heads")["gla"]) == 19,
+    "Recall of DeltaNet and GLA stays whole without the quarter of lowest rank of each layer, and falls": lambda: (
+        (recall_lost("low", "low")[RULES[1:]] > -0.02).all() and (recall_lost("high", "high")[RULES[1:]] < 0).all()
+    ),
     "the paper's share, no rule keeps all tasks": lambda: (least_kept() < 0.9).all(),
     "at a tenth of the heads, it is worse than nearly all random sets;": lambda: (
         among_sets("place")[FIRST] < 0.05
