@@ -17,6 +17,7 @@ from srdyn.kernels import denormals
 from srdyn.study import cells, derived
 from srdyn.study.analysis import emergence
 from srdyn.study.run import opened, store
+from srdyn.study.survey import survey
 from srdyn.study.trials import battery, effects, frontier, retention, sets, single_heads, trials
 
 ARM, HEAD = derived.ARM, "model layer head"
@@ -24,10 +25,14 @@ ABOUT = f"{ARM} layers window truncated probe"
 
 
 def _reading(draw: np.random.Generator) -> cells.Fresh:
-    """Notebooks 01, 02, 05: one model's heads in all contexts, beside its nulls."""
-    name = derived.place(draw.choice(derived.given("05_mechanism_heads")["models"]))
+    """Notebooks 01, 02, 05: one model's heads in all contexts, beside the null `mechanism`."""
+    given = derived.given("05_mechanism_heads")
+    name, axes = derived.place(draw.choice(given["models"])), ("domains", "tasks", "attacks", "positions")
+    of = {axis: tuple(given[axis]) for axis in axes} | {option: given[option] for option in ("n", "eps", "seed")}
+    heads = survey.heads([name], survey.Reading(**of), sources=["mechanism"])
     for stem in ("01_stratification", "02_consistency", "05_mechanism"):
-        yield from cells.kept(stem, until="if sizes", models=[name])
+        by = "claim measure model source predictor"
+        yield from cells.kept(stem, until="if sizes", by=by, models=[name], heads=heads)
 
 
 def _experiments(draw: np.random.Generator) -> cells.Fresh:
