@@ -12,8 +12,6 @@ from srdyn.loading import reference
 from srdyn.study.analysis import emergence
 
 _FEW_STEPS = 4
-_STEPS = 4
-_NO_BREAK = "\N{NO-BREAK SPACE}"
 _STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
 _REFERENCES = {
     "final": style.Look("#111111", "o"),
