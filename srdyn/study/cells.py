@@ -3,8 +3,7 @@
 import ast
 import json
 import types
-from collections.abc import Callable, Iterator, Mapping
-from unittest import mock
+from collections.abc import Callable, Collection, Iterator, Mapping
 
 import pandas as pd
 
@@ -39,26 +38,36 @@ class _Run:
         """They need all models."""
 
 
-def kept(stem: str, *, of: str = "", since: str = "", until: str = "", by: str = _NAMES, **given: object) -> Fresh:
-    """The tables of the cells from the first that says `since` to one that says `until`, after that of the run.
+class _Undrawn:
+    """In the place of `srdyn.figures`."""
 
-    All these are run in their order, with the reference run's parameters; what would be assigned to names that are
-    `given` is passed over. `of` is put before the names of the tables, and `by` are the columns that tell which of
-    their rows are made.
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *tables, **options: None
+
+
+def kept(stem: str, *, of: str = "", tags: Collection[str] = (), by: str = _NAMES, **given: object) -> Fresh:
+    """The tables of the cells that bear one of the tags, by default of all cells after that of the run.
+
+    That of the run, which calls `notebook.Run`, comes before them. They are run in their order, with the reference
+    run's parameters; what would be assigned to names that are `given` is passed over. `of` is put before the names of
+    the tables, and `by` are the columns that tell which of their rows are made. Raises ValueError for a tag that no
+    cell bears.
     """
     content = json.loads((files.root() / "notebooks" / f"{stem}.ipynb").read_text(encoding="utf-8"))
-    cells = [ast.parse("".join(cell["source"])).body for cell in content["cells"] if cell["cell_type"] == "code"]
-    texts = [ast.unparse(cell) for cell in cells]
-    opening = next(i for i, text in enumerate(texts) if "notebook.Run(" in text)
-    first = next(i for i, text in enumerate(texts) if i > opening and since in text)
-    last = next((i for i, text in enumerate(texts) if i >= first and until and until in text), len(cells))
+    written = [cell for cell in content["cells"] if cell["cell_type"] == "code"]
+    cells = [ast.parse("".join(cell["source"])).body for cell in written]
+    borne = [cell["metadata"].get("tags", []) for cell in written]
+    if unknown := set(tags).difference(*borne):
+        raise ValueError(f"no cell of {stem} bears the tag {' or '.join(sorted(unknown))}")
+    opening = next(i for i, cell in enumerate(cells) if "notebook.Run(" in ast.unparse(cell))
+    asked = [i for i in range(opening + 1, len(cells)) if not tags or set(tags) & set(borne[i])]
     imports = [line for cell in cells for line in cell if isinstance(line, ast.Import | ast.ImportFrom)]
     run, space = _Run(of + stem), parameters.of_run([stem], store.REFERENCE, {})[stem]
     exec(compile(ast.Module(imports, []), stem, "exec"), space)
     opened = types.SimpleNamespace(Run=lambda stem, **parameters: run)
-    space |= {"figures": mock.Mock(), "notebook": opened, "display": lambda *shown: None} | given
-    for cell in [cells[opening], *cells[first:last]]:
-        lines = [line for line in cell if line not in imports and not _is_given(line, given)]
+    space |= {"figures": _Undrawn(), "notebook": opened, "display": lambda *shown: None} | given
+    for i in [opening, *asked]:
+        lines = [line for line in cells[i] if line not in imports and not _is_given(line, given)]
         exec(compile(ast.Module(lines, []), stem, "exec"), space)
         for table, frame in run.held:
             if not any(frame is other for other in given.values()):

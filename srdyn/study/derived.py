@@ -42,12 +42,11 @@ def tables(draw: np.random.Generator) -> cells.Fresh:
     known = ("estimates", "composition", "differences", "heads")
     for run in ("", "thorough/"):
         made = {name: stands(f"{run}03_ablation_{name}") for name in known}
-        made |= {"alone": stands("03_ablation_sets"), "given": None, "answers": None, "versus": None}
-        yield from cells.kept("03_ablation", of=run, until="if hybrids", **made)
+        made |= {"alone": stands("03_ablation_sets"), "versus": None}
+        yield from cells.kept("03_ablation", of=run, tags=("derived",), **made)
         made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
         made |= {"alone": stands("04_pruning_sets"), "doses": stands("04_pruning_oracle"), "kept": pd.DataFrame()}
-        yield from cells.kept("04_pruning", of=run, since="sets.places(alone)", until="trials.overlaps", **made)
-        yield from cells.kept("04_pruning", of=run, since="memory.ledger", until="run.verdicts")
+        yield from cells.kept("04_pruning", of=run, tags=("derived",), **made)
         yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
     yield "04_pruning_rivals", f"{ARM} probe", _rivals
     yield "04_pruning_engines", "", _engines

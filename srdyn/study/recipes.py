@@ -32,7 +32,8 @@ def _reading(draw: np.random.Generator) -> cells.Fresh:
     heads = survey.heads([name], survey.Reading(**of), sources=["mechanism"])
     for stem in ("01_stratification", "02_consistency", "05_mechanism"):
         by = "claim measure model source predictor"
-        yield from cells.kept(stem, until="if sizes", by=by, models=[name], heads=heads)
+        tags = ("ranks",) if stem == "05_mechanism" else ()
+        yield from cells.kept(stem, tags=tags, by=by, models=[name], heads=heads)
 
 
 def _experiments(draw: np.random.Generator) -> cells.Fresh:
@@ -57,10 +58,10 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
         domain = str(draw.choice(plan.domains))
         names |= {"others": {f"{domain} alone": dataclasses.replace(plan, domains=(domain,))}}
         names |= {"ways": [frontier.Way(frontier.WHOLE, share=0.0), _way(draw, place)]}
-        until, by = "taken = " if run else "some = ", "model variant how rule share rank probe"
-        yield from cells.kept("04_pruning", of=run, since="others = ", until=until, by=by, **names)
+        by = "model variant how rule share rank probe"
+        yield from cells.kept("04_pruning", of=run, tags=("calibration",), by=by, **names)
         if not run:
-            yield from cells.kept("04_pruning", since="sets.doses", until="sets.at_doses", **names)
+            yield from cells.kept("04_pruning", tags=("frontier", "oracle"), by=by, **names)
             yield "03_ablation_heads", f"{HEAD} probe", functools.partial(_damage, draw, place, plan)
             for table in ("03_ablation_sets", "04_pruning_sets"):
                 yield table, f"{ARM} which draw probe", functools.partial(_sets, draw, table, place, plan)
@@ -132,7 +133,7 @@ def _retention(draw: np.random.Generator) -> cells.Fresh:
     few |= {"models": [first], "held": [held], "gaps": given["gaps"][:2], "heads": None, "text": None, "last": None}
     by = "model group half_life factor distance probe truncated every"
     damages = derived.stands("05_mechanism_single")
-    yield from cells.kept("05_mechanism", since="retention.set_to", by=by, damages=damages, **few)
+    yield from cells.kept("05_mechanism", tags=("retention",), by=by, damages=damages, **few)
     options = {"rows": given["needle_rows"], "eps": given["eps"], "seed": given["seed"]}
     asked = retention.Questions(tuple(given["distances"]), tuple(given["domains"]), **options)
     subject = retention.Subject(held, asked, store.kept_dir() / "one head")

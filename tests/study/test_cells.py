@@ -15,20 +15,23 @@ from srdyn.study import notebook
 run = notebook.Run("01_first", n=n)
 heads, last = asked_of_a_model(n), 2 * n
 """
-CELLS = [
-    "import pandas as pd\nby_hand = asked_of_a_model(1)",
-    OPENING,
-    "heads = run.table('heads', asked_of_a_model(n))\ndisplay(heads)",
-    "run.figure('map', figures.head_map(run.table('twice', heads.assign(x=heads['x'] * last))))",
-    "found = run.claim('C1', heads.assign(measure='m').drop(columns='x'))\nfound[['measure', 'outcome']]",
-    "run.claim('C1', pd.DataFrame({'measure': ['m'], 'source': ['null']}), registered='second')\nrun.verdicts()",
-    "run.table('late', asked_of_a_model(n))",
-]
+CELLS = {  # and their tags
+    "import pandas as pd\nby_hand = asked_of_a_model(1)": ["parameters"],
+    OPENING: [],
+    "heads = run.table('heads', asked_of_a_model(n))\ndisplay(heads)": ["judged"],
+    "run.figure('map', figures.head_map(run.table('twice', heads.assign(x=heads['x'] * last))))": ["judged"],
+    "found = run.claim('C1', heads.assign(measure='m').drop(columns='x'))\nfound[['measure', 'outcome']]": ["judged"],
+    "run.claim('C1', pd.DataFrame({'measure': ['m'], 'source': ['null']}), registered='second')\nrun.verdicts()": [
+        "judged",
+        "last",
+    ],
+    "run.table('late', asked_of_a_model(n))": [],
+}
 
 
 @pytest.fixture(autouse=True)
 def clone(tmp_path, monkeypatch):
-    written = [{"cell_type": "code", "source": [source]} for source in CELLS]
+    written = [{"cell_type": "code", "source": [x], "metadata": {"tags": tags}} for x, tags in CELLS.items()]
     for folder in ("data", "notebooks"):
         (tmp_path / folder).mkdir()
     content = {"cells": [{"cell_type": "markdown", "source": ["# A title"]}, *written]}
@@ -41,7 +44,7 @@ HEADS = pd.DataFrame({"model": ["a", "a"], "x": [1, 2]})
 
 
 def test_cells_keep_what_they_make_of_what_is_given():
-    found = list(cells.kept("01_first", until="late", heads=HEADS, last=10))
+    found = list(cells.kept("01_first", tags=["judged"], heads=HEADS, last=10))
     assert [(table, keys) for table, keys, _ in found] == [
         ("01_first_twice", "model"),
         ("01_first_claims", "claim measure model source"),
@@ -54,9 +57,11 @@ def test_cells_keep_what_they_make_of_what_is_given():
 
 
 def test_only_the_cells_that_are_asked_for_are_run():
-    given = {"of": "thorough/", "since": "verdicts", "until": "late"}
+    given = {"of": "thorough/", "tags": ["last"]}
     assert [table for table, *_ in cells.kept("01_first", **given, heads=HEADS, last=1)] == [
         "thorough/01_first_claims_second"
     ]
     with pytest.raises(NameError, match="asked_of_a_model"):
         list(cells.kept("01_first", heads=HEADS, last=1))
+    with pytest.raises(ValueError, match="no cell of 01_first bears the tag lost"):
+        list(cells.kept("01_first", tags=["judged", "lost"], heads=HEADS, last=1))
