@@ -33,7 +33,7 @@ _BENCH, _SCORECARD = "07_cost", "08_scorecard"
 _READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_claims*.csv")}
 _READS |= {"04_pruning": (store.THOROUGH, "04_pruning_healed.csv")}
 """Notebooks that read tables of others: of which run (None: the run at work), which."""
-_SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mechanism", "04_pruning")
+_SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mechanism", "04_pruning", "10_rules")
 """Those begun first, the longest before all; 02 and 05 use what 01 has kept, 04 what 03: at once both would make it.
 
 No clock tells this order: by the time that they took, 04 would begin beside 03.
