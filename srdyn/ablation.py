@@ -1,6 +1,7 @@
 """Interventions that undo themselves.
 
-Which heads they act on is a mask over the model's head grid, such as `pruning.select` makes of scores.
+Which heads they act on is a mask over the model's head grid, True where they act: `~pruning.select(score, share)`, say,
+as `select` is True for what stays.
 """
 
 import contextlib

@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 
 from srdyn import strata
 from srdyn.figures import style
+from srdyn.study.trials import effects
 
 _ARMS = {
     "intact": ("intact", "#111111", "_"),
@@ -21,6 +22,7 @@ _ARMS = {
 }
 """What a legend calls them, and how they are drawn."""
 ARMS = {arm: style.Look(*look) for arm, (_, *look) in _ARMS.items()}
+_PROBES = [style.Look(*look) for look in (("#111111", "o"), ("#8C8C8C", "D"), ("#44AA99", "s"), ("#882255", "v"))]
 _MOST_LABELS = 12
 """Layers that are named along an axis."""
 _BESIDE = {"intact": style.BOUND, "all off": {"color": "0.45", "linestyle": ":", "linewidth": 0.9}}
@@ -101,7 +103,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
         panel.set_yscale("symlog", linthresh=0.01)
     style.legend(figure, [style.handle(f"{name} rank", look, linestyle="") for name, look in style.STRATA.items()])
     heads = table.drop_duplicates(["model", "layer", "head"])["model"].value_counts()
-    unit = "bits lost without one head: a byte of text, an answer of a task"
+    unit = "bits lost without one head, a byte of text or an answer of a task; logarithmic beyond 0.01"
     return style.finish(figure, unit, f"{style.span(heads)} heads a model")
 
 
@@ -109,14 +111,15 @@ def single_heads(table: pd.DataFrame) -> Figure:
 def coefficients(table: pd.DataFrame) -> Figure:
     """Standardised regression coefficients of single-head damage: predictors down. ValueError beyond four probes."""
     probes = list(table["probe"].unique())
-    looks = dict(zip(probes, [*ARMS.values()][1:5], strict=False))
+    looks = dict(zip(probes, _PROBES, strict=False))
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
     height = 0.3 * table["predictor"].nunique() + 0.3
     label = "coefficient (ranks, standardised)"
     figure = _listed(table, "predictor", "probe", looks, "coefficient", x=label, height=height, reach=0.2, tick=3.5)
     style.legend(figure, [style.handle(*named) for named in looks.items()])
-    return style.finish(figure, "bars: 95 % interval, heads resampled", "positive: more of it, more damage")
+    note = "positive: more of it (of log-decay: the slower), more damage"
+    return style.finish(figure, "bars: 95 % interval, heads resampled", note)
 
 
 def _listed(
@@ -146,8 +149,9 @@ def _listed(
 @style.draws("probe arm window", "interaction low high")
 def windows(table: pd.DataFrame) -> Figure:
     """How much more an arm costs (nats) when softmax sees the last w tokens only: probes across, a line an arm."""
-    labels = {"x": "softmax window w (tokens)", "y": "arm × window\n(nats)"}
-    figure, parts = style.panels(table, "probe", height=1.9, sharey=False, **labels)
+    labels = {"x": "softmax window w (tokens)", "y": "arm × window\n(nats an answer or byte)"}
+    named = table.replace({"probe": {effects.TEXT: "text"}})
+    figure, parts = style.panels(named, "probe", height=1.9, sharey=False, **labels)
     looks = {arm: (look, 0.03 * (place - 2)) for place, (arm, look) in enumerate(ARMS.items())}
     for panel, part in parts:
         panel.axhline(0, zorder=1, **style.BOUND)
@@ -198,11 +202,13 @@ def places(table: pd.DataFrame, *, value: str) -> Figure:
             worse = [np.searchsorted(ordered, chosen, side) / len(ordered) for side in ("left", "right")]
             look, mark = looks[arm], {"markersize": 4, "zorder": 3, "alpha": 0.7}
             panel.plot(np.mean(worse, 0), chosen, look.marker, color=look.colour, **mark)
+        shares = part.loc[part["which"] == "random", "share"].unique()
+        panel.set_title(", ".join([part["model"].iloc[0], *(f"{share:.0%}" for share in shares)]))
         panel.set(xlim=(-0.03, 1.03), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     titles = {arm: title for arm, (title, *_) in _ARMS.items()}
     handles = [style.handle(titles.get(arm, arm), look, linestyle="") for arm, look in looks.items()]
     handles += [style.handle("random sets, in order", color="0.6")]
     style.legend(figure, [*handles, *(style.handle(name, **line) for name, line in _BESIDE.items())])
     random = table[table["which"] == "random"].groupby(["model", "arm"]).size()
-    drawn = "a symbol for each draw of ties"
-    return style.finish(figure, f"{style.span(random)} random sets of as many heads", drawn, "all answer the same rows")
+    sets = f"{style.span(random)} random sets of as many heads (share of all in the title)"
+    return style.finish(figure, sets, "a symbol for each draw of ties", style.counted(table, "items, the same for all"))

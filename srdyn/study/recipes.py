@@ -15,7 +15,7 @@ import pandas as pd
 
 from srdyn.kernels import denormals
 from srdyn.study import cells, derived
-from srdyn.study.analysis import emergence
+from srdyn.study.analysis import stages
 from srdyn.study.run import opened, store
 from srdyn.study.survey import survey
 from srdyn.study.trials import battery, effects, frontier, retention, sets, single_heads, trials
@@ -145,7 +145,7 @@ def _retention(draw: np.random.Generator) -> cells.Fresh:
 def _training(draw: np.random.Generator) -> cells.Fresh:
     """Notebook 06: what follows from the spectra that training wrote down; one model without heads at all stages."""
     names = [derived.place(name) for name in derived.given("06_emergence_heads")["models"]]
-    yield from cells.kept("06_emergence", history=emergence.histories(names), models=[draw.choice(names)])
+    yield from cells.kept("06_emergence", history=stages.histories(names), models=[draw.choice(names)])
 
 
 def _rules(draw: np.random.Generator) -> cells.Fresh:

@@ -303,13 +303,13 @@ DETAILS = {
 README = {
     "about half of the heads of the four models hold little": lambda: all(0.4 < low_share(x) < 0.67 for x in FOUR),
     "decay slowly, or not at all, have no low head": lambda: (trained("low heads")[RULES] == 0).all(),
-    "more facts hidden in a text (*needles*) are found than without random heads, in all four models": lambda: (
+    "find more facts hidden in a text (*needles*) than without as many random heads, all four of them": lambda: (
         all(without("low", value="low")[FOUR] > 0) and all(without("low", value="high")[FOUR] < 1)
     ),
-    "are lost than without random heads in one hybrid, more in the other": lambda: (
+    "fewer are lost than without random heads in one hybrid, more in the other": lambda: (
         without("high", value="low")["hybrid"] > 0 > without("high", value="high")["hybrid-seed1"]
     ),
-    "with one cut over the whole model nearly all (first seeds)": lambda: (
+    "with one cut over the whole model nearly all are (first seeds)": lambda: (
         by(
             "thorough/03_ablation_elsewhere",
             "probe == 'needle' and arm == 'high' and cut == 'overall'",

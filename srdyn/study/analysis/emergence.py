@@ -1,13 +1,11 @@
-"""How heads come to differ over training: in rank, in decay, in what is lost without them.
+"""How heads come to differ over training, in rank and in decay, from the spectra that it writes down (`stages`).
 
-Ranks and decays come from the spectra that training writes down (`train.Run.spectra`): the same held-out windows, read
-at about a dozen steps from 0 on. Their intervals are from drawing these windows again with replacement, the same draw
-at every step, centred on the estimate (`intervals.of_resamples`). Heads are removed where the weights were kept.
+The same held-out windows are read at about a dozen steps from 0 on. Intervals are from drawing these windows again with
+replacement, the same draw at every step, centred on the estimate (`intervals.of_resamples`).
 """
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -15,12 +13,8 @@ import torch
 from jaxtyping import Float
 
 from srdyn import spectra, strata
-from srdyn.loading import files, reference
 from srdyn.study.analysis import intervals, observations
 from srdyn.study.analysis.observations import OF_A_HEAD, OF_A_MODEL
-from srdyn.study.run import opened
-from srdyn.study.survey import null_tables
-from srdyn.study.trials import effects, trials
 
 RECORDED = ["measure", *OF_A_MODEL, "estimate", "low", "high", "n", "over"]
 """Columns of rows as `claims.record` takes them."""
@@ -31,59 +25,10 @@ HALVES = "other half"
 expected to surpass."""
 RHO, KAPPA = "rho with untrained, relative", "kappa with untrained, relative"
 
-REMOVED = ("low", "high", "random")
-"""The arms of `trials` whose cost is followed over training."""
-REFERENCE_ARMS = (trials.INTACT, "random", "high")
-"""What the cost of an arm is measured against."""
-
 Windows = Float[np.ndarray, "windows L H S"]
 """One value of every head in every window at S steps."""
 Draws = Float[np.ndarray, "draws L H S"]
 """Means over windows: the estimate first, then over windows drawn again."""
-
-
-def histories(names: Sequence[str | Path]) -> pd.DataFrame:
-    """The spectra over training of these models and their kind; FileNotFoundError for a model that keeps none."""
-    tables = []
-    for name in names:
-        folder = Path(opened.found(name))
-        if not (folder / "spectra.parquet").is_file():
-            raise FileNotFoundError(f"{folder} holds no spectra.parquet, which only srdyn's own training writes")
-        kind = files.read_json(folder / "training.json")["settings"]["kind"]
-        tables.append(pd.read_parquet(folder / "spectra.parquet").assign(kind=kind))
-    return pd.concat(tables, ignore_index=True)
-
-
-def stages(name: str | Path) -> dict[int, Path]:
-    """A reference model's folders by training step: untrained (in build/untrained), the kept checkpoints, final."""
-    folder = Path(opened.found(name))
-    kept = {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob("checkpoints/step-*"))}
-    return {0: _untrained(folder), **kept, files.read_json(folder / "training.json")["step"]: folder}
-
-
-def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) -> pd.DataFrame:
-    """Bits per byte of the plan's text at every stage of training, with this share of each layer's heads removed.
-
-    Heads are chosen by the ranks that the model of that stage has in the plan's calibration text. `arm`: `intact`,
-    `low`, `high`, `random`. `reference`: empty for the bits per byte themselves, otherwise the arm (`intact`, `random`,
-    `high`) whose bits per byte are subtracted, window by window. Intervals as in `contrasts`.
-    """
-    rows, folders = [], []
-    for step, folder in (item for name in names for item in stages(name).items()):
-        about = {name: files.read_json(folder / "training.json")["settings"][name] for name in ("kind", "seed")}
-        rows.append({"stage": folder.name, "model": reference.name_of(**about), **about, "step": step})
-        folders.append(folder)
-    arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in REMOVED)]
-    given = trials.answers(folders, arms, plan).rename(columns={"model": "stage"})
-    given = given.merge(pd.DataFrame(rows), on=["stage", "kind", "seed"], validate="many_to_one")
-    return pd.concat([costs(part).assign(step=step) for step, part in given.groupby("step")], ignore_index=True)
-
-
-def costs(answers: pd.DataFrame) -> pd.DataFrame:
-    """Bits per byte of all text and their differences between arms, for models at one step each."""
-    text = effects.with_text(answers)
-    found = effects.costs(text[text["probe"] == effects.TEXT], REFERENCE_ARMS)
-    return found[[*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]]
 
 
 def half_life_that_saturates(d: int, *, eps: float = spectra.EPS) -> float:
@@ -225,17 +170,6 @@ def _observed(
         ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
         tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
     return pd.concat(tables, ignore_index=True)
-
-
-def _untrained(folder: Path) -> Path:
-    """The folder of the model as it was before its first step, written anew."""
-    trained = opened.model(folder)
-    start, target = null_tables.untrained(trained), files.root() / "build" / "untrained" / folder.name / "step-000000"
-    start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, opened.kind(trained)
-    start.hf.save_pretrained(target)
-    start.tokenizer.save_pretrained(target)
-    files.write_json(target / "training.json", files.read_json(folder / "training.json") | {"step": 0})
-    return target
 
 
 def _of_heads(history: pd.DataFrame, at: int) -> pd.DataFrame:

@@ -1,29 +1,23 @@
-"""Tables of what the heads' ranks owe to decay, to training, and to the precision of their states."""
+"""Tables of what the heads' ranks owe to decay, and to training."""
 
 import functools
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float32, Float64
+from jaxtyping import Float64
 from scipy import optimize
-from torch import Tensor
 
-from srdyn import models, nulls, spectra, states, strata
+from srdyn import nulls, spectra, strata
 from srdyn.study.analysis import intervals, observations, summaries
 from srdyn.study.analysis.observations import OF_A_HEAD, OF_A_MODEL
-from srdyn.study.claims import registration
-from srdyn.study.run import opened
-from srdyn.study.survey import null_tables, samples
+from srdyn.study.survey import null_tables
 from srdyn.study.survey.null_tables import MECHANISM, MODEL, UNTRAINED
 
 CLOSED_FORM, MONOTONE = "closed form", "monotone fit"
 BETWEEN, WITHIN, ORDER = "R² between heads", "R² within heads", "Spearman ρ"
 R_SQUARED = (-np.inf, 1.0)
-PRECISIONS = ("float64", "float16", "bfloat16", "float32 Gram")
-"""How the spectrum of a float32 state is taken; float64 is the way that every other table uses."""
 PAPER_D = 128
 """Dimensions of a head in the paper's models."""
 
@@ -140,58 +134,6 @@ def splits(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     return pd.DataFrame(rows)
 
 
-def precision(name: str | Path, reading: samples.Reading) -> pd.DataFrame:
-    """Ranks of the same states in each of `PRECISIONS`, in the domains of a reading after its last position.
-
-    `float16` and `bfloat16` round the state once, before a float64 decomposition; `float32 Gram` takes the square roots
-    of the eigenvalues of a Gram matrix in float32. Columns as `observations.measure` asks for; `uncertain` is how far
-    the rank moves where the state is as far off as float32 leaves it. ValueError for a state beyond float16.
-    """
-    model, at = models.load(opened.found(name), offload="auto"), reading.positions[-1]
-    measure = functools.partial(_ranks_and_bands, eps=reading.eps)
-    layers, tables = [layer.index for layer in model.layers], []
-    for domain in reading.texts:
-        tokens, document = reading.samples(domain, model.tokenizer)
-        ranks, bands = (each.numpy().ravel() for each in states.trace(model, tokens, [at], measure=measure).unbind(-2))
-        axes = {"layer": layers, "sample": range(len(tokens)), "position": [at], "head": range(model.grid.H)}
-        places = pd.MultiIndex.from_product([*axes.values(), PRECISIONS], names=[*axes, "precision"])
-        table = places.to_frame(index=False).assign(context=domain, rank=ranks, uncertain=bands)
-        tables.append(table.assign(document=document.numpy()[table["sample"]]))
-    names = opened.about(model) | {"source": MODEL, "D": model.grid.D}
-    return pd.concat(tables, ignore_index=True).assign(**names)
-
-
-def rounded_heads(ranks: pd.DataFrame) -> pd.DataFrame:
-    """Every head's mean rank in each precision with its interval, beside `exact`, the one in float64.
-
-    `ranks` is what `precision` returned, of any number of models. `moved` says whether the stratum differs.
-    """
-    by = [*OF_A_HEAD, "D", "precision"]
-    table = pd.concat([summaries.over_samples(part, by) for _, part in ranks.groupby("model", sort=False)])
-    table = strata.stratify(table, by=by)
-    exact = table.loc[table["precision"] == PRECISIONS[0], [*OF_A_HEAD, "rank", "stratum"]]
-    table = table.merge(exact, on=OF_A_HEAD, suffixes=("", "_exact")).rename(columns={"rank_exact": "exact"})
-    return table.assign(moved=table["stratum"] != table["stratum_exact"]).drop(columns="stratum_exact")
-
-
-def rounded_fork(ranks: pd.DataFrame) -> pd.DataFrame:
-    """The measures of C1 in each precision, what the rule of each says of them, and whether float64 says otherwise.
-
-    Columns of `observations.measure`, precision, outcome, moved.
-    """
-    at, parts = int(ranks["position"].iloc[0]), []
-    for name in PRECISIONS:
-        part = ranks[ranks["precision"] == name]
-        smaller = observations.measure(part, "smaller group", observations.smaller_group, at=at)
-        middle = observations.measure(part, "middle", observations.stratum_share, at=at, stratum="middle")
-        parts.append(pd.concat([smaller, middle]).assign(precision=name))
-    table = pd.concat(parts, ignore_index=True)
-    rules = {measure.name: measure for measure in registration.load().claim("C1").measures}
-    table["outcome"] = [rules[row.measure].outcome(row.estimate, row.low, row.high) for row in table.itertuples()]
-    exact = table.groupby([*OF_A_MODEL, "measure"])["outcome"].transform("first")
-    return table.assign(moved=table["outcome"] != exact)
-
-
 def _residuals(last: pd.DataFrame) -> pd.DataFrame:
     """Model less mechanism null, sample by sample, in the mean of each head."""
     keys = [*OF_A_HEAD, "context", "sample"]
@@ -298,26 +240,3 @@ def _split(data: observations.Cube, share: Share) -> dict[str, float]:
 def _agreement(means: Means, a: Share, b: Share) -> dict[str, observations.Pooled]:
     kappa = float(strata.kappa(a(means)[None], b(means)[None], 1)[0])
     return {"kappa": observations.single(kappa, observations.CORRELATION)}
-
-
-def _ranks_and_bands(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H 2 precisions"]:
-    """The ranks in each precision; how far an error drawn at random, and its opposite, moves them.
-
-    Rounding is no continuous function: an error of `spectra.FLOAT32_ERROR` that meets a boundary grows to that of the
-    rounding, so that no bound on singular values helps.
-    """
-    sigma, error = spectra.singular_values(state), torch.randn(state.shape, generator=torch.Generator().manual_seed(0))
-    size = spectra.FLOAT32_ERROR * sigma[..., 0] / spectra.singular_values(error)[..., 0]
-    error = (size[..., None, None] * error).float()
-    ranks = _ranks_by_precision(state, eps=eps)
-    bands = torch.maximum(*(abs(_ranks_by_precision(state + off, eps=eps) - ranks) for off in (error, -error)))
-    bands[..., 0] = spectra.uncertain(sigma, eps).sum(-1)
-    return torch.stack([ranks, bands], -2)
-
-
-def _ranks_by_precision(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H precisions"]:
-    sigma = [spectra.singular_values(each) for each in (state, state.half().float(), state.bfloat16().float())]
-    narrow = state if state.shape[-1] <= state.shape[-2] else state.mT
-    # The wrong way: squaring leaves nothing below σ₁ · √(float32's precision), about 3e-4 σ₁.
-    sigma.append(torch.linalg.eigvalsh(narrow.mT @ narrow).clamp(min=0).sqrt().double())
-    return torch.stack([spectra.effective_rank(each, eps) for each in sigma], -1)

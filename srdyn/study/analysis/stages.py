@@ -1,0 +1,75 @@
+"""A reference model at the stages of its training: the spectra written down then, what is lost without heads.
+
+Spectra are those of `train.Run.spectra`; heads are removed where the weights were kept.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from srdyn.loading import files, reference
+from srdyn.study.analysis.observations import OF_A_MODEL
+from srdyn.study.run import opened
+from srdyn.study.survey import null_tables
+from srdyn.study.trials import effects, trials
+
+REMOVED = ("low", "high", "random")
+"""The arms of `trials` whose cost is followed over training."""
+REFERENCE_ARMS = (trials.INTACT, "random", "high")
+"""What the cost of an arm is measured against."""
+
+
+def histories(names: Sequence[str | Path]) -> pd.DataFrame:
+    """The spectra over training of these models and their kind; FileNotFoundError for a model that keeps none."""
+    tables = []
+    for name in names:
+        folder = Path(opened.found(name))
+        if not (folder / "spectra.parquet").is_file():
+            raise FileNotFoundError(f"{folder} holds no spectra.parquet, which only srdyn's own training writes")
+        kind = files.read_json(folder / "training.json")["settings"]["kind"]
+        tables.append(pd.read_parquet(folder / "spectra.parquet").assign(kind=kind))
+    return pd.concat(tables, ignore_index=True)
+
+
+def of(name: str | Path) -> dict[int, Path]:
+    """A reference model's folders by training step: untrained (in build/untrained), the kept checkpoints, final."""
+    folder = Path(opened.found(name))
+    kept = {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob("checkpoints/step-*"))}
+    return {0: _untrained(folder), **kept, files.read_json(folder / "training.json")["step"]: folder}
+
+
+def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) -> pd.DataFrame:
+    """Bits per byte of the plan's text at every stage of training, with this share of each layer's heads removed.
+
+    Heads are chosen by the ranks that the model of that stage has in the plan's calibration text. `arm`: `intact`,
+    `low`, `high`, `random`. `reference`: empty for the bits per byte themselves, otherwise the arm (`intact`, `random`,
+    `high`) whose bits per byte are subtracted, window by window. Intervals as in `contrasts`.
+    """
+    rows, folders = [], []
+    for step, folder in (item for name in names for item in of(name).items()):
+        about = {name: files.read_json(folder / "training.json")["settings"][name] for name in ("kind", "seed")}
+        rows.append({"stage": folder.name, "model": reference.name_of(**about), **about, "step": step})
+        folders.append(folder)
+    arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in REMOVED)]
+    given = trials.answers(folders, arms, plan).rename(columns={"model": "stage"})
+    given = given.merge(pd.DataFrame(rows), on=["stage", "kind", "seed"], validate="many_to_one")
+    return pd.concat([costs(part).assign(step=step) for step, part in given.groupby("step")], ignore_index=True)
+
+
+def costs(answers: pd.DataFrame) -> pd.DataFrame:
+    """Bits per byte of all text and their differences between arms, for models at one step each."""
+    text = effects.with_text(answers)
+    found = effects.costs(text[text["probe"] == effects.TEXT], REFERENCE_ARMS)
+    return found[[*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]]
+
+
+def _untrained(folder: Path) -> Path:
+    """The folder of the model as it was before its first step, written anew."""
+    trained = opened.model(folder)
+    start, target = null_tables.untrained(trained), files.root() / "build" / "untrained" / folder.name / "step-000000"
+    start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, opened.kind(trained)
+    start.hf.save_pretrained(target)
+    start.tokenizer.save_pretrained(target)
+    files.write_json(target / "training.json", files.read_json(folder / "training.json") | {"step": 0})
+    return target
