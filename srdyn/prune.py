@@ -122,7 +122,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     alike = torch.where(model.held, 0.0, torch.nan)
     export.configuration(pruning.prune_heads(model, select(alike)))  # what cannot be is known before the long part
     of = [model.name, str(model.hf.dtype), model.device.type, checkpoints.identity(arguments.model, model.hf.config)]
-    profiled = [of, calibration.tolist()]
+    profiled = [of, calibration.tolist(), scores.MEANS]
     means = resuming.made(work / "profile", profiled, lambda: scores.profile(model, calibration)[:-1])
     profile = scores.Profile(*means, D=model.grid.D)
     keep = select(scores.under(arguments.rule, profile, torch.Generator().manual_seed(arguments.seed)))

@@ -60,9 +60,10 @@ def profile(model: models.Model, tokens: Int[Tensor, "B T"], *, eps: float = spe
         with states.gates_of(model, *part.shape) as (g, _), _outputs(model) as output:
             sigma = states.trace(model, part, positions)
         rank, norm = spectra.effective_rank(sigma, eps).sum(1), spectra.nuclear_norm(sigma).sum(1)
-        last, means = (rank[:, -1], norm[:, -1]), (rank.mean(1), norm.mean(1))
-        found = torch.stack([*last, *means, g.double().mean(2).sum(1), output])
-        sums, rows = found if sums is None else sums + found, rows + len(part)
+        found = {"rank": rank[:, -1], "norm": norm[:, -1], "rank_in_time": rank.mean(1), "norm_in_time": norm.mean(1)}
+        found |= {"decay": g.double().mean(2).sum(1), "output": output}
+        added = torch.stack([found[name] for name in MEANS])
+        sums, rows = added if sums is None else sums + added, rows + len(part)
     for layer, broken in zip(model.layers, ~sums.isfinite().all(0), strict=True):
         if heads := [head for head in layer.heads if broken[head]]:
             raise ValueError(f"{model.name}: layer {layer.index} has no finite scores for the heads {heads}")
