@@ -8,7 +8,7 @@ import pytest
 import torch
 from small import seeded
 
-from srdyn.study.trials import battery, sets, trials
+from srdyn.study.trials import battery, sets, testable, trials
 
 L, H = 6, 8
 HELD = torch.ones(L, H, dtype=torch.bool)
@@ -157,9 +157,9 @@ def test_the_gate_is_what_is_right_with_every_state_off():
 
 
 def test_the_dose_is_the_paper_s_or_the_largest_that_the_oracle_bears():
-    assert sets.testable_share({0.389: 0.95, 0.25: 0.2}) == 0.389
-    assert sets.testable_share({0.389: 0.9, 0.35: 0.94, 0.2: 0.97, 0.05: 1.0}) == 0.2
-    assert np.isnan(sets.testable_share({0.389: 0.1, 0.05: 0.9}))
+    assert testable.share({0.389: 0.95, 0.25: 0.2}) == 0.389
+    assert testable.share({0.389: 0.9, 0.35: 0.94, 0.2: 0.97, 0.05: 1.0}) == 0.2
+    assert np.isnan(testable.share({0.389: 0.1, 0.05: 0.9}))
 
 
 def test_a_set_is_asked_once_for_all_purposes(place, tmp_path, monkeypatch):

@@ -20,7 +20,7 @@ import dataclasses
 import functools
 import hashlib
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -43,10 +43,6 @@ RESAMPLES = 2000
 """Of a choice's draws, for the interval of its place."""
 BLOCK = 20
 """Random sets that a process answers in one go."""
-SHARES = (0.389, 0.35, 0.30, 0.25, 0.20, 0.15, 0.10, 0.05)
-"""The paper's dose of claim C9, then those that are tried where it leaves nothing to be told apart."""
-KEPT = 0.95
-"""Share of the intact accuracy that the ablation oracle must keep for a dose to be testable."""
 
 
 class Place(NamedTuple):
@@ -169,77 +165,6 @@ def with_kept(table: pd.DataFrame) -> pd.DataFrame:
     by = ["model", "kind", "seed", "arm", "share", "cut", "set", "which", "draw", "removed"]
     means = tasks.groupby(by, as_index=False, sort=False).agg(value=("value", "mean"), n=("n", "sum"))
     return pd.concat([table, means.assign(probe=effects.KEPT, probe_kind=effects.KEPT)], ignore_index=True)
-
-
-def doses(names: Sequence[str | Path], plan: trials.Plan, *, asked: battery.Battery) -> pd.DataFrame:
-    """What the ablation oracle keeps of the accuracy without each of `SHARES` of all heads, over the rows `asked`.
-
-    Columns: model, kind, seed, share, kept, n (answers), testable (the dose of claim C9, `testable_share`, if any).
-    """
-    arms = [trials.Arm(trials.ORACLE, share, "overall") for share in SHARES]
-    table = with_kept(answers(names, arms, plan, asked=asked, sets=0))
-    table = table[(table["arm"] == trials.ORACLE) & (table["probe"] == effects.KEPT)]
-    by = ["model", "kind", "seed", "share"]
-    table = table.groupby(by, as_index=False, sort=False).agg(kept=("value", "mean"), n=("n", "first"))
-    shares = {model: testable_share(part.set_index("share")["kept"]) for model, part in table.groupby("model")}
-    return table.assign(testable=table["share"] == table["model"].map(shares))
-
-
-def testable_share(kept: pd.Series | dict[float, float]) -> float:
-    """The dose of claim C9: 38.9 % of all heads where the ablation oracle keeps `KEPT` there, else the largest it does.
-
-    `kept` has by share of heads what the oracle keeps of the accuracy. NaN: there is no such dose.
-    """
-    kept = dict(kept)
-    return next((share for share in SHARES if kept.get(share, -np.inf) >= KEPT), np.nan)
-
-
-def at_doses(
-    names: Sequence[str | Path],
-    rule: str,
-    doses: pd.DataFrame,
-    plan: trials.Plan,
-    *,
-    asked: battery.Battery,
-    sets: int = SETS,
-) -> pd.DataFrame:
-    """`answers` of each model to the rule's heads at its testable dose, with `KEPT`; without one, what is beside."""
-    tables = [answers([name], arms[1:], plan, asked=asked, sets=sets) for name, arms in _at_doses(names, rule, doses)]
-    return with_kept(pd.concat(tables, ignore_index=True))
-
-
-def kept_at_doses(names: Sequence[str | Path], rule: str, doses: pd.DataFrame, plan: trials.Plan) -> pd.DataFrame:
-    """What the rule keeps of the accuracy at each model's testable dose, on the questions of the plan.
-
-    Rows as `claims.record` takes them; those of `measured` are beside.
-    """
-    given = [trials.answers([name], arms, plan) for name, arms in _at_doses(names, rule, doses) if arms[1:]]
-    if not given:
-        return pd.DataFrame(columns=["measure", "model", "kind", "seed", "estimate", "low", "high", "n", "over", "why"])
-    given = effects.with_kept(pd.concat(given, ignore_index=True))
-    found = effects.measured(effects.kept(effects.differences(given, versus=trials.INTACT)), effects.KEPT)
-    return effects.over_solved(found, given)
-
-
-def with_doses(doses: pd.DataFrame, found: dict[str, pd.DataFrame]) -> pd.DataFrame:
-    """Rows of these measures for `claims.record`, the dose in `why`; undefined for models without a testable dose."""
-    table, about = pd.concat(found.values(), ignore_index=True), doses[["model", "kind", "seed"]].drop_duplicates()
-    shares = doses[doses["testable"]].set_index("model")["share"]
-    dose = "at " + table["model"].map(shares).map("{:.1%}".format) + " of all heads"
-    table = table.assign(why=dose + table["why"].map(lambda why: f", {why}" if why else ""))
-    none = about[~about["model"].isin(shares.index)].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan, over="")
-    none = none.assign(why=f"the oracle keeps {KEPT:.0%} at none of the shares tried")
-    return pd.concat([table, *(none.assign(measure=name) for name in found)], ignore_index=True)
-
-
-def _at_doses(
-    names: Sequence[str | Path], rule: str, doses: pd.DataFrame
-) -> Iterator[tuple[str | Path, list[trials.Arm]]]:
-    """Each model with the arm `intact` and, where it has a testable dose, that of the rule."""
-    shares = doses[doses["testable"]].groupby("model")["share"].first()
-    for name, model in zip(names, doses["model"].unique(), strict=True):
-        at = [trials.Arm(rule, shares[model], "overall")] if model in shares else []
-        yield name, [trials.Arm(trials.INTACT), *at]
 
 
 def measured(found: pd.DataFrame, name: str) -> pd.DataFrame:
