@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from srdyn import strata
-from srdyn.study.analysis import observations
+from srdyn.study.analysis import observations, rank_statistics
 from srdyn.study.claims import registration
 
 POSITIONS = (1, 64, 128, 256)
@@ -64,14 +64,14 @@ def test_a_planted_fork_is_found_and_a_continuum_is_not():
     fork = np.zeros((4, 2, 3, 8, 4)) + np.array([2, 2, 3, 4, 64, 64, 63, 64])[:, None]
     line = np.zeros((4, 2, 3, 8, 4)) + np.linspace(20, 56, 8)[:, None]
     for ranks, smaller, middle in ((fork, 0.5, 0.0), (line, 0.0, 1.0)):
-        assert value(observations.smaller_group, heads(ranks), at=256) == smaller
-        assert value(observations.stratum_share, heads(ranks), at=256, stratum="middle") == middle
+        assert value(rank_statistics.smaller_group, heads(ranks), at=256) == smaller
+        assert value(rank_statistics.stratum_share, heads(ranks), at=256, stratum="middle") == middle
 
 
 def test_a_fork_must_survive_in_the_worse_context():
     ranks = np.zeros((4, 2, 3, 8, 4)) + np.array([2, 2, 3, 4, 64, 64, 63, 64])[:, None]
     ranks[:, 1, :, :3] = 32
-    found = observations.measure(heads(ranks), "least", observations.least_group, at=256)
+    found = observations.measure(heads(ranks), "least", rank_statistics.least_group, at=256)
     assert found["estimate"].item() == 1 / 8
 
 
@@ -81,16 +81,16 @@ def test_followers_and_drifters_are_counted():
     ranks[..., 1, :] = [1, 40, 64, 64]  # high at the end, but late
     ranks[..., 2, :] = 3
     ranks[..., 3, :] = [1, 3.2, 6.4, 9.6]  # rises by D/20 per doubling
-    assert value(observations.follow, heads(ranks)) == 7 / 8
-    assert value(observations.drift, heads(ranks)) == pytest.approx((0 + 0.05) / 2)
+    assert value(rank_statistics.follow, heads(ranks)) == 7 / 8
+    assert value(rank_statistics.drift, heads(ranks)) == pytest.approx((0 + 0.05) / 2)
 
 
 def test_strata_are_shares_of_all_heads():
     low, middle, high = ([4, *[x] * 4] for x in (16, 32, 60))
     table = pd.concat([alike(low, low, low, high), alike(middle, high, high, high).assign(layer=1)])
-    shares = [value(observations.share_of_all, table, at=256, stratum=name) for name in strata.STRATA]
+    shares = [value(rank_statistics.share_of_all, table, at=256, stratum=name) for name in strata.STRATA]
     assert shares == [3 / 8, 1 / 8, 4 / 8]
-    found = observations.measure(table, "low", observations.share_of_all, at=256, stratum="low")
+    found = observations.measure(table, "low", rank_statistics.share_of_all, at=256, stratum="low")
     assert found[["low", "high"]].to_numpy().tolist() == [[3 / 8, 3 / 8]]
 
 
@@ -98,7 +98,7 @@ def test_the_dip_is_of_all_heads_and_its_own_interval():
     rng = np.random.default_rng(0)
     fork = [[4.0, *[x] * 4] for x in [*rng.normal(8, 2, 24), *rng.normal(58, 2, 24)]]
     line = [[4.0, *[x] * 4] for x in np.linspace(2, 62, 48)]
-    found = pd.concat([observations.dip(alike(*rows), "dip test", at=256) for rows in (fork, line, [[1] * 5] * 4)])
+    found = pd.concat([rank_statistics.dip(alike(*rows), "dip test", at=256) for rows in (fork, line, [[1] * 5] * 4)])
     assert (found["estimate"] < 0.01).tolist() == [True, False, False]
     assert found["estimate"].isna().tolist() == [False, False, True]
     assert found["estimate"].iloc[:2].equals(found["low"].iloc[:2])
@@ -108,29 +108,29 @@ def test_the_dip_is_of_all_heads_and_its_own_interval():
 def test_high_heads_hold_from_an_eighth_of_d_on():
     # Of positions 8 … 256 the first head holds 4 of 4 though it lags at 4; the second 3, at 64 it has 50 < 57.6.
     rows = [0, 7.2, 57.6, 58, 64], [4, 8, 50, 60, 60], [4, 8, 8, 8, 8]
-    assert value(observations.hold, alike(*rows)) == pytest.approx(7 / 8)
-    assert np.isnan(value(observations.hold, alike(rows[2])))
+    assert value(rank_statistics.hold, alike(*rows)) == pytest.approx(7 / 8)
+    assert np.isnan(value(rank_statistics.hold, alike(rows[2])))
 
 
 def test_high_heads_settle_from_twice_d_on():
     # One doubling from 128 to 256, by 0, 2 and (not high) 20 ranks.
     table = alike([4, 8, 10, 60, 60], [4, 8, 10, 62, 60], [4, 8, 10, 10, 30])
-    assert value(observations.settle, table) == pytest.approx(1 / 64)
-    assert np.isnan(value(observations.settle, table.query("position < 200")))
+    assert value(rank_statistics.settle, table) == pytest.approx(1 / 64)
+    assert np.isnan(value(rank_statistics.settle, table.query("position < 200")))
 
 
 def test_cosines_in_time_are_by_layer():
     table = pd.concat([alike([4, 8, 1, 0, 3], [4, 8, 0, 0, 4]), alike([1] * 5, [1] * 5).assign(layer=1)])
-    assert value(observations.cosine_in_time, table, first=64, second=256) == pytest.approx((0.6 + 1) / 2)
-    assert np.isnan(value(observations.cosine_in_time, table, first=64, second=2048))
+    assert value(rank_statistics.cosine_in_time, table, first=64, second=256) == pytest.approx((0.6 + 1) / 2)
+    assert np.isnan(value(rank_statistics.cosine_in_time, table, first=64, second=2048))
 
 
 def test_measures_without_their_group_are_undefined():
     table = heads(np.full((2, 2, 1, 4, 4), 32.0))
     remarks = {
-        observations.follow: "there are no high-rank heads",
-        observations.drift: "there are no low-rank heads",
-        functools.partial(observations.order_in_time, first=64, second=256): "1 of 1 layers undefined",
+        rank_statistics.follow: "there are no high-rank heads",
+        rank_statistics.drift: "there are no low-rank heads",
+        functools.partial(rank_statistics.order_in_time, first=64, second=256): "1 of 1 layers undefined",
     }
     for statistic, remark in remarks.items():
         found = observations.measure(table, "none", statistic)
@@ -142,7 +142,7 @@ def test_undefined_parts_are_counted_and_left_out(random_ranks):
     random_ranks[:, 1] = random_ranks[:, 0]
     constant = np.full_like(random_ranks[:, :1], D)
     table = heads(np.concatenate([random_ranks, constant], axis=1), contexts=("a", "b", "c"))
-    found = observations.measure(table, "rho", observations.spearman_between, at=256)
+    found = observations.measure(table, "rho", rank_statistics.spearman_between, at=256)
     assert found["estimate"].item() == pytest.approx(1)
     assert found["why"].item() == "2 of 3 pairs of contexts undefined"
 
@@ -153,24 +153,24 @@ def test_the_least_agreement_over_attacks_counts(random_ranks):
     options = {"at": 256, "text": ["text"]}
     for attacks, least in ((["like"], 1), (["unlike"], -1), (["like", "unlike"], -1)):
         table = heads(ranks, contexts=contexts)
-        found = observations.measure(table, "rho", observations.spearman_to_text, attacks=attacks, **options)
+        found = observations.measure(table, "rho", rank_statistics.spearman_to_text, attacks=attacks, **options)
         assert found["estimate"].item() == pytest.approx(least)
     ranks[:, 2] = 3
     table = heads(ranks, contexts=contexts)
-    found = observations.measure(table, "rho", observations.spearman_to_text, attacks=["like", "unlike"], **options)
+    found = observations.measure(table, "rho", rank_statistics.spearman_to_text, attacks=["like", "unlike"], **options)
     assert np.isnan(found["estimate"].item())
     assert found["why"].item() == "1 of 2 attacks undefined"
 
 
 def test_the_order_from_d_is_in_units_of_the_model_s_d(random_ranks):
     table = heads(random_ranks).assign(D=16)
-    own = observations.measure(table.replace({"position": {1: 16}}), "order", observations.order_from_d)
-    paper = observations.measure(table, "order", observations.order_in_time, first=1, second=256)
+    own = observations.measure(table.replace({"position": {1: 16}}), "order", rank_statistics.order_from_d)
+    paper = observations.measure(table, "order", rank_statistics.order_in_time, first=1, second=256)
     assert own["estimate"].item() == paper["estimate"].item()
 
 
 def test_an_order_at_positions_that_were_not_captured_is_undefined(random_ranks):
-    found = observations.measure(heads(random_ranks).assign(D=16), "order", observations.order_from_d)
+    found = observations.measure(heads(random_ranks).assign(D=16), "order", rank_statistics.order_from_d)
     assert np.isnan(found["estimate"].item())
     assert found["why"].item() == "there are no positions 16 and 256 among those captured"
 
@@ -180,7 +180,9 @@ def test_documents_are_drawn_whole(random_ranks):
     table = heads(ranks)
     together = table.assign(document=table["sample"] // 4)
     once = heads(random_ranks[:2])
-    measured = (observations.measure(x, "rho", observations.spearman_between, at=256) for x in (together, once, table))
+    measured = (
+        observations.measure(x, "rho", rank_statistics.spearman_between, at=256) for x in (together, once, table)
+    )
     (found, expected, apart), ends = measured, ["estimate", "low", "high"]
     assert found[ends].iloc[0].tolist() == pytest.approx(expected[ends].iloc[0].tolist())
     assert (apart["high"] - apart["low"] < found["high"] - found["low"]).all()
@@ -189,27 +191,27 @@ def test_documents_are_drawn_whole(random_ranks):
 
 def test_equal_ranks_stay_on_their_side_of_a_threshold():
     table = heads(np.full((7, 2, 3, 8, 4), strata.LOW * D)).assign(document=lambda t: t["sample"] % 3)
-    found = observations.measure(table, "low", observations.stratum_share, at=256, stratum="low")
+    found = observations.measure(table, "low", rank_statistics.stratum_share, at=256, stratum="low")
     assert found[["estimate", "low", "high"]].to_numpy().tolist() == [[1, 1, 1]]
 
 
 def test_an_interval_stays_within_the_range_of_its_statistic(random_ranks):
     table = heads(random_ranks / 4 + np.arange(8)[:, None] * 7)
-    found = observations.measure(table, "rho", observations.spearman_between, at=256)
+    found = observations.measure(table, "rho", rank_statistics.spearman_between, at=256)
     assert found["low"].item() < found["estimate"].item() < 1
     assert found["high"].item() == 1
 
 
 def test_cosine_of_positive_vectors_is_high_for_unrelated_heads(random_ranks):
     table = heads(random_ranks + 100)
-    assert value(observations.cosine_between, table, at=256) > 0.97
-    assert abs(value(observations.spearman_between, table, at=256)) < 0.6
+    assert value(rank_statistics.cosine_between, table, at=256) > 0.97
+    assert abs(value(rank_statistics.spearman_between, table, at=256)) < 0.6
 
 
 def test_identical_contexts_agree_fully(random_ranks):
     random_ranks[:, 1] = random_ranks[:, 0]
     table = heads(random_ranks)
-    for statistic in (observations.spearman_between, observations.kappa_between, observations.cosine_between):
+    for statistic in (rank_statistics.spearman_between, rank_statistics.kappa_between, rank_statistics.cosine_between):
         found = observations.measure(table, "same", statistic, at=256)
         assert found["estimate"].item() == pytest.approx(1.0)
         assert found["low"].item() < 1  # their documents are drawn apart
@@ -217,7 +219,7 @@ def test_identical_contexts_agree_fully(random_ranks):
 
 def test_the_interval_holds_its_estimate_and_repeats(random_ranks):
     table = heads(random_ranks + np.arange(8)[:, None] * 8)
-    first, second = (observations.measure(table, "rho", observations.spearman_between, at=256) for _ in range(2))
+    first, second = (observations.measure(table, "rho", rank_statistics.spearman_between, at=256) for _ in range(2))
     pd.testing.assert_frame_equal(first, second)
     assert first["low"].item() <= first["estimate"].item() <= first["high"].item()
     assert first["n"].item() == 4
@@ -227,8 +229,8 @@ def test_a_rank_above_the_bound_is_noticed():
     ranks = np.minimum(np.array(POSITIONS), D) * np.ones((2, 2, 1, 4, 1))
 
     def shares(ranks):
-        table = observations.bounded(heads(ranks))
-        options = {"statistic": observations.share_within, "value": "within"}
+        table = rank_statistics.bounded(heads(ranks))
+        options = {"statistic": rank_statistics.share_within, "value": "within"}
         return [observations.measure(table, "within", before_d=early, **options).iloc[0] for early in (False, True)]
 
     assert [share["estimate"] for share in shares(ranks)] == [1, 1]

@@ -11,7 +11,7 @@ from srdyn import architectures, contexts, models, spectra, states
 from srdyn.architectures import gated_deltanet
 from srdyn.kernels import recurrence
 from srdyn.loading import devices, files, reference, report
-from srdyn.study.analysis import bounds, observations, summaries
+from srdyn.study.analysis import bounds, observations, rank_statistics, summaries
 from srdyn.study.claims import claims
 from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
@@ -170,7 +170,7 @@ def test_a_family_of_another_rule_has_no_nulls_of_this_one(
     shares = summaries.shares(text, 64)
     assert shares["split"].str.startswith("half-life").any() == forgets
     assert summaries.trajectories(text, ["model", "mechanism"])["source"].unique().tolist() == left
-    measured = observations.measure(text, "smaller group", observations.smaller_group, at=64)
+    measured = observations.measure(text, "smaller group", rank_statistics.smaller_group, at=64)
     assert measured["source"].tolist() == left
 
 
@@ -312,9 +312,9 @@ def test_two_seeds_of_one_kind_give_one_verdict(place, reading, tmp_path, monkey
     (second / "config.json").write_text(json.dumps(config | {"srdyn_seed": 1}))
     found = survey.heads([place, second], reading, sources=["mechanism"], kept=tmp_path / "kept")
     assert set(found[found["source"] == "mechanism"]["model"]) == {"tiny", "tiny-seed1"}
-    bounded = observations.bounded(found)
+    bounded = rank_statistics.bounded(found)
     rows = [
-        observations.measure(bounded, name, observations.share_within, value="within", before_d=early)
+        observations.measure(bounded, name, rank_statistics.share_within, value="within", before_d=early)
         for name, early in {"within bound": False, "within bound before d": True}.items()
     ]
     rows = pd.concat(rows, ignore_index=True)

@@ -9,7 +9,7 @@ from jaxtyping import Float32, Float64
 from torch import Tensor
 
 from srdyn import models, spectra, states, strata
-from srdyn.study.analysis import observations, summaries
+from srdyn.study.analysis import observations, rank_statistics, summaries
 from srdyn.study.analysis.observations import OF_A_HEAD, OF_A_MODEL
 from srdyn.study.claims import registration
 from srdyn.study.run import opened
@@ -62,8 +62,8 @@ def fork(ranks: pd.DataFrame) -> pd.DataFrame:
     at, parts = int(ranks["position"].iloc[0]), []
     for name in PRECISIONS:
         part = ranks[ranks["precision"] == name]
-        smaller = observations.measure(part, "smaller group", observations.smaller_group, at=at)
-        middle = observations.measure(part, "middle", observations.stratum_share, at=at, stratum="middle")
+        smaller = observations.measure(part, "smaller group", rank_statistics.smaller_group, at=at)
+        middle = observations.measure(part, "middle", rank_statistics.stratum_share, at=at, stratum="middle")
         parts.append(pd.concat([smaller, middle]).assign(precision=name))
     table = pd.concat(parts, ignore_index=True)
     rules = {measure.name: measure for measure in registration.load().claim("C1").measures}

@@ -11,7 +11,7 @@ from jaxtyping import Float64
 from torch import Tensor
 
 from srdyn import architectures, contexts, models, spectra, states, strata
-from srdyn.study.analysis import bounds, intervals, observations
+from srdyn.study.analysis import bounds, intervals, observations, rank_statistics
 from srdyn.study.analysis.observations import OF_A_SOURCE
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables, samples
@@ -121,7 +121,7 @@ def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
 
 
 def _of_a_layer(means: observations.Means, cube: observations.Cube) -> dict[str, observations.Pooled]:
-    share = functools.partial(observations.stratum_share, means, cube, at=cube.positions[0])
+    share = functools.partial(rank_statistics.stratum_share, means, cube, at=cube.positions[0])
     return {stratum: share(stratum=stratum) for stratum in strata.STRATA}
 
 
@@ -147,7 +147,7 @@ def time_order(text: pd.DataFrame) -> pd.DataFrame:
 
 
 def _orders_to_last(means: observations.Means, cube: observations.Cube) -> dict[int, observations.Pooled]:
-    """`observations.order_in_time` from every position but the last to the last, by position."""
+    """`rank_statistics.order_in_time` from every position but the last to the last, by position."""
     ranks = np.moveaxis(means.mean(0), -1, 0)  # [C, L, H]
     found = strata.spearman(ranks[:-1], np.broadcast_to(ranks[-1], ranks[:-1].shape))
     parts = [observations.pooled(each, np.nanmedian, "layers", observations.CORRELATION) for each in found]

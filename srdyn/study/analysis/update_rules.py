@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from srdyn import spectra, strata
-from srdyn.study.analysis import mechanism, observations
+from srdyn.study.analysis import mechanism, observations, rank_statistics
 from srdyn.study.survey import null_tables
 from srdyn.study.trials import effects, trials
 
@@ -34,13 +34,13 @@ def measures(text: pd.DataFrame, positions: list[int], *, eps: float = spectra.E
     of, at, anew = functools.partial(observations.measure, text), {"at": positions[-1]}, {"over_heads": True}
     tables = [of(f"rank after {t} tokens", _mean_rank, at=t, **anew).assign(unit="directions") for t in positions]
     for stratum, name in SHARES.items():
-        tables.append(of(name, observations.share_of_all, stratum=stratum, **at, **anew).assign(unit=HEADS))
+        tables.append(of(name, rank_statistics.share_of_all, stratum=stratum, **at, **anew).assign(unit=HEADS))
     tables += [
-        of("smaller group", observations.smaller_group, **at).assign(unit=LAYER),
-        of("middle", observations.stratum_share, stratum="middle", **at).assign(unit=LAYER),
-        observations.dip(text, "dip", **at).assign(unit="p of one mode"),
-        of(RHO, observations.spearman_between, **at).assign(unit="Spearman ρ"),
-        of(KAPPA, observations.kappa_between, **at).assign(unit="Cohen's κ"),
+        of("smaller group", rank_statistics.smaller_group, **at).assign(unit=LAYER),
+        of("middle", rank_statistics.stratum_share, stratum="middle", **at).assign(unit=LAYER),
+        rank_statistics.dip(text, "dip", **at).assign(unit="p of one mode"),
+        of(RHO, rank_statistics.spearman_between, **at).assign(unit="Spearman ρ"),
+        of(KAPPA, rank_statistics.kappa_between, **at).assign(unit="Cohen's κ"),
     ]
     forget = text[text["log_decay"].notna()]
     if len(forget):

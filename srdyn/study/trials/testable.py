@@ -50,7 +50,7 @@ def answers(
     asked: battery.Battery,
     among: int = sets.SETS,
 ) -> pd.DataFrame:
-    """`sets.answers` without the rule's heads at each model's testable dose, with accuracy kept; else what is beside."""
+    """`sets.answers` without the rule's heads at each model's testable dose, with what is kept; else what is beside."""
     at = _at_doses(names, rule, doses)
     tables = [sets.answers([name], arms[1:], plan, asked=asked, sets=among) for name, arms in at]
     return sets.with_kept(pd.concat(tables, ignore_index=True))
