@@ -24,8 +24,8 @@ from srdyn.study.run import code, parameters, store
 _FOLDERS = ("data", "figures")
 _UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS", "data/tables/code/*/*.txt")
 """Written by hand, made from tables (`texts` looks at those), not yet whole, or named after their own hashes."""
-_LOST = "lost.txt"
-"""Hashes of code that made tables before lists of it were kept."""
+_BEFORE = "before.txt"
+"""Code that made tables before lists of it were kept: `files.content_hash` of srdyn/, and its commit if known."""
 _OWN = "04_pruning_healed"
 """The table of a command (`srdyn.training.healing`) whose parameters no preset gives."""
 _RECORD = "python -m srdyn.study.verify --record"
@@ -74,7 +74,7 @@ def unexplained() -> Iterator[str]:
     for content, path in sorted(lists.items()):
         if files.file_hash(path) != content:
             yield f"{_name(path)}: is not the list of code that its name is the hash of"
-    known = {*lists, *(store.code_dir() / _LOST).read_text().split()}
+    known = {*lists, *before()}
     given = functools.cache(lambda stem, run: json.loads(json.dumps(parameters.of_run([stem], run, {})[stem])))
     for path, side in _sides():
         if side.get("code") not in known:
@@ -84,6 +84,12 @@ def unexplained() -> Iterator[str]:
         for name, value in side.get("parameters", {}).items():
             if wanted.get(name, value) != value:
                 yield f"{_name(path)}: {name} is not what the run {run} is given"
+
+
+def before() -> dict[str, str]:
+    """Of code that made tables before lists of it were kept, by its hash, the commit; empty where that is unknown."""
+    lines = (store.code_dir() / _BEFORE).read_text().splitlines()
+    return {content: commit for content, _, commit in (line.partition(" ") for line in lines)}
 
 
 def changed_since() -> Iterator[str]:
@@ -100,7 +106,8 @@ def changed_since() -> Iterator[str]:
         names = f"{_name(first)}{f' and {len(more)} more' if more else ''}"
         path = lists.get(content)
         if path is None:
-            told = "by code of which no list was kept"
+            commit = before().get(content)
+            told = f"by srdyn/ at {commit[:10]}" if commit else "by code of which no list was kept"
         elif path.parent.name != store.PYTHON:
             told = f"by code that only {path.parent.name} can compare, this is {store.PYTHON}"
         else:

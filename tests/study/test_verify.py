@@ -1,8 +1,11 @@
 """What is committed is what was written; one digit or one bit that is not is found, and its place named."""
 
+import io
 import itertools
 import json
+import subprocess
 import sys
+import tarfile
 
 import pandas as pd
 import pytest
@@ -129,6 +132,17 @@ def test_what_changed_since_a_table_was_made_is_named(copy, monkeypatch):
         code._parsed.cache_clear()
     assert ": 1 of " in line
     assert " modules have changed since, no fault: srdyn.study.verify; so has" in line
+
+
+@pytest.mark.parametrize(("content", "commit"), [item for item in verify.before().items() if item[1]])
+def test_the_commit_of_older_tables_has_the_code_that_they_name(content, commit, tmp_path):
+    """Which `git` can say where it has the history."""
+    archive = subprocess.run(["git", "archive", commit, "srdyn"], cwd=files.root(), capture_output=True, check=False)
+    if archive.returncode:
+        pytest.skip("this clone has no such commit")
+    with tarfile.open(fileobj=io.BytesIO(archive.stdout)) as held:
+        held.extractall(tmp_path, filter="data")
+    assert files.content_hash(tmp_path / "srdyn") == content
 
 
 def test_files_that_went_and_files_that_came_are_found(copy):
