@@ -414,7 +414,7 @@ FINDINGS = {
         and trained(update_rules.KAPPA, "low")["deltanet"] > trained(update_rules.KAPPA, "high")["pure"]
     ),
     "nineteen heads of twenty are neither low nor high": lambda: round(20 * trained("middle heads")["gla"]) == 19,
-    "Recall of DeltaNet and GLA stays whole without the quarter of lowest rank of each layer, and falls": lambda: (
+    "Recall of eight pairs by DeltaNet and GLA stays whole without the quarter of lowest rank of each layer, and falls": lambda: (
         (recall_lost("low", "low")[RULES[1:]] > -0.02).all() and (recall_lost("high", "high")[RULES[1:]] < 0).all()
     ),
     "the paper's share, no rule keeps all tasks": lambda: (least_kept() < 0.9).all(),
