@@ -115,7 +115,7 @@ def coefficients(table: pd.DataFrame) -> Figure:
     if len(looks) < len(probes):
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
     height = 0.3 * table["predictor"].nunique() + 0.3
-    label = "coefficient (ranks, standardised)"
+    label = "coefficient (all rank-transformed, standardised)"
     figure = _listed(table, "predictor", "probe", looks, "coefficient", x=label, height=height, reach=0.2, tick=3.5)
     style.legend(figure, [style.handle(*named) for named in looks.items()])
     note = "positive: more of it (of log-decay: the slower), more damage"
