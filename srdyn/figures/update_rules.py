@@ -49,7 +49,8 @@ def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame
     untrained = style.handle("untrained", style.Look("0.4", "o"), markerfacecolor="white", linestyle="")
     style.legend(figure, [*handles, untrained, style.handle("no head removed", **style.BOUND)])
     told = "dotted: min(d, ln(1/ε)/(−g)), g the mean over a head's channels; ∞: no decay"
-    more = "ρ, κ: order and strata of heads (κ not defined if all are in one); right: some heads of each layer removed"
+    gone = f"right: {removed['share'].max():.0%} of each layer's heads removed"
+    more = f"ρ, κ: order and strata of heads (κ not defined if all are in one); {gone}"
     return style.finish(figure, told, more, f"bars: 95 % interval; {style.counted(table.drop(columns='source'))}")
 
 

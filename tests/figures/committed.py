@@ -93,8 +93,8 @@ CASES = {
     ),
     "contrasts": case(
         figures.contrasts, ("03_ablation_differences", f"{BESIDE} and probe in {SCORED}"),
-        labels={"difference to random heads\n(share of items)"}, foot="right of the dashed .* n = .* items",
-        unit="share of items",
+        labels={"difference to random heads\n(share of items; accuracy kept: of the intact)"}, foot="right of the dashed .* n = .* items",
+        unit="share of items; accuracy kept: of the intact",
     ),
     "single_heads": case(
         figures.single_heads, ("03_ablation_heads", f"seed == 0 and probe in {[*TASKS, 'bits code']}"),
@@ -102,7 +102,7 @@ CASES = {
     ),
     "coefficients": case(
         figures.coefficients, ("03_ablation_regression", f"seed == 0 and probe in {REGRESSED}"),
-        labels={"coefficient (ranks, standardised)"}, foot="95 % interval, heads resampled",
+        labels={"coefficient (all rank-transformed, standardised)"}, foot="95 % interval, heads resampled",
     ),
     "places": case(
         figures.places, ("03_ablation_sets", "probe == 'needle'"),
@@ -110,7 +110,7 @@ CASES = {
     ),
     "windows": case(
         figures.windows, ("03_ablation_window", f"versus == 'intact' and {ARMS} and probe in {[*TASKS, effects.TEXT]}"),
-        labels={"softmax window w (tokens)", "arm × window\n(nats)"}, foot="n = .* items",
+        labels={"softmax window w (tokens)", "arm × window\n(nats an answer or byte)"}, foot="n = .* items",
     ),
     "rules": case(
         figures.rules, ("04_pruning_estimates", f"arm != 'intact' and probe in {LEFT}", "probe"),

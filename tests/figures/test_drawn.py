@@ -16,6 +16,7 @@ from srdyn import figures
 from srdyn.figures import interventions, scorecard, style
 from srdyn.study.analysis import emergence
 from srdyn.study.run import figure_files
+from srdyn.study.trials import effects
 
 MODEL, CEILING = style.SOURCES["model"].colour, "#117733"
 
@@ -244,7 +245,8 @@ def test_windows_are_in_order_of_their_size():
     table = pd.concat([table.assign(window=64), table.assign(window=16)])
     axes = figures.windows(table).axes[-1]
     assert [label.get_text() for label in axes.get_xticklabels()] == ["16", "64"]
-    wanted = rows(table, probe=axes.get_title(), arm="high").sort_values("window")["interaction"].tolist()
+    assert axes.get_title() == "text"
+    wanted = rows(table, probe=effects.TEXT, arm="high").sort_values("window")["interaction"].tolist()
     assert heights(axes, interventions.ARMS["high"].colour) == [wanted]
 
 

@@ -288,6 +288,7 @@ DETAILS = {
     "of the pure model's of 128 fewer are high": lambda: (
         sizes("pure-d128", "high", 1) and not sizes("pure-d128", "middle", 1)
     ),
+    "has their order (Spearman ρ 0.96)": lambda: round(trained("closed form, Spearman ρ")["kda"], 2) == 0.96,
     "with which ranks hardly go together (Spearman ρ 0.04)": lambda: (
         round(trained("closed form, Spearman ρ")["gla"], 2) == 0.04
     ),
@@ -302,7 +303,9 @@ DETAILS = {
 }
 README = {
     "about half of the heads of the four models hold little": lambda: all(0.4 < low_share(x) < 0.67 for x in FOUR),
-    "decay slowly, or not at all, have no low head": lambda: (trained("low heads")[RULES] == 0).all(),
+    "Of six update rules, trained alike, one alone has many low heads": lambda: (
+        trained("low heads", "low")["pure"] > 0.3 and (trained("low heads", "high")[RULES] < 0.1).all()
+    ),
     "find more facts hidden in a text (*needles*) than without as many random heads, all four of them": lambda: (
         all(without("low", value="low")[FOUR] > 0) and all(without("low", value="high")[FOUR] < 1)
     ),
@@ -351,12 +354,19 @@ def far_lost():
     return lost["saturated, slow"].groupby("model").min() >= 0.4, full, lost["saturated, fast"].max()
 
 
-RULES = ["rwkv7", "gla", "deltanet"]
+RULES = ["kda", "rwkv7", "mamba2", "gla", "deltanet"]
+SLOW = ["rwkv7", "gla", "deltanet"]
+RECALLING = ["kda", "gla", "deltanet"]
 
 
 def trained(measure, value="estimate", source="model"):
     """Of the models of several update rules, by model."""
     return by("10_rules_measures", f"source == '{source}' and measure == '{measure}'", "measure", value).iloc[0]
+
+
+def forgetting_fast():
+    """The share of heads with half-lives below two tokens, by model."""
+    return of("10_rules_heads").assign(fast=lambda x: x["half_life"] < 2).groupby("model")["fast"].mean()
 
 
 def untrained(measure):
@@ -406,23 +416,35 @@ FINDINGS = {
         far_lost()[0].sum() == 3 and (far_lost()[0] & (far_lost()[1] > 0.85)).sum() == 2
     ),
     "at most one needle in ten is lost": lambda: far_lost()[2] <= 0.1 + 1e-9,
-    "no head of theirs has a half-life of less than two tokens, as more than half of `pure`'s have": lambda: (
-        lambda fast: (fast[RULES] == 0).all() and fast["pure"] > 0.5
-    )(of("10_rules_heads").assign(fast=lambda x: x["half_life"] < 2).groupby("model")["fast"].mean()),
-    "have no low head, and the ranks of their layers do not fork": lambda: all(
-        (trained(measure)[RULES] == 0).all() for measure in ("low heads", "smaller group")
+    "nearly half of the heads of `pure` are low, and the ranks of its layers fork": lambda: (
+        0.4 < trained("low heads")["pure"] < 0.5 and trained("smaller group", "low")["pure"] > 0.1
+    ),
+    "next to none is low, and the ranks of their layers do not fork": lambda: (
+        (trained("low heads")[RULES] < 0.05).all() and (trained("smaller group")[RULES] == 0).all()
+    ),
+    "no head of these three has a half-life of less than two tokens, as more than half of `pure`'s have": lambda: (
+        (forgetting_fast()[SLOW] == 0).all() and forgetting_fast()["pure"] > 0.5
+    ),
+    "and few of Mamba-2 have one": lambda: 0 < forgetting_fast()["mamba2"] < 0.05,
+    "more than four of five forget as fast, by the mean over their channels": lambda: forgetting_fast()["kda"] > 0.8,
+    "their ranks follow that mean in order, far above what it foretells": lambda: (
+        trained("closed form, Spearman ρ", "low")["kda"] > 0.9
+        and (lambda x: x["rank"] - x["predicted"])(of("10_rules_heads", "model == 'kda'")).median() > 16
+    ),
+    "the heads of all six agree between texts in order, those of KDA best": lambda: (
+        trained(update_rules.RHO, "low")["kda"] > trained(update_rules.RHO, "high").drop("kda").max()
+        and (trained(update_rules.RHO, "low") > 0.8).all()
+    ),
+    "KDA's to nothing, against what the paper says": lambda: recall_lost("high", "estimate")["kda"] < -0.99,
+    "Mamba-2 recalls too little to be asked": lambda: (
+        of("10_rules_removed", "probe == 'recall8' and arm == 'intact'").set_index("model")["estimate"]["mamba2"] < 0.3
     ),
     "before training all states of DeltaNet and GLA are full, and there is no order": lambda: all(
         untrained("high heads")[model] == 1 and untrained(update_rules.RHO)[model] < 0.2
         for model in ("deltanet", "gla")
     ),
-    "DeltaNet's and RWKV-7's as well as those of `pure`, DeltaNet's in strata better": lambda: (
-        trained(update_rules.RHO)[["deltanet", "rwkv7"]].sub(trained(update_rules.RHO)["pure"]).abs().lt(0.01).all()
-        and trained(update_rules.KAPPA, "low")["deltanet"] > trained(update_rules.KAPPA, "high")["pure"]
-    ),
-    "nineteen heads of twenty are neither low nor high": lambda: round(20 * trained("middle heads")["gla"]) == 19,
-    "Recall of eight pairs by DeltaNet and GLA stays whole without the quarter of lowest rank of each layer": lambda: (
-        (recall_lost("low", "low")[RULES[1:]] > -0.02).all() and (recall_lost("high", "high")[RULES[1:]] < 0).all()
+    "Recall of eight pairs by DeltaNet, GLA and KDA stays whole without the quarter of lowest rank of each": lambda: (
+        (recall_lost("low", "low")[RECALLING] > -0.02).all() and (recall_lost("high", "high")[RECALLING] < 0).all()
     ),
     "the paper's share, no rule keeps all tasks": lambda: (least_kept() < 0.9).all(),
     "at a tenth of the heads, it is worse than nearly all random sets;": lambda: (
