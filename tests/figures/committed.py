@@ -44,6 +44,7 @@ def case(draw, *tables, labels, foot, **options):
 
 SCORED, SAID, LEFT = [*TASKS, effects.KEPT], [*TASKS, effects.TEXT, "induction second"], [effects.KEPT, effects.TEXT]
 REGRESSED = ["needle", "recall8", "bits code", "bits prose"]
+UNIT = "share of items; accuracy kept: of the intact"
 BESIDE = "versus == 'random' and share == 0.25 and arm in ['high', 'low', 'tied high', 'tied low']"
 ARMS = "seed == 0 and arm in ['intact', 'high', 'low', 'random', 'decay-matched']"
 FAMILIES = presets.read(store.REFERENCE)["04_pruning"]["families"]
@@ -93,8 +94,7 @@ CASES = {
     ),
     "contrasts": case(
         figures.contrasts, ("03_ablation_differences", f"{BESIDE} and probe in {SCORED}"),
-        labels={"difference to random heads\n(share of items; accuracy kept: of the intact)"}, foot="right of the dashed .* n = .* items",
-        unit="share of items; accuracy kept: of the intact",
+        labels={f"difference to random heads\n({UNIT})"}, foot="right of the dashed .* n = .* items", unit=UNIT,
     ),
     "single_heads": case(
         figures.single_heads, ("03_ablation_heads", f"seed == 0 and probe in {[*TASKS, 'bits code']}"),
