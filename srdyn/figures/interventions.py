@@ -23,6 +23,7 @@ _ARMS = {
 """What a legend calls them, and how they are drawn."""
 ARMS = {arm: style.Look(*look) for arm, (_, *look) in _ARMS.items()}
 _PROBES = [style.Look(*look) for look in (("#111111", "o"), ("#8C8C8C", "D"), ("#44AA99", "s"), ("#882255", "v"))]
+"""Tasks and texts side by side, in no colour that elsewhere means a stratum."""
 _MOST_LABELS = 12
 """Layers that are named along an axis."""
 _BESIDE = {"intact": style.BOUND, "all off": {"color": "0.45", "linestyle": ":", "linewidth": 0.9}}

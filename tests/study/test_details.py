@@ -303,7 +303,7 @@ DETAILS = {
 }
 README = {
     "about half of the heads of the four models hold little": lambda: all(0.4 < low_share(x) < 0.67 for x in FOUR),
-    "Of six update rules, trained alike, one alone has many low heads": lambda: (
+    "Of six update rules, one model each, trained alike, one alone has many low heads": lambda: (
         trained("low heads", "low")["pure"] > 0.3 and (trained("low heads", "high")[RULES] < 0.1).all()
     ),
     "find more facts hidden in a text (*needles*) than without as many random heads, all four of them": lambda: (
