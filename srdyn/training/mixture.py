@@ -1,6 +1,8 @@
 """The training stream of the reference models: what batch i holds, given only the seed and i."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -48,6 +50,11 @@ class Curriculum:
         current = lambda table: [value for start, value in table if millions >= start][-1]  # noqa: E731
         symbols, pairs, gap = map(interpolate, (self.symbols, self.pairs, self.gap))
         return Level(symbols, pairs, gap, self.facts, current(self.lengths), current(self.shares))
+
+    def at_its_end(self, shares: dict[str, float]) -> Curriculum:
+        """As hard from the first token on as this one is at last, with rows of each kind that often."""
+        last = {name: ((0.0, getattr(self, name)[-1][1]),) for name in ("symbols", "pairs", "gap", "lengths")}
+        return replace(self, **last, shares=((0.0, shares),))
 
     def longest(self, tokens: int) -> int:
         """The longest sequence among the first `tokens` tokens."""

@@ -28,21 +28,28 @@ class Tier(NamedTuple):
     curriculum: mixture.Curriculum
 
 
+_SMALL = Tier("data/tokenizer", "", {"math": 2.0}, 0, mixture.SMALL)
 TIERS = {
-    "small": Tier("data/tokenizer", "", {"math": 2.0}, 0, mixture.SMALL),
+    "small": _SMALL,
     "main": Tier("data/wide/tokenizer", "build/wide", {"math": 2.0}, tasks.MORE_SYMBOLS, mixture.MAIN),
+    "text": _SMALL._replace(curriculum=mixture.SMALL.at_its_end({"text": 1.0})),
+    "chains": _SMALL._replace(curriculum=mixture.SMALL.at_its_end({"text": 0.3, "arithmetic": 0.7})),
 }
-"""Proofs are the hardest to compress."""
+"""Proofs are the hardest to compress. The last two are read by models that go on from one that is trained."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What decides a trained model, and nothing else; `recipe` is its name in `RECIPES`."""
+    """What decides a trained model, and nothing else; `recipe` is its name in `RECIPES`.
+
+    `base` names the recipe of the model of data/models, of the same seed, whose weights it goes on from.
+    """
 
     kind: str
     seed: int = 0
     recipe: str = ""
     tier: str = "small"
+    base: str = ""
     tokens: int = 8_000_000
     checkpoints: tuple[int, ...] = (96, 384, 1280)
     learning_rate: float = 4e-3
@@ -60,6 +67,11 @@ class Settings:
     def reads(self) -> Tier:
         """What the model reads."""
         return TIERS[self.tier]
+
+    @property
+    def start(self) -> Path | None:
+        """The folder of the model that it goes on from."""
+        return files.data_dir() / "models" / reference.name_of(self.base, self.seed) if self.base else None
 
     @property
     def steps(self) -> int:
@@ -86,7 +98,8 @@ class Settings:
 
     def record(self) -> dict:
         """As it is written beside a model."""
-        return dataclasses.asdict(self) | {"tokens": self.seen(self.steps), "checkpoints": list(self.checkpoints)}
+        plain = {name: value for name, value in dataclasses.asdict(self).items() if name != "base" or value}
+        return plain | {"tokens": self.seen(self.steps), "checkpoints": list(self.checkpoints)}
 
 
 _MAIN = {
@@ -95,6 +108,7 @@ _MAIN = {
     "checkpoints": (48, 192, 640, 2560),
     "options": {"heads": 16, "softmax_head": 64, "vocab_size": 4096},
 }
+_CONTINUED = {"tokens": 1_600_000, "checkpoints": (), "learning_rate": 2e-3}
 RECIPES = {
     "hybrid": Settings("hybrid"),
     "pure": Settings("pure"),
@@ -103,10 +117,12 @@ RECIPES = {
     "main-pure": Settings("pure", **_MAIN),
     **{f"{x}-d{d}": Settings(x, options={"head": d}, checkpoints=()) for x in ("hybrid", "pure") for d in (32, 128)},
     **{kind: Settings(kind, checkpoints=()) for kind in rules.CLASSES},
+    **{f"pure-{tier}": Settings("pure", tier=tier, base="pure", **_CONTINUED) for tier in ("text", "chains")},
     "pure-long": Settings("pure", tokens=64_000_000, checkpoints=(3900, 7800, 15600)),
 }
 """By name: the small pair and its equal start, the main pair, the small pair with smaller and larger heads, models of
-other update rules, the long run. All may be trained from other seeds, as `hybrid-seed1`."""
+other update rules, `pure` gone on with plain text or with chains, the long run. All may be trained from other seeds, as
+`hybrid-seed1`."""
 
 
 def named(name: str) -> Settings:

@@ -40,6 +40,8 @@ class Run:
         self.stream = recipes.stream(settings)
         made_by = rules if settings.kind in rules.CLASSES else reference
         hf = made_by.initialise(settings.kind, seed=settings.seed, **settings.options)
+        if settings.start:
+            hf.load_state_dict(models.load(settings.start, device="cpu").hf.state_dict())
         hf.config.use_cache = False
         hf.config.srdyn_seed, hf.config.srdyn_kind = settings.seed, settings.kind
         hf = hf.to(device)

@@ -28,19 +28,22 @@ def compare(
     Ranks are those after `at` tokens, each head's mean over the reading's domains and tasks. Measures: tie-averaged
     Spearman ρ, Cohen's κ of the strata. The pair's interval is from drawing documents again, the same ones for both
     checkpoints; its null has the mean and the middle 95 % of `PERMUTATIONS`. Columns of `observations.measure`: the
-    pair is one model and kind, "first / second", and `why` says how many permutations agree as well as the pair.
-    Raises ValueError for checkpoints of one name, of different grids, without all their heads, or that read different
-    documents.
+    pair is one model, "first / second", of the kind and seed that both have, else of a kind of its own; `why` says how
+    many permutations agree as well. Raises ValueError for checkpoints of one name, of different grids, without all
+    their heads, or that read different documents.
     """
     heads = [survey.heads([name], reading, sources=(), kept=kept) for name in (first, second)]
     contexts = [*reading.texts, *reading.tasks]
     tables = [table[table["context"].isin(contexts) & (table["position"] == at)] for table in heads]
     data = _side_by_side(*map(observations.cube, tables))
     pair = _label(*(table["model"].iloc[0] for table in tables))
+    about = {name: {table[name].iloc[0] for table in tables} for name in ("kind", "seed")}
+    alike = all(len(values) == 1 for values in about.values())
+    named = {name: values.pop() for name, values in about.items()} if alike else {"kind": pair, "seed": 0}
     agreements = {"spearman": strata.spearman, "kappa": functools.partial(strata.kappa, d=data.D)}
     rows = [_rows(agree, data).assign(measure=f"{name} between checkpoints") for name, agree in agreements.items()]
     columns = ["measure", *observations.OF_A_MODEL, "n", "source", "estimate", "low", "high", "over", "why"]
-    return pd.concat(rows, ignore_index=True).assign(model=pair, kind=pair, seed=0, n=len(data.values))[columns]
+    return pd.concat(rows, ignore_index=True).assign(model=pair, **named, n=len(data.values))[columns]
 
 
 def _label(first: str, second: str) -> str:
