@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -54,6 +56,11 @@ def test_the_curriculum_only_grows_harder(curriculum):
         assert values == sorted(values)
         assert values[-1] > values[0]
     assert levels[-1].symbols == tasks.SYMBOLS + (tasks.MORE_SYMBOLS if curriculum is mixture.MAIN else 0)
+
+
+def test_what_goes_on_is_as_hard_from_its_first_token_on():
+    begun, ended = mixture.SMALL.at_its_end({"text": 1.0}).level(0), mixture.SMALL.level(10**9)
+    assert begun == dataclasses.replace(ended, shares={"text": 1.0})
 
 
 def test_the_longest_length_follows_the_schedule():

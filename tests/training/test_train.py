@@ -64,6 +64,18 @@ def log(folder):
         return [{key: value for key, value in row.items() if key != "seconds"} for row in csv.DictReader(file)]
 
 
+def test_a_training_goes_on_from_another_model(tmp_path, monkeypatch):
+    finished(tmp_path / "first")
+    monkeypatch.setattr(Settings, "start", property(lambda self: tmp_path / "first/final" if self.base else None))
+    start = models.load(tmp_path / "first/final", device="cpu").hf.state_dict()
+    run = train.Run(settings(base="hybrid", tier="chains"), tmp_path / "second", device="cpu")
+    assert all(torch.equal(weight, start[name]) for name, weight in run.model.hf.state_dict().items())
+    run.train(until=1)
+    assert any((weight != start[name]).any() for name, weight in run.model.hf.state_dict().items())
+    assert run.settings.record()["base"] == "hybrid"
+    assert "base" not in settings().record()
+
+
 def test_a_killed_training_goes_on_to_the_same_result(tmp_path, monkeypatch):
     unbroken, _ = finished(tmp_path / "unbroken")
     resumed, start = finished(tmp_path / "killed", killed_at=5, monkeypatch=monkeypatch)
