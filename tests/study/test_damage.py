@@ -23,7 +23,7 @@ def planted(model, rng, heads=40):
 
 def test_the_planted_cause_is_found_in_a_model_left_out():
     rng = np.random.default_rng(0)
-    found = damage.predicted(pd.concat([planted(f"m{i}", rng) for i in range(3)], ignore_index=True), n=200)
+    found = damage.predicted(pd.concat([planted(f"m{i}", rng) for i in range(3)], ignore_index=True))
     rho = found[found["quantity"] == damage.RHO].groupby("predictor")["estimate"].min()
     assert rho[damage.LEFT] > 0.8
     assert rho["all of them"] > 0.8

@@ -78,7 +78,7 @@ def test_intervals_are_those_of_the_bootstrap_over_windows(values, table):
     def rho(chosen):
         return stats.spearmanr(*np.moveaxis(chosen.mean(0), -1, 0).reshape(2, -1)).statistic
 
-    estimate, low, high = intervals.bootstrap(windows, rho, generator=torch.Generator().manual_seed(0))
+    estimate, low, high = intervals.bootstrap(windows, rho)
     chosen = torch.randint(W, (intervals.RESAMPLES, W), generator=torch.Generator().manual_seed(0)).numpy()
     shift = estimate - np.median([rho(windows[drawn]) for drawn in chosen])
     wanted = estimate, low + shift, high + shift

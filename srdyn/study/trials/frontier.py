@@ -245,7 +245,7 @@ def _difference(rows: pd.DataFrame) -> dict[str, object]:
     if (way["rule"] == RANDOM).all():
         found = [x["value"].sum() / x["weight"].sum() for x in (way, whole)]
         return {"n": n, "estimate": found[0] - found[1] + plus}
-    found = contrasts.difference(way, whole, generator=torch.Generator().manual_seed(0))
+    found = contrasts.difference(way, whole)
     estimate, low, high = (end + plus for end in found)
     return {"n": n, "estimate": estimate, "low": low, "high": high, "over": f"{way['row'].nunique()} rows"}
 
