@@ -3,6 +3,7 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
+from small import head_table
 
 from srdyn import strata
 from srdyn.study.analysis import observations, rank_statistics
@@ -13,13 +14,8 @@ EARLY = (4, 8, 64, 128, 256)
 D = 64
 
 
-def heads(ranks, *, source="model", contexts=("a", "b"), positions=POSITIONS):
-    """A head table with ranks [samples, contexts, L, H, C]."""
-    ranks = np.asarray(ranks, dtype=float)
-    axes = np.indices(ranks.shape)
-    names = {"sample": axes[0].ravel(), "context": np.array(contexts)[axes[1].ravel()], "layer": axes[2].ravel()}
-    names |= {"head": axes[3].ravel(), "position": np.array(positions)[axes[4].ravel()], "rank": ranks.ravel()}
-    return pd.DataFrame(names).assign(model="m", kind="k", seed=0, source=source, D=D)
+def heads(ranks, *, contexts=("a", "b"), positions=POSITIONS):
+    return head_table(contexts, positions, rank=ranks).assign(D=D)
 
 
 def alike(*rows):

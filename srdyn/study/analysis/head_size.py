@@ -64,7 +64,6 @@ def decays(heads: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_heads(share: pd.Series) -> dict[str, float]:
-    inside, found = strata.shares(share.to_numpy()[:, None], 1), {}  # [heads, strata], each 0 or 1
-    for name, column in zip(strata.STRATA, inside.T, strict=True):
-        found[name] = intervals.bootstrap(column, np.mean)
-    return observations.columns(found)
+    inside = strata.shares(share.to_numpy()[:, None], 1)  # [heads, strata], each 0 or 1
+    found = [intervals.bootstrap(column, np.mean) for column in inside.T]
+    return observations.columns(dict(zip(strata.STRATA, found, strict=True)))

@@ -54,14 +54,12 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
     arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in REMOVED)]
     given = trials.answers(folders, arms, plan).rename(columns={"model": "stage"})
     given = given.merge(pd.DataFrame(rows), on=["stage", "kind", "seed"], validate="many_to_one")
-    return pd.concat([costs(part).assign(step=step) for step, part in given.groupby("step")], ignore_index=True)
-
-
-def costs(answers: pd.DataFrame) -> pd.DataFrame:
-    """Bits per byte of all text and their differences between arms, for models at one step each."""
-    text = effects.with_text(answers)
-    found = effects.costs(text[text["probe"] == effects.TEXT], REFERENCE_ARMS)
-    return found[[*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]]
+    tables, columns = [], [*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]
+    for step, part in given.groupby("step"):
+        text = effects.with_text(part)
+        found = effects.costs(text[text["probe"] == effects.TEXT], REFERENCE_ARMS)
+        tables.append(found[columns].assign(step=step))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _untrained(folder: Path) -> Path:

@@ -16,11 +16,9 @@ import contextlib
 import dataclasses
 import functools
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int64
@@ -149,8 +147,7 @@ class Subject(trials.Subject):
     def chosen(self, way: Way) -> Bool[Tensor, "L H"]:
         """The heads that a way acts on."""
         if way.rule == RANDOM:
-            seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"frontier")]
-            generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+            generator = self.drawing(self.model.name, "frontier")
             first = self.heads(trials.Arm(RANDOM, way.share, "overall"), 0)
             return sets.drawn(first, self.model.held, n=way.draw + 1, per_layer=False, generator=generator)[way.draw]
         if way.rule:

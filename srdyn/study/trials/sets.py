@@ -19,7 +19,6 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -205,9 +204,8 @@ class Subject(trials.Subject):
 
     def random(self, arm: trials.Arm, n: int, first: int) -> pd.DataFrame:
         """`BLOCK` of the n random sets beside an arm, from number `first` on."""
-        seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"random sets")]
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
-        options = {"n": n, "per_layer": arm.cut == "per layer", "generator": generator}
+        options = {"n": n, "per_layer": arm.cut == "per layer"}
+        options["generator"] = self.drawing(self.model.name, "random sets")
         among = drawn(self.heads(arm, 0), self.model.held, **options)[first : first + BLOCK]
         return self._of(among, first).assign(arm=arm.label, share=arm.share, cut=arm.cut, which=RANDOM)
 
