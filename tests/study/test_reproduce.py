@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from nbformat import v4
 
 from srdyn.loading import files
 from srdyn.study import reproduce
@@ -32,13 +33,10 @@ PRESET = "01_first: {n: 8, models: [x]}\n02_second: {items: 3}\n08_scorecard: {k
 
 
 def notebook(*sources):
-    cells = []
-    for i, source in enumerate(sources):
-        tags = {"tags": ["parameters"]} if i == 0 else {}
-        cells.append({"cell_type": "code", "id": f"c{i}", "metadata": tags, "outputs": [], "execution_count": None})
-        cells[-1]["source"] = [source]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+    cells = [v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return v4.writes(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}))
 
 
 @pytest.fixture

@@ -2,7 +2,6 @@
 
 import math
 import re
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,29 +20,23 @@ _MEANS = {"rank", "low", "high", "exact", "mechanism", "residual", "residual_low
 """Means of ranks, which may be as far off as `uncertain` says."""
 
 
-class Compared(NamedTuple):
-    """How far off the farthest cell is, in units of its tolerance; what is out of tolerance, column by column."""
+def compared(fresh: pd.DataFrame, standing: pd.DataFrame) -> tuple[float, list[str]]:
+    """How far the farthest cell is off the table that stands, in units of its tolerance; faults, column by column.
 
-    farthest: float
-    faults: list[str]
-
-
-def compared(fresh: pd.DataFrame, standing: pd.DataFrame) -> Compared:
-    """A table beside the one that stands; without faults either may stand for the other.
-
+    Without faults either may stand for the other.
     Reals agree to 1e-4 relative; what models answer also where it is less than `BITS` off. Where `uncertain` is true in
     either table, a rank (an integer column named `rank`, `rank_…` or `…_rank`) may be one off, in at most 1 % of the
     entries; where it is a number, a mean of ranks may be that far off. As many entries may differ in `uncertain`
     itself, which is cut from reals, or one. All else is exact.
     """
     if list(fresh.columns) != list(standing.columns):
-        return Compared(np.inf, [f"columns {list(fresh.columns)} for {list(standing.columns)}"])
+        return np.inf, [f"columns {list(fresh.columns)} for {list(standing.columns)}"]
     if len(fresh) != len(standing):
-        return Compared(np.inf, [f"{len(fresh)} rows for {len(standing)}"])
+        return np.inf, [f"{len(fresh)} rows for {len(standing)}"]
     off = units(fresh, standing)
     found = {name: _fault(fresh[name], standing[name], off[name].to_numpy()) for name in fresh.columns}
     told = [f"{name}: {fault}" for name, fault in found.items() if fault]
-    return Compared(float(off.to_numpy().max(initial=0.0)), told)
+    return float(off.to_numpy().max(initial=0.0)), told
 
 
 def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:

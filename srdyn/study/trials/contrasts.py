@@ -21,7 +21,6 @@ Holm, A simple sequentially rejective multiple test procedure, Scandinavian Jour
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -38,17 +37,17 @@ def estimate(frame: pd.DataFrame) -> intervals.Interval:
     that do not answer the same items or share their rows among draws in different ways, and for fewer than two things
     to resample.
     """
-    return _interval(_contrast([frame], [1]))
+    return _interval([frame], [1])
 
 
 def difference(arm: pd.DataFrame, reference: pd.DataFrame) -> intervals.Interval:
     """`estimate` of the arm minus that of the reference, paired by row."""
-    return _interval(_contrast([arm, reference], [1, -1]))
+    return _interval([arm, reference], [1, -1])
 
 
 def interaction(a1: pd.DataFrame, a0: pd.DataFrame, b1: pd.DataFrame, b0: pd.DataFrame) -> intervals.Interval:
     """(a1 − a0) − (b1 − b0), all four paired by row: how much more an arm does under a than under b."""
-    return _interval(_contrast([a1, a0, b1, b0], [1, -1, -1, 1]))
+    return _interval([a1, a0, b1, b0], [1, -1, -1, 1])
 
 
 def p_value(arm: pd.DataFrame, reference: pd.DataFrame) -> float:
@@ -57,10 +56,10 @@ def p_value(arm: pd.DataFrame, reference: pd.DataFrame) -> float:
     From the t distribution, since a share of 1000 resamples is never small enough to survive Holm's correction of
     hundreds. Where m rows or draws all differ by as much, 2^(1 − m): that m signs agree.
     """
-    found = _contrast([arm, reference], [1, -1])
-    if found.error <= 1e-12 * abs(found.estimate):  # nothing varies but for rounding
-        return 2.0 ** (1 - found.m) if found.estimate else 1.0
-    return float(2 * stats.t.sf(abs(found.estimate) / found.error, found.m - 1))
+    estimate, error, m = _contrast([arm, reference], [1, -1])
+    if error <= 1e-12 * abs(estimate):  # nothing varies but for rounding
+        return 2.0 ** (1 - m) if estimate else 1.0
+    return float(2 * stats.t.sf(abs(estimate) / error, m - 1))
 
 
 def holm(p: Sequence[float] | pd.Series | Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
@@ -78,20 +77,14 @@ def holm(p: Sequence[float] | pd.Series | Float[np.ndarray, " n"]) -> Float64[np
     return adjusted
 
 
-class _Contrast(NamedTuple):
+def _interval(frames: Sequence[pd.DataFrame], signs: Sequence[int]) -> intervals.Interval:
+    estimate, error, m = _contrast(frames, signs)
+    half = stats.t.ppf((1 + intervals.LEVEL) / 2, m - 1) * error
+    return intervals.Interval(estimate, float(estimate - half), float(estimate + half))
+
+
+def _contrast(frames: Sequence[pd.DataFrame], signs: Sequence[int]) -> tuple[float, float, int]:
     """A signed sum of ratios, its standard error, and the number of things resampled, the fewer of rows and draws."""
-
-    estimate: float
-    error: float
-    m: int
-
-
-def _interval(found: _Contrast) -> intervals.Interval:
-    half = stats.t.ppf((1 + intervals.LEVEL) / 2, found.m - 1) * found.error
-    return intervals.Interval(found.estimate, float(found.estimate - half), float(found.estimate + half))
-
-
-def _contrast(frames: Sequence[pd.DataFrame], signs: Sequence[int]) -> _Contrast:
     cells, generator = _cells(frames), intervals.generator()
     rows = cells[0].shape[1]
     m = min([rows, *(len(cell) for cell in cells if len(cell) > 1)])
@@ -105,7 +98,7 @@ def _contrast(frames: Sequence[pd.DataFrame], signs: Sequence[int]) -> _Contrast
         draws = intervals.counts(len(cell), generator)
         value, weight = np.einsum("nd,nr,drc->cn", draws, chosen, cell, optimize=True)
         resampled += sign * value / weight
-    return _Contrast(float(estimate), float(resampled.std(ddof=1) * np.sqrt(m / (m - 1))), m)
+    return float(estimate), float(resampled.std(ddof=1) * np.sqrt(m / (m - 1))), m
 
 
 def _cells(frames: Sequence[pd.DataFrame]) -> list[Float64[np.ndarray, "draws rows 2"]]:

@@ -164,12 +164,12 @@ def over_solved(measured: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([named, *(none.assign(measure=name) for name in measured["measure"].unique())], ignore_index=True)
 
 
-def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign: int = 1) -> pd.DataFrame:
-    """Rows of `estimates` or `differences` as `claims.record` takes them, `sign` −1 turning them round.
+def measured(table: pd.DataFrame, name: str, *, sign: int = 1) -> pd.DataFrame:
+    """Rows of `differences` as `claims.record` takes them, `sign` −1 turning them round.
 
     A row that is not testable has no estimate, and says why.
     """
-    found = table[[column, "low", "high"]].where(table["testable"]).to_numpy() * sign + 0.0
+    found = table[["difference", "low", "high"]].where(table["testable"]).to_numpy() * sign + 0.0
     ends = np.sort(found[:, 1:], 1)
     over = [f"{row.rows} rows in {row.draws} draws" for row in table.itertuples()]
     why = [f"the intact model is right in {share:.1%} of the items only" for share in table["intact"]]

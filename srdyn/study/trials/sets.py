@@ -17,7 +17,6 @@ Davison & Hinkley, Bootstrap Methods and their Application, 1997, §4.2 (Monte C
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -217,16 +216,12 @@ class Subject(trials.Subject):
         """What is answered without these heads, a row for each probe."""
         key = np.packbits(heads.numpy()).tobytes().hex()
         with ablation.ablate_heads(self.model, heads):
-            given = self.sets.once(key, lambda: battery.answers(self.model, self._probes))
+            given = self.sets.once(key, lambda: battery.answers(self.model, self._sheet(self._asked)))
         given = given.groupby(["probe", "probe_kind"], as_index=False, sort=False)
         sums = given.agg(value=("value", "sum"), bits=("bits", "sum"), weight=("weight", "sum"), n=("value", "size"))
         sums = sums.assign(value=sums["value"] / sums["weight"], bits=sums["bits"] / sums["weight"])
         name = hashlib.sha256(key.encode()).hexdigest()[:8]
         return sums.drop(columns="weight").assign(set=name, removed=int(heads.sum()))
-
-    @functools.cached_property
-    def _probes(self) -> dict[str, battery.Probe]:
-        return self._sheet(self._asked)
 
 
 def _among(ordered: Float[np.ndarray, " n"], values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:
