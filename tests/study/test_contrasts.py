@@ -58,16 +58,14 @@ def coverage(make, truths, *, n=300):
 
 
 @pytest.mark.parametrize(
-    ("design", "rows"), [("no draws", 25), ("folds", 50), ("one arm in folds", 25), ("every row", 30)]
+    ("design", "rows"), [("no draws", 25), ("folds", 50), ("one arm in folds", 25), ("every row", 30), ("shares", 40)]
 )
-def test_intervals_of_bits_cover_what_they_say(design, rows):
-    covered = coverage(lambda rng: texts(rng, rows, design), (TRUE + EFFECT, EFFECT))
+def test_intervals_cover_what_they_say(design, rows):
+    if design == "shares":
+        covered = coverage(lambda rng: answered(rng, rows, 6), (0.8, -0.1))
+    else:
+        covered = coverage(lambda rng: texts(rng, rows, design), (TRUE + EFFECT, EFFECT))
     # 300 trials have a standard deviation of 1.3 %.
-    assert ((covered > 0.92) & (covered < 0.98)).all(), covered
-
-
-def test_intervals_of_shares_cover_what_they_say():
-    covered = coverage(lambda rng: answered(rng, 40, 6), (0.8, -0.1))
     assert ((covered > 0.92) & (covered < 0.98)).all(), covered
 
 

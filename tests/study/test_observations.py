@@ -42,18 +42,13 @@ def test_cube_keeps_every_value_in_its_place(random_ranks):
     assert cube.contexts == ("a", "b")
 
 
-def test_cube_refuses_a_table_with_holes_or_two_sources(random_ranks):
+def test_cube_refuses_a_table_with_holes_or_two_sources_and_names_a_position_that_is_not_there(random_ranks):
     table = heads(random_ranks)
-    with pytest.raises(ValueError, match="full grid"):
-        observations.cube(table.iloc[1:])
-    with pytest.raises(ValueError, match="full grid"):
-        observations.cube(pd.concat([table, table.assign(source="mechanism")]))
-
-
-def test_positions_that_are_not_there_are_named(random_ranks):
-    cube = observations.cube(heads(random_ranks))
+    for broken in (table.iloc[1:], pd.concat([table, table.assign(source="mechanism")])):
+        with pytest.raises(ValueError, match="full grid"):
+            observations.cube(broken)
     with pytest.raises(ValueError, match="position 3"):
-        cube.at(3)
+        observations.cube(table).at(3)
 
 
 def test_a_planted_fork_is_found_and_a_continuum_is_not():
@@ -62,13 +57,8 @@ def test_a_planted_fork_is_found_and_a_continuum_is_not():
     for ranks, smaller, middle in ((fork, 0.5, 0.0), (line, 0.0, 1.0)):
         assert value(rank_statistics.smaller_group, heads(ranks), at=256) == smaller
         assert value(rank_statistics.stratum_share, heads(ranks), at=256, stratum="middle") == middle
-
-
-def test_a_fork_must_survive_in_the_worse_context():
-    ranks = np.zeros((4, 2, 3, 8, 4)) + np.array([2, 2, 3, 4, 64, 64, 63, 64])[:, None]
-    ranks[:, 1, :, :3] = 32
-    found = observations.measure(heads(ranks), "least", rank_statistics.least_group, at=256)
-    assert found["estimate"].item() == 1 / 8
+    fork[:, 1, :, :3] = 32  # in the worse context it must survive
+    assert value(rank_statistics.least_group, heads(fork), at=256) == 1 / 8
 
 
 def test_followers_and_drifters_are_counted():
@@ -158,15 +148,11 @@ def test_the_least_agreement_over_attacks_counts(random_ranks):
     assert found["why"].item() == "1 of 2 attacks undefined"
 
 
-def test_the_order_from_d_is_in_units_of_the_model_s_d(random_ranks):
+def test_the_order_from_d_is_in_units_of_the_model_s_d_and_undefined_where_these_were_not_captured(random_ranks):
     table = heads(random_ranks).assign(D=16)
-    own = observations.measure(table.replace({"position": {1: 16}}), "order", rank_statistics.order_from_d)
-    paper = observations.measure(table, "order", rank_statistics.order_in_time, first=1, second=256)
-    assert own["estimate"].item() == paper["estimate"].item()
-
-
-def test_an_order_at_positions_that_were_not_captured_is_undefined(random_ranks):
-    found = observations.measure(heads(random_ranks).assign(D=16), "order", rank_statistics.order_from_d)
+    own = value(rank_statistics.order_from_d, table.replace({"position": {1: 16}}))
+    assert own == value(rank_statistics.order_in_time, table, first=1, second=256)
+    found = observations.measure(table, "order", rank_statistics.order_from_d)
     assert np.isnan(found["estimate"].item())
     assert found["why"].item() == "there are no positions 16 and 256 among those captured"
 

@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 
 from srdyn.loading import files
-from srdyn.study import derived, recipes, recompute, verify
+from srdyn.study import recipes, recompute, verify
 from srdyn.study.analysis import writes
 from srdyn.study.run import store
 from srdyn.study.survey import survey
@@ -21,7 +21,7 @@ PLACE = f"data/tables/{TABLE}.csv"
 @functools.cache
 def answered() -> pd.DataFrame:
     """One model's heads under one attack, as the table has them."""
-    given = derived.given(TABLE)
+    given = recipes.given_to(TABLE)
     axes = {name: tuple(given[name]) for name in ("domains", "positions")}
     options = {"n": given["n"], "seed": given["seed"], "eps": given["eps"]}
     reading = survey.Reading(**axes, tasks=(), attacks=("rare character",), **options)
@@ -90,7 +90,7 @@ def test_a_table_without_the_columns_that_name_its_rows_is_said(copy, monkeypatc
 @pytest.fixture(scope="module")
 def follows():
     """What follows from the committed tables, by the table."""
-    return {table: given for table, *given in derived.tables(np.random.default_rng(0))}
+    return {table: given for table, *given in recipes._derived(np.random.default_rng(0))}
 
 
 def alter(path, column):

@@ -199,18 +199,14 @@ def test_a_run_store_goes_on_where_it_stopped(clone, frame):
     pd.testing.assert_frame_equal(again.get("hybrid/low/0"), frame)
     again.put("hybrid/low/0", frame.iloc[:2])
     assert len(again.get("hybrid/low/0")) == 2
+    other = store.RunStore(store.build_dir() / "runs/03_ablation", made_by=made_by | {"model": "pure"})
+    assert not other.has("hybrid/low/0")
 
 
 def test_what_is_kept_lies_in_build_or_where_it_is_said(clone, monkeypatch):
     assert store.kept_dir() == clone / "build"
     monkeypatch.setenv(store.KEPT, str(clone / "elsewhere"))
     assert store.kept_dir() == clone / "elsewhere"
-
-
-def test_a_run_store_keeps_other_parameters_apart(clone, frame):
-    store.RunStore(clone / "runs", made_by={"model": "hybrid"}).put("0", frame)
-    other = store.RunStore(clone / "runs", made_by={"model": "pure"})
-    assert not other.has("0")
 
 
 @pytest.mark.parametrize("at", [0, 31, 32, 500, -1])
