@@ -13,6 +13,7 @@ from srdyn.study.trials import effects
 
 FOUR = ["hybrid", "pure", "hybrid-seed1", "pure-seed1"]
 FIRST, SEEDS = FOUR[:2], FOUR[2:]
+TASKS = ["needle", "recall8", "chain", "sum"]
 
 
 def of(stem, where=""):
@@ -31,6 +32,11 @@ def by(stem, where, index="arm", value="estimate"):
     return of(stem, where).pivot_table(index=index, columns="model", values=value, sort=False)
 
 
+def each(stem, where, value="estimate"):
+    """One number a model."""
+    return of(stem, where).set_index("model")[value]
+
+
 def full_from_twenty():
     heads = of("05_mechanism_heads", "D == 64").assign(full=lambda x: x["rank"] >= 0.9 * x["D"])
     full = heads.groupby([heads["half_life"] > 25, heads["half_life"] > 15])["full"].mean()
@@ -40,7 +46,7 @@ def full_from_twenty():
 def without(arm, versus="random", value="difference", share=0.25, probe="needle"):
     """Of the thorough run: what removing an arm's heads of every layer changes, a number a model."""
     asked = f"probe == '{probe}' and share == {share} and arm == '{arm}' and versus == '{versus}'"
-    return of("thorough/03_ablation_differences", asked).set_index("model")[value]
+    return each("thorough/03_ablation_differences", asked, value)
 
 
 def retained(factor=True):
@@ -58,27 +64,25 @@ def ranks_with_a_sixteenth():
 def set_to(times):
     """Needles found at this many half-lives, of the slower half, from 20 tokens on."""
     found = retained(factor=False)["saturated, slow"].reset_index()
-    far = found[(found["distance"] / found["half_life"]).between(*times) & (found["half_life"] >= 20)]
-    return far
+    return found[(found["distance"] / found["half_life"]).between(*times) & (found["half_life"] >= 20)]
 
 
-def share_of_two(stem, where, damage="damage"):
-    """How much of what single heads cost two of them bear, the most they cost; a line a model."""
-    found = of(stem, where).assign(cost=lambda x: x[damage].clip(lower=0))
-    two = found.groupby("model")["cost"].apply(lambda cost: cost.nlargest(2).sum() / cost.sum())
-    return two, found.groupby("model")["cost"].max()
+def share_of_two():
+    """How much of the needles that single heads cost two of them bear, the most they cost; a line a model."""
+    cost = each("03_ablation_heads", "probe == 'needle'", "damage").clip(lower=0).groupby("model")
+    return cost.apply(lambda cost: cost.nlargest(2).sum() / cost.sum()), cost.max()
 
 
-def worst(stem="05_mechanism_single", where="changed == 'removed'"):
+def worst():
     """The head of each second seed that costs most at any distance."""
-    found = of(stem, f"{where} and model in @SEEDS")
+    found = of("05_mechanism_single", "changed == 'removed' and model in @SEEDS")
     return found.loc[found.groupby("model")["damage"].idxmax()]
 
 
 def picked(changed, predictor):
     """The share of the damage that the worst tenth bears by a property, a number a model."""
     asked = f"changed == '{changed}' and predictor == '{predictor}' and quantity.str.startswith('share')"
-    return of("05_mechanism_damage", asked).set_index("model")["estimate"]
+    return each("05_mechanism_damage", asked)
 
 
 def recall(distance):
@@ -120,12 +124,11 @@ def order_kept():
 
 
 def low_share(model):
-    found = of("01_stratification_claims_second", "measure == 'low-rank heads' and source == 'model'")
-    return found.set_index("model").loc[model, "estimate"]
+    return each("01_stratification_claims_second", "measure == 'low-rank heads' and source == 'model'")[model]
 
 
 def modes(quantity):
-    return by("01_stratification_modes", f"quantity == '{quantity}'", "quantity").iloc[0]
+    return each("01_stratification_modes", f"quantity == '{quantity}'")
 
 
 def close_pairs():
@@ -134,11 +137,6 @@ def close_pairs():
     both = heads.merge(heads, on=["model", "layer"], suffixes=("", "_b")).query("head < head_b")
     close = (both["rank"] - both["rank_b"]).abs() <= both["uncertain"] + both["uncertain_b"]
     return (close & (both["uncertain"] + both["uncertain_b"] > 0)).groupby(both["model"]).sum()
-
-
-def nine(found):
-    """All of them nine of ten or more."""
-    return (found >= 0.9).all()
 
 
 DETAILS = {
@@ -164,8 +162,7 @@ DETAILS = {
         and (recall(1024) < 0).all()
     ),
     "one or two heads bear nearly all of what single heads cost; in the first pure one hardly": lambda: (
-        (share_of_two("03_ablation_heads", "probe == 'needle'")[0][["hybrid", *SEEDS]] > 0.95).all()
-        and share_of_two("03_ablation_heads", "probe == 'needle'")[1]["pure"] < 0.05
+        (share_of_two()[0][["hybrid", *SEEDS]] > 0.95).all() and share_of_two()[1]["pure"] < 0.05
     ),
     "the tenth that the half-life picks bears most of the damage in three of four models": lambda: (
         (picked("half-life ÷ 16", "half-life") > 0.5).sum() == 3
@@ -193,11 +190,10 @@ DETAILS = {
         and without("low", "intact")["uniform"] < -0.98
     ),
     "Half of the heads called highest in the hybrids are not high-rank": lambda: (
-        by("03_ablation_composition", "arm == 'high' and share == 0.25", value="high")
-        .iloc[0][["hybrid", "hybrid-seed1"]]
-        .between(0.4, 0.5)
-        .all()
-    ),
+        each("03_ablation_composition", "arm == 'high' and share == 0.25 and kind == 'hybrid'", "high").between(
+            0.4, 0.5
+        )
+    ).all(),
     "two hundred random sets of as many heads: of these eight choices, two in each": lambda: (
         of("03_ablation_places")["n"].eq(200).all()
         and of("03_ablation_places").groupby("model").size().tolist() == [2] * 4
@@ -209,13 +205,11 @@ DETAILS = {
         and without("low", value="high", share=0.389)["hybrid"] < 0
     ),
     "all needles are found without the highest ranks, three of ten without the lowest": lambda: (
-        by(
-            "thorough/03_ablation_estimates",
-            "probe == 'needle' and share == 0.389 and arm in ['high', 'low'] and window == 0",
-        )["hybrid"]
+        by("thorough/03_ablation_estimates", "probe == 'needle' and share == 0.389 and window == 0")
+        .loc[["high", "low"], "hybrid"]
         .round(1)
-        .to_dict()
-        == {"high": 1.0, "low": 0.3}
+        .tolist()
+        == [1.0, 0.3]
     ),
     "worse than without random heads in four of five models, without the highest better in three": lambda: (
         (without("low", value="low", probe=effects.TEXT) > 0).sum() == 4
@@ -223,32 +217,21 @@ DETAILS = {
     ),
     "At 38.9 % the joint score leaves next to nothing": lambda: (paper(effects.KEPT, "joint, α = 0.5") < 0.06).all(),
     "keeps them in all four models; removing first what forgets fastest keeps them in the first": lambda: (
-        nine(paper("needle", "oracle"))
-        and nine(paper("needle", "fast decay")[FIRST])
+        paper("needle", "oracle").ge(0.9).all()
+        and paper("needle", "fast decay")[FIRST].ge(0.9).all()
         and (paper("needle", "fast decay")[SEEDS] == 0).all()
     ),
     "(three in the second pure model): at a tenth of the heads in the first seeds, at a twentieth": lambda: (
-        of("04_pruning_oracle", "testable").set_index("model")["share"][FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
-        and (of("04_pruning_oracle", "testable")["kept"] >= 0.95).all()
-        and of(
-            "04_pruning_rivals",
-            "arm == 'intact' and model == 'pure-seed1' and probe in ['needle', 'recall8', 'chain', 'sum']",
-        )["testable"].sum()
-        == 3
+        each("04_pruning_oracle", "testable", "share")[FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
+        and (each("04_pruning_oracle", "testable", "kept") >= 0.95).all()
+        and each("04_pruning_rivals", "arm == 'intact' and probe in @TASKS", "testable")["pure-seed1"].sum() == 3
     ),
     "at 15 % of all heads, rank alone keeps nine tenths of the accuracy in the first pure model": lambda: (
         kept_at(0.15, "rank").round(1).tolist() == [0.3, 0.9]
         and kept_at(0.15, "joint, α = 0.5").round(1).tolist() == [0.0, 0.1]
     ),
     "the pure model loses five thousandths of a bit a token": lambda: (
-        by(
-            "04_pruning_frontier",
-            "how == 'rank' and rank == 8 and share == 1 and probe == 'bits a token more'",
-            "how",
-        )
-        .iloc[0]["pure"]
-        .round(3)
-        == 0.005
+        quarter(["rank"]).set_index("model")["estimate"]["pure"].round(3) == 0.005
     ),
     "Trained on 131,072 tokens more, `pure` without a quarter of every layer's heads gets back half": lambda: (
         set(of("thorough/04_pruning_healed")["tokens"]) == {0, 131072} and back().round(1).between(0.5, 0.6).all()
@@ -313,20 +296,13 @@ README = {
         without("high", value="low")["hybrid"] > 0 > without("high", value="high")["hybrid-seed1"]
     ),
     "with one cut over the whole model nearly all are (first seeds)": lambda: (
-        by(
-            "thorough/03_ablation_elsewhere",
-            "probe == 'needle' and arm == 'high' and cut == 'overall'",
-            value="difference",
-        )
-        .iloc[0][FIRST]
+        each("thorough/03_ablation_elsewhere", "probe == 'needle' and arm == 'high' and cut == 'overall'", "difference")
+        .loc[FIRST]
         .lt(-0.75)
         .all()
     ),
     "At 38.9 % of each layer one hybrid does what C8 says, the other three models do not": lambda: (
-        (
-            (without("high", value="low", share=0.389)[FOUR] > 0)
-            & (without("low", value="high", share=0.389)[FOUR] < 0)
-        ).sum()
+        ((without("high", value="low", share=0.389) > 0) & (without("low", value="high", share=0.389) < 0))[FOUR].sum()
         == 1
     ),
     "in two of four models on one that forgets at once": lambda: (
@@ -369,27 +345,20 @@ def forgetting_fast():
     return of("10_rules_heads").assign(fast=lambda x: x["half_life"] < 2).groupby("model")["fast"].mean()
 
 
-def untrained(measure):
-    return trained(measure, source="untrained")
-
-
 def recall_lost(arm, value):
     """By the models of several update rules, without heads."""
-    asked = f"probe == 'recall8' and reference == 'intact' and arm == '{arm}'"
-    return of("10_rules_removed", asked).set_index("model")[value]
+    return each("10_rules_removed", f"probe == 'recall8' and reference == 'intact' and arm == '{arm}'", value)
 
 
 def least_kept():
     """At the paper's share, by model and rule, on the task that is kept least."""
-    rivals = of(
-        "04_pruning_rivals", f"share == 0.389 and testable and probe in {['needle', 'recall8', 'chain', 'sum']}"
-    )
+    rivals = of("04_pruning_rivals", "share == 0.389 and testable and probe in @TASKS")
     return (rivals["estimate"] / rivals["intact"]).groupby([rivals["model"], rivals["arm"]]).min()
 
 
 def among_sets(column):
     """Of the joint score at the dose that the oracle stands."""
-    return of("04_pruning_places", f"probe == '{effects.KEPT}'").set_index("model")[column]
+    return each("04_pruning_places", f"probe == '{effects.KEPT}'", column)
 
 
 def quarter(how, probe="bits a token more"):
@@ -404,7 +373,7 @@ def primary(end):
 
 def text_without_the_oracles_choice():
     asked = "how == 'removed' and rule == 'oracle' and share == 0.25 and probe == 'bits a token more'"
-    return of("04_pruning_frontier", asked).set_index("model")["low"]
+    return each("04_pruning_frontier", asked, "low")
 
 
 FINDINGS = {
@@ -437,10 +406,11 @@ FINDINGS = {
     ),
     "KDA's to nothing, against what the paper says": lambda: recall_lost("high", "estimate")["kda"] < -0.99,
     "Mamba-2 recalls too little to be asked": lambda: (
-        of("10_rules_removed", "probe == 'recall8' and arm == 'intact'").set_index("model")["estimate"]["mamba2"] < 0.3
+        each("10_rules_removed", "probe == 'recall8' and arm == 'intact'")["mamba2"] < 0.3
     ),
     "before training all states of DeltaNet and GLA are full, and there is no order": lambda: all(
-        untrained("high heads")[model] == 1 and untrained(update_rules.RHO)[model] < 0.2
+        trained("high heads", source="untrained")[model] == 1
+        and trained(update_rules.RHO, source="untrained")[model] < 0.2
         for model in ("deltanet", "gla")
     ),
     "Recall of eight pairs by DeltaNet, GLA and KDA stays whole without the quarter of lowest rank of each": lambda: (
@@ -451,7 +421,7 @@ FINDINGS = {
         among_sets("place")[FIRST] < 0.05
     ).all(),
     "in the second, at a twentieth, like any other": lambda: (
-        of("04_pruning_oracle", "testable").set_index("model")["share"][FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
+        each("04_pruning_oracle", "testable", "share")[FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
         and (among_sets("verdict")[SEEDS] == "undecided").all()
         and among_sets("place")[SEEDS].between(0.02, 0.98).all()
     ),

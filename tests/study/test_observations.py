@@ -227,9 +227,3 @@ def test_a_rank_above_the_bound_is_noticed():
 
 def test_thresholds_are_those_of_the_claims():
     assert registration.load().thresholds | {"low": strata.LOW, "high": strata.HIGH} == registration.load().thresholds
-
-
-def test_heads_without_a_value_are_in_no_stratum():
-    shares = strata.shares(np.array([[1.0, np.nan, D / 2, D], [np.nan] * 4]), D)
-    np.testing.assert_allclose(shares[0], [1 / 3, 1 / 3, 1 / 3])
-    assert np.isnan(shares[1]).all()

@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def found(name: str | Path) -> str | Path:
     """The folder of that name, seen from here or the repository, else one of the hub; FileNotFoundError for a path."""
-    place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
+    place = Path(name).expanduser()
     for folder in (place, files.root() / place):
         if folder.exists():
             return folder.absolute()

@@ -34,10 +34,10 @@ LOSS, RANDOM = "bits a token more", "random"
 WHOLE, REMOVED, RANK = "whole", "removed", "rank"
 ROUNDED = {form: (form, False) for form in ("int8", "fp8", "int4")}
 ROUNDED |= {f"{form} + int4": (form, True) for form in ("int8", "fp8")}
+ZEROED, REPLAYED, POOLED = CHECKPOINTS = "checkpoint, zero", "checkpoint, replayed", "checkpoint, int8"
+ROUNDED |= {POOLED: ("int8", False)}
 """By name a format, and whether what it lost is kept in int4."""
-ZEROED, REPLAYED, POOLED = "checkpoint, zero", "checkpoint, replayed", "checkpoint, int8"
-CHECKPOINTS = (ZEROED, REPLAYED, POOLED)
-KNOWN = (REMOVED, *ROUNDED, RANK, *CHECKPOINTS)
+KNOWN = (REMOVED, *ROUNDED, RANK, ZEROED, REPLAYED)
 LEFT = 0.01
 """What is left of a write after a head's horizon."""
 _WAY = ["how", "rule", "share", "rank"]
@@ -187,17 +187,15 @@ class Subject(trials.Subject):
             return ablation.truncate_states(model, way.rank, heads, seldom)
         if way.how in (ZEROED, REPLAYED):
             return ablation.change_states(model, torch.zeros_like, heads, [prefix - replayed])
-        if way.how == POOLED:
-            return ablation.change_states(model, functools.partial(rounding.rounded, form="int8"), heads, [prefix])
         form, feedback = ROUNDED[way.how]
         change = functools.partial(rounding.rounded, form=form, feedback=feedback)
-        return ablation.change_states(model, change, heads, often)
+        return ablation.change_states(model, change, heads, [prefix] if way.how == POOLED else often)
 
     def _bytes(self, way: Way, heads: Bool[Tensor, "L H"]) -> float:
         """The share of the states' bytes that is left."""
         _, _, K, V = self.model.grid
         whole = rounding.head_bytes(K, V)
-        of_head = {WHOLE: whole, RANK: way.rank * (K + V) * 4, POOLED: rounding.head_bytes(K, V, "int8")}
+        of_head = {WHOLE: whole, RANK: way.rank * (K + V) * 4}
         of_head |= {how: rounding.head_bytes(K, V, form, feedback=lost) for how, (form, lost) in ROUNDED.items()}
         n, held = int(heads.sum()), int(self.model.held.sum())
         return 1 - n / held * (1 - of_head.get(way.how, 0) / whole)
