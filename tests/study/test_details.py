@@ -190,10 +190,8 @@ DETAILS = {
         and without("low", "intact")["uniform"] < -0.98
     ),
     "Half of the heads called highest in the hybrids are not high-rank": lambda: (
-        each("03_ablation_composition", "arm == 'high' and share == 0.25 and kind == 'hybrid'", "high").between(
-            0.4, 0.5
-        )
-    ).all(),
+        each("03_ablation_composition", "arm == 'high' and share == 0.25", "high")[FOUR[::2]].between(0.4, 0.5).all()
+    ),
     "two hundred random sets of as many heads: of these eight choices, two in each": lambda: (
         of("03_ablation_places")["n"].eq(200).all()
         and of("03_ablation_places").groupby("model").size().tolist() == [2] * 4
