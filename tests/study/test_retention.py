@@ -20,10 +20,14 @@ def subject(place, tmp_path_factory):
     return retention.Subject(place, ASKED, tmp_path_factory.mktemp("kept"))
 
 
-@pytest.mark.parametrize("distance", [24, 100])
-def test_an_answer_stands_as_far_from_its_fact_as_told(tokenizer, distance):
+@pytest.fixture
+def writer(tokenizer):
     text = evals.held_out_text(tokenizer, "evaluation")
-    writer = tasks.Writer(tasks.Alphabet.of(tokenizer), text, np.random.default_rng(0))
+    return tasks.Writer(tasks.Alphabet.of(tokenizer), text, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("distance", [24, 100])
+def test_an_answer_stands_as_far_from_its_fact_as_told(writer, distance):
     tokens, items = retention.needles(writer, distance, 4)
     row, at = (items > 0).nonzero(as_tuple=True)
     assert row.bincount().tolist() == [2] * 4
@@ -74,9 +78,7 @@ def test_single_heads_are_changed_one_at_a_time(subject):
 
 
 @pytest.mark.parametrize("distance", [16, 50])
-def test_a_passage_comes_again_after_the_distance(tokenizer, distance):
-    text = evals.held_out_text(tokenizer, "evaluation")
-    writer = tasks.Writer(tasks.Alphabet.of(tokenizer), text, np.random.default_rng(0))
+def test_a_passage_comes_again_after_the_distance(writer, distance):
     tokens, items = retention.passages(writer, distance, 3)
     row, at = (items == 2).nonzero(as_tuple=True)
     assert row.bincount().tolist() == [retention.PASSAGE] * 3
