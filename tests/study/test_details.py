@@ -1,4 +1,4 @@
-"""What pages and the README say in numbers, found in the tables that they name."""
+"""What pages, README and scorecard say in numbers, found again in the tables, by other code."""
 
 import functools
 
@@ -484,3 +484,43 @@ def test_an_order_moves_by_so_much_where_two_neighbours_change_places():
         other[[at, at + 1]] = at + 1, at
         most = max(most, abs(np.corrcoef(order, np.arange(8))[0, 1] - np.corrcoef(order, other)[0, 1]))
     assert most == pytest.approx(12 / (8 * 9))
+
+
+def recorded(stem, measure):
+    return of(stem, f"measure == '{measure}' and source == 'model'").set_index("model")
+
+
+def test_the_share_of_low_heads():
+    """C1, second: from the ranks of single heads."""
+    own = of("01_stratification_heads", "source == 'model'")
+    found = recorded("01_stratification_claims_second", "low-rank heads")
+    assert set(own["model"]) == set(found.index)
+    for model, part in own.groupby("model"):
+        share = sum(rank <= d / 4 for rank, d in zip(part["rank"], part["D"], strict=True)) / len(part)
+        assert found.loc[model, "estimate"] == pytest.approx(share, abs=1e-9)
+        assert found.loc[model, "low"] < share < found.loc[model, "high"]
+
+
+def test_the_place_of_the_low_heads():
+    """C8, second: from what every set answers."""
+    own = of("03_ablation_sets", "arm == 'tied low' and probe == 'needle'")
+    found = recorded("03_ablation_claims_second", "place of low")
+    assert set(own["model"]) == set(found.index)
+    for model, part in own.groupby("model"):
+        apart = part.drop_duplicates(["which", "set"])  # draws that chose the same heads are one
+        random, chosen = part[part["which"] == "random"]["bits"], apart[apart["which"] == "chosen"]["bits"]
+        assert len(random) >= 200
+        better = np.sign(random.to_numpy()[None, :] - chosen.to_numpy()[:, None])  # fewer bits: 1, as many: 0
+        assert found.loc[model, "estimate"] == pytest.approx((better.mean() + 1) / 2, abs=1e-9)
+
+
+def test_what_pruning_keeps():
+    """C9, first: from the accuracy on each task, over that of the intact model."""
+    found = recorded("04_pruning_claims", "accuracy kept")
+    for model, part in of("04_pruning_estimates", "probe in @TASKS").groupby("model"):
+        intact = part[part["arm"] == "intact"].set_index("probe")["estimate"]
+        arm = (part["arm"] == "joint, α = 0.5") & (part["share"] == 0.389) & (part["cut"] == "overall")
+        pruned = part[arm].set_index("probe")["estimate"]
+        solved = [task for task in intact.index if intact[task] >= 0.9]
+        kept = np.mean([pruned[task] / intact[task] for task in solved])
+        assert found.loc[model, "estimate"] == pytest.approx(kept, abs=1e-6)
