@@ -73,7 +73,8 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
         for stem in ("03_ablation", "04_pruning"):
             yield from _answers(draw, f"{run}{stem}", place, plan)
         arm = _arm(draw, stands(f"{run}03_ablation_elsewhere", place.name))
-        text = trials.answers([place], [arm, _random(arm)], plan).query("probe_kind == 'text'")
+        arms = [arm, dataclasses.replace(arm, name="random", matched=False)]
+        text = trials.answers([place], arms, plan).query("probe_kind == 'text'")
         elsewhere = functools.partial(effects.differences, text, versus="random")
         yield f"{run}03_ablation_elsewhere", f"{ABOUT} versus", elsewhere
         names = {"models": [place], "second_seeds": [], "every": [place], "plan": plan}
@@ -95,7 +96,8 @@ def _answers(draw: np.random.Generator, table: str, place: Path, plan: trials.Pl
     if "/" in table:  # what the oracle takes has changed since the thorough run
         versus, composed = (rows[rows["arm"] != trials.ORACLE] for rows in (versus, composed))
     arm, other = _arm(draw, versus.query("versus == 'random'")), _arm(draw, composed)
-    answers = trials.answers([place], [trials.Arm(trials.INTACT), _random(arm), arm], plan)
+    arms = [trials.Arm(trials.INTACT), dataclasses.replace(arm, name="random", matched=False), arm]
+    answers = trials.answers([place], arms, plan)
     estimates = functools.partial(effects.with_state, effects.estimates(answers), trials.profiles([place], plan))
     yield f"{table}_estimates", ABOUT, estimates
     yield f"{table}_differences", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
@@ -220,11 +222,6 @@ def _engines() -> pd.DataFrame:
 def _few(plan: trials.Plan, **asked: object) -> trials.Plan:
     """The plan with fewer questions; heads are chosen by as much text."""
     return dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, **asked))
-
-
-def _random(arm: trials.Arm) -> trials.Arm:
-    """Random heads at the arm's dose."""
-    return dataclasses.replace(arm, name="random", matched=False)
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:

@@ -51,7 +51,7 @@ def interaction(a1: pd.DataFrame, a0: pd.DataFrame, b1: pd.DataFrame, b0: pd.Dat
 
 
 def p_value(arm: pd.DataFrame, reference: pd.DataFrame) -> float:
-    """Two-sided p of no difference; it is below 0.05 just where `difference` leaves 0 out.
+    """Two-sided p of no difference, below 0.05 just where `difference` leaves 0 out.
 
     From the t distribution, since a share of 1000 resamples is never small enough to survive Holm's correction of
     hundreds. Where m rows or draws all differ by as much, 2^(1 − m): that m signs agree.
