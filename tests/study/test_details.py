@@ -18,6 +18,7 @@ from srdyn.study.trials import effects
 from srdyn.training import mixture
 
 FOUR = ["hybrid", "pure", "hybrid-seed1", "pure-seed1"]
+ON = ["pure-text", "pure-chains"]
 FIRST, SEEDS = FOUR[:2], FOUR[2:]
 FIVE = [*FOUR, "uniform"]
 CELL, ENDS = "# [#, #]", ["estimate", "low", "high"]
@@ -401,6 +402,10 @@ DETAILS = {
         )
     )(of("05_mechanism_sizes", "D != 64 and quantity == 'measured'").set_index("model")["high_hi"]),
     "which heads, only in part: ρ with the start is # to #": lambda: ends(identity_with_the_start()),
+    "agree in both far better than by chance, and each of them with `pure`, while `pure` and the model of another": (
+        lambda: (as_by_chance() == [False, False, False, True]).all(axis=None)
+    ),
+    "asks for κ of 0.8, that is open for the two (#, # to #)": lambda: trained_on("kappa")[:3],
     "called low and high at the start as at the end, it is two to six times as high": lambda: (
         order_kept()[0].tolist() == [False, False, False, True] and order_kept()[1].round().isin(range(2, 7)).all()
     ),
@@ -410,28 +415,18 @@ README = {
     "Of six update rules, one model each, trained alike, one alone has many low heads": lambda: (
         trained("low heads", "low")["pure"] > 0.3 and (trained("low heads", "high")[RULES] < 0.1).all()
     ),
-    "find more facts hidden in a text (*needles*) than without as many random heads, all four of them": lambda: (
+    "and when a model is trained on, with other data": lambda: (trained_on("spearman")[:9] > 0.98).all(),
+    "Without a quarter of each layer's heads no model misses those of lowest rank": lambda: (
         all(without("low", value="low")[FOUR] > 0) and all(without("low", value="high")[FOUR] < 1)
     ),
-    "fewer are lost than without random heads in one hybrid, more in the other": lambda: (
-        without("high", value="low")["hybrid"] > 0 > without("high", value="high")["hybrid-seed1"]
+    "At the paper's share three of four do, two of these miss the highest no less": lambda: (
+        (without("low", value="high", share=0.389)[FOUR] < 0).tolist() == [True, False, True, True]
+        and (without("high", value="high", share=0.389)[FOUR] < 0).tolist() == [False, False, True, True]
+        and (without("high", share=0.389) < without("low", share=0.389) + 0.3)[SEEDS].all()
     ),
-    "with one cut over the whole model nearly all are (first seeds)": lambda: (
-        by(
-            "thorough/03_ablation_elsewhere",
-            "probe == 'needle' and arm == 'high' and cut == 'overall'",
-            value="difference",
-        )
-        .iloc[0][FIRST]
-        .lt(-0.75)
-        .all()
-    ),
-    "At 38.9 % of each layer one hybrid does what C8 says, the other three models do not": lambda: (
-        (
-            (without("high", value="low", share=0.389)[FOUR] > 0)
-            & (without("low", value="high", share=0.389)[FOUR] < 0)
-        ).sum()
-        == 1
+    "in each of the three one head decides it": lambda: sorted(heads_that_decide().index) == sorted({"hybrid", *SEEDS}),
+    "The paper's joint score (C9) leaves next to nothing where random heads leave a third": lambda: (
+        (paper(effects.KEPT, "joint, α = 0.5") < 0.06).all() and paper(effects.KEPT, "random").between(0.25, 0.36).all()
     ),
     "in two of four models on one that forgets at once": lambda: (
         (without("fast decay", "intact")[FOUR] < -0.5).tolist() == [False, False, True, True]
@@ -601,6 +596,22 @@ def removed_of_a_rule(model):
 def agreement(measure, source, models):
     asked = f"measure == '{measure} between contexts' and source == '{source}'"
     return across("02_consistency_claims", asked, "model", models)
+
+
+PAIRS = ["pure-text / chains", "pure / text", "pure / chains", "pure / seed1"]
+
+
+def trained_on(measure, source="model"):
+    asked = f"measure == '{measure} between checkpoints' and source == '{source}'"
+    return across("02_consistency_checkpoints", asked, "model", PAIRS)
+
+
+def as_by_chance():
+    """Of each pair, whether its agreement lies among those with heads in random order."""
+    found = of("02_consistency_checkpoints")
+    null = found[found["source"] == "permuted heads"].set_index(["measure", "model"])
+    estimate = found[found["source"] == "model"].set_index(["measure", "model"])["estimate"]
+    return estimate.between(null["low"], null["high"]).unstack()[PAIRS]
 
 
 def in_time(source):
@@ -841,6 +852,8 @@ FINDINGS = {
     "learned decays explain # to #": lambda: ends(
         of("06_emergence_origin", "measure == 'decay at the end' and position == 512")["estimate"]
     ),
+    "began elsewhere (n = #; `02_consistency_checkpoints`)": lambda: [of("02_consistency_checkpoints")["n"].max()],
+    **rows({"ρ of the order": ("spearman",), "κ of the strata": ("kappa",)}, [CELL] * 4, lambda x: trained_on(*x)),
     "neither coefficient differs from zero for needles; for text some do, in the pure models": lambda: (
         lambda told: (
             not told.loc["needle"].any()
@@ -932,11 +945,12 @@ def test_every_number_of_the_findings_is_held_against_a_table():
 def test_the_findings_say_how_small_the_models_are_and_what_they_were_trained_on():
     card = (files.root() / "data/models/README.md").read_text()
     sizes = re.findall(r"^\| ([\w-]+) \| \w+ \| \d \| ([\d,]+) \| ([\d,]+) \|$", card, re.MULTILINE)
+    assert set(ON) < {name for name, *_ in sizes}  # of those that went on, the card counts what they read since
     parameters, tokens = (
         {name: round(int(numbers[at].replace(",", "")) / 1e6, 1 - at) for name, *numbers in sizes} for at in (0, 1)
     )
     assert f"{min(parameters.values())} to {max(parameters.values())} million parameters" in OF_THE_MODELS
-    assert {name: read for name, read in tokens.items() if read != 8} == {"uniform": 5}
+    assert {name: read for name, read in tokens.items() if read != 8} == {"uniform": 5} | dict.fromkeys(ON, 2)
     assert "8 million tokens read (`uniform` 5)" in OF_THE_MODELS
     asked = [sum(shares[x] for x in ("recall", "needles", "arithmetic")) for _, shares in mixture.SMALL.shares]
     assert min(asked) > 0.5
