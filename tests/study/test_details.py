@@ -957,6 +957,14 @@ def test_the_findings_say_how_small_the_models_are_and_what_they_were_trained_on
     assert "more than half of all training rows are recall, needles or arithmetic" in said("notebooks/site/findings.md")
 
 
+def test_the_findings_say_what_models_do_that_were_trained_on():
+    [sums] = re.findall(r"^\| sum \| 512 .*$", (files.root() / "data/models/README.md").read_text(), re.MULTILINE)
+    [heads] = re.findall(r"^\| task \| .*$", (files.root() / "data/models/README.md").read_text(), re.MULTILINE)
+    right = dict(zip(heads.split(" | "), sums.split(" | "), strict=True))
+    text, chains = (round(float(right[name].split()[0])) for name in ON)
+    assert f"sums are {text} % right in `pure-text`, {chains} % in `pure-chains`" in said("notebooks/site/findings.md")
+
+
 def test_an_order_moves_by_so_much_where_two_neighbours_change_places():
     assert "moves by 12/(m(m + 1)) at most, a sixth where it has eight" in said("notebooks/site/verdicts.md")
     assert of("01_stratification_heads")["head"].nunique() == 8
