@@ -83,8 +83,9 @@ def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
     whether its own agrees.
     """
     told = ["verdict", "why", "leading", "ours", "nulls", "over", "notebook", "beside"]
+    blank = dict.fromkeys(["claim", "statement", "paper", "kind", *told], "")
     entries = [entry for claim in registration.load(registered).claims for entry in _entries(claim, registered)]
-    return pd.DataFrame(entries, columns=["claim", "statement", "paper", "kind", *told]).fillna("")
+    return pd.DataFrame([blank | entry for entry in entries], columns=list(blank))
 
 
 def both() -> pd.DataFrame:
