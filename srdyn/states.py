@@ -227,8 +227,9 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: _Visit) 
     The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were.
     """
 
-    def told(layer: int, position: int, state: Tensor) -> None:
+    def told(layer: int, position: int, state: Tensor) -> Tensor:
         visit(layer, position, _checked_state(model, layer, position, state))
+        return state
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))

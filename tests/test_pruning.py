@@ -128,23 +128,6 @@ def test_pruning_twice_is_pruning_once(family):
     check()
 
 
-@pytest.mark.parametrize("family", ["hybrid", "pure", "qwen35, three values a key"])
-def test_a_saved_model_loads_bit_for_bit(family, tmp_path):
-    @settings(max_examples=5, deadline=None)
-    @given(masks(family))
-    @example(torch.zeros(model(family).grid[:2], dtype=torch.bool))
-    def check(keep):
-        pruned = pruning.prune_heads(model(family), keep)
-        loaded = models.load(pruning.save(pruned, tmp_path / "parent" / "pruned"), device="cpu")
-        assert (loaded.grid, loaded.layers, loaded.name) == (pruned.grid, pruned.layers, "pruned")
-        assert type(loaded.hf) is type(pruned.hf)
-        assert torch.equal(loaded.hf(TOKENS).logits, pruned.hf(TOKENS).logits)
-        assert torch.equal(fed(loaded.hf, [5, 1, 7])[0], fed(pruned.hf, [5, 1, 7])[0])
-        assert [path.name for path in (tmp_path / "parent").iterdir()] == ["pruned"]
-
-    check()
-
-
 def test_loaded_weights_lie_where_computed_ones_do(tmp_path):
     """As views of the mapped file they would not, so that products may differ in their last bits."""
     family = "qwen35, three values a key"
@@ -221,20 +204,6 @@ def test_the_old_model_is_untouched_and_shares_nothing():
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     assert torch.equal(whole.hf(TOKENS).logits, logits)
     assert not hasattr(whole.hf.config, "srdyn_kept")
-
-
-@pytest.mark.parametrize("route", ["forward", "segments"])
-@pytest.mark.parametrize("rows", [([0, 2, 3], [1], []), ([], [0, 1, 2, 3], [3]), ([], [], [])])
-def test_a_trace_finds_the_kept_heads_at_their_old_places_and_nan_elsewhere(rows, route):
-    keep = mask("hybrid", *rows)
-    pruned, reference = pruning.prune_heads(model("hybrid"), keep), masked(model("hybrid"), keep)
-    read = functools.partial(states.trace, tokens=TOKENS, positions=[3, 64, 70], measure=lambda state: state.flatten(2))
-    found, expected = read(pruned, route=route), read(reference)
-    expected[~keep[:, None, None].expand(expected.shape[:-1])] = torch.nan
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, equal_nan=True)
-    for ours, theirs in zip(states.gates(pruned, TOKENS), states.gates(reference, TOKENS), strict=True):
-        theirs[~keep[:, None, None].expand(theirs.shape)] = torch.nan
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("family", ["hybrid", "qwen35, three values a key"])

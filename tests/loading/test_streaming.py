@@ -38,8 +38,6 @@ CONVERTED = {
     | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
 }
 
-OTHERS = ("glm5_next", "bamba", "falcon_h1", "zamba2", "fla gated_deltanet", "fla gla")
-
 
 def saved(stem, folder):
     """A random checkpoint in bfloat16, in several files."""
@@ -87,20 +85,6 @@ def test_a_trace_from_disk_is_the_one_from_memory(stays, streams, tokens):
         assert torch.equal(ours, theirs)
     assert streams.device == torch.device("cpu")
     assert all(parameter.device.type == "meta" for parameter in streams.hf.parameters())
-
-
-@pytest.mark.parametrize(
-    "family",
-    [family for family in families.FAMILIES if family.id in OTHERS],
-    ids=lambda family: family.id,
-)
-def test_other_families_stream_as_well(family, tmp_path):
-    """Renamed, merged and shared weights, buffers, a state cache of their own, modules rebound for the CPU."""
-    families.model(family).hf.save_pretrained(tmp_path)
-    whole, streamed = (models.load(tmp_path, device="cpu", offload=offload) for offload in (None, "disk"))
-    tokens = torch.randint(0, whole.hf.get_input_embeddings().num_embeddings, (2, 70))
-    assert torch.equal(*(states.trace(model, tokens, [1, 40, 70]) for model in (whole, streamed)))
-    assert torch.equal(*(model.hf(tokens, use_cache=False).logits for model in (whole, streamed)))
 
 
 def test_the_other_route_and_generation_are_the_same_too(stays, streams, tokens):
@@ -169,12 +153,13 @@ def tensors(folder):
 @pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
 @pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, whenever one is built
 @pytest.mark.parametrize("family", families.FAMILIES, ids=str)
-def test_heads_are_cut_out_of_what_is_on_disk(family, tmp_path):
-    """As in memory, tensor for tensor, in the model, in its own folder and in an ordinary one."""
+def test_a_model_on_disk_and_what_is_cut_out_of_it_are_those_in_memory(family, tmp_path):
+    """Renamed, merged and shared weights, buffers, caches; what is cut, tensor for tensor, in both kinds of folder."""
     families.model(family).hf.save_pretrained(tmp_path / "whole")
     whole, streamed = (models.load(tmp_path / "whole", device="cpu", offload=offload) for offload in (None, "disk"))
-    tokens = torch.randint(0, 64, (1, 40))
-    even = {}
+    tokens, even = torch.randint(0, 64, (2, 70)), {}
+    assert torch.equal(*(states.trace(model, tokens, [1, 40, 70]) for model in (whole, streamed)))
+    assert torch.equal(*(model.logits(tokens) for model in (whole, streamed)))
     if family.id in EXPORTED:
         even = {export.save: pruning.select(torch.rand(whole.grid[:2]), 0.5, uniform=True, **export.choices(whole))}
     keep = family.keep(*whole.grid[:2], torch.Generator().manual_seed(0))
