@@ -5,7 +5,6 @@ import math
 import shutil
 import types
 
-import families
 import numpy as np
 import pytest
 import small
@@ -149,21 +148,6 @@ def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path, tokenizer):
     assert torch.equal(
         pruning.prune_heads(loaded, less).hf(TOKENS).logits, pruning.prune_heads(whole, less).hf(TOKENS).logits
     )
-
-
-def test_saving_replaces_what_it_saved_and_nothing_else(tmp_path):
-    (tmp_path / "model").mkdir()
-    for _ in range(2):
-        pruning.save(model("pure"), tmp_path / "model")
-    assert models.load(tmp_path / "model").layers == model("pure").layers
-    (tmp_path / "model" / "thesis.txt").write_text("precious")
-    shutil.copytree(files.data_dir() / "models" / "hybrid", tmp_path / "hybrid")
-    for folder, named in ((tmp_path / "model", r"thesis\.txt"), (tmp_path / "hybrid", "checkpoints")):
-        before = files.content_hash(folder)
-        with pytest.raises(FileExistsError, match=named):
-            pruning.save(model("pure"), folder)
-        assert files.content_hash(folder) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hybrid", "model"]
 
 
 def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
@@ -376,24 +360,6 @@ def test_every_group_loses_its_share():
     for options in ({"groups": 3}, {"groups": 0}, {"whole": 0}, {"tp": 0}):
         with pytest.raises(ValueError, match=f"4 heads do not lie in {options.get('groups', 1)} groups"):
             pruning.select(score, 0.5, **options)
-
-
-def test_a_state_space_dual_is_cut_as_its_groups_allow():
-    model = models.from_hf(families.mamba2(groups=2), name="mamba2")
-    groups = {site.recipe.heads(site.mixer).key_heads for site in architectures.sites(model.hf)}
-    assert groups == {2}
-    score = torch.rand(model.grid[:2], generator=torch.Generator().manual_seed(0))
-    keep = pruning.select(score, 0.5, groups=2)
-    assert pruning.prune_heads(model, keep).layers[0].heads == tuple(keep[0].nonzero()[:, 0].tolist())
-    with pytest.raises(ValueError, match=r"pruning\.select\(\.\.\., groups=2\)"):
-        pruning.prune_heads(model, torch.arange(model.grid.H).expand(model.grid[:2]) > 0)
-
-
-def test_the_paper_cuts_448_of_1152():
-    score = torch.rand(36, 32, generator=torch.Generator().manual_seed(0))
-    keep = pruning.select(score, 0.389)
-    assert int((~keep).sum()) == 448
-    assert score[~keep].min() > score[keep].max()
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

@@ -77,12 +77,6 @@ def test_the_share_freed_falls_with_length_where_there_is_attention(table):
     assert ((table["removed_heads"] - 0.389 * table["heads"]).abs() <= 0.5).all()
 
 
-def test_at_break_even_keys_and_values_cost_what_the_states_do():
-    table = memory.ledger([3072], configs={"it": transformers.Qwen3NextConfig()})
-    assert table["break_even"].item() == 3072
-    assert table["kv_bytes"].item() == table["state_bytes"].item()
-
-
 def test_a_model_that_also_sees_images_counts_its_decoder():
     whole, text = transformers.Qwen3_5Config(), transformers.Qwen3_5TextConfig()
     rows = memory.ledger([7], configs={"it": whole}), memory.ledger([7], configs={"it": text})
