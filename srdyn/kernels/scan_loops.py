@@ -101,10 +101,7 @@ def _forward(inputs, results, positions, pair):
                 store(out, at, o0)
                 store(out, at + 16, o1)
             if mark < positions.size and positions[mark] == t + 1:
-                into = ((b * positions.size + mark) * H + h) * K * V + column
-                for i in range(K):
-                    store(captured, into + i * V, load(state, top + i * V))
-                    store(captured, into + i * V + 16, load(state, top + i * V + 16))
+                captured[b, mark, h, :, column : column + PANEL] = state[b, h, :, column : column + PANEL]
                 mark += 1
 
 

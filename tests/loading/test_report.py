@@ -24,8 +24,6 @@ def test_nothing_but_the_configuration_is_read(folder, tmp_path):
     (tmp_path / "config.json").write_bytes((folder / "config.json").read_bytes())
     found = models.check(tmp_path, device="cpu", lengths=(9,))
     assert found.unsupported == ()
-    [note] = found.notes
-    assert note.startswith("It has no tokenizer")
     assert found.family == "qwen3_5_text"
 
 

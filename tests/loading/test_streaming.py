@@ -3,54 +3,27 @@
 import accelerate
 import families
 import pytest
-import small
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from srdyn import ablation, export, models, pruning, states
 from srdyn.loading import streaming
 
-LINEAR, FULL = "linear_attention", "full_attention"
 POSITIONS = [1, 64, 100, 150]
-SMALL = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "layer_types": [LINEAR, LINEAR, FULL],
-    "pad_token_id": None,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
-DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 12}
-EXPERTS = {"num_experts": 12, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-CONVERTED = {
-    # Experts are stored one by one; embeddings are tied or not.
-    "Qwen3Next": DELTA | EXPERTS | {"head_dim": 16, "shared_expert_intermediate_size": 16, "tie_word_embeddings": True},
-    # Three convolutions are stored apart.
-    "OlmoHybrid": DELTA,
-    # Renamed gates, stored convolutions, stored experts.
-    "KimiLinear": {"linear_num_heads": 3, "linear_head_dim": 8, "num_experts": 12, "num_experts_per_token": 2}
-    | {"kv_lora_rank": 10, "qk_rope_head_dim": 6, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 16}
-    | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
-}
+CONVERTED = ("qwen3_5_moe", "olmo_hybrid", "kimi_linear")
+"""Families that store experts one by one, convolutions apart, both and other names."""
 
 
-def saved(stem, folder):
+def saved(name, folder):
     """A random checkpoint in bfloat16, in several files."""
-    torch.manual_seed(0)
-    hf = getattr(transformers, f"{stem}ForCausalLM")(getattr(transformers, f"{stem}Config")(**SMALL | CONVERTED[stem]))
-    small.with_slow_decays(hf).to(torch.bfloat16).save_pretrained(folder, max_shard_size="40KB")
+    families.named(name).build().to(torch.bfloat16).save_pretrained(folder, max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return saved("Qwen3Next", tmp_path_factory.mktemp("moe"))
+    return saved("qwen3_5_moe", tmp_path_factory.mktemp("moe"))
 
 
 @pytest.fixture(scope="module")
@@ -63,9 +36,9 @@ def streams(folder):
     return models.load(folder, device="cpu", offload="disk")
 
 
-@pytest.mark.parametrize("stem", CONVERTED)
-def test_every_parameter_is_what_transformers_loads(stem, tmp_path):
-    stock, place = getattr(transformers, f"{stem}ForCausalLM"), saved(stem, tmp_path / "it")
+@pytest.mark.parametrize("name", CONVERTED)
+def test_every_parameter_is_what_transformers_loads(name, tmp_path):
+    stock, place = type(families.model(families.named(name)).hf), saved(name, tmp_path / "it")
     whole = stock.from_pretrained(place, dtype=torch.float32)
     hf, report, shards = streaming.from_pretrained(stock, str(place), dtype=torch.float32)
     assert type(hf) is stock
