@@ -58,7 +58,7 @@ def change_states(
             changed = functools.partial(_with_changed, change, chosen)
             # A step always brings a state along, which `fed` refuses.
             fed = functools.partial(feeding.fed, site.recipe, positions, changed, chunk=1)
-            stack.enter_context(_everywhere(site, fed))
+            stack.enter_context(feeding.taken_over(site, fed))
         yield
 
 
@@ -140,25 +140,19 @@ def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures
             yield site, row[list(held.heads)]
 
 
-def _everywhere(site: architectures.Site, read: Callable) -> contextlib.AbstractContextManager[None]:
-    """`feeding.taken_over` for whole passes and single steps alike."""
-    return feeding.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
-
-
 def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractContextManager[None]:
     """While this is open, the recurrence is called with what `change` makes of each call."""
-    return _everywhere(site, lambda function, call: site.recipe.run(function, change(call)))
+    return feeding.taken_over(site, lambda function, call: site.recipe.run(function, change(call)))
 
 
 @contextlib.contextmanager
 def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]:
     """While this is open, the layer has these decays, upon those that are set already: one tap reads what stands."""
-    before = site.recipe.decay_set(site.mixer)
+    before = getattr(site.mixer, "srdyn_decay", None)
     with contextlib.ExitStack() as undone:
         undone.callback(setattr, site.mixer, "srdyn_decay", before)
         if before is None:
-            decayed = lambda call: site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))  # noqa: E731
-            undone.enter_context(_changed(site, decayed))
+            undone.enter_context(_changed(site, lambda call: site.recipe.forgetting(call, site.mixer.srdyn_decay)))
         site.mixer.srdyn_decay = decay if before is None else before.then(decay)
         yield
 

@@ -235,7 +235,7 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: _Visit) 
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
             fed = functools.partial(feeding.fed, site.recipe, positions, functools.partial(told, layer))
-            stack.enter_context(feeding.taken_over(site, site.recipe.readers, fed))
+            stack.enter_context(feeding.taken_over(site, fed, site.recipe.readers))
         yield
 
 

@@ -41,11 +41,11 @@ def fed(
 
 
 def taken_over(
-    site: architectures.Site, names: Sequence[str], read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]]
+    site: architectures.Site, read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]], names: Sequence[str] = ()
 ) -> contextlib.AbstractContextManager[None]:
     """While this is open, `read(function, call)` gives the outputs and the last state of one layer's recurrence.
 
-    `names` are taps of its recipe, `function` is what was called by that name.
+    `names` are taps of its recipe, by default that of whole passes and that of single steps.
     """
 
     def tap(function: Callable) -> Callable:
@@ -55,7 +55,8 @@ def taken_over(
 
         return call
 
-    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in names})
+    taps = names or (site.recipe.chunk_tap, site.recipe.step_tap)
+    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in taps})
 
 
 def watched(site: architectures.Site, see: Callable[[recipe.Inputs], None]) -> contextlib.AbstractContextManager[None]:
@@ -63,7 +64,7 @@ def watched(site: architectures.Site, see: Callable[[recipe.Inputs], None]) -> c
 
     def watch(function: Callable) -> Callable:
         def call(*arguments, **options):
-            taken, decay = site.recipe.taken_apart(arguments, options), site.recipe.decay_set(site.mixer)
+            taken, decay = site.recipe.taken_apart(arguments, options), getattr(site.mixer, "srdyn_decay", None)
             see(site.recipe.inputs(taken if decay is None else site.recipe.forgetting(taken, decay)))
             return function(*arguments, **options)
 
