@@ -1,6 +1,7 @@
 """Two checkpoints' heads side by side: independent agreement, planted identity, honest null."""
 
 import functools
+import json
 import shutil
 
 import numpy as np
@@ -13,7 +14,7 @@ from srdyn import figures, models, strata
 from srdyn.loading import files
 from srdyn.study.analysis import checkpoint_pairs, observations
 from srdyn.study.claims import claims, registration
-from srdyn.study.run import store
+from srdyn.study.run import opened, store
 from srdyn.study.survey import null_tables, survey
 
 AT = 48
@@ -67,6 +68,8 @@ def test_two_checkpoints_are_compared_head_by_head(places, reading, tmp_path):
     table = checkpoint_pairs.compare(*places, reading, at=AT, kept=tmp_path)
     assert table["measure"].tolist() == ["spearman between checkpoints"] * 2 + ["kappa between checkpoints"] * 2
     assert set(table["model"]) == {"tiny-base / tuned"}
+    [kind] = {opened.kind(models.load(place)) for place in places}
+    assert set(table["kind"]) == {kind}
     heads = survey.heads(places, reading, sources=(), kept=tmp_path)
     own = heads[(heads["context"] == "own") & (heads["position"] == AT)]
     a, b = (part.groupby(["layer", "head"])["rank"].mean() for _, part in own.groupby("model", sort=False))
@@ -80,6 +83,15 @@ def test_two_checkpoints_are_compared_head_by_head(places, reading, tmp_path):
     assert rows.at["spearman between checkpoints", "estimate"] > nulls["spearman between checkpoints"]
 
 
+def test_a_pair_of_two_seeds_is_a_kind_of_its_own(places, reading, tmp_path):
+    other = shutil.copytree(places[1], tmp_path / "tiny-other")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps(config | {"srdyn_seed": 1}))
+    table = checkpoint_pairs.compare(places[0], other, reading, at=AT, kept=tmp_path / "kept")
+    assert set(table["kind"]) == {"tiny-base / other"}
+    assert set(table["seed"]) == {0}
+
+
 def test_what_a_pair_shows_is_recorded_and_drawn(places, reading, tmp_path, monkeypatch):
     table = checkpoint_pairs.compare(*places, reading, at=AT, kept=tmp_path)
     (tmp_path / "data").mkdir()
@@ -87,7 +99,7 @@ def test_what_a_pair_shows_is_recorded_and_drawn(places, reading, tmp_path, monk
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
     claims.record("C6", table, run="02_consistency")
     [line] = claims.ledger().query("claim == 'C6'").to_dict("records")
-    assert (line["kind"], line["verdict"].split(":")[0]) == ("tiny-base / tuned", "one seed")
+    assert (line["kind"], line["verdict"].split(":")[0]) == (table["kind"].iloc[0], "one seed")
     figures.measures(store.load_table("02_consistency_claims"), registration.rules())
 
 
