@@ -11,8 +11,7 @@ from srdyn.figures import style
 
 _AXES = {"T": "tokens T", "L": "layers L", "H": "heads H"}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_COLOURS = {"#111111": "o", "#004488": "s", "#C99000": "^", "#BB5566": "D"}
-_LOOKS = [style.Look(*look) for look in _COLOURS.items()]
+_LOOKS = [style.Look(*look) for look in zip(("#111111", "#004488", "#C99000", "#BB5566"), "os^D", strict=True)]
 
 
 @style.draws("what case positions", "base T B n ratio low high")

@@ -20,7 +20,7 @@ _SHARES = ScalarMappable(Normalize(0, 1), colormaps[style.COLOURMAP].resampled(2
 def head_map(table: pd.DataFrame) -> Figure:
     """Rank as a share of D, layer by head: models across, below them untrained; heads without a rank are hatched."""
     table = table[table["source"].isin([style.MODEL, "untrained"])]
-    style.require(table, [], key=["model", "source", "layer", "head"])
+    style.require(table, "model source layer head")
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
     figure, parts = style.crossed(table, "source", "model", height=height, sharex=False, sharey=False)
     lowest = {}
@@ -61,7 +61,7 @@ def residual_map(table: pd.DataFrame) -> Figure:
     Raises ValueError where no head has a residual.
     """
     table = table.dropna(subset="residual")
-    style.require(table, [], key=["model", "layer", "head"])
+    style.require(table, "model layer head")
     table = table.assign(framed=table["stratum"].astype(str) != table["mechanism_stratum"].astype(str))
     certain = (table["residual_low"] > 0) | (table["residual_high"] < 0)
     table["shown"] = table["residual"].where(certain, 0)

@@ -65,14 +65,9 @@ def explained_variance(table: pd.DataFrame) -> Figure:
     handles = [style.handle(quantity, linewidth=0.8, **look) for quantity, look in looks.items()]
     style.legend(figure, [*handles, style.handle("reproducible", **_REPRODUCIBLE)])
     noted = table.dropna(subset="variance").groupby("quantity", sort=False)["variance"]
-    shares = ", ".join(f"{name} {_percent(part)}" for name, part in noted).replace("R² ", "")
+    shares = ", ".join(f"{name} {style.span((100 * part).round(1))} %" for name, part in noted).replace("R² ", "")
     note = "reproducible: the share of it that is no noise of the samples"
     return style.finish(figure, "bars: 95 % interval", style.counted(table), f"share of the variance: {shares}", note)
-
-
-def _percent(shares: pd.Series) -> str:
-    low, high = (f"{100 * share:.1f}" for share in (shares.min(), shares.max()))
-    return f"{low} %" if low == high else f"{low}–{high} %"
 
 
 def scores(
@@ -103,8 +98,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     labels = {"x": "effective rank r in float64", "y": "r as read"}
     figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True, **labels)
     for panel, part in parts:
-        top = part["D"].max() if len(part) else 1
-        style.equal_ranks(panel, float(top))
+        top = style.equal_ranks(panel, part["D"])
         for share in (strata.LOW, strata.HIGH):
             panel.axhline(share * top, zorder=1, **style.BOUND)
             panel.axvline(share * top, zorder=1, **style.BOUND)
@@ -124,8 +118,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
 @style.draws("model ranks_of eps", style.SHARES)
 def threshold_sweep(table: pd.DataFrame) -> Figure:
     """Shares of low and high heads against ε, a panel a model: the model, the mechanism null, the closed form."""
-    labels = {"x": "threshold ε (share of σ₁)", "y": "share of heads"}
-    figure, parts = style.panels(table, "model", height=2.0, **labels)
+    figure, parts = style.panels(table, "model", x="threshold ε (share of σ₁)", y="share of heads")
     sources = list(table["ranks_of"].unique())
     for panel, part in parts:
         for name in _SHOWN:

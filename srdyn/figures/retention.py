@@ -24,8 +24,9 @@ def half_lives(table: pd.DataFrame) -> Figure:
     for each distance, dark to light from the nearest; dashed: nothing is set.
     """
     names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
+    labels = [*(f"needles found,\n{group}" for group in _GROUPS), "effective rank r"]
     size = {"height": 1.05, "sharex": True, "sharey": "row"}
-    figure, axes = style.grid(len(_GROUPS) + 1, len(names), x="half-life set (tokens)", y="effective rank r", **size)
+    figure, axes = style.grid(len(_GROUPS) + 1, len(names), x="half-life set (tokens)", y=labels, **size)
     shades = dict(zip(map(int, distances), style.shades(len(distances), 0.9), strict=True))
     for column, name in zip(axes.T, names, strict=True):
         part = table[table["model"] == name]
@@ -37,8 +38,6 @@ def half_lives(table: pd.DataFrame) -> Figure:
         column[-1].axhline(part["D"].max(), **style.BOUND)
         column[0].set_title(name)
     axes[0, 0].set_xscale("log")
-    for panel, group in zip(axes[:, 0], _GROUPS, strict=False):
-        panel.set_ylabel(f"needles found,\n{group}")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
     style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in _GROUPS.items())])
     note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"

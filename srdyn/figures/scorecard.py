@@ -33,9 +33,8 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
-    figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3, count=1)
-    panel = axes[0, 0]
-    panel.set_subplotspec(panel.get_gridspec()[0, :])
+    figure, [[panel]] = style.grid(1, 1, height=_ROW["claim"] * len(claims) + 0.3)
+    figure.set_figwidth(style.WIDE)
     for row in ledger.itertuples():
         y, second = claims.index(row.claim), getattr(row, "second", "")
         for x in [kinds.index(row.kind)] if row.kind else range(len(kinds)):
@@ -82,12 +81,14 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     the whole interval passes. Raises ValueError for a measure without exactly one threshold.
     """
     rows = _rows(table, rules)
-    seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}
-    places = style.apart([(source, seed) for source, of in seeds.items() for seed in of], 0.36)
-    height = _ROW["measure"] * len(rows) + 0.3
+    order, pairs = list(style.SOURCES), set(zip(table["source"], table["seed"], strict=True))
+    places = style.apart(sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1])), 0.36)
+    values = [[0, 1], table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]]
+    low, high = np.nanquantile(np.concatenate(values, axis=None), [0, 1])
+    margin, height = 0.05 * (high - low), _ROW["measure"] * len(rows) + 0.3
     figure, parts = style.panels(table, "kind", height=height, x="value (own unit)")
     for panel, part in parts:
-        panel.set_xlim(*_limits(table, rows))
+        panel.set_xlim(low - margin, high + margin)
         for rule in rows.itertuples():
             _threshold(panel, rule)
         for row in part.merge(rows, on=_MEASURE).to_dict("records"):
@@ -102,20 +103,13 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
 
 def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
     """The rules of what was measured, with their places y."""
-    style.require(rules, [*_MEASURE, "at_least", "at_most"], key=_MEASURE)
+    style.require(rules, "claim measure", "at_least at_most")
     rows = rules.merge(table[_MEASURE].drop_duplicates(), how="right")
     wrong = rows.loc[rows[["at_least", "at_most"]].notna().sum(axis=1) != 1, _MEASURE]
     if len(wrong):
         told = [*wrong.itertuples(index=False, name=None)]
         raise ValueError(f"every measure needs a rule with either at_least or at_most; see {told}")
     return rules.merge(rows[_MEASURE]).rename_axis("y").reset_index()
-
-
-def _limits(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[float, float]:
-    values = [[0, 1], table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]]
-    low, high = np.nanquantile(np.concatenate(values, axis=None), [0, 1])
-    margin = 0.05 * (high - low)
-    return low - margin, high + margin
 
 
 def _threshold(panel: Axes, rule: tuple) -> None:

@@ -66,14 +66,12 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
 @style.draws("model kind seed source layer head", "rank D")
 def rank_distribution(table: pd.DataFrame) -> Figure:
     """Share of heads whose rank is at most a share of D, by kind of model and null; low and high make a band."""
-    labels = {"x": "effective rank r / d", "y": "share of heads with at most r"}
-    figure, parts = style.panels(table, "kind", height=2.0, **labels)
+    figure, parts = style.panels(table, "kind", x="effective rank r / d", y="share of heads with at most r")
     low, high = strata.LOW, strata.HIGH
     for panel, part in parts:
         for source in reversed(style.sources(part)):
-            for seed in style.seeds(part):
-                heads = part[(part["source"] == source) & (part["seed"] == seed)]
-                _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
+            for seed, heads in part[part["source"] == source].groupby("seed"):
+                _distribution(panel, heads, source, bold=seed == part["seed"].min())
         for threshold in (low, high):
             panel.axvline(threshold, zorder=1, **style.BOUND)
         panel.set(xlim=(-0.02, 1.06), ylim=(0, 1.13), yticks=style.QUARTERS)
@@ -108,12 +106,11 @@ def shares(table: pd.DataFrame) -> Figure:
     table = table[table["source"] == style.MODEL]
     splits = table["split"].unique()  # thresholds from the largest to the smallest, then the others as they come
     splits = pd.Series(pd.to_numeric(splits, errors="coerce"), splits).sort_values(ascending=False, kind="stable")
-    labels = {"x": "threshold ε (share of σ₁)", "y": "share of a layer's heads"}
-    figure, parts = style.panels(table, "kind", height=2.0, **labels)
+    figure, parts = style.panels(table, "kind", x="threshold ε (share of σ₁)", y="share of a layer's heads")
     for panel, part in parts:
         for place, (name, look) in enumerate(style.STRATA.items()):
-            for which, seed in enumerate(style.seeds(part)):
-                rows = part[part["seed"] == seed].set_index("split").reindex(splits.index)
+            for which, (_, rows) in enumerate(part.groupby("seed")):
+                rows = rows.set_index("split").reindex(splits.index)
                 x = np.arange(len(splits)) + (place - 1) * 0.28 + which * 0.13 - 0.065
                 style.points(panel, x, rows, look, value=name, width=0.7, hollow=which > 0, zorder=3)
                 line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
@@ -122,7 +119,7 @@ def shares(table: pd.DataFrame) -> Figure:
         panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
     handles = [style.handle(name, look, linewidth=0.8) for name, look in style.STRATA.items()]
-    for face, seed in zip(["0.3", "white"], style.seeds(table), strict=False):
+    for face, seed in zip(["0.3", "white"], sorted(table["seed"].unique()), strict=False):
         handles.append(style.handle(f"seed {seed}", style.Look("0.3", "o"), markerfacecolor=face, linestyle=""))
     style.legend(figure, handles)
     notes = f"dashed: {_SMALLEST_GROUP:g}", "medians over layers", style.HALF_LIFE
