@@ -12,7 +12,7 @@ _ORDER_KEPT = 0.9
 """Spearman ρ from which the order counts as kept (claim C3)."""
 
 
-@style.draws("model layer head context", "rank low high D bound text_rank")
+@style.draws(table="model layer head context | rank low high D bound text_rank")
 def attacks(table: pd.DataFrame) -> Figure:
     """Every head's rank under a repetition attack (context) against that in text; `bound` is of the first layer."""
     labels = {"x": "effective rank r in text", "y": "effective rank r\nunder attack"}
@@ -34,7 +34,7 @@ def attacks(table: pd.DataFrame) -> Figure:
     return style.finish(figure, heads, style.counted(table), "dotted: equal ranks")
 
 
-@style.draws("model layer context sample position", "cosine bound")
+@style.draws(table="model layer context sample position | cosine bound")
 def cosine_bound(table: pd.DataFrame) -> Figure:
     """How far consecutive norm vectors turn, beside what Eq. 13 allows: 1 − cosine against t, a line for each layer.
 
@@ -71,7 +71,7 @@ def _turn_panel(panel: Axes, table: pd.DataFrame) -> None:
     style.label_right(panel, [end for end in ends if end[0] > 0])
 
 
-@style.draws("kind seed source position", "model spearman low high")
+@style.draws(table="kind seed source position | model spearman low high")
 def time_order(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the ranks after t tokens with the final ranks: seeds and nulls, a panel a kind; NaN is a gap."""
     figure, parts = style.panels(table, "kind", x="position t (tokens)", y="Spearman ρ to final ranks")

@@ -25,14 +25,15 @@ _VALUES = {emergence.RANK: "ranks", emergence.DECAY: "decays"}
 _ORIGINS = ("rank at the start", "decay at the end", "start beyond decay", "decay beyond start")
 
 
-@style.draws("layer head kind step", "rank D stratum seed")
+@style.draws(
+    heads="layer head kind step | rank D stratum seed", distribution="kind seed step measure | estimate low high n"
+)
 def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     """Every head's rank over training above the shares of low, middle and high heads, a column for each kind of model.
 
-    `heads` are those of one seed of each kind, with their stratum at the end. `distribution`: kind, seed, step, measure
-    (`share of low` …, `rank of low` …, the mean of the heads that end there), estimate, low, high, n.
+    `heads` are those of one seed of each kind, with their stratum at the end. A measure of the `distribution` is a
+    `share of low` … or a `rank of low` …, the mean of the heads that end there.
     """
-    style.require(distribution, "kind seed step measure", "estimate low high n")
     figure, columns = _columns(heads, ["effective rank r", "share of heads"], height=1.8, sharex="col", x=_STEPS)
     distribution = distribution[distribution["kind"].isin(heads["kind"])].sort_values("step", kind="stable")
     for top, bottom, part in columns:
@@ -57,7 +58,7 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     )
 
 
-@style.draws("kind seed step value measure reference", "estimate low high n")
+@style.draws(table="kind seed step value measure reference | estimate low high n")
 def identity_formation(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below."""
     table = table[(table["measure"] == "spearman") & table["value"].isin(_VALUES)].sort_values("step", kind="stable")
@@ -80,13 +81,12 @@ def identity_formation(table: pd.DataFrame) -> Figure:
     )
 
 
-@style.draws("layer head kind step", "half_life D stratum seed")
+@style.draws(heads="layer head kind step | half_life D stratum seed", origin="kind seed measure | estimate low high n")
 def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
     """Every head's half-life over training above what explains the final ranks, a column for each kind of model.
 
-    `heads`: as for `rank_formation`, half-lives in tokens. `origin`: kind, seed, measure, estimate, low, high, n.
+    `heads`: as for `rank_formation`, half-lives in tokens.
     """
-    style.require(origin, "kind seed measure", "estimate low high n")
     origin = origin[origin["kind"].isin(heads["kind"])]
     figure, columns = _columns(heads, ["half-life (tokens)", ""], height=1.7, x="R² of the final ranks")
     for top, bottom, part in columns:
@@ -107,7 +107,7 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
     )
 
 
-@style.draws("kind seed step arm reference", "estimate low high n removed")
+@style.draws(table="kind seed step arm reference | estimate low high n removed")
 def contrast_formation(table: pd.DataFrame) -> Figure:
     """What removing heads costs over training (beside `intact`), above low minus high, a column a kind of model."""
     labels = ["cost (bits per byte)", "low − high\n(bits per byte)"]

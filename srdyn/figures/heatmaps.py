@@ -16,7 +16,7 @@ _SHARES = ScalarMappable(Normalize(0, 1), colormaps[style.COLOURMAP].resampled(2
 """One shade for every twentieth."""
 
 
-@style.draws("model source layer head", "rank D")
+@style.draws(table="model source layer head | rank D")
 def head_map(table: pd.DataFrame) -> Figure:
     """Rank as a share of D, layer by head: models across, below them untrained; heads without a rank are hatched."""
     table = table[table["source"].isin([style.MODEL, "untrained"])]
@@ -40,7 +40,7 @@ def head_map(table: pd.DataFrame) -> Figure:
     return style.finish(figure, f"{style.span(heads)} heads a panel", style.counted(table))
 
 
-@style.draws("model a b", "spearman")
+@style.draws(table="model a b | spearman")
 def context_matrix(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' ranks in every pair of contexts, a panel a model: colour (below 0 as 0) and number."""
     order = list(dict.fromkeys([*table["a"], *table["b"]]))
@@ -54,7 +54,7 @@ def context_matrix(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "ρ over all heads of a model; hatched: undefined", style.counted(table))
 
 
-@style.draws("model layer head", "residual residual_low residual_high n stratum mechanism_stratum")
+@style.draws(table="model layer head | residual residual_low residual_high n stratum mechanism_stratum")
 def residual_map(table: pd.DataFrame) -> Figure:
     """Rank less rank in the mechanism null, layer by head: blank where the interval holds 0, framed in another stratum.
 

@@ -28,7 +28,7 @@ _BESIDE = {"intact": style.BOUND, "all off": {"color": "0.45", "linestyle": ":",
 """What stands across a panel of sets."""
 
 
-@style.draws("model panel arm share", "estimate low high")
+@style.draws(table="model panel arm share | estimate low high")
 def doses(table: pd.DataFrame) -> Figure:
     """What is answered (`panel`) with a share of each layer's heads removed: models across, side by side the arms."""
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of each layer's heads removed")
@@ -64,7 +64,7 @@ def _arm_legend(figure: Figure, arms: pd.Series) -> None:
     style.legend(figure, [handle for arm, handle in handles.items() if arm in set(arms)])
 
 
-@style.draws("model probe arm", "difference low high testable")
+@style.draws(table="model probe arm | difference low high testable")
 def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figure:
     """What removing a group costs beyond as many random heads, in `unit`; on the side `better` of 0 it costs less."""
     height = 0.17 * table["probe"].nunique() * table["arm"].nunique() * 0.62 + 0.35  # inches
@@ -76,7 +76,7 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
     return style.finish(figure, note, hollow, style.counted(table, "items"))
 
 
-@style.draws("model probe layer head", "rank damage D")
+@style.draws(table="model probe layer head | rank damage D")
 def single_heads(table: pd.DataFrame) -> Figure:
     """What removing one head costs: probes down, models across, in each layer the heads by effective rank, 0 … D."""
     table = strata.stratify(table, by=["model", "probe", "layer", "head"])
@@ -101,7 +101,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
     return style.finish(figure, unit, f"{style.span(heads)} heads a model")
 
 
-@style.draws("model probe predictor", "coefficient low high")
+@style.draws(table="model probe predictor | coefficient low high")
 def coefficients(table: pd.DataFrame) -> Figure:
     """Standardised regression coefficients of single-head damage: predictors down. ValueError beyond four probes."""
     probes = list(table["probe"].unique())
@@ -134,7 +134,7 @@ def _listed(
     return figure
 
 
-@style.draws("probe arm window", "interaction low high")
+@style.draws(table="probe arm window | interaction low high")
 def windows(table: pd.DataFrame) -> Figure:
     """How much more an arm costs (nats) when softmax sees the last w tokens only: probes across, a line an arm."""
     labels = {"x": "softmax window w (tokens)", "y": "arm × window\n(nats an answer or byte)"}
@@ -150,7 +150,7 @@ def windows(table: pd.DataFrame) -> Figure:
     return style.finish(figure, note, style.counted(table, "items"))
 
 
-@style.draws("model every probe truncated", "estimate low high")
+@style.draws(table="model every probe truncated | estimate low high")
 def loads(table: pd.DataFrame) -> Figure:
     """What is answered against the rank that all states are cut to, every so many tokens: a line for each load.
 
@@ -169,7 +169,7 @@ def loads(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "bars: 95 % interval over rows", told, style.counted(table, "items"))
 
 
-@style.draws("model arm share which draw", "value n")
+@style.draws(table="model arm share which draw | value n")
 def places(table: pd.DataFrame, *, value: str) -> Figure:
     """What is answered without random sets of heads, in order, and without chosen ones among them: a panel a model.
 

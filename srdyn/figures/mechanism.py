@@ -29,7 +29,7 @@ _LINES = {
 }
 
 
-@style.draws("model layer head", "rank low high D half_life stratum mechanism")
+@style.draws(table="model layer head | rank low high D half_life stratum mechanism")
 def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figure:
     """Every head's rank against its half-life (tokens), beside its rank in the `mechanism` null and the closed form."""
     labels = {"x": "half-life ln 2/(−g) (tokens)", "y": "effective rank r"}
@@ -52,7 +52,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
     return style.finish(figure, f"{style.span(heads)} heads a panel, with 95 % interval", told, style.counted(table))
 
 
-@style.draws("model predictor quantity", "estimate low high variance reproducible")
+@style.draws(table="model predictor quantity | estimate low high variance reproducible")
 def explained_variance(table: pd.DataFrame) -> Figure:
     """R² (those far below 0 at the left edge) and Spearman ρ of each predictor of the heads' ranks, a panel a model."""
     predictors = list(table["predictor"].unique())
@@ -88,7 +88,7 @@ def scores(
     style.listed(panel, predictors)
 
 
-@style.draws("model layer head precision", "rank low high D exact moved")
+@style.draws(table="model layer head precision | rank low high D exact moved")
 def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     """Rank of every head in each precision against its `exact` one in float64: models across, precisions down.
 
@@ -115,7 +115,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     return style.finish(figure, "with 95 % interval", style.counted(table), "dotted: equal ranks", note)
 
 
-@style.draws("model ranks_of eps", style.SHARES)
+@style.draws(table=f"model ranks_of eps | {style.SHARES}")
 def threshold_sweep(table: pd.DataFrame) -> Figure:
     """Shares of low and high heads against ε, a panel a model: the model, the mechanism null, the closed form."""
     figure, parts = style.panels(table, "model", x="threshold ε (share of σ₁)", y="share of heads")
@@ -134,7 +134,7 @@ def threshold_sweep(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "bars: 95 % interval", style.counted(table), "the rest of the heads is in the middle")
 
 
-@style.draws("model split", f"kappa kappa_lo kappa_hi {style.SHARES}")
+@style.draws(table=f"model split | kappa kappa_lo kappa_hi {style.SHARES}")
 def head_splits(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by each split, a panel a model, with its agreement κ with that by rank."""
     order = list(table["split"].unique())

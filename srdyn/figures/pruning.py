@@ -26,7 +26,7 @@ _HELD = {
 _DRAWN, _OFF, _CHECKPOINT = "removed: random", "every state off", "checkpoint"
 
 
-@style.draws("model panel rule state", "estimate low high")
+@style.draws(table="model panel rule state | estimate low high")
 def rules(table: pd.DataFrame) -> Figure:
     """What is kept (`panel`) by each rule, models across, dark to light by the share of the state's bytes left."""
     names = list(table["rule"].unique())
@@ -47,7 +47,7 @@ def rules(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "bars: 95 % interval over rows and draws", note)
 
 
-@style.draws("model panel alpha", "estimate low high chosen")
+@style.draws(table="model panel alpha | estimate low high chosen")
 def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
     """What is kept against α of the joint score; the same heads (`chosen`) joined, random removal (α NaN) a band."""
     figure, parts = style.crossed(table, "panel", "model", height=1.2, x="α (0: norm, 1: rank)")
@@ -67,7 +67,7 @@ def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
     return style.finish(figure, note, f"dashed: {levels}" if levels else "")
 
 
-@style.draws("model variant", "overlap chance")
+@style.draws(table="model variant | overlap chance")
 def calibrations(table: pd.DataFrame) -> Figure:
     """How many of the removed heads stay the same when the calibration changes: variants down, a panel a model."""
     variants = list(table["variant"].unique())
@@ -82,7 +82,7 @@ def calibrations(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "dashed: as many heads drawn at random")
 
 
-@style.draws("model probe how rule share rank", "bytes where replayed estimate low high n")
+@style.draws(table="model probe how rule share rank | bytes where replayed estimate low high n")
 def frontier(table: pd.DataFrame, *, prefix: int) -> Figure:
     """What is kept (`probe`) against the share of the state's bytes that is left: models across, a line for each way.
 

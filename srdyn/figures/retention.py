@@ -16,7 +16,7 @@ _PREDICTED = ({"color": "#111111", "marker": "o"}, {"color": "#111111", "marker"
 """Order, share of the damage in the worst tenth."""
 
 
-@style.draws("model group half_life distance", "estimate low high rank D n")
+@style.draws(table="model group half_life distance | estimate low high rank D n")
 def half_lives(table: pd.DataFrame) -> Figure:
     """Needles found, and the rank, against the half-life that all heads of a group are given: a column a model.
 
@@ -54,7 +54,7 @@ def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: 
     panel.set_ylim(-0.06, 1.08)
 
 
-@style.draws("model group quantity distance", "estimate low high n")
+@style.draws(table="model group quantity distance | estimate low high n")
 def crossover(table: pd.DataFrame) -> Figure:
     """What recall loses more than local prediction without each group of heads, by how far back it must reach."""
     labels = {"x": "distance (tokens)", "y": "recall − local\n(bits a token)"}
@@ -71,7 +71,7 @@ def crossover(table: pd.DataFrame) -> Figure:
     return style.finish(figure, note, style.counted(table, "passages a symbol"))
 
 
-@style.draws("model changed predictor quantity", "estimate low high n")
+@style.draws(table="model changed predictor quantity | estimate low high n")
 def damage_predictors(table: pd.DataFrame) -> Figure:
     """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""
     predictors = list(table["predictor"].unique())

@@ -24,23 +24,23 @@ _ROW = {"measure": 0.36, "claim": 0.48}
 _MEASURE = ["claim", "measure"]
 
 
-@style.draws("claim kind", "verdict leading why")
+@style.draws(ledger="claim kind | verdict leading why second second_leading")
 def verdicts(ledger: pd.DataFrame) -> Figure:
-    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.ledger` has them.
+    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.both` has them.
 
-    Columns `second` and `second_leading`, where given, are those by the second rules, below. Hollow: a null passes as
-    well. Raises ValueError for a verdict without a colour.
+    Those by the second rules stand below, if there are any. Hollow: a null passes as well. Raises ValueError for a
+    verdict without a colour.
     """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
     figure, [[panel]] = style.grid(1, 1, height=_ROW["claim"] * len(claims) + 0.3)
     figure.set_figwidth(style.WIDE)
     for row in ledger.itertuples():
-        y, second = claims.index(row.claim), getattr(row, "second", "")
+        y = claims.index(row.claim)
         for x in [kinds.index(row.kind)] if row.kind else range(len(kinds)):
-            _verdict(panel, x, y - 0.24 * bool(second), row.verdict, row.leading or row.why)
-            if second:
-                _verdict(panel, x, y + 0.24, second, f"II: {row.second_leading}")
+            _verdict(panel, x, y - 0.24 * bool(row.second), row.verdict, row.leading or row.why)
+            if row.second:
+                _verdict(panel, x, y + 0.24, row.second, f"II: {row.second_leading}")
     style.listed(panel, claims)
     controls = set(ledger.loc[ledger["verdict"].str.startswith(_CONTROL), "kind"])
     panel.set_xticks(range(len(kinds)), [f"{kind} ({_CONTROL})" if kind in controls else kind for kind in kinds])
@@ -50,8 +50,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     panel.spines[:].set_visible(False)
     style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
     note = "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
-    note += "; II: by the second rules" if "second" in ledger else ""
-    return style.finish(figure, note)
+    return style.finish(figure, f"{note}; II: by the second rules")
 
 
 def outcome(verdict: str) -> str:
@@ -73,12 +72,12 @@ def _verdict(panel: Axes, x: float | int, y: float | int, verdict: str, told: st
     panel.text(x - 0.04, y, text, size=6, va="center", color="0.25", linespacing=0.95)
 
 
-@style.draws("claim measure kind seed source", "model estimate low high")
+@style.draws(table="claim measure kind seed source | model estimate low high", rules="claim measure | at_least at_most")
 def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     """Every measure (row) of the models and their nulls with interval and threshold, a panel for each kind of model.
 
-    `rules`: claim, measure, at_least, at_most, one of the two NaN, in the order of the rows. A symbol is filled where
-    the whole interval passes. Raises ValueError for a measure without exactly one threshold.
+    `rules` are in the order of the rows, at_least or at_most NaN. A symbol is filled where the whole interval passes.
+    Raises ValueError for a measure without exactly one threshold.
     """
     rows = _rows(table, rules)
     order, pairs = list(style.SOURCES), set(zip(table["source"], table["seed"], strict=True))
@@ -95,15 +94,12 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
             _measured(panel, row["y"] + places[row["source"], row["seed"]], row)
         style.listed(panel, rows["measure"] + "  " + rows["claim"])
     style.source_legend(figure, table, "estimate")
-    bars = (
-        "bars: 95 % interval, in the legend's order; shaded: where the claim holds; filled: the whole interval passes"
-    )
-    return style.finish(figure, bars, style.counted(table))
+    told = "shaded: where the claim holds; filled: the whole interval passes"
+    return style.finish(figure, f"bars: 95 % interval, in the legend's order; {told}", style.counted(table))
 
 
 def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
     """The rules of what was measured, with their places y."""
-    style.require(rules, "claim measure", "at_least at_most")
     rows = rules.merge(table[_MEASURE].drop_duplicates(), how="right")
     wrong = rows.loc[rows[["at_least", "at_most"]].notna().sum(axis=1) != 1, _MEASURE]
     if len(wrong):

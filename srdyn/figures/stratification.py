@@ -18,7 +18,7 @@ _SIZED = {
 """How a share is drawn that was measured, that the model's own decays give, that was written down before."""
 
 
-@style.draws("model source layer head position", "fork rank low high D stratum")
+@style.draws(table="model source layer head position | fork rank low high D stratum")
 def trajectories(table: pd.DataFrame) -> Figure:
     """Rank of every head of two layers of each model, the `most` and the `least` forked, against the position.
 
@@ -63,7 +63,7 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
     style.label_right(panel, labels)
 
 
-@style.draws("model kind seed source layer head", "rank D")
+@style.draws(table="model kind seed source layer head | rank low high D")
 def rank_distribution(table: pd.DataFrame) -> Figure:
     """Share of heads whose rank is at most a share of D, by kind of model and null; low and high make a band."""
     figure, parts = style.panels(table, "kind", x="effective rank r / d", y="share of heads with at most r")
@@ -80,7 +80,7 @@ def rank_distribution(table: pd.DataFrame) -> Figure:
             panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
-    banded = "band: all heads at the ends of their 95 % intervals" if {"low", "high"} <= set(table) else ""
+    banded = "band: all heads at the ends of their 95 % intervals"
     return style.finish(figure, f"{style.span(heads)} heads a curve", style.counted(table), banded)
 
 
@@ -94,13 +94,13 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
     panel.step(*curve, where="post", color=look.colour, linewidth=width, zorder=front)
     marked = np.linspace(1, len(shares), 6).round().astype(int)
     panel.plot(*curve[:, marked], look.marker, color=look.colour, zorder=front)
-    if model and bold and {"low", "high"} <= set(heads):
+    if model and bold:
         ends = [np.sort((heads[end] / heads["D"]).dropna()) for end in ("low", "high")]
         steps = np.arange(1, len(ends[0]) + 1) / len(ends[0])
         panel.fill_betweenx(steps, *ends, step="pre", color=look.colour, alpha=0.2, linewidth=0)
 
 
-@style.draws("model kind seed source split", style.SHARES)
+@style.draws(table=f"model kind seed source split | {style.SHARES}")
 def shares(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by each split, a threshold ("1e-04") or a name, a panel a kind of model."""
     table = table[table["source"] == style.MODEL]
@@ -133,7 +133,7 @@ def _split_label(split: str, threshold: float) -> str:
     return f"$10^{{{int(exponent)}}}$" if float(mantissa) == 1 else split
 
 
-@style.draws("model quantity", f"kind seed D n within {style.SHARES}")
+@style.draws(table=f"model quantity | kind seed D n within {style.SHARES}")
 def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads over the size of a head, beside how slowly the heads forget: a row a kind.
 
@@ -168,9 +168,8 @@ def _sized(panel: Axes, table: pd.DataFrame, sizes: list[int]) -> None:
             at = rows["D"] * 2.0 ** moved[name]
             style.points(panel, at, rows, look, value=name, **mark)
     panel.set_xscale("log", base=2)
-    panel.set(
-        xticks=sizes, xticklabels=[*map(str, sizes)], xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1)
-    )
+    panel.set_xticks(sizes, sizes)
+    panel.set(xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1))
 
 
 def _half_lives(panel: Axes, heads: pd.DataFrame, colours: dict[int, str]) -> None:

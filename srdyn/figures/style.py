@@ -69,19 +69,20 @@ def style() -> contextlib.AbstractContextManager[None]:
     return plt.style.context(_RC, after_reset=True)
 
 
-def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
-    """Decorates a function whose first argument is a table of these columns, with one row for each value of `key`."""
-    keys, columns = key.split(), [*key.split(), *values.split()]
+def draws(**tables: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
+    """Decorates a function of tables with these columns, and one row for each value of those before the bar."""
 
     def decorate(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         @functools.wraps(draw)
         def drawn(*given: object, **options: object) -> Figure:
             arguments = inspect.signature(draw).bind(*given, **options).arguments
-            require(next(iter(arguments.values())), key, values)
+            for name, columns in tables.items():
+                require(arguments[name], *columns.split("|"))
             with style():
                 return draw(*given, **options)
 
-        told = f"Columns: {', '.join(columns)}; one row for each {', '.join(keys)}. Raises ValueError for other tables."
+        told = ", ".join(f"`{name}` of `{columns}`" for name, columns in tables.items())
+        told = f"Raises ValueError but for a {told}, with one row for each value of the columns before the bar."
         drawn.__doc__ = f"{inspect.getdoc(draw)}\n\n{told}"
         return drawn
 
@@ -90,7 +91,7 @@ def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[.
 
 def require(table: pd.DataFrame, key: str, values: str = "") -> None:
     """Raise ValueError unless the table has rows and these columns, with one row for every value of `key`."""
-    keys, columns = key.split(), f"{key} {values}".split()
+    keys, columns = key.split(), [*key.split(), *values.split()]
     if missing := [name for name in columns if name not in table]:
         raise ValueError(f"the table lacks the columns {', '.join(missing)}; it has {', '.join(map(str, table))}")
     if table.empty:

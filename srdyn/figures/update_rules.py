@@ -23,7 +23,7 @@ _ARMS = {"lowest": "low", "random": "random", "highest": "high"}
 _TITLES = ("effective\nrank r", "share of\nheads", "agreement\nof texts", "needles\nfound", "bits per\nbyte more")
 
 
-@style.draws("model source measure", "kind estimate low high n")
+@style.draws(table="model source measure | kind estimate low high n")
 def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame) -> Figure:
     """Ranks, their shares, agreement between texts, what is lost with some of the heads (needles, text): a row a model.
 

@@ -20,11 +20,9 @@ from srdyn.figures import style
 
 
 def told(name):
-    """The columns that a figure says it needs, and those of them that are its key."""
-    found = re.search(
-        r"Columns: (.*); one row for each (.*)\. Raises ValueError for other tables\.", inspect.getdoc(CASES[name].draw)
-    )
-    return [names.split(", ") for names in found.groups()]
+    """For each table that a figure looks at: the columns that it says it needs, and those of them that are its key."""
+    found = re.findall(r"`\w+` of `(.*?) \| (.*?)`", inspect.getdoc(CASES[name].draw))
+    return [(f"{key} {values}".split(), key.split()) for key, values in found]
 
 
 def pdf(figure):
@@ -65,43 +63,27 @@ with mpl.rc_context(how):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_missing_repeated_or_empty_is_refused(name):
-    (first, *others), draw, (columns, key) = CASES[name].given(), CASES[name].figure, told(name)
-    assert set(key) <= set(columns)
-    for column in columns:
-        with pytest.raises(ValueError, match=rf"lacks the columns {column}\b"):
-            draw(first.drop(columns=column), *others)
-    with pytest.raises(ValueError, match="no rows"):
-        draw(first.iloc[:0], *others)
-    with pytest.raises(ValueError, match=f"one row for every {', '.join(key)}"):
-        draw(pd.concat([first, first.head(1)]), *others)
+    given = CASES[name].given()
+    assert len(told(name)) == 1 + (name in ("measures", "rank_formation", "decay_formation"))
+    for place, (columns, key) in enumerate(told(name)):
+        before, table, after = given[:place], given[place], given[place + 1 :]
+        assert set(key) <= set(columns)
+        for column in columns:
+            with pytest.raises(ValueError, match=rf"lacks the columns {column}\b"):
+                CASES[name].figure(*before, table.drop(columns=column), *after)
+        with pytest.raises(ValueError, match="no rows"):
+            CASES[name].figure(*before, table.iloc[:0], *after)
+        with pytest.raises(ValueError, match=f"one row for every {', '.join(key)}"):
+            CASES[name].figure(*before, pd.concat([table, table.head(1)]), *after)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_columns_beyond_those_told_are_not_needed(name):
     first, *others = CASES[name].given()
-    columns = told(name)[0]
+    columns = told(name)[0][0]
     by = next((column for column in ("model", "kind") if column in columns), columns[0])
     few = first[first[by] == first[by].iloc[0]] if name not in ("tracing_cost", "training_rates") else first
     CASES[name].figure(few[columns], *others)
-
-
-@pytest.mark.parametrize(
-    ("name", "needed"),
-    [
-        ("measures", "claim measure at_least at_most"),
-        ("rank_formation", "kind seed step measure estimate low high"),
-        ("decay_formation", "kind seed measure estimate low high"),
-    ],
-)
-def test_a_second_table_is_looked_at_too(name, needed):
-    first, second = CASES[name].given()
-    for column in needed.split():
-        with pytest.raises(ValueError, match=rf"lacks the columns {column}\b"):
-            CASES[name].figure(first, second.drop(columns=column))
-    with pytest.raises(ValueError, match="one row for every"):
-        CASES[name].figure(first, pd.concat([second, second]))
-    with pytest.raises(ValueError, match="no rows"):
-        CASES[name].figure(first, second.iloc[:0])
 
 
 @pytest.mark.parametrize(("name", "column"), [("time_order", "source"), ("trajectories", "stratum")])
