@@ -55,7 +55,7 @@ def spectrum_rates(table: pd.DataFrame) -> Figure:
 @style.draws(table="axis size | n median spread exponent low high")
 def cost_growth(table: pd.DataFrame) -> Figure:
     """Time of a trace with spectra against tokens, layers, heads, with the fitted exponents (low, high: their ends)."""
-    figure, parts = style.panels(table, "axis", height=1.7, sharex=False, sharey=False)
+    figure, parts = style.panels(table, "axis", height=1.7, sharex=False, sharey=False, y="time of a trace (s)")
     for panel, line in parts:
         line, axis = line.sort_values("size"), panel.get_title()
         half = line["spread"] / 2
@@ -67,7 +67,6 @@ def cost_growth(table: pd.DataFrame) -> Figure:
         title = rf"$\propto {axis}^{{{fit['exponent']:.2f}}}$ [{fit['low']:.2f}, {fit['high']:.2f}]"
         panel.set(title=title, yscale="log", xlabel=_AXES.get(axis, axis))
         style.log2_positions(panel, line["size"])
-    figure.axes[0].set_ylabel("time of a trace (s)")
     return style.finish(figure, _rounds(table), "bars: interquartile range; dashed: the power law fitted")
 
 

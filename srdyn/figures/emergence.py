@@ -136,9 +136,7 @@ def _columns(
 ) -> tuple[Figure, list[tuple[Axes, Axes, pd.DataFrame]]]:
     """A column for each kind of model: two panels, whose vertical axes are labelled, and its rows in order of steps."""
     parts = list(table.sort_values("step", kind="stable").groupby("kind", sort=False))
-    figure, axes = style.grid(2, len(parts), sharey="row", y=labels, **given)
-    for (kind, _), top in zip(parts, axes[0], strict=True):
-        top.set_title(kind)
+    figure, axes = style.grid(2, len(parts), sharey="row", y=labels, titles=[kind for kind, _ in parts], **given)
     return figure, [(*pair, part) for (_, part), pair in zip(parts, axes.T, strict=True)]
 
 

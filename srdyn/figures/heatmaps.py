@@ -19,14 +19,13 @@ _SHARES = ScalarMappable(Normalize(0, 1), colormaps[style.COLOURMAP].resampled(2
 @style.draws(table="model source layer head | rank D")
 def head_map(table: pd.DataFrame) -> Figure:
     """Rank as a share of D, layer by head: models across, below them untrained; heads without a rank are hatched."""
-    table = table[table["source"].isin([style.MODEL, "untrained"])]
+    table = table[table["source"].isin([style.MODEL, "untrained"])].sort_values("source", kind="stable")
     style.require(table, "model source layer head")
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
-    figure, parts = style.crossed(table, "source", "model", height=height, sharex=False, sharey=False)
+    named = table.assign(row=table["source"] + "\nlayer ℓ")
+    figure, parts = style.crossed(named, "row", "model", height=height, sharex=False, sharey=False)
     lowest = {}
     for panel, part in parts:
-        if panel.get_ylabel():
-            panel.set_ylabel(f"{panel.get_ylabel()}\nlayer ℓ")
         if part.empty:
             panel.set(frame_on=False, xticks=[], yticks=[])
             continue

@@ -175,8 +175,7 @@ def places(table: pd.DataFrame, *, value: str) -> Figure:
 
     An arm's `chosen` sets stand at the share of `random` ones that do worse, ties counted half.
     """
-    arms = [arm for arm in table["arm"].unique() if arm not in _BESIDE]
-    looks = {arm: ARMS.get(arm, style.Look("#111111", "o")) for arm in arms}
+    looks = {arm: ARMS.get(arm, style.Look("#111111", "o")) for arm in table["arm"].unique() if arm not in _BESIDE}
     labels = {"x": "share of random\nsets that do worse", "y": value}
     figure, parts = style.panels(table, "model", height=1.7, columns=table["model"].nunique(), **labels)
     for panel, part in parts:

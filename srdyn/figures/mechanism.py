@@ -32,8 +32,7 @@ _LINES = {
 @style.draws(table="model layer head | rank low high D half_life stratum mechanism")
 def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figure:
     """Every head's rank against its half-life (tokens), beside its rank in the `mechanism` null and the closed form."""
-    labels = {"x": "half-life ln 2/(−g) (tokens)", "y": "effective rank r"}
-    figure, parts = style.panels(table, "model", height=2.1, **labels)
+    figure, parts = style.panels(table, "model", height=2.1, x="half-life ln 2/(−g) (tokens)", y="effective rank r")
     ends = np.log10(table["half_life"].agg(["min", "max"])) + [-0.15, 0.15]
     t = np.logspace(*ends, 200)
     for panel, part in parts:

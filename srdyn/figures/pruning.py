@@ -30,8 +30,7 @@ _DRAWN, _OFF, _CHECKPOINT = "removed: random", "every state off", "checkpoint"
 def rules(table: pd.DataFrame) -> Figure:
     """What is kept (`panel`) by each rule, models across, dark to light by the share of the state's bytes left."""
     names = list(table["rule"].unique())
-    height = 0.15 * len(names) + 0.35
-    figure, parts = style.crossed(table, "panel", "model", height=height, sharex="row", sharey=True)
+    figure, parts = style.crossed(table, "panel", "model", height=0.15 * len(names) + 0.35, sharex="row", sharey=True)
     for panel, part in parts:
         for rule, line in part.groupby("rule", sort=False):
             shades = np.linspace(0, 0.6, len(line)).round(2)

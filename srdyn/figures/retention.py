@@ -23,20 +23,18 @@ def half_lives(table: pd.DataFrame) -> Figure:
     Rows of panels: the slow half of the saturated heads, the fast half, the others, and the ranks of all three. A line
     for each distance, dark to light from the nearest; dashed: nothing is set.
     """
-    names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
+    parts, distances = list(table.groupby("model", sort=False)), sorted(table["distance"].unique())
     labels = [*(f"needles found,\n{group}" for group in _GROUPS), "effective rank r"]
-    size = {"height": 1.05, "sharex": True, "sharey": "row"}
-    figure, axes = style.grid(len(_GROUPS) + 1, len(names), x="half-life set (tokens)", y=labels, **size)
+    size = {"height": 1.05, "sharex": True, "sharey": "row", "titles": [name for name, _ in parts]}
+    figure, axes = style.grid(len(_GROUPS) + 1, len(parts), x="half-life set (tokens)", y=labels, **size)
     shades = dict(zip(map(int, distances), style.shades(len(distances), 0.9), strict=True))
-    for column, name in zip(axes.T, names, strict=True):
-        part = table[table["model"] == name]
+    for column, (_, part) in zip(axes.T, parts, strict=True):
         for panel, (group, look) in zip(column, _GROUPS.items(), strict=False):
             rows = part[part["group"] == group]
             _by_distance(panel, rows, part[part["group"] == "intact"], shades)
             ranks = rows.groupby("half_life")["rank"].first()
             column[-1].plot(ranks.index, ranks, look.marker, color=look.colour, linestyle="-", linewidth=0.8)
         column[-1].axhline(part["D"].max(), **style.BOUND)
-        column[0].set_title(name)
     axes[0, 0].set_xscale("log")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
     style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in _GROUPS.items())])

@@ -19,8 +19,6 @@ OUTCOMES = {
 """Colour and symbol by how a verdict begins; a control's or a single seed's `passes` counts as the first, and so on."""
 _SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
 _CONTROL = "control"
-_ROW = {"measure": 0.36, "claim": 0.48}
-"""Inches: the height of each in its figure."""
 _MEASURE = ["claim", "measure"]
 
 
@@ -33,7 +31,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
-    figure, [[panel]] = style.grid(1, 1, height=_ROW["claim"] * len(claims) + 0.3)
+    figure, [[panel]] = style.grid(1, 1, height=0.48 * len(claims) + 0.3)
     figure.set_figwidth(style.WIDE)
     for row in ledger.itertuples():
         y = claims.index(row.claim)
@@ -67,8 +65,7 @@ def _verdict(panel: Axes, x: float | int, y: float | int, verdict: str, told: st
     face = "white" if "null passes too" in verdict else look.colour
     size = 3 if verdict.startswith(_CONTROL) else 6
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
-    joined = lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}")  # noqa: E731
-    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, told), 34)
+    text = textwrap.fill(re.sub(r" (?=/ )|(?<= /) |(?<=[≥≤<]) ", "\N{NO-BREAK SPACE}", told), 34)
     panel.text(x - 0.04, y, text, size=6, va="center", color="0.25", linespacing=0.95)
 
 
@@ -84,7 +81,7 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     places = style.apart(sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1])), 0.36)
     values = [[0, 1], table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]]
     low, high = np.nanquantile(np.concatenate(values, axis=None), [0, 1])
-    margin, height = 0.05 * (high - low), _ROW["measure"] * len(rows) + 0.3
+    margin, height = 0.05 * (high - low), 0.36 * len(rows) + 0.3
     figure, parts = style.panels(table, "kind", height=height, x="value (own unit)")
     for panel, part in parts:
         panel.set_xlim(low - margin, high + margin)

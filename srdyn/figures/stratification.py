@@ -70,8 +70,8 @@ def rank_distribution(table: pd.DataFrame) -> Figure:
     low, high = strata.LOW, strata.HIGH
     for panel, part in parts:
         for source in reversed(style.sources(part)):
-            for seed, heads in part[part["source"] == source].groupby("seed"):
-                _distribution(panel, heads, source, bold=seed == part["seed"].min())
+            for which, (_, heads) in enumerate(part[part["source"] == source].groupby("seed")):
+                _distribution(panel, heads, source, bold=which == 0)
         for threshold in (low, high):
             panel.axvline(threshold, zorder=1, **style.BOUND)
         panel.set(xlim=(-0.02, 1.06), ylim=(0, 1.13), yticks=style.QUARTERS)
@@ -141,12 +141,11 @@ def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
     """
     kinds, sizes = list(table["kind"].unique()), sorted(map(int, table["D"].unique()))
     colours = dict(zip(sizes, style.shades(len(sizes), 0.8), strict=True))
-    figure, axes = style.grid(len(kinds), 2, height=2.0, x="half-life (tokens)", y="share of heads")
+    titles = [f"{kind}: {what}" for kind in kinds for what in ("shares of heads", "share of heads that forget faster")]
+    figure, axes = style.grid(len(kinds), 2, height=2.0, x="half-life (tokens)", y="share of heads", titles=titles)
     for kind, (left, right) in zip(kinds, axes, strict=True):
         _sized(left, table[table["kind"] == kind], sizes)
         _half_lives(right, heads[heads["kind"] == kind], colours)
-        left.set_title(f"{kind}: shares of heads")
-        right.set_title(f"{kind}: share of heads that forget faster")
     axes[-1, 0].set_xlabel("dimensions of a head d")
     handles = [style.handle(name, look, linestyle="") for name, look in style.STRATA.items()]
     handles += [style.handle(f"d = {d}", color=colour) for d, colour in colours.items()]

@@ -111,17 +111,18 @@ def sources(table: pd.DataFrame) -> list[str]:
 
 
 def grid(
-    rows: int, columns: int, *, height: float, x: str = "", y: str | list[str] = "", count: int = 0, **shared: object
+    rows: int, columns: int, *, height: float, x: str = "", y: Sequence[str] = "", titles: Sequence = (), **more: object
 ) -> tuple[Figure, np.ndarray]:
     """A figure of no window with panels [rows, columns] `height` inches high: a text column wide, several a page.
 
-    `x` labels the lowest panel of each column, `y`, one for all or one a row, the first of each row; `count` are left.
+    `x` labels the lowest panel of each column, `y`, one for all or one a row, the first of each row. `titles` are those
+    of the first row or of every panel, and then no more panels are left.
     """
     size = (NARROW if columns == 1 else WIDE, rows * height + 0.35)
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
+    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **more)
     # Created by pyplot, so that a notebook knows how to show it; closed, so that it is shown once.
     plt.close(figure)
-    count = count or panels.size
+    count = len(titles) if len(titles) > columns else panels.size
     for place, panel in enumerate(panels.flat):
         if place >= count:
             panel.remove()
@@ -130,6 +131,8 @@ def grid(
         if place + columns >= count:
             panel.set_xlabel(x)
             panel.tick_params(labelbottom=True)
+    for panel, title in zip(panels.flat, titles, strict=False):
+        panel.set_title(str(title))
     return figure, panels
 
 
@@ -143,11 +146,8 @@ def panels(
     names = list(table[by].unique())
     columns = columns or (2 if len(names) == 4 else min(3, len(names)))
     shared = {"sharex": True, "sharey": True} | shared
-    figure, axes = grid(-(-len(names) // columns), columns, height=height, count=len(names), **shared)
-    parts = [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
-    for name, (panel, _) in zip(names, parts, strict=True):
-        panel.set_title(str(name))
-    return figure, parts
+    figure, axes = grid(-(-len(names) // columns), columns, height=height, titles=names, **shared)
+    return figure, [(panel, table[table[by] == name]) for panel, name in zip(axes.flat, names, strict=False)]
 
 
 def crossed(
@@ -157,15 +157,12 @@ def crossed(
 
     The values stand on top and at the left; where `y` labels the vertical axes, each panel is titled by both.
     """
-    rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
+    rows, columns = (list(table[by].unique()) for by in (down, across))
     shared = {"sharex": True, "sharey": "row"} | shared
-    figure, axes = grid(len(rows), len(columns), height=height, y=y or rows, **shared)
-    parts = []
-    for (i, j), panel in np.ndenumerate(axes):
-        parts.append((panel, table[(table[down] == rows[i]) & (table[across] == columns[j])]))
-        top = "" if i else columns[j]
-        panel.set_title(f"{columns[j]}: {rows[i]}" if y else top)
-    return figure, parts
+    titles = [f"{column}: {row}" for row in rows for column in columns] if y else columns
+    figure, axes = grid(len(rows), len(columns), height=height, y=y or rows, titles=titles, **shared)
+    parts = [table[(table[down] == row) & (table[across] == column)] for row in rows for column in columns]
+    return figure, list(zip(axes.flat, parts, strict=True))
 
 
 def equal_ranks(panel: Axes, sizes: pd.Series) -> float:

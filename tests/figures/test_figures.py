@@ -1,7 +1,6 @@
-"""Every figure is drawn the same again, and refuses another table."""
+"""Every figure is drawn and saved the same again, and refuses another table."""
 
 import inspect
-import io
 import os
 import pickle
 import re
@@ -14,9 +13,13 @@ import numpy as np
 import pandas as pd
 import pytest
 from committed import CASES, drawn, foot
+from matplotlib import image
 
 from srdyn import figures
 from srdyn.figures import style
+from srdyn.study.run import figure_files
+
+(TABLE,) = CASES["calibrations"].given()  # before the root is another
 
 
 def told(name):
@@ -26,10 +29,7 @@ def told(name):
 
 
 def pdf(figure):
-    buffer = io.BytesIO()
-    with style.style():
-        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
-    return buffer.getvalue()
+    return figure_files._drawn(figure, format="pdf", metadata=figure_files._UNDATED).getvalue()
 
 
 def test_every_figure_is_tried():
@@ -50,12 +50,12 @@ def test_another_process_draws_the_same_bytes():
     code = """
 import pickle, sys
 import matplotlib as mpl
-figure, how = pickle.load(sys.stdin.buffer)
+figure, how, metadata = pickle.load(sys.stdin.buffer)
 with mpl.rc_context(how):
-    figure.savefig(sys.stdout.buffer, format="pdf", metadata={"CreationDate": None})
+    figure.savefig(sys.stdout.buffer, format="pdf", metadata=metadata)
 """
     with style.style():
-        sent = pickle.dumps((drawn("context_matrix"), dict(mpl.rcParams)))
+        sent = pickle.dumps((drawn("context_matrix"), dict(mpl.rcParams), figure_files._UNDATED))
     env = os.environ | {"PYTHONHASHSEED": "7"}
     again = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=env, input=sent, stdout=-1)
     assert again.stdout == pdf(drawn("context_matrix"))
@@ -121,3 +121,37 @@ def test_a_seed_alone_is_not_called_the_second():
     for name in ("identity_formation", "contrast_formation"):
         (table,) = CASES[name].given()
         assert "second seed" not in foot(CASES[name].figure(table[table["seed"] == 0]))
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", "test")
+    return tmp_path / "build" / "test" / "figures"
+
+
+def figure(moved):
+    return CASES["calibrations"].figure(TABLE.assign(overlap=TABLE["overlap"] + moved))
+
+
+def test_saving_again_writes_only_what_differs_by_more_than_rounding(clone):
+    def saved(moved):
+        path = figure_files.save(figure(moved), "02_time")
+        assert sorted(clone.iterdir()) == [path.with_suffix(".pdf"), path]
+        return path, [each.read_bytes() for each in (path, path.with_suffix(".pdf"))]
+
+    path, first = saved(0.0)
+    assert image.imread(path).shape[1] == pytest.approx(300 * figure(0.0).get_figwidth(), abs=1)
+    assert saved(1e-9)[1] == first
+    path.with_suffix(".pdf").write_bytes(b"torn")
+    before = (path.stat().st_mtime_ns, path.stat().st_ino)
+    assert saved(0.0)[1] == first
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+    assert all(new != old for new, old in zip(saved(0.05)[1], first, strict=True))
+
+
+@pytest.mark.parametrize("stem", ["", "../x", "a b", "x.png"])
+def test_a_stem_is_a_plain_name(clone, stem):
+    with pytest.raises(ValueError, match="plain name"):
+        figure_files.save(figure(0.0), stem)

@@ -1,14 +1,14 @@
 """Every committed figure is the one that its committed tables give."""
 
 import pytest
-from committed import BESIDE, CASES, Case
+from committed import BESIDE, EVERY, Case
 
 from srdyn.study.run import figure_files, store
 from srdyn.study.trials.effects import KEPT
 
 BITS = f"{BESIDE} and (probe.str.startswith('bits') or probe.str.startswith('ind'))"
-EVERY = [
-    *CASES.values(),
+ALL = [
+    *EVERY,
     Case(
         "contrasts", "03_ablation_bits", ("03_ablation_differences", BITS), unit="bits per byte or token", better="left"
     ),
@@ -27,14 +27,14 @@ def test_committed_files_are_small_and_without_dates(path):
 
 
 def test_every_committed_figure_is_redrawn():
-    assert {path.stem for path in store.figure_dir(store.REFERENCE).glob("*.png")} == {case.stem for case in EVERY}
+    assert {path.stem for path in store.figure_dir(store.REFERENCE).glob("*.png")} == {case.stem for case in ALL}
 
 
 @pytest.mark.parametrize(
     "case",
     [
         pytest.param(case, id=case.stem, marks=[] if case.stem in QUICK else pytest.mark.slow)
-        for case in EVERY
+        for case in ALL
         if case.name != "head_sizes"  # whose heads are kept in no table
     ],
 )
