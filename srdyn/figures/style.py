@@ -81,8 +81,8 @@ def draws(**tables: str) -> Callable[[Callable[..., Figure]], Callable[..., Figu
             with style():
                 return draw(*given, **options)
 
-        told = ", ".join(f"`{name}` of `{columns}`" for name, columns in tables.items())
-        told = f"Raises ValueError but for a {told}, with one row for each value of the columns before the bar."
+        told = ", ".join(f"of `{name}`: `{columns}`" for name, columns in tables.items())
+        told = f"Columns {told}; one row for each value of those before the bar. Raises ValueError for other tables."
         drawn.__doc__ = f"{inspect.getdoc(draw)}\n\n{told}"
         return drawn
 

@@ -24,7 +24,7 @@ from srdyn.study.run import figure_files
 
 def told(name):
     """For each table that a figure looks at: the columns that it says it needs, and those of them that are its key."""
-    found = re.findall(r"`\w+` of `(.*?) \| (.*?)`", inspect.getdoc(CASES[name].draw))
+    found = re.findall(r"of `\w+`: `(.*?) \| (.*?)`", inspect.getdoc(CASES[name].draw))
     return [(f"{key} {values}".split(), key.split()) for key, values in found]
 
 
