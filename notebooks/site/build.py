@@ -99,18 +99,22 @@ def _linked(up: str, named: re.Match) -> str:
 
 
 def still(notebook: bytes) -> bytes:
-    """A notebook without its widgets, progress bars all of them, for which the page would ask the network.
+    """A notebook without its progress bars: widgets, for which the page would ask the network, and lines drawn again.
 
     What its cells begin with in bold becomes a heading, which the page's list of contents has.
     """
     content = json.loads(notebook)
     content["metadata"].pop("widgets", None)
     for cell in content["cells"]:
-        shown = [output for output in cell.get("outputs", []) if WIDGET not in output.get("data", {})]
-        cell |= {"outputs": shown} if "outputs" in cell else {}
+        if "outputs" in cell:
+            cell["outputs"] = [output for output in cell["outputs"] if not _bar(output)]
         if cell["cell_type"] == "markdown":
             cell["source"] = SECTION.sub(r"## \1\n\n", "".join(cell["source"]))
     return json.dumps(content).encode()
+
+
+def _bar(output: dict) -> bool:
+    return WIDGET in output.get("data", {}) or "".join(output.get("text", "")).startswith("\r")
 
 
 def _figure_dirs() -> tuple[Path, Path]:

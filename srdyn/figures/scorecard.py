@@ -87,8 +87,12 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
         panel.set_xlim(low - margin, high + margin)
         for rule in rows.itertuples():
             _threshold(panel, rule)
-        for row in part.merge(rows, on=_MEASURE).to_dict("records"):
+        placed = part.merge(rows, on=_MEASURE)
+        for row in placed[placed["estimate"].notna()].to_dict("records"):
             _measured(panel, row["y"] + places[row["source"], row["seed"]], row)
+        for y, sources in placed[placed["estimate"].isna()].groupby("y")["source"].unique().items():
+            where, told = panel.get_yaxis_transform(), f"undefined: {', '.join(sources)}"
+            panel.text(0.01, y + 0.4, told, transform=where, color="0.35", size=5, va="center")
         style.listed(panel, rows["measure"] + "  " + rows["claim"])
     style.source_legend(figure, table, "estimate")
     told = "shaded: where the claim holds; filled: the whole interval passes"
@@ -114,10 +118,6 @@ def _threshold(panel: Axes, rule: tuple) -> None:
 
 
 def _measured(panel: Axes, place: float, row: dict) -> None:
-    if np.isnan(row["estimate"]):
-        where, told = panel.get_yaxis_transform(), f"{row['source']}: undefined"
-        panel.text(0.01, place, told, transform=where, color="0.35", size=5, va="center")
-        return
     passes = row["low"] >= row["at_least"] or row["high"] <= row["at_most"]
     look = style.SOURCES[row["source"]]
     style.points(panel, place, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)

@@ -131,8 +131,8 @@ def test_measures_fills_what_passes_and_says_what_is_undefined():
     tied = defined.duplicated(["y", "estimate"], keep=False)
     for (_, _, line), filled, same in zip(points, passes, tied, strict=True):
         assert same or mpl.colors.same_color(line.get_markerfacecolor(), line.get_color() if filled else "white")
-    undefined = table[table["estimate"].isna()]
-    assert [text.get_text() for text in axes.texts] == [f"{source}: undefined" for source in undefined["source"]]
+    undefined = table[table["estimate"].isna()].groupby(["claim", "measure"], sort=False)["source"].unique()
+    assert [text.get_text() for text in axes.texts] == [f"undefined: {', '.join(sources)}" for sources in undefined]
 
 
 @pytest.mark.parametrize("ends", [(np.nan, np.nan), (0.1, 0.9)])

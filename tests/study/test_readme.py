@@ -1,6 +1,7 @@
 """What runs write into README and pages: verdicts from the tables, the layers from the code."""
 
 import json
+import types
 
 import pandas as pd
 import pytest
@@ -44,18 +45,49 @@ def test_the_headline_counts_the_claims_by_their_verdicts(monkeypatch):
         ("A", "uniform", "control (one seed): fails"),
         ("B", "hybrid", "reproduced"),
         ("B", "pure", "reproduced (null passes too: mechanism)"),
-        ("C", "hybrid", "not reproduced"),
-        ("C", "pure", "not reproduced (null passes: mechanism)"),
+        ("C1", "hybrid", "not reproduced"),
+        ("C1", "pure", "not reproduced (null passes: mechanism)"),
+        ("C2", "hybrid", "not reproduced"),
+        ("C2", "pure", "not reproduced"),
         ("D", "hybrid", "not reproduced"),
         ("D", "pure", "inconclusive"),
         ("E", "", "not testable here"),
     ]
-    monkeypatch.setattr(claims, "ledger", lambda: pd.DataFrame(rows, columns=["claim", "kind", "verdict"]))
+    again = [("C1", "hybrid", "not reproduced"), ("C2", "hybrid", "not reproduced"), ("C2", "pure", "inconclusive")]
+    books = {registration.FIRST: rows, registration.SECOND: again}
+    named = ["claim", "kind", "verdict"]
+    monkeypatch.setattr(claims, "ledger", lambda registered: pd.DataFrame(books[registered], columns=named))
+    ids = dict.fromkeys(claim for claim, *_ in rows)
+    paper = types.SimpleNamespace(claims=[types.SimpleNamespace(id=claim) for claim in ids])
+    monkeypatch.setattr(registration, "load", lambda: paper)
     assert readme.headline() == (
-        "**Of 5 claims, by the rules fixed before the results: 2 reproduced in every kind of model, 1 in none, 1 "
-        "not testable here, 1 not alike in all, or undecided in some.** Null models pass 1 of those reproduced, "
-        "too.\n"
+        "**Of 6 claims: reproduced 2 (A ○, B); not reproduced 1 (C1); not reproduced by the first rules, open by the "
+        "second 1 (C2); open, or not alike in both kinds of model 2 (D, E).** ○ Random writes or an untrained model "
+        "pass, too.\n"
     )
+
+
+def test_what_models_do_without_heads_is_what_the_tables_say(monkeypatch):
+    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
+    table, said = readme.removals().strip().split("\n\n")
+    heads, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
+    needles = store.load_table("03_ablation_estimates", run="thorough").query("probe == 'needle' and cut != 'overall'")
+    kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
+    assert heads == ["removed", *kept["model"].unique()]
+    found = {line[0]: line[1:] for line in lines}
+    assert len(found) == 1 + 2 * 3 + 3
+    for name, rows, arm, share in (
+        ("nothing", needles, "intact", 0.0),
+        ("25 % of each layer: highest ranks", needles, "high", 0.25),
+        ("38.9 % of each layer: lowest ranks", needles, "low", 0.389),
+        ("38.9 % of all heads: oracle", kept, "oracle", 0.389),
+    ):
+        for model, cell in zip(heads[1:], found[name], strict=True):
+            [row] = rows[(rows["model"] == model) & (rows["arm"] == arm) & (rows["share"] == share)].itertuples()
+            ends = [round(100 * min(max(end, 0), 1)) for end in (row.estimate, row.low, row.high)]
+            assert cell == "{} [{}, {}]".format(*ends)
+    assert "n = 1000;" in said
+    assert "n = 333 to 784." in said
 
 
 @pytest.fixture

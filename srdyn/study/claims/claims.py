@@ -1,4 +1,4 @@
-"""The ledger of what the paper claims, fixed before any result, against what the runs found."""
+"""The ledger of what the paper claims, fixed beforehand, against what the runs found."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence

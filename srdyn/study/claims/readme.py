@@ -10,6 +10,10 @@ from srdyn.study.run import store
 
 _SPEEDS = "07_cost_families"
 """The table that `make bench` writes of every family."""
+_SHARES = (0.25, 0.389)
+"""Of the heads: the primary share of notebook 03, the paper's."""
+_ARMS = {"low": "lowest ranks", "random": "random heads", "high": "highest ranks"}
+_RULES = ("joint, α = 0.5", "random", "oracle")
 _HEADS = {
     "model_types": "models",
     "mixer": "layers",
@@ -38,19 +42,65 @@ def verdicts() -> str:
 
 
 def headline() -> str:
-    """In one sentence how many claims have which verdict by the first rules, in every kind of model but controls."""
-    book = claims.ledger()
-    book = book[~book["kind"].isin(claims.CONTROLS)]
-    by_claim = book["verdict"].str.split(" (", regex=False).str[0].groupby(book["claim"])
-    same = by_claim.first()[by_claim.nunique() == 1]
-    words = {"reproduced": "reproduced in every kind of model", "not reproduced": "in none"}
-    counts = {words.get(verdict, verdict): int((same == verdict).sum()) for verdict in {**words, **same.value_counts()}}
-    counts["not alike in all, or undecided in some"] = by_claim.ngroups - len(same)
-    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
-    passed = book["verdict"].str.contains("null pass").groupby(book["claim"]).all()
-    also = int(passed[same[same == "reproduced"].index].sum())
-    nulls = f" Null models pass {also} of those reproduced, too." if also else ""
-    return f"**Of {by_claim.ngroups} claims, by the rules fixed before the results: {told}.**{nulls}\n"
+    """In a sentence which claims have which verdict in every kind of model but controls, by both registrations."""
+    first, second = (_studied(claims.ledger(registered=which)) for which in (registration.FIRST, registration.SECOND))
+    given, again = (book["word"].groupby(book["claim"]).agg(set).to_dict() for book in (first, second))
+    passed = first["verdict"].str.contains("null pass").groupby(first["claim"]).all()
+    told = {
+        "reproduced": [],
+        "not reproduced": [],
+        "not reproduced by the first rules, open by the second": [],
+        "open, or not alike in both kinds of model": [],
+    }
+    alike, by_first, by_second, otherwise = told.values()
+    for claim in registration.load().claims:
+        found, seconds = given.get(claim.id, set()), again.get(claim.id, set())
+        if found == {"reproduced"} and seconds <= found:
+            alike.append(f"{claim.id}{' ○' * int(passed[claim.id])}")
+        elif found == {"not reproduced"}:
+            (by_first if seconds <= found else by_second).append(claim.id)
+        else:
+            otherwise.append(claim.id)
+    counts = "; ".join(f"{what} {len(names)} ({', '.join(names)})" for what, names in told.items() if names)
+    return (
+        f"**Of {len(registration.load().claims)} claims: {counts}.** ○ Random writes or an untrained model pass, too.\n"
+    )
+
+
+def removals() -> str:
+    """What models still do without heads, a line for each way to choose them; empty before that is measured."""
+    try:
+        needles = store.load_table("03_ablation_estimates", run="thorough").query("probe == 'needle'")
+        kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
+    except FileNotFoundError:
+        return ""
+    models = list(kept["model"].unique())
+    rows = [["nothing", *_shares(needles, models, "intact", 0.0)]]
+    for share in _SHARES:
+        what = f"{100 * share:.3g} % of each layer"
+        rows += [[f"{what}: {said}", *_shares(needles, models, arm, share)] for arm, said in _ARMS.items()]
+    for arm in _RULES:
+        rows.append([f"{100 * _SHARES[-1]:.3g} % of all heads: {arm}", *_shares(kept, models, arm, _SHARES[-1])])
+    said = (
+        f"In %, with 95 % intervals over items and draws of heads, cut off at 0 and 100. Needles found, n = "
+        f"{needles['n'].max()}; in the last {len(_RULES)} lines, the paper's joint score, random heads, an oracle, the "
+        f"accuracy kept over all tasks that a model solves, n = {kept['n'].min()} to {kept['n'].max()}."
+    )
+    return f"{markdown.table(['removed', *models], rows)}\n\n{said}\n"
+
+
+def _studied(book: pd.DataFrame) -> pd.DataFrame:
+    """A ledger without its controls, and the bare `word` of each verdict."""
+    return book[~book["kind"].isin(claims.CONTROLS)].assign(
+        word=lambda x: x["verdict"].str.split(" (", regex=False).str[0]
+    )
+
+
+def _shares(table: pd.DataFrame, models: list[str], arm: str, share: float) -> list[str]:
+    """`57 [43, 71]`, a model each."""
+    found = table[(table["arm"] == arm) & (table["share"] == share)].set_index("model")
+    ends = 100 * found.loc[models, ["estimate", "low", "high"]].clip(0, 1)
+    return [f"{estimate:.0f} [{low:.0f}, {high:.0f}]" for estimate, low, high in ends.itertuples(index=False)]
 
 
 def families() -> str:
@@ -89,7 +139,7 @@ def _speeds() -> tuple[pd.Series, str]:
 def pages() -> dict[str, dict[str, Callable[[], str]]]:
     """The files with blocks that a run writes, from the root, and what writes each block."""
     return {
-        "README.md": {"headline": headline, "scorecard": verdicts},
+        "README.md": {"headline": headline, "removals": removals, "scorecard": verdicts},
         "notebooks/site/families.md": {"families": families},
     }
 
