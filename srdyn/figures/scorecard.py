@@ -89,7 +89,9 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
             _threshold(panel, rule)
         placed = part.merge(rows, on=_MEASURE)
         for row in placed[placed["estimate"].notna()].to_dict("records"):
-            _measured(panel, row["y"] + places[row["source"], row["seed"]], row)
+            at, look = row["y"] + places[row["source"], row["seed"]], style.SOURCES[row["source"]]
+            passes = row["low"] >= row["at_least"] or row["high"] <= row["at_most"]
+            style.points(panel, at, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)
         for y, sources in placed[placed["estimate"].isna()].groupby("y")["source"].unique().items():
             where, told = panel.get_yaxis_transform(), f"undefined: {', '.join(sources)}"
             panel.text(0.01, y + 0.4, told, transform=where, color="0.35", size=5, va="center")
@@ -115,9 +117,3 @@ def _threshold(panel: Axes, rule: tuple) -> None:
     end, y = panel.get_xlim()[1 if at_least else 0], [rule.y - 0.46, rule.y + 0.46]
     panel.fill_betweenx(y, threshold, end, color="0.93", linewidth=0, zorder=0)
     panel.plot([threshold, threshold], y, zorder=1, **style.BOUND)
-
-
-def _measured(panel: Axes, place: float, row: dict) -> None:
-    passes = row["low"] >= row["at_least"] or row["high"] <= row["at_most"]
-    look = style.SOURCES[row["source"]]
-    style.points(panel, place, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)

@@ -145,7 +145,10 @@ def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
     figure, axes = style.grid(len(kinds), 2, height=2.0, x="half-life (tokens)", y="share of heads", titles=titles)
     for kind, (left, right) in zip(kinds, axes, strict=True):
         _sized(left, table[table["kind"] == kind], sizes)
-        _half_lives(right, heads[heads["kind"] == kind], colours)
+        for d, own in heads[heads["kind"] == kind].groupby("D"):
+            half_life = np.sort(own["half_life"])
+            right.step(half_life, np.arange(1, len(half_life) + 1) / len(half_life), color=colours[d], where="post")
+        right.set(xscale="log", ylim=(0, 1.02))
     axes[-1, 0].set_xlabel("dimensions of a head d")
     handles = [style.handle(name, look, linestyle="") for name, look in style.STRATA.items()]
     handles += [style.handle(f"d = {d}", color=colour) for d, colour in colours.items()]
@@ -169,10 +172,3 @@ def _sized(panel: Axes, table: pd.DataFrame, sizes: list[int]) -> None:
     panel.set_xscale("log", base=2)
     panel.set_xticks(sizes, sizes)
     panel.set(xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1))
-
-
-def _half_lives(panel: Axes, heads: pd.DataFrame, colours: dict[int, str]) -> None:
-    for d, own in heads.groupby("D"):
-        half_life = np.sort(own["half_life"])
-        panel.step(half_life, np.arange(1, len(half_life) + 1) / len(half_life), color=colours[d], where="post")
-    panel.set(xscale="log", ylim=(0, 1.02))
