@@ -6,7 +6,6 @@ as `select` is True for what stays.
 
 import contextlib
 import functools
-import itertools
 import math
 from collections.abc import Callable, Iterator
 
@@ -56,8 +55,10 @@ def change_states(
     """
     with contextlib.ExitStack() as stack:
         for site, chosen in _touched(model, heads):
-            # A step always brings a state along, which `_fed` refuses.
-            stack.enter_context(_everywhere(site, functools.partial(_fed, site, positions, change, chosen)))
+            changed = functools.partial(_with_changed, change, chosen)
+            # A step always brings a state along, which `fed` refuses.
+            fed = functools.partial(feeding.fed, site.recipe, positions, changed, chunk=1)
+            stack.enter_context(feeding.taken_over(site, fed))
         yield
 
 
@@ -139,49 +140,28 @@ def _touched(model: models.Model, heads: Tensor) -> Iterator[tuple[architectures
             yield site, row[list(held.heads)]
 
 
-def _everywhere(site: architectures.Site, read: Callable) -> contextlib.AbstractContextManager[None]:
-    """`feeding.taken_over` for whole passes and single steps alike."""
-    return feeding.taken_over(site, (site.recipe.chunk_tap, site.recipe.step_tap), read)
-
-
 def _changed(site: architectures.Site, change: Callable) -> contextlib.AbstractContextManager[None]:
     """While this is open, the recurrence is called with what `change` makes of each call."""
-    return _everywhere(site, lambda function, call: site.recipe.run(function, change(call)))
+    return feeding.taken_over(site, lambda function, call: site.recipe.run(function, change(call)))
 
 
 @contextlib.contextmanager
 def _forgetting(site: architectures.Site, decay: recipe.Decay) -> Iterator[None]:
     """While this is open, the layer has these decays, upon those that are set already: one tap reads what stands."""
-    before = site.recipe.decay_set(site.mixer)
+    before = getattr(site.mixer, "srdyn_decay", None)
     with contextlib.ExitStack() as undone:
         undone.callback(setattr, site.mixer, "srdyn_decay", before)
         if before is None:
-            decayed = lambda call: site.recipe.forgetting(call, site.recipe.decay_set(site.mixer))  # noqa: E731
-            undone.enter_context(_changed(site, decayed))
+            undone.enter_context(_changed(site, lambda call: site.recipe.forgetting(call, site.mixer.srdyn_decay)))
         site.mixer.srdyn_decay = decay if before is None else before.then(decay)
         yield
 
 
-def _fed(
-    site: architectures.Site,
-    positions: recurrence.Positions,
-    change: Callable[[_State], _State],
-    chosen: Bool[Tensor, " held"],
-    function: Callable,
-    call: recipe.Call,
-) -> tuple[Tensor, Tensor]:
-    """The recurrence, fed from position to position, the chosen heads' state changed in between."""
-    if call.state is not None:
-        raise ValueError("states are changed in whole sequences: call the model without past_key_values, trace none")
-    state, outputs = None, []
-    listed = recurrence.checked_positions(positions, call.tokens)
-    for start, end in itertools.pairwise(sorted({0, *listed, call.tokens})):
-        output, state = site.recipe.run(function, call.between(start, end, state))
-        outputs.append(output)
-        if end in listed:
-            where, state = chosen.to(state.device), state.clone()
-            state[:, where] = change(state[:, where])
-    return torch.cat(outputs, dim=1), state
+def _with_changed(change: Callable[[_State], _State], chosen: Bool[Tensor, " held"], _: int, state: Tensor) -> Tensor:
+    """The state with what `change` makes of the chosen heads'."""
+    where, state = chosen.to(state.device), state.clone()
+    state[:, where] = change(state[:, where])
+    return state
 
 
 def _of_rank(rank: int, state: _State) -> _State:

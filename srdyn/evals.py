@@ -56,7 +56,7 @@ def task_rows(
     rows, items = [], 0
     while items < n:
         passage = tasks.Passage()
-        TASKS[name](writer, passage, length)
+        TASKS[name](writer, passage, length=length)
         if not any(passage.items):
             raise ValueError(f"no item of {name!r} fits into {length} tokens; ask for longer rows")
         writer.snippet(passage, length - len(passage))

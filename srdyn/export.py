@@ -133,7 +133,10 @@ def realised(model: models.Model, *, tp: int = 1, state_itemsize: int = 4) -> pd
         after, unloaded = pd.Series(engines.state_bytes(_cut(model), **options)), vain["engine"][vain["needed"]]
         lacks = (vain["asks"] + " (" + vain["ours"] + ")").groupby(vain["engine"]).agg("; ".join)
         table = table.assign(after=after.mask(after.index.isin(unloaded)), lacks=lacks).fillna({"lacks": ""})
-    table[["weights_before", "weights_after"]] = weight_bytes(model)
+    config = copy.deepcopy(model.hf.config)
+    vars(config).pop("srdyn_kept", None)
+    whole = checkpoints.outline(config, dtype=model.hf.dtype)
+    table["weights_before"], table["weights_after"] = (report.weight_bytes(hf)[0] for hf in (whole, model.hf))
     return table.rename_axis("engine").reset_index()
 
 
@@ -143,14 +146,6 @@ def keys_left(whole: engines.Sizes, heads: int) -> int:
     if counts.keys is not None and not counts.repeats:
         return whole.keys
     return heads if whole.keys * heads % whole.heads else whole.keys * heads // whole.heads
-
-
-def weight_bytes(model: models.Model) -> tuple[int, int]:
-    """Bytes of all weights before any pruning, and now."""
-    config = copy.deepcopy(model.hf.config)
-    vars(config).pop("srdyn_kept", None)
-    whole = checkpoints.outline(config, dtype=model.hf.dtype)
-    return report.weight_bytes(whole)[0], report.weight_bytes(model.hf)[0]
 
 
 def demands(model: models.Model, *, tp: int = 1) -> pd.DataFrame:
@@ -164,15 +159,16 @@ def card(model: models.Model, cost: pd.DataFrame | None = None) -> str:
     norms = [NORMS] if whole.keys * found.heads != H * found.keys and not _counts(model).repeats else []
     how = ", a copy of its key for each" if found.repeated else f" on {found.keys} keys or groups"
     kept = [(str(layer.index), ", ".join(map(str, layer.heads))) for layer in model.layers]
-    before, after = weight_bytes(model)
+    rows = list(realised(model).itertuples())
+    before, after = map(report.in_mib, rows[0][-2:])
     saved = [
         (row.engine, *("–" if math.isnan(x) else report.in_mib(int(x)) for x in (row.before, row.after)), row.lacks)
-        for row in realised(model).itertuples()
+        for row in rows
     ]
     parts = [
         f"# {model.name}: {found.heads} of {H} recurrent heads in each of {L} layers",
         f"Of {H} heads a layer {found.heads} were kept{how}; the others' weights, states and convolutions are gone. "
-        f"Weights: {report.in_mib(before)} before, {report.in_mib(after)} after. It is an ordinary "
+        f"Weights: {before} before, {after} after. It is an ordinary "
         f"{type(model.hf).__name__}: `AutoModelForCausalLM.from_pretrained` reads it, nothing else is needed.",
         *norms,
         "## What it cost",

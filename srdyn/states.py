@@ -227,14 +227,15 @@ def tapped(model: models.Model, positions: recurrence.Positions, visit: _Visit) 
     The recurrence is cut at multiples of its chunk only, which leaves the outputs of the pass bit for bit as they were.
     """
 
-    def told(layer: int, position: int, state: Tensor) -> None:
+    def told(layer: int, position: int, state: Tensor) -> Tensor:
         visit(layer, position, _checked_state(model, layer, position, state))
+        return state
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(feeding.unpadded(model.hf))
         for layer, site in _holding(model):
             fed = functools.partial(feeding.fed, site.recipe, positions, functools.partial(told, layer))
-            stack.enter_context(feeding.taken_over(site, site.recipe.readers, fed))
+            stack.enter_context(feeding.taken_over(site, fed, site.recipe.readers))
         yield
 
 

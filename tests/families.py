@@ -3,7 +3,11 @@
 import dataclasses
 import functools
 import importlib
+import subprocess
+import sys
+import textwrap
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 import small
@@ -15,7 +19,7 @@ from torch import Tensor
 from srdyn import models
 
 LINEAR, SOFTMAX = "linear_attention", "full_attention"
-EXPERTS = {"num_experts": 4, "num_experts_per_tok": 2}
+EXPERTS = {"num_experts": 12, "num_experts_per_tok": 2}  # ten or more: names are sorted by number
 EXPERTS |= {"moe_intermediate_size": 8, "shared_expert_intermediate_size": 8}
 NO_TOKENS = dict.fromkeys(("pad_token_id", "bos_token_id", "eos_token_id"))
 SMALL = {"vocab_size": 64, "hidden_size": 32, **NO_TOKENS}
@@ -181,7 +185,7 @@ def olmo_hybrid() -> transformers.PreTrainedModel:
 
 def kimi_linear() -> transformers.PreTrainedModel:
     config = transformers.KimiLinearConfig(
-        **LATENT, **layers([LINEAR, SOFTMAX, LINEAR]), linear_num_heads=4, linear_head_dim=8, num_local_experts=4
+        **LATENT, **layers([LINEAR, SOFTMAX, LINEAR]), linear_num_heads=4, linear_head_dim=8, num_local_experts=12
     )
     return random(transformers.KimiLinearForCausalLM, config)
 
@@ -300,6 +304,44 @@ def fla(stem: str, kind: str, **sizes) -> transformers.PreTrainedModel:
 def fla_family(stem: str, kind: str, last_state: Callable = delta, keep: Callable = any_heads, **sizes) -> Family:
     build = functools.partial(fla, stem, kind, **sizes)
     return Family(f"fla {kind}", build, last_state, keep=keep, needs_fla=True)
+
+
+KERNELS = """
+    import os, sys, warnings
+    os.environ["TRITON_INTERPRET"] = "1"
+    sys.modules["srdyn"] = None  # importing it raises
+    warnings.simplefilter("ignore")
+    import torch, fla
+    from transformers import AutoModelForCausalLM
+    from triton.runtime import autotuner
+    # Timing kernels fails in the interpreter; any of them will do.
+    autotuner.Autotuner.do_bench = property(lambda self: lambda *_, **__: [1.0] * 3, lambda self, value: None)
+    tokens, new, found = torch.load(sys.argv[1]), int(sys.argv[2]), {}
+    options = {"max_new_tokens": new, "do_sample": False, "pad_token_id": 0}
+    for path in sys.argv[3:]:
+        hf, told = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, output_loading_info=True)
+        assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"], told
+        with torch.no_grad():
+            first = hf.eval()(tokens[:, :3], use_cache=True)
+            rest = hf(tokens[:, 3:], past_key_values=first.past_key_values, use_cache=True)
+        states = [layer.state["recurrent_state"] for layer in rest.past_key_values.layers]
+        written = [hf.generate(tokens, use_cache=use, **options) for use in (True, False) if new]
+        found[path] = torch.cat([first.logits, rest.logits], 1), states, written
+    torch.save(found, sys.argv[1])
+"""
+
+
+def by_kernels(*folders: Path, tokens: Tensor, new: int = 0) -> list[tuple[Tensor, list[Tensor], list[Tensor]]]:
+    """For each: logits, last states, `new` more tokens with a cache and without, by flash-linear-attention's kernels.
+
+    In Triton's interpreter, which takes them for at most 64 tokens, not the chunked ones; without srdyn.
+    """
+    place = folders[0].parent / "tokens"
+    torch.save(tokens, place)
+    command = [sys.executable, "-c", textwrap.dedent(KERNELS), place, str(new), *folders]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return list(torch.load(place).values())
 
 
 def first_covers(L: int, H: int, generator: torch.Generator) -> Bool[Tensor, "L H"]:

@@ -3,6 +3,7 @@
 `python tests/large.py write FOLDER` makes it, `trace FOLDER` and `cut FOLDER` read it.
 """
 
+import itertools
 import json
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ from safetensors.torch import save_file
 from transformers import core_model_loading
 
 from srdyn import export, models, pruning, states
-from srdyn.loading import checkpoints
+from srdyn.loading import checkpoints, streaming
 
 LAYERS, EXPERTS = 32, 64
 SIZES = {
@@ -32,13 +33,9 @@ def write(folder: Path, *, layers: int = LAYERS, experts: int = EXPERTS, sizes: 
     )
     config.save_pretrained(folder)
     hf = checkpoints.outline(config, dtype=torch.bfloat16)
-    names = [name for name, _ in hf.named_parameters()]
-    parts = {name.split(".")[2] if name.startswith("model.layers.") else "rest" for name in names}
     generator, index = torch.Generator().manual_seed(0), {}
-    for part in sorted(parts):
-        own = [name for name in names if (name.startswith(f"model.layers.{part}.") or part == "rest")]
-        own = [name for name in own if part != "rest" or not name.startswith("model.layers.")]
-        drawn = {name: _drawn(name, hf.get_parameter(name).shape, generator) for name in own}
+    for part, own in itertools.groupby(hf.named_parameters(), lambda item: streaming.part_of(item[0])):
+        drawn = {name: _drawn(name, parameter.shape, generator) for name, parameter in own}
         stored = core_model_loading.revert_weight_conversion(hf, drawn)
         file = f"model-{part}.safetensors"
         save_file({name: value.contiguous() for name, value in stored.items()}, folder / file, {"format": "pt"})

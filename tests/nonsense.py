@@ -103,6 +103,11 @@ class Cases:
         place.write_bytes(content if isinstance(content, bytes) else content.encode())
         return place
 
+    def each(self, name, contents, *, act=None, refused=True, tokenizer=False):
+        """The tiny model, `name` holding each of the contents in turn, as it `reads`, or as `act` would have it."""
+        for what, content in contents.items():
+            yield what, (act or reads)(self.changed(name, content, tokenizer=tokenizer)), refused
+
     def emptied(self):
         place = self.changed()
         (place / "model.safetensors").unlink()
@@ -141,8 +146,7 @@ class Cases:
             "quantised by x": stated | {"quantization_config": {"quant_method": "x"}},
             "quantised": stated | {"quantization_config": 3},
         }  # fmt: skip
-        for what, content in whole.items():
-            yield what, reads(self.changed("config.json", content)), True
+        yield from self.each("config.json", whole)
         for what, content in self.broken((self.tiny / "config.json").read_bytes()):
             yield what, reads(self.changed("config.json", content)), False
 
@@ -174,15 +178,13 @@ class Cases:
         ]:  # fmt: skip
             changed = with_header(header | {first: header[first] | {field: value}})
             yield f"header: {field} = {value!r}", reads(self.changed(name, changed)), True
-        for what, text in {
+        headers = {
             "empty": b"", "no JSON": b"{" * 50, "a list": b"[]", "deep": b'{"a":' * 9999, "not UTF-8": b"\xff" * 40,
             "no tensors": b"{}",
-        }.items():  # fmt: skip
-            yield f"header: {what}", reads(self.changed(name, with_header(text))), True
-        files = {"header: too long": struct.pack("<Q", 2**60) + content[8:], "empty": b"", "text": b"hello" * 100}
-        files |= {"cut off": content[: -self.random.randrange(1, 999)]}
-        for what, changed in files.items():
-            yield what, reads(self.changed(name, changed)), True
+        }  # fmt: skip
+        files = {f"header: {what}": with_header(text) for what, text in headers.items()}
+        files |= {"header: too long": struct.pack("<Q", 2**60) + content[8:], "empty": b"", "text": b"hello" * 100}
+        yield from self.each(name, files | {"cut off": content[: -self.random.randrange(1, 999)]})
         for what, damaged in self.broken(content[: 8 + size]):
             yield f"header: {what}", reads(self.changed(name, damaged + content[8 + size :])), False
         tensors = load_file(path)
@@ -208,7 +210,7 @@ class Cases:
         names = list(load_file(self.tiny / "model.safetensors"))
         good = {"metadata": {}, "weight_map": dict.fromkeys(names, "model.safetensors")}
         first, secret = names[0], self.file("secret.safetensors", (self.tiny / "model.safetensors").read_bytes())
-        for what, index in {
+        yield from self.each("model.safetensors.index.json", {
             "no JSON": b"{", "a list": [], "a number": 3, "no map": {}, "map a list": {"weight_map": names},
             "map a text": {"weight_map": "x"}, "map a number": {"weight_map": 4}, "map null": {"weight_map": None},
             "file a number": {"weight_map": {first: 3}}, "file null": {"weight_map": {first: None}},
@@ -219,28 +221,24 @@ class Cases:
             "absolute": {"weight_map": dict.fromkeys(names, str(secret))},
             "a folder": {"weight_map": dict.fromkeys(names, ".")},
             "too many names": good | {"weight_map": good["weight_map"] | {"x": "gone.safetensors"}},
-        }.items():  # fmt: skip
-            place = self.changed("model.safetensors.index.json", index)
-            yield what, reads(place), True
+        })  # fmt: skip
 
     def tokenizers(self):
         text = (self.tiny / "tokenizer.json").read_bytes()
         about = json.loads((self.tiny / "tokenizer_config.json").read_bytes())
-        for what, content in {
+        yield from self.each("tokenizer.json", {
             "no JSON": b"{", "empty": b"", "a list": b"[]", "no model": b"{}", "model null": b'{"model": null}',
             "not UTF-8": b"\xff\xfe", "deep": b"[" * 99999, "a number": b"3", "model a text": b'{"model": "x"}',
-        }.items():  # fmt: skip
-            yield what, loads(self.changed("tokenizer.json", content, tokenizer=True)), True
+        }, act=loads, tokenizer=True)  # fmt: skip
         for what, content in self.broken(text[:3000]):
             place = self.changed("tokenizer.json", content + text[3000:], tokenizer=True)
             yield what, loads(place), False
-        for what, content in {
+        yield from self.each("tokenizer_config.json", {
             "settings: no JSON": b"{", "settings: a list": b"[]", "settings: a number": b"3",
             "settings: class": about | {"tokenizer_class": "X"}, "settings: class 3": about | {"tokenizer_class": 3},
             "settings: tokens": about | {"added_tokens_decoder": "x"}, "settings: eos": about | {"eos_token": [3]},
             "settings: length": about | {"model_max_length": "x"}, "settings: pad": about | {"pad_token": {"a": 1}},
-        }.items():  # fmt: skip
-            yield what, loads(self.changed("tokenizer_config.json", content, tokenizer=True)), False
+        }, act=loads, tokenizer=True, refused=False)  # fmt: skip
 
     def presets(self):
         bomb = "a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n"

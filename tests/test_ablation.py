@@ -303,11 +303,6 @@ def test_truncation_at_the_last_token_leaves_the_logits_alone(tiny_hybrid, token
     assert torch.equal(cut, logits(tiny_hybrid.hf, tokens))
 
 
-def test_a_position_is_not_behind_the_end(tiny_hybrid, tokens):
-    with ablation.truncate_states(tiny_hybrid, 1, SOME, [151]), pytest.raises(ValueError, match="positions must"):
-        tiny_hybrid.hf(tokens)
-
-
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("window", [1, 4, 150])
 def test_a_window_shows_what_a_truncated_input_shows(tiny_hybrid, tokens, window, attention):

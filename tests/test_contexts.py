@@ -129,9 +129,3 @@ def test_blocks_that_cannot_be_repeated_are_refused():
             contexts.repeated(block, TOKENIZER, length=2)
     with pytest.raises(ValueError, match=r"0 … 1023, the vocabulary, not in 5 … 1024"):
         contexts.repeated([5, 1024], TOKENIZER, length=8)
-
-
-def test_training_documents_are_read_whole():
-    documents = contexts.training_documents("prose")
-    assert sum(map(len, documents)) > 3_000_000
-    assert not set(documents) & set(contexts.held_out_documents("prose", part="trace"))

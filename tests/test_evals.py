@@ -183,14 +183,6 @@ def test_some_windows_are_evenly_spaced_ones_of_all(tokenizer):
         evals.windows("code", tokenizer, length=128, n=9999)
 
 
-def test_bits_of_windows_are_the_models_own(untrained, tokenizer):
-    tokens = evals.windows("math", tokenizer, length=64, n=5).tokens
-    with torch.no_grad():
-        logs = untrained.hf(tokens, use_cache=False).logits.double().log_softmax(-1)
-    bits = -logs[:, :-1].gather(2, tokens[:, 1:, None]).sum((1, 2)) / np.log(2)
-    assert evals.window_bits(untrained, tokens) == pytest.approx(bits.numpy(), rel=1e-5)
-
-
 def test_a_model_that_knows_nothing_needs_the_logarithm_of_its_vocabulary(tiny_hybrid):
     tokens = torch.randint(0, 64, (3, 20), generator=torch.Generator().manual_seed(0))
     tiny_hybrid.hf.forward = lambda rows, use_cache: SimpleNamespace(logits=torch.zeros(*rows.shape, 64))

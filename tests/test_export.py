@@ -249,25 +249,6 @@ def test_whole_groups_need_no_smaller_epsilon(name, tmp_path):
     assert_is_masked(loaded.logits(TOKENS), model, keep)
 
 
-INTERPRETED = """
-import os, sys, warnings
-os.environ["TRITON_INTERPRET"] = "1"
-sys.modules["srdyn"] = None
-warnings.simplefilter("ignore")
-import torch, fla
-from transformers import AutoModelForCausalLM
-from triton.runtime import autotuner
-# Timing kernels fails in the interpreter; any of them will do.
-autotuner.Autotuner.do_bench = property(lambda self: lambda *_, **__: [1.0] * 3, lambda self, value: None)
-hf, told = AutoModelForCausalLM.from_pretrained(sys.argv[1], dtype=torch.float32, output_loading_info=True)
-assert not told["missing_keys"] and not told["unexpected_keys"] and not told["mismatched_keys"], told
-tokens, options = torch.load(sys.argv[2]), {"max_new_tokens": 3, "do_sample": False, "pad_token_id": 0}
-with torch.no_grad():
-    logits = hf.eval()(tokens).logits
-torch.save([logits, *(hf.generate(tokens, use_cache=use, **options) for use in (True, False))], sys.argv[2])
-"""
-
-
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")
 @pytest.mark.filterwarnings("ignore:According to Bo")
@@ -275,12 +256,7 @@ torch.save([logits, *(hf.generate(tokens, use_cache=use, **options) for use in (
 def test_flash_linear_attention_s_own_kernels_compute_it_too(name, tmp_path):
     keep = cut(whole(name), **export.choices(whole(name)))
     folder = export.save(pruning.prune_heads(whole(name), keep), tmp_path / "model")
-    torch.save(TOKENS[:, :7], tmp_path / "tokens")
-    done = subprocess.run(
-        [sys.executable, "-c", INTERPRETED, folder, tmp_path / "tokens"], capture_output=True, text=True
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    logits, cached, uncached = torch.load(tmp_path / "tokens")
+    [(logits, _, (cached, uncached))] = families.by_kernels(folder, tokens=TOKENS[:, :7], new=3)
     assert_is_masked(logits, whole(name), keep, tokens=TOKENS[:, :7])
     assert torch.equal(cached, uncached)
 

@@ -5,7 +5,6 @@ import math
 import shutil
 import types
 
-import families
 import numpy as np
 import pytest
 import small
@@ -128,23 +127,6 @@ def test_pruning_twice_is_pruning_once(family):
     check()
 
 
-@pytest.mark.parametrize("family", ["hybrid", "pure", "qwen35, three values a key"])
-def test_a_saved_model_loads_bit_for_bit(family, tmp_path):
-    @settings(max_examples=5, deadline=None)
-    @given(masks(family))
-    @example(torch.zeros(model(family).grid[:2], dtype=torch.bool))
-    def check(keep):
-        pruned = pruning.prune_heads(model(family), keep)
-        loaded = models.load(pruning.save(pruned, tmp_path / "parent" / "pruned"), device="cpu")
-        assert (loaded.grid, loaded.layers, loaded.name) == (pruned.grid, pruned.layers, "pruned")
-        assert type(loaded.hf) is type(pruned.hf)
-        assert torch.equal(loaded.hf(TOKENS).logits, pruned.hf(TOKENS).logits)
-        assert torch.equal(fed(loaded.hf, [5, 1, 7])[0], fed(pruned.hf, [5, 1, 7])[0])
-        assert [path.name for path in (tmp_path / "parent").iterdir()] == ["pruned"]
-
-    check()
-
-
 def test_loaded_weights_lie_where_computed_ones_do(tmp_path):
     """As views of the mapped file they would not, so that products may differ in their last bits."""
     family = "qwen35, three values a key"
@@ -166,21 +148,6 @@ def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path, tokenizer):
     assert torch.equal(
         pruning.prune_heads(loaded, less).hf(TOKENS).logits, pruning.prune_heads(whole, less).hf(TOKENS).logits
     )
-
-
-def test_saving_replaces_what_it_saved_and_nothing_else(tmp_path):
-    (tmp_path / "model").mkdir()
-    for _ in range(2):
-        pruning.save(model("pure"), tmp_path / "model")
-    assert models.load(tmp_path / "model").layers == model("pure").layers
-    (tmp_path / "model" / "thesis.txt").write_text("precious")
-    shutil.copytree(files.data_dir() / "models" / "hybrid", tmp_path / "hybrid")
-    for folder, named in ((tmp_path / "model", r"thesis\.txt"), (tmp_path / "hybrid", "checkpoints")):
-        before = files.content_hash(folder)
-        with pytest.raises(FileExistsError, match=named):
-            pruning.save(model("pure"), folder)
-        assert files.content_hash(folder) == before
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["hybrid", "model"]
 
 
 def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
@@ -221,20 +188,6 @@ def test_the_old_model_is_untouched_and_shares_nothing():
     assert all(torch.equal(weight, after[name]) for name, weight in before.items())
     assert torch.equal(whole.hf(TOKENS).logits, logits)
     assert not hasattr(whole.hf.config, "srdyn_kept")
-
-
-@pytest.mark.parametrize("route", ["forward", "segments"])
-@pytest.mark.parametrize("rows", [([0, 2, 3], [1], []), ([], [0, 1, 2, 3], [3]), ([], [], [])])
-def test_a_trace_finds_the_kept_heads_at_their_old_places_and_nan_elsewhere(rows, route):
-    keep = mask("hybrid", *rows)
-    pruned, reference = pruning.prune_heads(model("hybrid"), keep), masked(model("hybrid"), keep)
-    read = functools.partial(states.trace, tokens=TOKENS, positions=[3, 64, 70], measure=lambda state: state.flatten(2))
-    found, expected = read(pruned, route=route), read(reference)
-    expected[~keep[:, None, None].expand(expected.shape[:-1])] = torch.nan
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5, equal_nan=True)
-    for ours, theirs in zip(states.gates(pruned, TOKENS), states.gates(reference, TOKENS), strict=True):
-        theirs[~keep[:, None, None].expand(theirs.shape)] = torch.nan
-        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5, equal_nan=True)
 
 
 @pytest.mark.parametrize("family", ["hybrid", "qwen35, three values a key"])
@@ -407,24 +360,6 @@ def test_every_group_loses_its_share():
     for options in ({"groups": 3}, {"groups": 0}, {"whole": 0}, {"tp": 0}):
         with pytest.raises(ValueError, match=f"4 heads do not lie in {options.get('groups', 1)} groups"):
             pruning.select(score, 0.5, **options)
-
-
-def test_a_state_space_dual_is_cut_as_its_groups_allow():
-    model = models.from_hf(families.mamba2(groups=2), name="mamba2")
-    groups = {site.recipe.heads(site.mixer).key_heads for site in architectures.sites(model.hf)}
-    assert groups == {2}
-    score = torch.rand(model.grid[:2], generator=torch.Generator().manual_seed(0))
-    keep = pruning.select(score, 0.5, groups=2)
-    assert pruning.prune_heads(model, keep).layers[0].heads == tuple(keep[0].nonzero()[:, 0].tolist())
-    with pytest.raises(ValueError, match=r"pruning\.select\(\.\.\., groups=2\)"):
-        pruning.prune_heads(model, torch.arange(model.grid.H).expand(model.grid[:2]) > 0)
-
-
-def test_the_paper_cuts_448_of_1152():
-    score = torch.rand(36, 32, generator=torch.Generator().manual_seed(0))
-    keep = pruning.select(score, 0.389)
-    assert int((~keep).sum()) == 448
-    assert score[~keep].min() > score[keep].max()
 
 
 @pytest.mark.parametrize("per_layer", [False, True])

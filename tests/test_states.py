@@ -114,16 +114,6 @@ def test_snapshots_are_copies(tiny_pure, tokens):
     assert taken[0][2].shape == (2, 4, 8, 12)
 
 
-def test_gates_are_what_the_recurrence_reads(tiny, tokens):
-    g, beta = states.gates(tiny, tokens)
-    assert g.shape == beta.shape == (tiny.grid.L, *tokens.shape, tiny.grid.H)
-    assert (g <= 0).all()
-    for layer in range(tiny.grid.L):
-        read = states.inputs(tiny, tokens, layer)
-        torch.testing.assert_close(g[layer], read.g, rtol=1e-6, atol=0)
-        torch.testing.assert_close(beta[layer], read.beta, rtol=1e-6, atol=0)
-
-
 def test_gates_of_a_traced_pass_are_those_of_any_other(tiny, tokens):
     expected = states.gates(tiny, tokens)
     heads = torch.zeros(tiny.grid.L, tiny.grid.H, dtype=torch.bool)

@@ -2,8 +2,6 @@
 
 import functools
 import sys
-import types
-from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -27,7 +25,12 @@ def use(hf: nn.Module, *, bfloat16: bool = False) -> None:
         return
     for site in architectures.sites(hf):
         rebinding.bind(site.mixer, {"causal_conv1d_fn": fused.causal_conv1d_fn})
-    forwards = _forwards(sys.modules[_FILE])
+    file = sys.modules[_FILE]
+    forwards = {
+        file.Qwen3NextRMSNormGated: lambda norm, x, z: fused.gated_norm(x, z, norm.weight, eps=norm.variance_epsilon),
+        file.Qwen3NextRMSNorm: lambda norm, x: fused.norm(x, norm.weight, eps=norm.eps),
+        file.Qwen3NextMLP: lambda mlp, x: mlp.down_proj(fused.swiglu(mlp.gate_proj(x), mlp.up_proj(x))),
+    }
     for module in hf.modules():
         forward = forwards.get(type(module))
         if forward is not None:
@@ -46,14 +49,3 @@ def fit(hf: nn.Module) -> bool:
     norms = (file.Qwen3NextRMSNormGated, file.Qwen3NextRMSNorm)
     widths = [len(module.weight) for module in hf.modules() if type(module) in norms]
     return not hf.config.num_experts and all(width % simd.WIDTH == 0 for width in widths)
-
-
-def _forwards(file: types.ModuleType) -> dict[type, Callable]:
-    """Forwards by class, of the module and what it reads."""
-    return {
-        file.Qwen3NextRMSNormGated: lambda norm, x, gate: fused.gated_norm(
-            x, gate, norm.weight, eps=norm.variance_epsilon
-        ),
-        file.Qwen3NextRMSNorm: lambda norm, x: fused.norm(x, norm.weight, eps=norm.eps),
-        file.Qwen3NextMLP: lambda mlp, x: mlp.down_proj(fused.swiglu(mlp.gate_proj(x), mlp.up_proj(x))),
-    }

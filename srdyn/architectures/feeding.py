@@ -15,17 +15,18 @@ from srdyn.kernels import recurrence
 
 
 def fed(
-    family: recipe.Recipe, positions: recurrence.Positions, visit: Callable[[int, Tensor], None], function: Callable,
-    call: recipe.Call,
+    family: recipe.Recipe, positions: recurrence.Positions, visit: Callable[[int, Tensor], Tensor], function: Callable,
+    call: recipe.Call, *, chunk: int | None = None,
 ) -> tuple[Tensor, Tensor]:  # fmt: skip
-    """Outputs and last state of the call, made in calls that end at multiples of the function's chunk.
+    """Outputs and last state of the call, made in calls that end at multiples of a chunk, the function's by default.
 
-    `visit` is told the state at each of the positions.
+    `visit` is told the state at each of the positions; from what it returns at an end of a call the next goes on.
     """
     if call.state is not None:
-        raise ValueError("a tapped model reads whole sequences: call it without past_key_values")
+        advice = "call the model without past_key_values, and change no states that are traced"
+        raise ValueError(f"states are read and changed in whole sequences: {advice}")
     positions = recurrence.checked_positions(positions, call.tokens)
-    run, chunk = functools.partial(family.run, function), family.chunk_of(call)
+    run, chunk = functools.partial(family.run, function), chunk or family.chunk_of(call)
     start, state, outputs = 0, None, []
     for end in sorted({position // chunk * chunk for position in positions} - {0} | {call.tokens}):
         inside = slice(bisect.bisect_right(positions, start), bisect.bisect_left(positions, end))
@@ -33,18 +34,18 @@ def fed(
             visit(position, family.oriented(run(call.between(start, position, state))[1]))
         output, state = run(call.between(start, end, state))
         if end in positions:
-            visit(end, family.oriented(state))
+            state = family.oriented(visit(end, family.oriented(state)))
         outputs.append(output)
         start = end
     return outputs[0] if len(outputs) == 1 else torch.cat(outputs, dim=1), state
 
 
 def taken_over(
-    site: architectures.Site, names: Sequence[str], read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]]
+    site: architectures.Site, read: Callable[[Callable, recipe.Call], tuple[Tensor, Tensor]], names: Sequence[str] = ()
 ) -> contextlib.AbstractContextManager[None]:
     """While this is open, `read(function, call)` gives the outputs and the last state of one layer's recurrence.
 
-    `names` are taps of its recipe, `function` is what was called by that name.
+    `names` are taps of its recipe, by default that of whole passes and that of single steps.
     """
 
     def tap(function: Callable) -> Callable:
@@ -54,7 +55,8 @@ def taken_over(
 
         return call
 
-    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in names})
+    taps = names or (site.recipe.chunk_tap, site.recipe.step_tap)
+    return rebinding.bound(site.mixer, {name: _beneath(rebinding.meaning(site.mixer, name), tap) for name in taps})
 
 
 def watched(site: architectures.Site, see: Callable[[recipe.Inputs], None]) -> contextlib.AbstractContextManager[None]:
@@ -62,7 +64,7 @@ def watched(site: architectures.Site, see: Callable[[recipe.Inputs], None]) -> c
 
     def watch(function: Callable) -> Callable:
         def call(*arguments, **options):
-            taken, decay = site.recipe.taken_apart(arguments, options), site.recipe.decay_set(site.mixer)
+            taken, decay = site.recipe.taken_apart(arguments, options), getattr(site.mixer, "srdyn_decay", None)
             see(site.recipe.inputs(taken if decay is None else site.recipe.forgetting(taken, decay)))
             return function(*arguments, **options)
 

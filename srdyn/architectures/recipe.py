@@ -137,10 +137,6 @@ class Recipe:
         name = next(name for name in self.log_decay if name in call.timed)
         return call._replace(timed=call.timed | {name: decay.of(call.timed[name])})
 
-    def decay_set(self, mixer: nn.Module) -> Decay | None:
-        """What `ablation.set_half_life` makes of the module's decays while it is open."""
-        return getattr(mixer, "srdyn_decay", None)
-
     def silencing(self, mixer: nn.Module, chosen: Bool[Tensor, " held"]) -> contextlib.AbstractContextManager:
         """While this is open, what the chosen heads add to the layer's output beside the recurrence is out as well."""
         return contextlib.nullcontext()

@@ -2,9 +2,7 @@
 
 import contextlib
 import functools
-import logging
 from collections.abc import Callable
-from unittest import mock
 
 import pandas as pd
 import torch
@@ -140,12 +138,15 @@ def watched(*, names: tuple[str, ...], every: tuple[int, ...], T: int, new: int,
     Nothing is shown or logged meanwhile: a line a look would time the terminal.
     """
     tables = []
-    with mock.patch.object(logging.getLogger(states.__name__), "disabled", True):
+    states.log.disabled = True
+    try:
         for name in names:
             model = subjects.shipped(name)
             cases = {UNWATCHED: writing(model, T, new, every=None)}
             cases |= {f"every {n}": writing(model, T, new, every=n) for n in every}
             tables.append(timing.compared(cases, rounds=rounds, base=UNWATCHED, tokens=new, model=name, T=T))
+    finally:
+        states.log.disabled = False
     return pd.concat(tables, ignore_index=True)
 
 

@@ -55,17 +55,13 @@ def _variants() -> dict[str, nn.Module]:
 def _recurrences(B: int, T: int) -> dict[str, timing.Case]:
     model = subjects.shipped("hybrid")
     site, layers = architectures.sites(model.hf)[0], model.grid.L
-    stock = subjects.stock_functions(site)[site.recipe.chunk_tap]
-    inputs = _inputs(site, B, T)
-    return {name: _both_ways(rule, inputs, layers) for name, rule in ((STOCK, stock), (_SCAN, scan.gated_delta_rule))}
-
-
-def _inputs(site: architectures.Site, B: int, T: int) -> dict[str, Tensor]:
     heads, generator = site.recipe.heads(site.mixer), torch.Generator().manual_seed(0)
     draw = lambda *shape: torch.randn(B, T, *shape, generator=generator)  # noqa: E731
     drawn = {name: draw(heads.key_heads, heads.K) for name in ("query", "key")} | {"value": draw(heads.H, heads.V)}
     drawn |= {"g": -0.1 * draw(heads.H).abs(), "beta": draw(heads.H).sigmoid()}
-    return {name: x.requires_grad_() for name, x in drawn.items()}
+    inputs = {name: x.requires_grad_() for name, x in drawn.items()}
+    rules = {STOCK: subjects.stock_functions(site)[site.recipe.chunk_tap], _SCAN: scan.gated_delta_rule}
+    return {name: _both_ways(rule, inputs, layers) for name, rule in rules.items()}
 
 
 def _both_ways(rule: Callable, inputs: dict[str, Tensor], layers: int) -> timing.Case:

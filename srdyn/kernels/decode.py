@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from srdyn.kernels import fused, scan
+from srdyn.kernels import fused, scan, scan_loops
 from srdyn.kernels.recurrence import Initial, Keys, PerHead, State, Values
 from srdyn.kernels.simd import WIDTH, compiled, load, mul, sigmoid, store
 
@@ -31,7 +31,7 @@ def gated_delta_rule(
     scan.check(key, value, options)
     with torch.no_grad():
         ready = scan.ready(*inputs, options.get("use_qk_l2norm_in_kernel", False))
-        outputs, *_ = scan.run_forward(ready, initial_state, np.arange(0))
+        outputs, *_ = scan.run_forward(scan_loops, ready, initial_state, np.arange(0))
     return outputs.to(query.dtype), initial_state if options.get("output_final_state") else None
 
 

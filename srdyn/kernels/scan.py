@@ -7,6 +7,7 @@ Yang et al., Parallelizing Linear Transformers with the Delta Rule over Sequence
 https://arxiv.org/abs/2406.06484. Peng et al., RWKV-7 "Goose", 2025, https://arxiv.org/abs/2503.14456.
 """
 
+import types
 from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
@@ -32,7 +33,7 @@ def gated_delta_rule(
     """
     check(key, value, others)
     inputs = ready(query, key, value, g, beta, use_qk_l2norm_in_kernel)
-    outputs, state = _Scan.apply(*inputs, first_state(initial_state, *inputs[1:3]))
+    outputs, state = _Rule.apply(scan_loops, first_state(initial_state, *inputs[1:3]), *inputs)
     state = state[..., : key.shape[-1], : value.shape[-1]] if output_final_state else None
     return outputs[..., : value.shape[-1]].to(query.dtype), state
 
@@ -44,7 +45,7 @@ def rwkv7(
     """S ← (diag(exp(g)) + b aᵀ) S + k vᵀ; o = Sᵀq, without a scale. Raises ValueError as `check` does."""
     check(k, v, {})
     inputs = [filled(x, 1).contiguous() for x in (q, k, v, g.exp(), a, b)]
-    outputs, last = _Transition.apply(*inputs, first_state(initial_state, *inputs[1:3]))
+    outputs, last = _Rule.apply(transition_loops, first_state(initial_state, *inputs[1:3]), *inputs)
     K, V = k.shape[3], v.shape[3]
     return outputs[..., :V].to(q.dtype), last[..., :K, :V]
 
@@ -86,60 +87,46 @@ def ready(query: Keys, key: Keys, value: Values, g: PerHead, beta: PerHead, norm
     return tuple(x.contiguous() for x in (q, k, v, g.float(), beta.float()))
 
 
-class _Scan(torch.autograd.Function):
+class _Rule(torch.autograd.Function):
+    """The outputs and the last state of a rule's `loops` as a differentiable function of its first state and inputs."""
+
     @staticmethod
-    def forward(ctx, q, k, v, g, beta, initial_state):
-        inputs, state = (q, k, v, g, beta), initial_state.clone()
-        starts = np.arange(0, v.shape[1], BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
-        outputs, error, checkpoints = run_forward(inputs, state, starts)
-        ctx.save_for_backward(q, k, g, beta, error, checkpoints)
+    def forward(ctx, loops, initial_state, *inputs):
+        state = initial_state.clone()
+        starts = np.arange(0, inputs[2].shape[1], BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
+        outputs, read, checkpoints = run_forward(loops, inputs, state, starts)
+        ctx.loops = loops
+        ctx.save_for_backward(*inputs, read, checkpoints)
         return outputs, state
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, d_outputs, d_state):
-        q, k, g, beta, error, checkpoints = ctx.saved_tensors
-        d_outputs, d_state = d_outputs.contiguous(), d_state.clone(memory_format=torch.contiguous_format)
-        gradients = (torch.zeros_like(q), torch.zeros_like(k), torch.empty_like(d_outputs))
-        gradients += (torch.zeros_like(g), torch.zeros_like(beta), d_state)
-        known, (B, _, Hk, K) = fused.arrays(q, k, g.exp(), beta, error, checkpoints, d_outputs), q.shape
-        scratch = (BLOCK + 1, PANEL, K), (PANEL, K), (3, PANEL), (PANEL, simd.WIDTH)
-        sweep(scan_loops.backward, (known, fused.arrays(*gradients)), B * Hk, scratch)
-        return gradients
+        *inputs, read, checkpoints = ctx.saved_tensors
+        d_state = d_state.clone(memory_format=torch.contiguous_format)
+        gradients = [*map(torch.zeros_like, inputs), d_state]
+        known, (B, _, heads, K) = _known(ctx.loops, inputs), inputs[0].shape
+        known += [read, checkpoints, d_outputs.contiguous()]
+        scratch = (BLOCK + 1, PANEL, K), (PANEL, K), (PANEL, simd.WIDTH), (PANEL, simd.WIDTH), (3, PANEL)
+        sweep(ctx.loops.backward, (fused.arrays(*known), fused.arrays(*gradients)), B * heads, scratch)
+        return None, d_state, *gradients[:-1]
 
 
-class _Transition(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx, q, k, v, w, a, b, initial_state):
-        state, outputs, read = initial_state.clone(), torch.empty_like(v), torch.empty_like(v)
-        starts = np.arange(0, v.shape[1], BLOCK) if any(ctx.needs_input_grad) else np.arange(0)
-        captured = v.new_empty(v.shape[0], len(starts), *state.shape[1:])
-        arrays = fused.arrays(q, k, v, w, a, b), fused.arrays(state, outputs, read, captured), starts
-        sweep(transition_loops.forward, arrays, len(state) * v.shape[2])
-        ctx.save_for_backward(q, k, v, w, a, b, read, captured)
-        return outputs, state
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx, d_outputs, d_state):
-        saved = ctx.saved_tensors
-        gradients = [torch.zeros_like(x) for x in saved[:6]]
-        gradients.append(d_state.clone(memory_format=torch.contiguous_format))
-        arrays, (B, _, H, K) = (fused.arrays(*saved, d_outputs.contiguous()), fused.arrays(*gradients)), saved[0].shape
-        scratch = (BLOCK + 1, PANEL, K), (PANEL, K), (PANEL, simd.WIDTH), (PANEL, simd.WIDTH)
-        sweep(transition_loops.backward, arrays, B * H, scratch)
-        return tuple(gradients)
+def run_forward(
+    loops: types.ModuleType, inputs: Sequence[Tensor], state: State, positions: np.ndarray
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Outputs, what else each token leaves (e or r), the states after `positions`; `state` becomes the last one."""
+    v = inputs[2]
+    outputs, read = torch.empty_like(v), torch.empty_like(v)
+    captured, heads = v.new_empty(len(state), len(positions), *state.shape[1:]), len(state) * v.shape[2]
+    arrays = fused.arrays(*_known(loops, inputs)), fused.arrays(state, outputs, read, captured), positions
+    sweep(loops.forward, arrays, heads, most=heads if v.shape[1] * state.numel() >= SHARED_FROM else 1)
+    return outputs, read, captured
 
 
-def run_forward(inputs: tuple[Tensor, ...], state: State, positions: np.ndarray) -> tuple[Tensor, Tensor, Tensor]:
-    """Outputs, errors e and the states after `positions`, from inputs as of `ready`; `state` becomes the last one."""
-    q, k, v, g, beta = inputs
-    outputs, error = torch.empty_like(v), torch.empty_like(v)
-    captured = v.new_empty(len(state), len(positions), *state.shape[1:])
-    arrays = fused.arrays(q, k, v, g.exp(), beta), fused.arrays(state, outputs, error, captured), positions
-    heads = len(state) * v.shape[2]
-    sweep(scan_loops.forward, arrays, heads, most=heads if v.shape[1] * state.numel() >= SHARED_FROM else 1)
-    return outputs, error, captured
+def _known(loops: types.ModuleType, inputs: Sequence[Tensor]) -> list[Tensor]:
+    """The inputs as the loops read them: those of the gated delta rule have exp(g) for g."""
+    return [x.exp() if loops is scan_loops and place == 3 else x for place, x in enumerate(inputs)]
 
 
 def sweep(

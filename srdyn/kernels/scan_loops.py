@@ -41,10 +41,10 @@ def forward(inputs, results, positions, scratch, first, last) -> None:
 def backward(known, gradients, scratch, first, last) -> None:
     """Fills the gradients of the key heads `first` to `last` of B·Hk and of the value heads that share them.
 
-    known: q, k, exp(g), beta, e, the states at every BLOCK-th position from 0, the gradient of the outputs. gradients:
-    of q, k, v, g, beta, all but that of v zero before; of the state, the last state's in and the first state's out.
+    known: inputs, e, the states at every BLOCK-th position from 0, the gradient of the outputs. gradients: of q, k, v,
+    g, beta, all zero before; of the state, the last state's in and the first state's out.
     """
-    H, Hk = known[6].shape[2], known[0].shape[2]
+    H, Hk = known[2].shape[2], known[0].shape[2]
     group = H // Hk
     for pair in range(first, last):
         for h in range(pair % Hk * group, (pair % Hk + 1) * group):
@@ -101,23 +101,20 @@ def _forward(inputs, results, positions, pair):
                 store(out, at, o0)
                 store(out, at + 16, o1)
             if mark < positions.size and positions[mark] == t + 1:
-                into = ((b * positions.size + mark) * H + h) * K * V + column
-                for i in range(K):
-                    store(captured, into + i * V, load(state, top + i * V))
-                    store(captured, into + i * V + 16, load(state, top + i * V + 16))
+                captured[b, mark, h, :, column : column + PANEL] = state[b, h, :, column : column + PANEL]
                 mark += 1
 
 
 @compiled
 def _backward(known, gradients, scratch, b, h):
-    k, decay, beta, error, checkpoints = known[1:6]
+    _, k, _, decay, beta, error, checkpoints, _ = known
     slab, G = scratch[:2]
     T, Hk, K = k.shape[1:]
     hk = h // (beta.shape[2] // Hk)
     dstate = gradients[5]
     for column in range(0, dstate.shape[3], PANEL):
         G[:] = dstate[b, h, :, column : column + PANEL].T
-        scratch[2][:] = 0
+        scratch[4][:] = 0
         for block in range((T - 1) // BLOCK, -1, -1):
             first = block * BLOCK
             _rebuild(slab, checkpoints[b, block, h], (k, decay, beta, error), (b, h, hk, column, first))
@@ -147,9 +144,9 @@ def _rebuild(slab, checkpoint, inputs, place):
 @compiled
 def _tokens_back(known, gradients, scratch, place, stop):
     """Takes G past the tokens `stop` − 1 down to `first`, whose states the slab holds; token −1 is the state given."""
-    q, k, decay, beta, error, _, do = known
+    q, k, _, decay, beta, error, _, do = known
     dq, dk, dv, dg, dbeta, _ = gradients
-    slab, G, columns, lanes_of_du = scratch
+    slab, G, lanes_of_du, _, columns = scratch
     b, h, hk, column, first = place
     T, Hk, K = q.shape[1:]
     H, V = do.shape[2:]

@@ -175,31 +175,25 @@ def where_less(typingctx, a, b, x, y) -> tuple:
     return _F64(*[_F64] * 4), codegen
 
 
-def _unary(name, result=_F64):
-    @intrinsic
-    def operation(typingctx, vector):
-        def codegen(context, builder, signature, args):
-            return _called(builder, f"llvm.{name}.{_F64.suffix}", args, result=context.get_value_type(result))
+def _unary(name, vector, result=None, first=()):
+    result = result or vector
 
-        return result(_F64), codegen
+    @intrinsic
+    def operation(typingctx, x):
+        def codegen(context, builder, signature, args):
+            kind, llvm = context.get_value_type(result), f"llvm.{name}.{vector.suffix}"
+            return _called(builder, llvm, [*first, *args], result=kind, flags=vector.flags)
+
+        return result(vector), codegen
 
     return operation
 
 
-root, size = _unary("sqrt"), _unary("fabs")
-largest = _unary("vector.reduce.fmax", types.float64)
+root, size = (_unary(name, _F64) for name in ("sqrt", "fabs"))
+largest = _unary("vector.reduce.fmax", _F64, types.float64)
 """Of float64: square root and absolute value of each lane, and the largest lane."""
-
-
-@intrinsic
-def total(typingctx, vector) -> tuple:
-    """float32: the sum of the lanes."""
-
-    def codegen(context, builder, signature, args):
-        name, zero = f"llvm.vector.reduce.fadd.{_F32.suffix}", ir.Constant(ir.FloatType(), 0.0)
-        return _called(builder, name, [zero, args[0]], result=ir.FloatType(), flags=_F32.flags)
-
-    return types.float32(_F32), codegen
+total = _unary("vector.reduce.fadd", _F32, types.float32, [ir.Constant(ir.FloatType(), 0.0)])
+"""float32: the sum of the lanes."""
 
 
 @intrinsic

@@ -33,8 +33,8 @@ def forward(inputs, results, positions, scratch, first, last) -> None:
 def backward(known, gradients, scratch, first, last) -> None:
     """Fills the gradients of the heads `first` to `last` of the B·H heads.
 
-    known: q, k, v, w, a, b, r, the states at every BLOCK-th position from 0, the gradient of the outputs. gradients: of
-    q, k, v, w, a, b, all zero before; of the state, the last state's in and the first state's out.
+    known: inputs, r, the states at every BLOCK-th position from 0, the gradient of the outputs. gradients: of q, k, v,
+    w, a, b, all zero before; of the state, the last state's in and the first state's out.
     """
     H = known[0].shape[2]
     for pair in range(first, last):
@@ -121,7 +121,7 @@ def _token_back(known, gradients, scratch, n, t, h, column, m):
     """Takes G from after token t to before it; slab[m] and slab[m + 1] are the states there."""
     q, k, v, _, _, b, read, _, do = known
     dq, dk, dv, dw, _, db, _ = gradients
-    slab, G, columns, sums = scratch
+    slab, G, columns, sums, _ = scratch
     T, H, K = q.shape[1:]
     keys, before = ((n * T + t) * H + h) * K, m * PANEL * K
     zero = splat(np.float32(0))
@@ -150,7 +150,7 @@ def _token_back(known, gradients, scratch, n, t, h, column, m):
 def _before_token(known, gradients, scratch, keys, before):
     """da = P dr and G ← diag(w) G + a drᵀ, with dr in the first column of the sums."""
     w, a, da = known[3], known[4], gradients[4]
-    slab, G, _, sums = scratch
+    slab, G, _, sums, _ = scratch
     K = G.shape[1]
     for i in range(0, K, WIDTH):
         decay, asks = load(w, keys + i), load(a, keys + i)

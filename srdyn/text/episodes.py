@@ -14,12 +14,6 @@ _DEPTHS = (0.0, 0.25, 0.5, 0.75, 1.0)  # of the one needle of a task in `NEEDLES
 TEXT_BETWEEN = (8, 32)  # tokens of text before each piece of arithmetic
 
 
-def _needles(
-    writer: tasks.Writer, passage: tasks.Passage, length: int, *, needles: int, depths: list[float] | None = None
-) -> None:
-    writer.needles(passage, needles, length=length, item=1, depths=depths)
-
-
 def _recall(writer: tasks.Writer, passage: tasks.Passage, length: int, *, pairs: int) -> None:
     """Episodes until the row is full. Names are asked with replacement, so that elimination helps little; asked again
     in its episode, a name counts as no item, since its value was shown just before.
@@ -57,14 +51,15 @@ def _chains(*steps: int) -> Callable[[tasks.Writer, tasks.Passage, int], None]:
 
 NEEDLES_AT: dict[str, float] = {f"needle at {100 * depth:.0f} %": depth for depth in _DEPTHS}
 """The tasks that ask for one needle, and its depth: with the length of a row, the grid of needle retrieval."""
-TASKS: dict[str, Callable[[tasks.Writer, tasks.Passage, int], None]] = {
-    "needle": partial(_needles, needles=2),
-    "needle4": partial(_needles, needles=4),
+TASKS: dict[str, Callable[..., None]] = {
+    "needle": partial(tasks.Writer.needles, n=2, item=1),
+    "needle4": partial(tasks.Writer.needles, n=4, item=1),
     "recall4": partial(_recall, pairs=4),
     "recall8": partial(_recall, pairs=8),
     "recall16": partial(_recall, pairs=16),
     "chain": _chains(*CHAIN_STEPS),
     **{f"chain{steps}": _chains(steps) for steps in CHAIN_STEPS},
     "sum": partial(_arithmetic, size=len("\n99+99:9+9=18:9+9+1=19=198\n"), write=tasks.Writer.sum),
-    **{name: partial(_needles, needles=1, depths=[depth]) for name, depth in NEEDLES_AT.items()},
+    **{name: partial(tasks.Writer.needles, n=1, item=1, depths=[depth]) for name, depth in NEEDLES_AT.items()},
 }
+"""What fills a passage up to a `length` with items of a task, numbered from 1."""

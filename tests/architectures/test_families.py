@@ -140,9 +140,10 @@ class TestEveryFamily:
         g, beta = states.gates(model, TOKENS)
         assert g.shape == beta.shape == (model.grid.L, *TOKENS.shape, model.grid.H)
         assert (g <= 0).all()
-        read = states.inputs(model, TOKENS, 1)
-        per_head = read.g if read.g.ndim == 3 else read.g.mean(-1)
-        torch.testing.assert_close(g[1], per_head, rtol=1e-6, atol=0)
+        for layer, read in enumerate(states.from_inputs(model, TOKENS, lambda read: read)):
+            per_head = read.g if read.g.ndim == 3 else read.g.mean(-1)
+            torch.testing.assert_close(g[layer], per_head, rtol=1e-6, atol=0)
+            torch.testing.assert_close(beta[layer], read.beta, rtol=1e-6, atol=0)
 
     def test_an_ablated_model_computes_what_the_smaller_one_does(self, family):
         model, before = families.model(family), untouched(family)
@@ -197,11 +198,15 @@ class TestEveryFamily:
     def test_a_pruned_model_holds_the_states_of_its_heads_alone(self, family):
         for keep, pruned in pruned_models(family):
             with ablation.ablate_heads(families.model(family), ~keep):
-                expected = states.trace(families.model(family), TOKENS, [3, 70], measure=whole)
-            expected[(~keep)[:, None, None].expand(expected.shape[:-1])] = torch.nan
+                expected = states.trace(families.model(family), TOKENS, [3, 64, 70], measure=whole)
+                gates = states.gates(families.model(family), TOKENS)
+            for x in (expected, *gates):
+                x.movedim(3, 1)[~keep] = torch.nan
             for route in ("forward", "segments"):
-                found = states.trace(pruned, TOKENS, [3, 70], measure=whole, route=route)
+                found = states.trace(pruned, TOKENS, [3, 64, 70], measure=whole, route=route)
                 assert_same_states(family, found, expected)
+            for ours, theirs in zip(states.gates(pruned, TOKENS), gates, strict=True):
+                torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-5, equal_nan=True)
 
     def test_bytes_are_those_that_a_cache_holds(self, family):
         for model in (*(pruned for _, pruned in pruned_models(family)), families.model(family)):

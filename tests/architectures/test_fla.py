@@ -2,9 +2,6 @@
 
 import copy
 import importlib
-import subprocess
-import sys
-import textwrap
 
 import families
 import pytest
@@ -37,39 +34,13 @@ def logits(model, tokens=TOKENS, **options):
         return model.hf(tokens, **options).logits
 
 
-KERNELS = """
-    import os, sys, warnings
-    os.environ["TRITON_INTERPRET"] = "1"
-    warnings.simplefilter("ignore")
-    import torch
-    from triton.runtime import autotuner
-    # Timing kernels fails in the interpreter; any of them will do.
-    autotuner.Autotuner.do_bench = property(lambda self: lambda *_, **__: [1.0] * 3, lambda self, value: None)
-    import fla
-    from transformers import AutoModelForCausalLM
-    tokens, found = torch.load(sys.argv[2]), {}
-    for path in sys.argv[3:]:
-        hf = AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32).eval()
-        with torch.no_grad():
-            first = hf(tokens[:, :3], use_cache=True)
-            rest = hf(tokens[:, 3:], past_key_values=first.past_key_values, use_cache=True)
-        last = [layer.state["recurrent_state"] for layer in rest.past_key_values.layers]
-        found[path] = torch.cat([first.logits, rest.logits], 1), last
-    torch.save(found, sys.argv[1])
-"""
-
-
 def test_logits_and_states_are_those_of_the_triton_kernels(tmp_path):
-    """In Triton's interpreter, which takes the kernels for at most 64 tokens, not the chunked ones."""
-    chosen = [family for family in families.FAMILIES if family.id in ("fla gated_deltanet", "fla kda", "fla gla")]
-    tokens, paths = TOKENS[:1, :5], [str(tmp_path / str(n)) for n in range(len(chosen))]
-    for family, path in zip(chosen, paths, strict=True):
-        family.build().save_pretrained(path)
-    torch.save(tokens, tmp_path / "tokens")
-    command = [sys.executable, "-c", textwrap.dedent(KERNELS), tmp_path / "found", tmp_path / "tokens", *paths]
-    subprocess.run(command, check=True)
-    for path, (expected, last) in torch.load(tmp_path / "found").items():
-        model = models.load(path, device="cpu")
+    tokens, names = TOKENS[:1, :5], ("fla gated_deltanet", "fla kda", "fla gla")
+    for name in names:
+        families.named(name).build().save_pretrained(tmp_path / name)
+    found = families.by_kernels(*(tmp_path / name for name in names), tokens=tokens)
+    for name, (expected, last, _) in zip(names, found, strict=True):
+        model = models.load(tmp_path / name, device="cpu")
         with torch.no_grad():
             first = model.hf(tokens[:, :3], use_cache=True)
             rest = model.hf(tokens[:, 3:], past_key_values=first.past_key_values, use_cache=True)

@@ -213,19 +213,14 @@ def test_what_is_watched_writes_the_same_and_is_looked_at_as_often_as_it_says(ta
     assert caplog.text == ""
 
 
-def test_a_part_that_is_not_measured_is_left_out_and_said(tables, tmp_path, monkeypatch, caplog):
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    (tmp_path / "data").mkdir()
-    monkeypatch.setenv("SRDYN_RUN", "reference")
+def test_a_part_that_is_not_measured_is_left_out_and_said(tables, clone, caplog):
     for part in ("spectra", "growth"):
         store.save_table(tables[part], f"{bench.STEM}_{part}", meta={"machine": timing.machine()})
     assert list(bench.tables()) == ["spectra", "growth"]
     assert "watch is not measured yet: python -m srdyn.bench watch" in caplog.text
 
 
-def test_the_notebook_draws_what_the_benchmark_wrote(tables, tmp_path, monkeypatch):
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    (tmp_path / "data").mkdir()
+def test_the_notebook_draws_what_the_benchmark_wrote(tables, clone):
     notebook = json.loads((Path(__file__).parents[2] / "notebooks/07_cost.ipynb").read_text(encoding="utf-8"))
     cells = ["".join(cell["source"]) for cell in notebook["cells"] if cell["cell_type"] == "code"]
     shown = []
@@ -233,12 +228,11 @@ def test_the_notebook_draws_what_the_benchmark_wrote(tables, tmp_path, monkeypat
     exec(cells[0], names)
     with pytest.raises(FileNotFoundError, match="`make bench` measures it"):
         exec(cells[1], names)
-    monkeypatch.setenv("SRDYN_RUN", "reference")
     for part, table in tables.items():
         store.save_table(table, f"{bench.STEM}_{part}", meta={"machine": timing.machine()})
     for cell in cells:
         exec(cell, names)
-    drawn = {path.name for path in (tmp_path / "figures").glob("*.png")}
+    drawn = {path.name for path in (clone / "figures").glob("*.png")}
     assert drawn == {f"07_cost{part}.png" for part in ("", "_spectra", "_growth", "_pruned", "_training")}
     assert any(isinstance(thing, pd.DataFrame) for thing in shown)
 

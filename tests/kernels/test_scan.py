@@ -6,8 +6,6 @@ from test_recurrence import loop
 
 from srdyn.kernels import recurrence, scan
 
-NAMES = ("q", "k", "v", "g", "beta", "initial_state")
-
 
 def drawn(*, tokens, key_heads=2, heads=4, key=48, value=32, batch=2, decay=0.3, seed=0):
     """Inputs of the gated delta rule; keys are of length one, which keeps the state bounded."""
@@ -61,19 +59,38 @@ def test_a_cut_pass_has_the_same_bits(cuts):
     assert torch.equal(states[:, -1], last)
 
 
-@pytest.mark.parametrize("shape", [{"tokens": 1}, {"tokens": 63, "key": 20, "value": 40}, {"tokens": 100}])
-def test_gradients_meet_float64_autograd(shape):
-    inputs = [x.requires_grad_() for x in drawn(**shape)]
+def read_by(rule, tokens):
+    """What a rule reads, keys of length one, and a state to start from; value heads share the keys of delta rules."""
+    *inputs, state = drawn(tokens=tokens, key=20 if tokens == 63 else 48, value=40)
+    if rule == "gated_delta_rule":
+        return *inputs, state
+    k, v, beta = inputs[1], inputs[2], inputs[4]
+    generator = torch.Generator().manual_seed(tokens)
+    q, own, extra = recurrence.l2norm(torch.randn(3, *v.shape[:3], k.shape[3], generator=generator))
+    g = -0.3 * torch.rand(own.shape, generator=generator)
+    return {
+        "rwkv7": (q, own, v, g, -extra, 0.5 * extra, state),
+        "kimi_delta_rule": (inputs[0], k, v, g, beta, state),
+        "gated_linear_attention": (q, own, v, g, state),
+    }[rule]
+
+
+@pytest.mark.parametrize("rule", ["gated_delta_rule", "rwkv7", "kimi_delta_rule", "gated_linear_attention"])
+@pytest.mark.parametrize("tokens", [1, 63, 100])
+def test_outputs_last_state_and_gradients_meet_the_float64_oracle(rule, tokens):
+    inputs = [x.requires_grad_() for x in read_by(rule, tokens)]
     exact = [x.detach().double().requires_grad_() for x in inputs]
-    generator = torch.Generator().manual_seed(1)
-    outputs, state = scan.gated_delta_rule(*inputs[:5], initial_state=inputs[5], output_final_state=True)
-    weights = [torch.randn(x.shape, generator=generator) for x in (outputs, state)]
-    loss = (outputs * weights[0]).sum() + (state * weights[1]).sum()
-    expected, expected_states = recurrence.gated_delta_rule(*exact[:5], initial_state=exact[5])
-    expected_loss = (expected * weights[0]).sum() + (expected_states[:, -1] * weights[1]).sum()
-    found, wanted = torch.autograd.grad(loss, inputs), torch.autograd.grad(expected_loss, exact)
-    errors = {name: relative(a, b) for name, a, b in zip(NAMES, found, wanted, strict=True)}
-    assert max(errors.values()) < 1e-5, errors
+    asked = {"output_final_state": True} if rule == "gated_delta_rule" else {}
+    found = getattr(scan, rule)(*inputs[:-1], initial_state=inputs[-1], **asked)
+    outputs, states = getattr(recurrence, rule)(*exact[:-1], initial_state=exact[-1])
+    wanted, generator = (outputs, states[:, -1]), torch.Generator().manual_seed(1)
+    weights = [torch.randn(x.shape, generator=generator) for x in found]
+    losses = [sum((x * y).sum() for x, y in zip(each, weights, strict=True)) for each in (found, wanted)]
+    found += torch.autograd.grad(losses[0], inputs)
+    wanted += torch.autograd.grad(losses[1], exact)
+    for ours, theirs in zip(found, wanted, strict=True):
+        assert relative(ours.detach(), theirs.detach()) < 1e-5
+        torch.testing.assert_close(ours.double(), theirs, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", ["torch_chunk_gated_delta_rule", "torch_recurrent_gated_delta_rule"])
@@ -140,3 +157,5 @@ def test_refuses_what_it_cannot_do():
         scan.gated_delta_rule(*inputs, cu_seqlens=torch.tensor([0, 3]))
     with pytest.raises(ValueError, match="multiple of key heads, got 4 on 3"):
         scan.gated_delta_rule(*(x.repeat(1, 1, 2, 1)[:, :, :3] for x in inputs[:2]), *inputs[2:])
+    with pytest.raises(ValueError, match="runs on the CPU"):
+        scan.rwkv7(*(x.to("meta") for x in read_by("rwkv7", 3)[:-1]))

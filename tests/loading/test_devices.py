@@ -11,36 +11,30 @@ ONE_GPU = {0: 24 * GB, "cpu": 64 * GB}
 TWO_GPUS = {0: 24 * GB, 1: 24 * GB, "cpu": 64 * GB}
 
 
-def placed(weights, rooms, *, layer=GB, **options):
-    found = devices.decide(weights, layer, rooms, **options)
-    return str(found.device), found.offload, found.shards
+AUTO = {"offload": "auto"}
 
 
 @pytest.mark.parametrize(
-    ("weights", "rooms", "expected"),
+    ("weights", "rooms", "options", "expected"),
     [
-        (10 * GB, CPU, ("cpu", None, ())),
-        (16 * GB, CPU, ("cpu", "disk", ())),
-        (23 * GB, ONE_GPU, ("cuda:0", None, ())),
-        (24 * GB, ONE_GPU, ("cuda:0", "cpu", ())),
-        (64 * GB, ONE_GPU, ("cuda:0", "disk", ())),
-        (46 * GB, TWO_GPUS, ("cuda:0", None, (0, 1))),
-        (47 * GB, TWO_GPUS, ("cuda:0", "cpu", ())),
+        (10, CPU, AUTO, ("cpu", None, ())),  # the first that fits
+        (16, CPU, AUTO, ("cpu", "disk", ())),
+        (23, ONE_GPU, AUTO, ("cuda:0", None, ())),
+        (24, ONE_GPU, AUTO, ("cuda:0", "cpu", ())),
+        (64, ONE_GPU, AUTO, ("cuda:0", "disk", ())),
+        (46, TWO_GPUS, AUTO, ("cuda:0", None, (0, 1))),
+        (47, TWO_GPUS, AUTO, ("cuda:0", "cpu", ())),
+        (23, TWO_GPUS, {"device": "cuda:1"}, ("cuda:1", None, ())),  # a device that is named is used alone
+        (46, TWO_GPUS, {"device": "cuda:1"} | AUTO, ("cuda:1", "cpu", ())),
+        (46, TWO_GPUS, {"device": "cpu"}, ("cpu", None, ())),
+        (1, ONE_GPU, {"offload": "cpu"}, ("cuda:0", "cpu", ())),  # an offload that is named is taken
+        (1, CPU, {"offload": "disk"}, ("cpu", "disk", ())),
+        (100, {"cpu": GB}, {"device": "mps"}, ("mps", None, ())),  # a device of unknown size is trusted
     ],
 )
-def test_auto_takes_the_first_that_fits(weights, rooms, expected):
-    assert placed(weights, rooms, offload="auto") == expected
-
-
-def test_a_device_that_is_named_is_used_alone():
-    assert placed(23 * GB, TWO_GPUS, device="cuda:1") == ("cuda:1", None, ())
-    assert placed(46 * GB, TWO_GPUS, device="cuda:1", offload="auto") == ("cuda:1", "cpu", ())
-    assert placed(46 * GB, TWO_GPUS, device="cpu") == ("cpu", None, ())
-
-
-def test_an_offload_that_is_named_is_taken():
-    assert placed(GB, ONE_GPU, offload="cpu") == ("cuda:0", "cpu", ())
-    assert placed(GB, CPU, offload="disk") == ("cpu", "disk", ())
+def test_weights_go_where_they_fit_and_may(weights, rooms, options, expected):
+    found = devices.decide(weights * GB, GB, rooms, **options)
+    assert (str(found.device), found.offload, found.shards) == expected
 
 
 def test_without_offload_weights_that_do_not_fit_are_refused_before_they_are_read():
@@ -52,10 +46,6 @@ def test_without_offload_weights_that_do_not_fit_are_refused_before_they_are_rea
 def test_a_layer_too_large_for_memory_is_refused():
     with pytest.raises(MemoryError, match=r"a machine with more memory"):
         devices.decide(100 * GB, 9 * GB, CPU, offload="auto")
-
-
-def test_a_device_of_unknown_size_is_trusted():
-    assert placed(100 * GB, {"cpu": GB}, device="mps") == ("mps", None, ())
 
 
 @pytest.mark.parametrize(

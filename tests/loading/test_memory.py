@@ -77,27 +77,10 @@ def test_the_share_freed_falls_with_length_where_there_is_attention(table):
     assert ((table["removed_heads"] - 0.389 * table["heads"]).abs() <= 0.5).all()
 
 
-def test_at_break_even_keys_and_values_cost_what_the_states_do():
-    table = memory.ledger([3072], configs={"it": transformers.Qwen3NextConfig()})
-    assert table["break_even"].item() == 3072
-    assert table["kv_bytes"].item() == table["state_bytes"].item()
-
-
 def test_a_model_that_also_sees_images_counts_its_decoder():
     whole, text = transformers.Qwen3_5Config(), transformers.Qwen3_5TextConfig()
     rows = memory.ledger([7], configs={"it": whole}), memory.ledger([7], configs={"it": text})
     assert rows[0].equals(rows[1])
-
-
-def test_a_model_without_a_state_is_refused():
-    with pytest.raises(ValueError, match=r"it \(LlamaConfig\) has no linear-attention layers"):
-        memory.ledger([1], configs={"it": transformers.LlamaConfig(num_hidden_layers=1)})
-
-
-def test_layers_with_a_window_are_refused():
-    config = transformers.Qwen3NextConfig(num_hidden_layers=2, layer_types=["linear_attention", "sliding_attention"])
-    with pytest.raises(ValueError, match="qwen3_next has sliding_attention layers"):
-        memory.attention(config)
 
 
 @pytest.mark.parametrize(("window", "kept"), [(None, 70), (16, 16)])
@@ -109,18 +92,24 @@ def test_layers_of_flash_linear_attention_that_attend_are_counted(window, kept):
     assert memory.attention(fla.models.GatedDeltaNetConfig(**sizes)).values(70) == 0
 
 
-def test_a_configuration_of_unknown_origin_is_refused():
-    class OwnConfig(transformers.Qwen3NextConfig):
-        pass
+class OwnConfig(transformers.Qwen3NextConfig):
+    pass
 
-    with pytest.raises(ValueError, match="the cache of OwnConfig is not known"):
-        memory.attention(OwnConfig())
+
+SLIDING = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "sliding_attention"]}
 
 
 @pytest.mark.parametrize(
-    ("tokens", "removed", "message"),
-    [([5, -1], 0.3, r"0 tokens or more, got \[5, -1\]"), ([1], 1.5, "between 0 and 1, got 1.5")],
-)
-def test_impossible_lengths_and_shares_are_refused(tokens, removed, message):
+    ("count", "message"),
+    [
+        (lambda: memory.ledger([1], configs={"it": transformers.LlamaConfig(num_hidden_layers=1)}),
+         r"it \(LlamaConfig\) has no linear-attention layers"),
+        (lambda: memory.attention(transformers.Qwen3NextConfig(**SLIDING)), "qwen3_next has sliding_attention layers"),
+        (lambda: memory.attention(OwnConfig()), "the cache of OwnConfig is not known"),
+        (lambda: memory.ledger([5, -1]), r"0 tokens or more, got \[5, -1\]"),
+        (lambda: memory.ledger([1], removed=1.5), "between 0 and 1, got 1.5"),
+    ],
+)  # fmt: skip
+def test_what_cannot_be_counted_is_refused(count, message):
     with pytest.raises(ValueError, match=message):
-        memory.ledger(tokens, removed=removed)
+        count()

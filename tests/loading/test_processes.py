@@ -7,11 +7,11 @@ import sys
 from pathlib import Path
 
 import pytest
+import saved
 import torch
-import transformers
 
 from srdyn import states
-from srdyn.loading import processes, reference
+from srdyn.loading import processes
 from srdyn.study.run import store
 from srdyn.study.survey import survey
 
@@ -60,10 +60,7 @@ def clone(tmp_path, monkeypatch):
     """A clone with one tiny model and fourteen texts of its own."""
     for name in ("data", "notebooks"):
         (tmp_path / name).symlink_to(REPOSITORY / name)
-    hf = reference.initialise("hybrid", seed=0, layers=4, hidden=32, head=8)
-    hf.config.srdyn_seed, hf.config.srdyn_kind = 0, "hybrid"
-    hf.save_pretrained(tmp_path / "tiny")
-    transformers.AutoTokenizer.from_pretrained(REPOSITORY / "data/tokenizer").save_pretrained(tmp_path / "tiny")
+    saved.tiny(tmp_path / "tiny")
     for i in range(14):
         sentences = (f"The number {i * j} is {i} times {j}, as anybody can tell who counts.\n" for j in range(40))
         (tmp_path / f"text{i}.txt").write_text("".join(sentences))

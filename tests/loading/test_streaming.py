@@ -3,56 +3,27 @@
 import accelerate
 import families
 import pytest
-import small
 import torch
-import transformers
 from safetensors.torch import load_file
 
 from srdyn import ablation, export, models, pruning, states
 from srdyn.loading import streaming
 
-LINEAR, FULL = "linear_attention", "full_attention"
 POSITIONS = [1, 64, 100, 150]
-SMALL = {
-    "vocab_size": 64,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 3,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "layer_types": [LINEAR, LINEAR, FULL],
-    "pad_token_id": None,
-    "bos_token_id": 0,
-    "eos_token_id": 0,
-}
-DELTA = {"linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 12}
-EXPERTS = {"num_experts": 12, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
-CONVERTED = {
-    # Experts are stored one by one; embeddings are tied or not.
-    "Qwen3Next": DELTA | EXPERTS | {"head_dim": 16, "shared_expert_intermediate_size": 16, "tie_word_embeddings": True},
-    # Three convolutions are stored apart.
-    "OlmoHybrid": DELTA,
-    # Renamed gates, stored convolutions, stored experts.
-    "KimiLinear": {"linear_num_heads": 3, "linear_head_dim": 8, "num_experts": 12, "num_experts_per_token": 2}
-    | {"kv_lora_rank": 10, "qk_rope_head_dim": 6, "qk_nope_head_dim": 8, "v_head_dim": 8, "moe_intermediate_size": 16}
-    | {"mlp_layer_types": ["dense", "sparse", "sparse"]},
-}
-
-OTHERS = ("glm5_next", "bamba", "falcon_h1", "zamba2", "fla gated_deltanet", "fla gla")
+CONVERTED = ("qwen3_5_moe", "olmo_hybrid", "kimi_linear")
+"""Families that store experts one by one, convolutions apart, both and other names."""
 
 
-def saved(stem, folder):
+def saved(name, folder):
     """A random checkpoint in bfloat16, in several files."""
-    torch.manual_seed(0)
-    hf = getattr(transformers, f"{stem}ForCausalLM")(getattr(transformers, f"{stem}Config")(**SMALL | CONVERTED[stem]))
-    small.with_slow_decays(hf).to(torch.bfloat16).save_pretrained(folder, max_shard_size="40KB")
+    families.named(name).build().to(torch.bfloat16).save_pretrained(folder, max_shard_size="20KB")
     assert len(list(folder.glob("*.safetensors"))) > 1
     return folder
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    return saved("Qwen3Next", tmp_path_factory.mktemp("moe"))
+    return saved("qwen3_5_moe", tmp_path_factory.mktemp("moe"))
 
 
 @pytest.fixture(scope="module")
@@ -65,9 +36,9 @@ def streams(folder):
     return models.load(folder, device="cpu", offload="disk")
 
 
-@pytest.mark.parametrize("stem", CONVERTED)
-def test_every_parameter_is_what_transformers_loads(stem, tmp_path):
-    stock, place = getattr(transformers, f"{stem}ForCausalLM"), saved(stem, tmp_path / "it")
+@pytest.mark.parametrize("name", CONVERTED)
+def test_every_parameter_is_what_transformers_loads(name, tmp_path):
+    stock, place = type(families.model(families.named(name)).hf), saved(name, tmp_path / "it")
     whole = stock.from_pretrained(place, dtype=torch.float32)
     hf, report, shards = streaming.from_pretrained(stock, str(place), dtype=torch.float32)
     assert type(hf) is stock
@@ -87,20 +58,6 @@ def test_a_trace_from_disk_is_the_one_from_memory(stays, streams, tokens):
         assert torch.equal(ours, theirs)
     assert streams.device == torch.device("cpu")
     assert all(parameter.device.type == "meta" for parameter in streams.hf.parameters())
-
-
-@pytest.mark.parametrize(
-    "family",
-    [family for family in families.FAMILIES if family.id in OTHERS],
-    ids=lambda family: family.id,
-)
-def test_other_families_stream_as_well(family, tmp_path):
-    """Renamed, merged and shared weights, buffers, a state cache of their own, modules rebound for the CPU."""
-    families.model(family).hf.save_pretrained(tmp_path)
-    whole, streamed = (models.load(tmp_path, device="cpu", offload=offload) for offload in (None, "disk"))
-    tokens = torch.randint(0, whole.hf.get_input_embeddings().num_embeddings, (2, 70))
-    assert torch.equal(*(states.trace(model, tokens, [1, 40, 70]) for model in (whole, streamed)))
-    assert torch.equal(*(model.hf(tokens, use_cache=False).logits for model in (whole, streamed)))
 
 
 def test_the_other_route_and_generation_are_the_same_too(stays, streams, tokens):
@@ -169,12 +126,13 @@ def tensors(folder):
 @pytest.mark.filterwarnings("ignore:The correction_factor is set to 1")  # Comba, whenever one is built
 @pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, whenever one is built
 @pytest.mark.parametrize("family", families.FAMILIES, ids=str)
-def test_heads_are_cut_out_of_what_is_on_disk(family, tmp_path):
-    """As in memory, tensor for tensor, in the model, in its own folder and in an ordinary one."""
+def test_a_model_on_disk_and_what_is_cut_out_of_it_are_those_in_memory(family, tmp_path):
+    """Renamed, merged and shared weights, buffers, caches; what is cut, tensor for tensor, in both kinds of folder."""
     families.model(family).hf.save_pretrained(tmp_path / "whole")
     whole, streamed = (models.load(tmp_path / "whole", device="cpu", offload=offload) for offload in (None, "disk"))
-    tokens = torch.randint(0, 64, (1, 40))
-    even = {}
+    tokens, even = torch.randint(0, 64, (2, 70)), {}
+    assert torch.equal(*(states.trace(model, tokens, [1, 40, 70]) for model in (whole, streamed)))
+    assert torch.equal(*(model.logits(tokens) for model in (whole, streamed)))
     if family.id in EXPORTED:
         even = {export.save: pruning.select(torch.rand(whole.grid[:2]), 0.5, uniform=True, **export.choices(whole))}
     keep = family.keep(*whole.grid[:2], torch.Generator().manual_seed(0))

@@ -73,21 +73,20 @@ def test_what_models_do_without_heads_is_what_the_tables_say(monkeypatch):
     heads, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
     needles = store.load_table("03_ablation_estimates", run="thorough").query("probe == 'needle' and cut != 'overall'")
     kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
-    assert heads == ["removed", *kept["model"].unique()]
+    assert heads == ["%", *kept["model"].unique()]
     found = {line[0]: line[1:] for line in lines}
     assert len(found) == 1 + 2 * 3 + 3
     for name, rows, arm, share in (
-        ("nothing", needles, "intact", 0.0),
-        ("25 % of each layer: highest ranks", needles, "high", 0.25),
-        ("38.9 % of each layer: lowest ranks", needles, "low", 0.389),
-        ("38.9 % of all heads: oracle", kept, "oracle", 0.389),
+        ("needles found with all heads", needles, "intact", 0.0),
+        ("without 25 % of each layer: highest ranks", needles, "high", 0.25),
+        ("without 38.9 % of each layer: lowest ranks", needles, "low", 0.389),
+        ("accuracy kept without 38.9 % of all: oracle", kept, "oracle", 0.389),
     ):
         for model, cell in zip(heads[1:], found[name], strict=True):
             [row] = rows[(rows["model"] == model) & (rows["arm"] == arm) & (rows["share"] == share)].itertuples()
             ends = [round(100 * min(max(end, 0), 1)) for end in (row.estimate, row.low, row.high)]
             assert cell == "{} [{}, {}]".format(*ends)
-    assert "n = 1000;" in said
-    assert "n = 333 to 784." in said
+    assert "n = 1000 needles, 333 to 784 answers" in said
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ _SPEEDS = "07_cost_families"
 _SHARES = (0.25, 0.389)
 """Of the heads: the primary share of notebook 03, the paper's."""
 _ARMS = {"low": "lowest ranks", "random": "random heads", "high": "highest ranks"}
-_RULES = ("joint, α = 0.5", "random", "oracle")
+_RULES = {"joint, α = 0.5": "joint score", "random": "random heads", "oracle": "oracle"}
 _HEADS = {
     "model_types": "models",
     "mixer": "layers",
@@ -75,18 +75,18 @@ def removals() -> str:
     except FileNotFoundError:
         return ""
     models = list(kept["model"].unique())
-    rows = [["nothing", *_shares(needles, models, "intact", 0.0)]]
+    rows = [["needles found with all heads", *_shares(needles, models, "intact", 0.0)]]
     for share in _SHARES:
-        what = f"{100 * share:.3g} % of each layer"
-        rows += [[f"{what}: {said}", *_shares(needles, models, arm, share)] for arm, said in _ARMS.items()]
-    for arm in _RULES:
-        rows.append([f"{100 * _SHARES[-1]:.3g} % of all heads: {arm}", *_shares(kept, models, arm, _SHARES[-1])])
+        what = f"without {100 * share:.3g} % of each layer:"
+        rows += [[f"{what} {said}", *_shares(needles, models, arm, share)] for arm, said in _ARMS.items()]
+    what = f"accuracy kept without {100 * share:.3g} % of all:"
+    rows += [[f"{what} {said}", *_shares(kept, models, arm, share)] for arm, said in _RULES.items()]
     said = (
-        f"In %, with 95 % intervals over items and draws of heads, cut off at 0 and 100. Needles found, n = "
-        f"{needles['n'].max()}; in the last {len(_RULES)} lines, the paper's joint score, random heads, an oracle, the "
-        f"accuracy kept over all tasks that a model solves, n = {kept['n'].min()} to {kept['n'].max()}."
+        f"95 % intervals over items and draws of heads, cut off at 0 and 100; n = {needles['n'].max()} needles, "
+        f"{kept['n'].min()} to {kept['n'].max()} answers of all tasks that a model solves. The oracle knows what each "
+        "head costs alone."
     )
-    return f"{markdown.table(['removed', *models], rows)}\n\n{said}\n"
+    return f"{markdown.table(['%', *models], rows)}\n\n{said}\n"
 
 
 def _studied(book: pd.DataFrame) -> pd.DataFrame:
