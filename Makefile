@@ -59,7 +59,7 @@ smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smok
 	@SRDYN_PROCESSES=1 "$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2
 
 scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
-	"$(PY)" -m srdyn.study.claims
+	"$(PY)" -m srdyn.study.claims.readme
 
 # Tests in another order with every commit, in the same one with each run of it. SEED=… for others.
 SEED ?= $(shell echo $$((16#$$(git rev-parse --short=7 HEAD 2>/dev/null || echo 0))))

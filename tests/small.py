@@ -10,6 +10,7 @@ import shutil
 import warnings
 
 import numpy as np
+import pandas as pd
 import pytest
 import saved
 import torch
@@ -127,6 +128,15 @@ def place(tmp_path_factory):
 
 def seeded(seed=0):
     return torch.Generator().manual_seed(seed)
+
+
+def head_table(contexts, positions, **values):
+    """A head table of one model from values [samples, contexts, layers, heads, positions]."""
+    shape = np.broadcast_shapes(*map(np.shape, values.values()))
+    places = {"sample": range(shape[0]), "context": contexts, "layer": range(shape[2]), "head": range(shape[3])}
+    table = pd.MultiIndex.from_product([*places.values(), positions], names=[*places, "position"]).to_frame(index=False)
+    columns = {name: np.broadcast_to(array, shape).ravel() for name, array in values.items()}
+    return table.assign(model="m", kind="k", seed=0, source="model", document=table["sample"], **columns)
 
 
 def unread(hf, heads):

@@ -96,7 +96,7 @@ def _over_rounds(rounds: pd.DataFrame, statistic: Callable[[np.ndarray], float])
     taken = rounds.to_numpy()
     if len(taken) < 2:
         return intervals.Interval(statistic(taken), np.nan, np.nan)
-    return intervals.bootstrap(taken, statistic, generator=torch.Generator().manual_seed(0))
+    return intervals.bootstrap(taken, statistic)
 
 
 def machine() -> dict[str, object]:

@@ -12,22 +12,44 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
+from srdyn import export, pruning, scores
 from srdyn.kernels import denormals
-from srdyn.study import cells, derived
-from srdyn.study.analysis import stages
-from srdyn.study.run import opened, store
+from srdyn.loading import files
+from srdyn.study import cells
+from srdyn.study.analysis import head_size, stages
+from srdyn.study.claims import claims
+from srdyn.study.run import opened, parameters, store
 from srdyn.study.survey import survey
 from srdyn.study.trials import battery, effects, frontier, retention, sets, single_heads, trials
 
-ARM, HEAD = derived.ARM, "model layer head"
+ARM, HEAD = "model arm share cut", "model layer head"
 ABOUT = f"{ARM} layers window truncated probe"
+
+
+def stands(table: str, model: str = "") -> pd.DataFrame:
+    """The committed table of this name, `thorough/…` for one of the thorough run; of one model alone, if named."""
+    found = store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+    return found[found["model"] == model].reset_index(drop=True) if model else found
+
+
+def given_to(table: str) -> dict:
+    """What the side file says, over what the reference run gives to the notebook."""
+    stem = "_".join(Path(table).name.split("_")[:2])
+    side = files.read_json(files.data_dir() / "tables" / f"{table}.json")
+    return parameters.of_run([stem], store.REFERENCE, {})[stem] | side.get("parameters", {})
+
+
+def folder(name: str) -> Path:
+    """The folder of a model that a side file names, seen from the notebooks."""
+    return (files.root() / "notebooks" / name).resolve()
 
 
 def _reading(draw: np.random.Generator) -> cells.Fresh:
     """Notebooks 01, 02, 05: one model's heads in all contexts, beside the null `mechanism`."""
-    given = derived.given("05_mechanism_heads")
-    name, axes = derived.place(draw.choice(given["models"])), ("domains", "tasks", "attacks", "positions")
+    given = given_to("05_mechanism_heads")
+    name, axes = folder(draw.choice(given["models"])), ("domains", "tasks", "attacks", "positions")
     of = {axis: tuple(given[axis]) for axis in axes} | {option: given[option] for option in ("n", "eps", "seed")}
     heads = survey.heads([name], survey.Reading(**of), sources=["mechanism"])
     for stem in ("01_stratification", "02_consistency", "05_mechanism"):
@@ -38,20 +60,21 @@ def _reading(draw: np.random.Generator) -> cells.Fresh:
 
 def _experiments(draw: np.random.Generator) -> cells.Fresh:
     """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
-    place = derived.place(draw.choice(derived.given("04_pruning_composition")["models"]))
+    place = folder(draw.choice(given_to("04_pruning_composition")["models"]))
     for run in ("", "thorough/"):
-        plan = _plan(derived.given(f"{run}04_pruning_composition")["plan"])
+        plan = _plan(given_to(f"{run}04_pruning_composition")["plan"])
         tasks = () if run else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
         plan = _few(plan, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
-        damages = derived.stands(f"{run}03_ablation_heads", place.name)
+        damages = stands(f"{run}03_ablation_heads", place.name)
         known = damages[["axis", "layer", "head", "probe", "damage", "intact"]]
         trials.Subject(place, plan, store.kept_dir() / "trials").kept.put("damage", known)
         heads = damages[[*effects.HEAD, "probe"]].merge(trials.profiles([place], plan))
         yield f"{run}03_ablation_heads", f"{HEAD} probe", heads.copy
         for stem in ("03_ablation", "04_pruning"):
             yield from _answers(draw, f"{run}{stem}", place, plan)
-        arm = _arm(draw, derived.stands(f"{run}03_ablation_elsewhere", place.name))
-        text = trials.answers([place], [arm, _random(arm)], plan).query("probe_kind == 'text'")
+        arm = _arm(draw, stands(f"{run}03_ablation_elsewhere", place.name))
+        arms = [arm, dataclasses.replace(arm, name="random", matched=False)]
+        text = trials.answers([place], arms, plan).query("probe_kind == 'text'")
         elsewhere = functools.partial(effects.differences, text, versus="random")
         yield f"{run}03_ablation_elsewhere", f"{ABOUT} versus", elsewhere
         names = {"models": [place], "second_seeds": [], "every": [place], "plan": plan}
@@ -69,11 +92,12 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
 
 def _answers(draw: np.random.Generator, table: str, place: Path, plan: trials.Plan) -> cells.Fresh:
     """An arm of one model beside random heads, of all its questions a few."""
-    versus, composed = (derived.stands(f"{table}_{name}", place.name) for name in ("differences", "composition"))
+    versus, composed = (stands(f"{table}_{name}", place.name) for name in ("differences", "composition"))
     if "/" in table:  # what the oracle takes has changed since the thorough run
         versus, composed = (rows[rows["arm"] != trials.ORACLE] for rows in (versus, composed))
     arm, other = _arm(draw, versus.query("versus == 'random'")), _arm(draw, composed)
-    answers = trials.answers([place], [trials.Arm(trials.INTACT), _random(arm), arm], plan)
+    arms = [trials.Arm(trials.INTACT), dataclasses.replace(arm, name="random", matched=False), arm]
+    answers = trials.answers([place], arms, plan)
     estimates = functools.partial(effects.with_state, effects.estimates(answers), trials.profiles([place], plan))
     yield f"{table}_estimates", ABOUT, estimates
     yield f"{table}_differences", f"{ABOUT} versus", lambda: effects.differences(answers, versus="random")
@@ -83,13 +107,13 @@ def _answers(draw: np.random.Generator, table: str, place: Path, plan: trials.Pl
 def _narrowed(draw: np.random.Generator) -> cells.Fresh:
     """Notebook 03, of both committed runs: heads that are missed in text where softmax sees little, and all."""
     for table in ("03_ablation", "thorough/03_ablation"):
-        given, rows = derived.given(f"{table}_window"), derived.stands(f"{table}_window")
+        given, rows = given_to(f"{table}_window"), stands(f"{table}_window")
         arm, plan = _arm(draw, rows[rows["arm"] != "random"]), _plan(given["plan"])
         few = _few(plan, tasks=(), domains=(str(draw.choice(plan.domains)),), copies=0)
         [name] = [name for name in given["models"] if Path(name).name == rows["model"].iloc[0]]
         windows, arms = (0, int(draw.choice(rows["window"]))), (trials.Arm(trials.INTACT), arm)
         asked = [dataclasses.replace(arm, window=window) for window in windows for arm in arms]
-        answers = trials.answers([derived.place(name)], asked, few)
+        answers = trials.answers([folder(name)], asked, few)
         yield f"{table}_narrowed", ABOUT, functools.partial(effects.estimates, answers)
         yield f"{table}_window", f"{ABOUT} versus", functools.partial(effects.interactions, answers)
 
@@ -106,7 +130,7 @@ def _damage(draw: np.random.Generator, place: Path, plan: trials.Plan) -> pd.Dat
 
 def _sets(draw: np.random.Generator, table: str, place: Path, plan: trials.Plan) -> pd.DataFrame:
     """The sets of an arm's draws, and some of the random ones."""
-    random, given = derived.stands(table, place.name).query("which == 'random'"), derived.given(table)
+    random, given = stands(table, place.name).query("which == 'random'"), given_to(table)
     tasks = given["tasks"] if "04" in table else ("needle",)
     questions = sets.questions(tasks, rows=given["set_rows"], seed=given["seed"])
     subject, asked = sets.Subject(place, plan, questions, store.kept_dir()), [("beside",)]
@@ -119,20 +143,20 @@ def _sets(draw: np.random.Generator, table: str, place: Path, plan: trials.Plan)
 
 def _way(draw: np.random.Generator, place: Path) -> frontier.Way:
     """One way to hold less, but random sets, all of which are one row."""
-    taken = derived.stands("04_pruning_frontier", place.name).query("rule != 'random' and share > 0")
+    taken = stands("04_pruning_frontier", place.name).query("rule != 'random' and share > 0")
     row = taken.sample(1, random_state=int(draw.integers(2**31))).fillna({"rule": ""}).iloc[0]
     return frontier.Way(row["how"], row["rule"], float(row["share"]), int(row["rank"]))
 
 
 def _retention(draw: np.random.Generator) -> cells.Fresh:
     """Notebook 05: one half-life, text that comes twice, one task while states are cut to a rank; one head."""
-    given = derived.given("05_mechanism_retention")
-    first, held = (derived.place(draw.choice(given["models"][:2] + more)) for more in ([], given["second_seeds"]))
+    given = given_to("05_mechanism_retention")
+    first, held = (folder(draw.choice(given["models"][:2] + more)) for more in ([], given["second_seeds"]))
     few = {name: [draw.choice(given[name]).item()] for name in ("loads", "truncated", "truncated_every")}
     few |= {"half_lives": [float(draw.choice(given["half_lives"]))]}
     few |= {"models": [first], "held": [held], "gaps": given["gaps"][:2], "heads": None, "text": None, "last": None}
     by = "model group half_life factor distance probe truncated every"
-    damages = derived.stands("05_mechanism_single")
+    damages = stands("05_mechanism_single")
     yield from cells.kept("05_mechanism", tags=("retention",), by=by, damages=damages, **few)
     options = {"rows": given["needle_rows"], "eps": given["eps"], "seed": given["seed"]}
     asked = retention.Questions(tuple(given["distances"]), tuple(given["domains"]), **options)
@@ -144,23 +168,60 @@ def _retention(draw: np.random.Generator) -> cells.Fresh:
 
 def _training(draw: np.random.Generator) -> cells.Fresh:
     """Notebook 06: what follows from the spectra that training wrote down; one model without heads at all stages."""
-    names = [derived.place(name) for name in derived.given("06_emergence_heads")["models"]]
+    names = [folder(name) for name in given_to("06_emergence_heads")["models"]]
     yield from cells.kept("06_emergence", history=stages.histories(names), models=[draw.choice(names)])
 
 
 def _rules(draw: np.random.Generator) -> cells.Fresh:
     """Notebook 10: one of the models."""
-    yield from cells.kept("10_rules", models=[derived.place(draw.choice(derived.given("10_rules_heads")["models"]))])
+    yield from cells.kept("10_rules", models=[folder(draw.choice(given_to("10_rules_heads")["models"]))])
+
+
+def _derived(draw: np.random.Generator) -> cells.Fresh:
+    """Tables that follow from other committed tables."""
+    known = ("estimates", "composition", "differences", "heads")
+    for run in ("", "thorough/"):
+        made = {name: stands(f"{run}03_ablation_{name}") for name in known}
+        made |= {"alone": stands("03_ablation_sets"), "versus": None}
+        yield from cells.kept("03_ablation", of=run, tags=("derived",), **made)
+        made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
+        made |= {"alone": stands("04_pruning_sets"), "doses": stands("04_pruning_oracle"), "kept": pd.DataFrame()}
+        yield from cells.kept("04_pruning", of=run, tags=("derived",), **made)
+        yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
+    yield "04_pruning_rivals", f"{ARM} probe", _rivals
+    yield "04_pruning_engines", "", _engines
+    heads = stands("05_mechanism_heads")
+    heads = heads[heads["model"].isin(stands("05_mechanism_sizes")["model"])]
+    yield "05_mechanism_sizes", "model quantity", lambda: head_size.shares(heads, head_size.registered())
+    yield "05_mechanism_size_decays", "model", lambda: head_size.decays(heads)
+    yield "08_scorecard", "", claims.both
+
+
+def _against_random(run: str) -> pd.DataFrame:
+    """A measure of C9, of the first seeds: what the score keeps beyond random heads."""
+    asked, table = given_to("04_pruning_composition"), stands(f"{run}04_pruning_differences")
+    main = (table["arm"] == scores.joint_rule(asked["alpha"])) & (table["share"] == asked["paper_share"])
+    main &= (table["cut"] == "overall") & (table["probe"] == effects.KEPT) & (table["versus"] == "random")
+    return effects.measured(table[main], "against random").drop(columns="over")  # which names the tasks too
+
+
+def _rivals() -> pd.DataFrame:
+    """What the first seeds keep at the paper's share, which both tables say."""
+    asked, found = given_to("04_pruning_composition"), stands("04_pruning_estimates")
+    both = found["arm"].isin([scores.joint_rule(asked["alpha"]), *asked["rivals"]]) & (found["probe"] != effects.TEXT)
+    return found[both & (found["share"] == asked["paper_share"]) & (found["cut"] == "overall")]
+
+
+def _engines() -> pd.DataFrame:
+    """What engines hold of the first model without a quarter of each layer's heads, whichever these are."""
+    model = opened.model(folder(given_to("04_pruning_engines")["models"][0]))
+    keep = pruning.select(torch.zeros(model.grid[:2]), 0.25, uniform=True, **export.choices(model))
+    return export.realised(pruning.prune_heads(model, keep))
 
 
 def _few(plan: trials.Plan, **asked: object) -> trials.Plan:
     """The plan with fewer questions; heads are chosen by as much text."""
     return dataclasses.replace(plan, questions=dataclasses.replace(plan.questions, **asked))
-
-
-def _random(arm: trials.Arm) -> trials.Arm:
-    """Random heads at the arm's dose."""
-    return dataclasses.replace(arm, name="random", matched=False)
 
 
 def _arm(draw: np.random.Generator, rows: pd.DataFrame) -> trials.Arm:
@@ -178,4 +239,4 @@ def _plan(given: dict) -> trials.Plan:
     return trials.Plan(**plain(given) | parts)
 
 
-PARTS = (_reading, _experiments, _narrowed, _retention, _training, _rules, derived.tables)
+PARTS = (_reading, _experiments, _narrowed, _retention, _training, _rules, _derived)

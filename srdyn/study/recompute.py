@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from srdyn.loading import files
-from srdyn.study import derived, recipes
+from srdyn.study import recipes
 from srdyn.study.run import comparison, store
 
 _ALONE = {"SRDYN_PROCESSES": "1"}
@@ -65,7 +65,7 @@ def others(done: Sequence[str]) -> list[str]:
 def _checked(table: str, keys: str, make: Callable[[], pd.DataFrame]) -> Checked:
     by = keys.split()
     try:
-        fresh, standing = (_numbered(frame, by) for frame in _alike(make(), derived.stands(table)))
+        fresh, standing = (_numbered(frame, by) for frame in _alike(make(), recipes.stands(table)))
         standing = standing.assign(**{_PLACE: range(2, len(standing) + 2)})  # the first is the header
         standing = standing.merge(fresh[by].drop_duplicates()) if by else standing
         beside = fresh[[*by, _LINE]].merge(standing, how="outer", on=[*by, _LINE], indicator="found in")

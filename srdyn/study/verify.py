@@ -57,11 +57,11 @@ def bytes_changed() -> Iterator[str]:
 
 def tables() -> Iterator[str]:
     """Committed tables without a side file of their bytes, and side files without a table of their own."""
-    for side in sorted((files.data_dir() / "tables").rglob("*.json")):
-        found = [path for path in (side.with_suffix(".csv"), side.with_suffix(".parquet")) if path.exists()]
+    for path, side in _sides():
+        found = [table for table in (path.with_suffix(".csv"), path.with_suffix(".parquet")) if table.exists()]
         if len(found) != 1:
-            yield f"{_name(side)}: describes {len(found)} tables, not one"
-        elif json.loads(side.read_bytes()).get("table") != files.file_hash(found[0]):
+            yield f"{_name(path)}: describes {len(found)} tables, not one"
+        elif side.get("table") != files.file_hash(found[0]):
             yield f"{_name(found[0])}: is not the table that its side file describes"
     for table in sorted((files.data_dir() / "tables").rglob("*.*")):
         if table.suffix in {".csv", ".parquet"} and not table.with_suffix(".json").exists():

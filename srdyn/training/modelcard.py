@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float64
 from tqdm.auto import tqdm
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
@@ -26,7 +25,7 @@ from srdyn.training import baselines, card_tables, recipes
 _PART = "evaluation"
 _BITS = "bits per byte"
 _TEXT_LENGTH = 512
-_SEED = 0  # of the tasks' draws and of the resampling
+_SEED = 0  # of the tasks' draws
 _ARITHMETIC = {"chain": 0.95, "sum": 0.95}
 _TARGETS = {
     "hybrid": {"needle": 0.98, "recall8": 0.98, **_ARITHMETIC},
@@ -119,7 +118,7 @@ def write(root: Path, rows: pd.DataFrame) -> None:
 def _text_row(name: str, chosen: evals.ByteWindows, bits: Float64[np.ndarray, " N"]) -> dict:
     """Bits per byte of a domain, given the bits of each window."""
     both = np.stack([bits, chosen.stop - chosen.start], 1)
-    per_byte = intervals.ratio(both, generator=torch.Generator().manual_seed(_SEED))
+    per_byte = intervals.ratio(both)
     return {"quantity": _BITS, "of": name, "length": _TEXT_LENGTH, **_ends(per_byte), "n": len(bits)}
 
 
@@ -131,7 +130,7 @@ def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
         frame = evals.outcomes(model, *rows)
         # Items of one row share their text, needles even their question.
         by_row = frame.groupby("row")["right"].agg(["sum", "count"]).to_numpy(dtype=float)
-        over_rows = intervals.ratio(by_row, generator=torch.Generator().manual_seed(_SEED))
+        over_rows = intervals.ratio(by_row)
         share = intervals.wilson(int(frame["right"].sum()), len(frame))
         ends = _ends(share) | {"low_over_rows": over_rows.low, "high_over_rows": over_rows.high}
         yield {"quantity": "accuracy", "of": task, "length": length, **ends, "n": len(frame)}

@@ -30,13 +30,11 @@ CELLS = {  # and their tags
 
 
 @pytest.fixture(autouse=True)
-def clone(tmp_path, monkeypatch):
+def clone(clone, monkeypatch):
     written = [{"cell_type": "code", "source": [x], "metadata": {"tags": tags}} for x, tags in CELLS.items()]
-    for folder in ("data", "notebooks"):
-        (tmp_path / folder).mkdir()
     content = {"cells": [{"cell_type": "markdown", "source": ["# A title"]}, *written]}
-    (tmp_path / "notebooks/01_first.ipynb").write_text(json.dumps(content))
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    (clone / "notebooks").mkdir()
+    (clone / "notebooks/01_first.ipynb").write_text(json.dumps(content))
     monkeypatch.setattr(parameters, "of_run", lambda stems, preset, over: {stem: {"n": 3} for stem in stems})
 
 

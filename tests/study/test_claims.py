@@ -114,9 +114,9 @@ def test_a_verdict_says_what_decided(clone, outcomes, wanted, why, measure):
     assert (judged["verdict"], judged["why"], judged["measure"]) == (wanted, why, measure)
 
 
-@pytest.mark.parametrize(("outcome", "word"), [(PASS, "passes"), (FAIL, "fails"), (OPEN, "undecided")])
-def test_the_control_is_called_so(clone, outcome, word):
-    assert verdict(rows(outcome, kind="uniform"))["verdict"] == f"control (one seed): {word}"
+def test_the_control_is_called_so(clone):
+    for outcome, word in ((PASS, "passes"), (FAIL, "fails"), (OPEN, "undecided")):
+        assert verdict(rows(outcome, kind="uniform", source="model"))["verdict"] == f"control (one seed): {word}"
 
 
 def test_a_reason_for_nan_is_passed_on(clone):
@@ -185,10 +185,6 @@ def test_what_cannot_be_recorded_is_refused_and_leaves_no_table(clone, arguments
     with pytest.raises(ValueError, match=message):
         record(*given.values())
     assert not (clone / "data/tables").exists()
-
-
-def test_a_column_source_that_says_model_is_welcome(clone):
-    assert verdict(rows(PASS, PASS, source="model"))["verdict"] == "reproduced"
 
 
 @pytest.mark.parametrize(("estimate", "outside"), [(0.92, True), (0.93, False), (0.98, False), (0.99, True)])

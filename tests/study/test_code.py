@@ -51,10 +51,7 @@ def test_the_key_of_the_survey_follows_its_own_floor(copied, file, change, same)
     path.write_text(before)
 
 
-def test_an_edit_under_a_live_process_is_not_seen_and_one_before_an_import_is_refused(copied):
-    (copied / "srdyn/one.py").write_text("X = 1\n")
-    (copied / "srdyn/two.py").write_text("from srdyn import one\n")
-    script = """
+LIVE = """
 import pathlib
 from srdyn import one
 from srdyn.study.run import code
@@ -63,33 +60,33 @@ one.write_text("X = 2")
 import srdyn.two
 print(before == code.hash_of("srdyn.one"), before != code.hash_of("srdyn.two"), code.reached("srdyn.two"))
 two.write_text("X = 3")
+"""
+BEFORE = """
+import pathlib, time
+from srdyn import two
+time.sleep(0.1)  # file systems keep time in steps
+pathlib.Path("srdyn/two.py").write_text("X = 2\\n")
+from srdyn.study.run import code
+print(code.hash_of("srdyn.study.survey.survey") != "")
+"""
+REFUSED = """
 try:
     code.hash_of("srdyn.two")
 except RuntimeError as error:
     print(error)
 """
-    said = asked(copied, script).splitlines()
-    assert said[0] == "True True ['srdyn', 'srdyn.one', 'srdyn.two']"
+
+
+@pytest.mark.parametrize(
+    ("script", "first"), [(LIVE, "True True ['srdyn', 'srdyn.one', 'srdyn.two']"), (BEFORE, "True")]
+)
+def test_an_edit_under_a_live_process_is_not_seen_and_one_before_an_import_is_refused(copied, script, first):
+    """Though the sources be read after it, between two imports."""
+    (copied / "srdyn/one.py").write_text("X = 1\n")
+    (copied / "srdyn/two.py").write_text("from srdyn import one\n")
+    said = asked(copied, script + REFUSED).splitlines()
+    assert said[0] == first
     assert said[1].startswith("srdyn.two changed after this process began: start it")
-
-
-def test_an_edit_between_two_imports_is_refused_though_the_sources_are_read_after_it(copied):
-    (copied / "srdyn/three.py").write_text("X = 1\n")
-    script = """
-import pathlib, time
-from srdyn import three
-time.sleep(0.1)  # file systems keep time in steps
-pathlib.Path("srdyn/three.py").write_text("X = 2\\n")
-from srdyn.study.run import code
-print(code.hash_of("srdyn.study.survey.survey") != "")
-try:
-    code.hash_of("srdyn.three")
-except RuntimeError as error:
-    print(error)
-"""
-    said = asked(copied, script).splitlines()
-    assert said[0] == "True"
-    assert said[1].startswith("srdyn.three changed after this process began: start it")
 
 
 def test_imports_are_found_as_import_linter_finds_them():

@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from small import seeded
 
 from srdyn.study.trials import contrasts
 
@@ -50,26 +49,23 @@ def answered(rng, rows, items, *, right=(0.8, 0.9)):
 
 def coverage(make, truths, *, n=300):
     """How often the intervals of an arm and of its difference from the reference hold what is true."""
-    rng, generator, held = np.random.default_rng(1), seeded(1), np.zeros(2)
+    rng, held = np.random.default_rng(1), np.zeros(2)
     for _ in range(n):
         arm, reference = make(rng)
-        found = [contrasts.estimate(arm, generator=generator, n=200)]
-        found.append(contrasts.difference(arm, reference, generator=generator, n=200))
+        found = contrasts.estimate(arm), contrasts.difference(arm, reference)
         held += [interval.low <= truth <= interval.high for interval, truth in zip(found, truths, strict=True)]
     return held / n
 
 
 @pytest.mark.parametrize(
-    ("design", "rows"), [("no draws", 25), ("folds", 50), ("one arm in folds", 25), ("every row", 30)]
+    ("design", "rows"), [("no draws", 25), ("folds", 50), ("one arm in folds", 25), ("every row", 30), ("shares", 40)]
 )
-def test_intervals_of_bits_cover_what_they_say(design, rows):
-    covered = coverage(lambda rng: texts(rng, rows, design), (TRUE + EFFECT, EFFECT))
+def test_intervals_cover_what_they_say(design, rows):
+    if design == "shares":
+        covered = coverage(lambda rng: answered(rng, rows, 6), (0.8, -0.1))
+    else:
+        covered = coverage(lambda rng: texts(rng, rows, design), (TRUE + EFFECT, EFFECT))
     # 300 trials have a standard deviation of 1.3 %.
-    assert ((covered > 0.92) & (covered < 0.98)).all(), covered
-
-
-def test_intervals_of_shares_cover_what_they_say():
-    covered = coverage(lambda rng: answered(rng, 40, 6), (0.8, -0.1))
     assert ((covered > 0.92) & (covered < 0.98)).all(), covered
 
 
@@ -80,7 +76,7 @@ def test_the_error_is_that_of_a_ratio_in_closed_form():
         ratios = [table["value"].sum() / weight.sum() for table in frames]
         residual = sum(s * (t["value"] - r * weight) for s, t, r in zip(signs, frames, ratios, strict=True))
         error = np.sqrt(60 / 59 * (residual**2).sum()) / weight.sum()
-        found = [contrasts.estimate, contrasts.difference][len(frames) - 1](*frames, generator=seeded())
+        found = [contrasts.estimate, contrasts.difference][len(frames) - 1](*frames)
         estimate = float(np.dot(signs, ratios))
         half = stats.t.ppf(0.975, 59) * error
         assert found.estimate == pytest.approx(estimate)
@@ -97,12 +93,12 @@ def test_draws_on_rows_of_their_own_are_one_observation_each(labels):
     )
     means = [table.groupby(table["row"] % DRAWS)["value"].mean() for table in (arm, reference)]
     expected = stats.ttest_rel(*means)
-    found = contrasts.difference(arm.sample(frac=1, random_state=0), reference, generator=seeded())
+    found = contrasts.difference(arm.sample(frac=1, random_state=0), reference)
     ends = expected.confidence_interval()
     assert found == pytest.approx(
         (float((means[0] - means[1]).mean()), ends.low, ends.high), abs=0.1 * (ends.high - ends.low)
     )
-    p = contrasts.p_value(arm, reference, generator=seeded())
+    p = contrasts.p_value(arm, reference)
     assert p == pytest.approx(2 * stats.t.sf(abs(expected.statistic), 9), rel=0.35)
 
 
@@ -111,9 +107,9 @@ def test_draws_that_answered_every_row_are_resampled_beside_the_rows():
     heads = np.random.default_rng(0).standard_normal(DRAWS)
     alike = frame(heads[draw], row=row, draw=draw)  # more rows tell no more of the heads
     expected = stats.t.interval(0.95, 9, heads.mean(), stats.sem(heads))
-    found = contrasts.estimate(alike, generator=seeded())
+    found = contrasts.estimate(alike)
     assert (found.low, found.high) == pytest.approx(expected, abs=0.1)
-    against_one = contrasts.difference(alike, frame(np.zeros(30)), generator=seeded())
+    against_one = contrasts.difference(alike, frame(np.zeros(30)))
     assert (against_one.low, against_one.high) == pytest.approx(expected, abs=0.1)
 
 
@@ -121,9 +117,9 @@ def test_rows_are_paired():
     rng = np.random.default_rng(0)
     reference = frame(rng.normal(0, 5, 30))
     arm = reference.assign(value=reference["value"] + 1).sample(frac=1, random_state=0)
-    found = contrasts.difference(arm, reference, generator=seeded())
+    found = contrasts.difference(arm, reference)
     assert found == pytest.approx((1, 1, 1))
-    assert contrasts.estimate(arm, generator=seeded()).high - contrasts.estimate(arm, generator=seeded()).low > 2
+    assert contrasts.estimate(arm).high - contrasts.estimate(arm).low > 2
 
 
 def test_an_interaction_is_a_difference_of_differences():
@@ -131,11 +127,11 @@ def test_an_interaction_is_a_difference_of_differences():
     a1, a0 = texts(rng, 50, "folds")
     b1, b0 = texts(rng, 50, "no draws")
     b1, b0 = (table.assign(weight=a0["weight"]) for table in (b1, b0))
-    found = contrasts.interaction(a1, a0, b1, b0, generator=seeded())
-    parts = [contrasts.difference(*pair, generator=seeded()).estimate for pair in ((a1, a0), (b1, b0))]
+    found = contrasts.interaction(a1, a0, b1, b0)
+    parts = [contrasts.difference(*pair).estimate for pair in ((a1, a0), (b1, b0))]
     assert found.estimate == pytest.approx(parts[0] - parts[1])
     assert found.low < found.estimate < found.high
-    nothing = contrasts.interaction(a1, a0, a1, a0, generator=seeded())
+    nothing = contrasts.interaction(a1, a0, a1, a0)
     assert nothing == pytest.approx((0, 0, 0), abs=1e-12)
 
 
@@ -144,15 +140,15 @@ def test_an_interaction_is_a_difference_of_differences():
 def test_p_is_below_a_twentieth_just_where_the_interval_leaves_zero_out(seed, effect):
     arm, reference = texts(np.random.default_rng(seed), 20, "no draws")
     arm["value"] += (effect - EFFECT) * arm["weight"]
-    found = contrasts.difference(arm, reference, generator=seeded(seed))
-    p = contrasts.p_value(arm, reference, generator=seeded(seed))
+    found = contrasts.difference(arm, reference)
+    p = contrasts.p_value(arm, reference)
     assert (p < 0.05) == (found.low > 0 or found.high < 0)
 
 
 def test_p_where_nothing_varies():
     none, every = frame(np.zeros(12)), frame(np.ones(12))
-    assert contrasts.p_value(none, none, generator=seeded()) == 1
-    assert contrasts.p_value(none, every, generator=seeded()) == 2**-11
+    assert contrasts.p_value(none, none) == 1
+    assert contrasts.p_value(none, every) == 2**-11
 
 
 def test_holm_by_hand():
@@ -182,7 +178,7 @@ def test_frames_that_do_not_pair_are_refused():
 
     def refused(*frames, match):
         with pytest.raises(ValueError, match=match):
-            contrasts.difference(*frames, generator=seeded())
+            contrasts.difference(*frames)
 
     refused(arm, whole[1:], match="same items")
     refused(arm, whole.assign(item=1), match="same items")
@@ -193,9 +189,3 @@ def test_frames_that_do_not_pair_are_refused():
     two = pd.concat([whole.assign(draw=0), whole[:5].assign(draw=1)])
     refused(two, whole, match="rows that no other draw answers")
     refused(whole[:1], whole[:1], match="at least two rows")
-
-
-def test_intervals_are_decided_by_their_generator():
-    arm, _ = texts(np.random.default_rng(0), 20, "folds")
-    same = [contrasts.estimate(arm, generator=seeded(3)) for _ in range(2)]
-    assert same[0] == same[1] != contrasts.estimate(arm, generator=seeded(4))

@@ -1,4 +1,4 @@
-"""What pages and the README say in numbers, found in the tables that they name.
+"""What pages, README and scorecard say in numbers, found again in the tables, by other code.
 
 A sentence is held against its tables by a function that says whether it is true; where it has a # for a number, by one
 that gives the numbers, and the page must say these, rounded as it rounds.
@@ -20,6 +20,7 @@ from srdyn.training import mixture
 FOUR = ["hybrid", "pure", "hybrid-seed1", "pure-seed1"]
 ON = ["pure-text", "pure-chains"]
 FIRST, SEEDS = FOUR[:2], FOUR[2:]
+TASKS = ["needle", "recall8", "chain", "sum"]
 FIVE = [*FOUR, "uniform"]
 CELL, ENDS = "# [#, #]", ["estimate", "low", "high"]
 
@@ -38,6 +39,11 @@ def said(page):
 def by(stem, where, index="arm", value="estimate"):
     """One number a model (columns) and line."""
     return of(stem, where).pivot_table(index=index, columns="model", values=value, sort=False)
+
+
+def each(stem, where, value="estimate"):
+    """One number a model."""
+    return of(stem, where).set_index("model")[value]
 
 
 def across(stem, where, by, order, values=ENDS):
@@ -64,7 +70,7 @@ def full_from_twenty():
 def without(arm, versus="random", value="difference", share=0.25, probe="needle"):
     """Of the thorough run: what removing an arm's heads of every layer changes, a number a model."""
     asked = f"probe == '{probe}' and share == {share} and arm == '{arm}' and versus == '{versus}'"
-    return of("thorough/03_ablation_differences", asked).set_index("model")[value]
+    return each("thorough/03_ablation_differences", asked, value)
 
 
 def retained(factor=True):
@@ -82,27 +88,25 @@ def ranks_with_a_sixteenth():
 def set_to(times):
     """Needles found at this many half-lives, of the slower half, from 20 tokens on."""
     found = retained(factor=False)["saturated, slow"].reset_index()
-    far = found[(found["distance"] / found["half_life"]).between(*times) & (found["half_life"] >= 20)]
-    return far
+    return found[(found["distance"] / found["half_life"]).between(*times) & (found["half_life"] >= 20)]
 
 
-def share_of_two(stem, where, damage="damage"):
-    """How much of what single heads cost two of them bear, the most they cost; a line a model."""
-    found = of(stem, where).assign(cost=lambda x: x[damage].clip(lower=0))
-    two = found.groupby("model")["cost"].apply(lambda cost: cost.nlargest(2).sum() / cost.sum())
-    return two, found.groupby("model")["cost"].max()
+def share_of_two():
+    """How much of the needles that single heads cost two of them bear, the most they cost; a line a model."""
+    cost = each("03_ablation_heads", "probe == 'needle'", "damage").clip(lower=0).groupby("model")
+    return cost.apply(lambda cost: cost.nlargest(2).sum() / cost.sum()), cost.max()
 
 
-def worst(stem="05_mechanism_single", where="changed == 'removed'"):
+def worst():
     """The head of each second seed that costs most at any distance."""
-    found = of(stem, f"{where} and model in @SEEDS")
+    found = of("05_mechanism_single", "changed == 'removed' and model in @SEEDS")
     return found.loc[found.groupby("model")["damage"].idxmax()]
 
 
 def picked(changed, predictor):
     """The share of the damage that the worst tenth bears by a property, a number a model."""
     asked = f"changed == '{changed}' and predictor == '{predictor}' and quantity.str.startswith('share')"
-    return of("05_mechanism_damage", asked).set_index("model")["estimate"]
+    return each("05_mechanism_damage", asked)
 
 
 def recall(distance):
@@ -144,12 +148,11 @@ def order_kept():
 
 
 def low_share(model):
-    found = of("01_stratification_claims_second", "measure == 'low-rank heads' and source == 'model'")
-    return found.set_index("model").loc[model, "estimate"]
+    return each("01_stratification_claims_second", "measure == 'low-rank heads' and source == 'model'")[model]
 
 
 def modes(quantity):
-    return by("01_stratification_modes", f"quantity == '{quantity}'", "quantity").iloc[0]
+    return each("01_stratification_modes", f"quantity == '{quantity}'")
 
 
 def close_pairs():
@@ -158,11 +161,6 @@ def close_pairs():
     both = heads.merge(heads, on=["model", "layer"], suffixes=("", "_b")).query("head < head_b")
     close = (both["rank"] - both["rank_b"]).abs() <= both["uncertain"] + both["uncertain_b"]
     return (close & (both["uncertain"] + both["uncertain_b"] > 0)).groupby(both["model"]).sum()
-
-
-def nine(found):
-    """All of them nine of ten or more."""
-    return (found >= 0.9).all()
 
 
 DETAILS = {
@@ -188,8 +186,7 @@ DETAILS = {
         and (recall(1024) < 0).all()
     ),
     "one or two heads bear nearly all of what single heads cost; in the first pure one hardly": lambda: (
-        (share_of_two("03_ablation_heads", "probe == 'needle'")[0][["hybrid", *SEEDS]] > 0.95).all()
-        and share_of_two("03_ablation_heads", "probe == 'needle'")[1]["pure"] < 0.05
+        (share_of_two()[0][["hybrid", *SEEDS]] > 0.95).all() and share_of_two()[1]["pure"] < 0.05
     ),
     "the tenth that the half-life picks bears most of the damage in three of four models": lambda: (
         (picked("half-life ÷ 16", "half-life") > 0.5).sum() == 3
@@ -253,10 +250,7 @@ DETAILS = {
         and without("low", "intact")["uniform"] < -0.98
     ),
     "Half of the heads called highest in the hybrids are not high-rank": lambda: (
-        by("03_ablation_composition", "arm == 'high' and share == 0.25", value="high")
-        .iloc[0][["hybrid", "hybrid-seed1"]]
-        .between(0.4, 0.5)
-        .all()
+        each("03_ablation_composition", "arm == 'high' and share == 0.25", "high")[FOUR[::2]].between(0.4, 0.5).all()
     ),
     "two hundred random sets of as many heads: of these eight choices, two in each": lambda: (
         of("03_ablation_places")["n"].eq(200).all()
@@ -269,13 +263,11 @@ DETAILS = {
         and without("low", value="high", share=0.389)["hybrid"] < 0
     ),
     "all needles are found without the highest ranks, three of ten without the lowest": lambda: (
-        by(
-            "thorough/03_ablation_estimates",
-            "probe == 'needle' and share == 0.389 and arm in ['high', 'low'] and window == 0",
-        )["hybrid"]
+        by("thorough/03_ablation_estimates", "probe == 'needle' and share == 0.389 and window == 0")
+        .loc[["high", "low"], "hybrid"]
         .round(1)
-        .to_dict()
-        == {"high": 1.0, "low": 0.3}
+        .tolist()
+        == [1.0, 0.3]
     ),
     "worse than without random heads in four of five models, without the highest better in three": lambda: (
         (without("low", value="low", probe=effects.TEXT) > 0).sum() == 4
@@ -283,18 +275,14 @@ DETAILS = {
     ),
     "At 38.9 % the joint score leaves next to nothing": lambda: (paper(effects.KEPT, "joint, α = 0.5") < 0.06).all(),
     "keeps them in all four models; removing first what forgets fastest keeps them in the first": lambda: (
-        nine(paper("needle", "oracle"))
-        and nine(paper("needle", "fast decay")[FIRST])
+        paper("needle", "oracle").ge(0.9).all()
+        and paper("needle", "fast decay")[FIRST].ge(0.9).all()
         and (paper("needle", "fast decay")[SEEDS] == 0).all()
     ),
     "(three in the second pure model): at a tenth of the heads in the first seeds, at a twentieth": lambda: (
-        of("04_pruning_oracle", "testable").set_index("model")["share"][FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
-        and (of("04_pruning_oracle", "testable")["kept"] >= 0.95).all()
-        and of(
-            "04_pruning_rivals",
-            "arm == 'intact' and model == 'pure-seed1' and probe in ['needle', 'recall8', 'chain', 'sum']",
-        )["testable"].sum()
-        == 3
+        each("04_pruning_oracle", "testable", "share")[FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
+        and (each("04_pruning_oracle", "testable", "kept") >= 0.95).all()
+        and each("04_pruning_rivals", "arm == 'intact' and probe in @TASKS", "testable")["pure-seed1"].sum() == 3
     ),
     "at 15 % of all heads, rank alone keeps nine tenths of the accuracy in the first pure model": lambda: (
         kept_at(0.15, "rank").round(1).tolist() == [0.3, 0.9]
@@ -374,7 +362,8 @@ DETAILS = {
         and (trained(update_rules.RHO, "low") > 0.8).all()
     ),
     "before training all states of DeltaNet and GLA are full, and there is no order": lambda: all(
-        untrained("high heads")[model] == 1 and untrained(update_rules.RHO)[model] < 0.2
+        trained("high heads", source="untrained")[model] == 1
+        and trained(update_rules.RHO, source="untrained")[model] < 0.2
         for model in ("deltanet", "gla")
     ),
     "random writes under its write strengths fill every state of DeltaNet": lambda: (
@@ -400,7 +389,7 @@ DETAILS = {
         lambda high: (
             (high < 0.2).to_dict() == {"hybrid-d32": False, "hybrid-d128": True, "pure-d32": False, "pure-d128": False}
         )
-    )(of("05_mechanism_sizes", "D != 64 and quantity == 'measured'").set_index("model")["high_hi"]),
+    )(each("05_mechanism_sizes", "D != 64 and quantity == 'measured'", "high_hi")),
     "which heads, only in part: ρ with the start is # to #": lambda: ends(identity_with_the_start()),
     "agree in both far better than by chance, and each of them with `pure`, while `pure` and the model of another": (
         lambda: (as_by_chance() == [False, False, False, True]).all(axis=None)
@@ -467,27 +456,20 @@ def forgetting_fast():
     return of("10_rules_heads").assign(fast=lambda x: x["half_life"] < 2).groupby("model")["fast"].mean()
 
 
-def untrained(measure):
-    return trained(measure, source="untrained")
-
-
 def recall_lost(arm, value):
     """By the models of several update rules, without heads."""
-    asked = f"probe == 'recall8' and reference == 'intact' and arm == '{arm}'"
-    return of("10_rules_removed", asked).set_index("model")[value]
+    return each("10_rules_removed", f"probe == 'recall8' and reference == 'intact' and arm == '{arm}'", value)
 
 
 def least_kept():
     """At the paper's share, by model and rule, on the task that is kept least."""
-    rivals = of(
-        "04_pruning_rivals", f"share == 0.389 and testable and probe in {['needle', 'recall8', 'chain', 'sum']}"
-    )
+    rivals = of("04_pruning_rivals", "share == 0.389 and testable and probe in @TASKS")
     return (rivals["estimate"] / rivals["intact"]).groupby([rivals["model"], rivals["arm"]]).min()
 
 
 def among_sets(column):
     """Of the joint score at the dose that the oracle stands."""
-    return of("04_pruning_places", f"probe == '{effects.KEPT}'").set_index("model")[column]
+    return each("04_pruning_places", f"probe == '{effects.KEPT}'", column)
 
 
 def quarter(how, probe="bits a token more"):
@@ -502,7 +484,7 @@ def primary(end):
 
 def text_without_the_oracles_choice():
     asked = "how == 'removed' and rule == 'oracle' and share == 0.25 and probe == 'bits a token more'"
-    return of("04_pruning_frontier", asked).set_index("model")["low"]
+    return each("04_pruning_frontier", asked, "low")
 
 
 def found_without(model, share, arms):
@@ -750,7 +732,7 @@ FINDINGS = {
         among_sets("place")[FIRST] < 0.05
     ).all(),
     "at a twentieth, in the second, like any other": lambda: (
-        of("04_pruning_oracle", "testable").set_index("model")["share"][FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
+        each("04_pruning_oracle", "testable", "share")[FOUR].tolist() == [0.1, 0.1, 0.05, 0.05]
         and (among_sets("verdict")[SEEDS] == "undecided").all()
         and among_sets("place")[SEEDS].between(0.02, 0.98).all()
     ),
@@ -826,9 +808,9 @@ FINDINGS = {
     "KDA loses all without its highest ranks": lambda: recall_lost("high", "estimate")["kda"] < -0.99,
     "GLA then recalls less than without random heads; DeltaNet's intervals overlap": lambda: (
         lambda found: found["gla"] < 0 < found["deltanet"]
-    )(of("10_rules_removed", over_random("recall8", "high")).set_index("model")["high"]),
+    )(each("10_rules_removed", over_random("recall8", "high"), "high")),
     "Mamba-2 answers # % of the questions": lambda: [
-        100 * of("10_rules_removed", "probe == 'recall8' and arm == 'intact'").set_index("model")["estimate"]["mamba2"]
+        100 * each("10_rules_removed", "probe == 'recall8' and arm == 'intact'")["mamba2"]
     ],
     **rows(
         {
@@ -973,3 +955,43 @@ def test_an_order_moves_by_so_much_where_two_neighbours_change_places():
         other[[at, at + 1]] = at + 1, at
         most = max(most, abs(np.corrcoef(order, np.arange(8))[0, 1] - np.corrcoef(order, other)[0, 1]))
     assert most == pytest.approx(12 / (8 * 9))
+
+
+def recorded(stem, measure):
+    return of(stem, f"measure == '{measure}' and source == 'model'").set_index("model")
+
+
+def test_the_share_of_low_heads():
+    """C1, second: from the ranks of single heads."""
+    own = of("01_stratification_heads", "source == 'model'")
+    found = recorded("01_stratification_claims_second", "low-rank heads")
+    assert set(own["model"]) == set(found.index)
+    for model, part in own.groupby("model"):
+        share = sum(rank <= d / 4 for rank, d in zip(part["rank"], part["D"], strict=True)) / len(part)
+        assert found.loc[model, "estimate"] == pytest.approx(share, abs=1e-9)
+        assert found.loc[model, "low"] < share < found.loc[model, "high"]
+
+
+def test_the_place_of_the_low_heads():
+    """C8, second: from what every set answers."""
+    own = of("03_ablation_sets", "arm == 'tied low' and probe == 'needle'")
+    found = recorded("03_ablation_claims_second", "place of low")
+    assert set(own["model"]) == set(found.index)
+    for model, part in own.groupby("model"):
+        apart = part.drop_duplicates(["which", "set"])  # draws that chose the same heads are one
+        random, chosen = part[part["which"] == "random"]["bits"], apart[apart["which"] == "chosen"]["bits"]
+        assert len(random) >= 200
+        better = np.sign(random.to_numpy()[None, :] - chosen.to_numpy()[:, None])  # fewer bits: 1, as many: 0
+        assert found.loc[model, "estimate"] == pytest.approx((better.mean() + 1) / 2, abs=1e-9)
+
+
+def test_what_pruning_keeps():
+    """C9, first: from the accuracy on each task, over that of the intact model."""
+    found = recorded("04_pruning_claims", "accuracy kept")
+    for model, part in of("04_pruning_estimates", "probe in @TASKS").groupby("model"):
+        intact = part[part["arm"] == "intact"].set_index("probe")["estimate"]
+        arm = (part["arm"] == "joint, α = 0.5") & (part["share"] == 0.389) & (part["cut"] == "overall")
+        pruned = part[arm].set_index("probe")["estimate"]
+        solved = [task for task in intact.index if intact[task] >= 0.9]
+        kept = np.mean([pruned[task] / intact[task] for task in solved])
+        assert found.loc[model, "estimate"] == pytest.approx(kept, abs=1e-6)

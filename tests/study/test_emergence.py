@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import torch
 from scipy import stats
+from small import head_table
 
 from srdyn import strata
 from srdyn.study.analysis import emergence, intervals
@@ -18,14 +19,8 @@ W = SAMPLES * len(CONTEXTS)
 
 def history(ranks, decays, *, model="hybrid", kind="hybrid", seed=0, steps=STEPS):
     """What training writes, from ranks and decays [samples, contexts, L, H, steps]; another position beside them."""
-    axes = np.indices(ranks.shape)
-    table = pd.DataFrame({"model": model, "kind": kind, "seed": seed, "sample": axes[0].ravel()})
-    table["context"], table["layer"], table["head"] = (
-        np.array(CONTEXTS)[axes[1].ravel()],
-        axes[2].ravel(),
-        axes[3].ravel(),
-    )
-    table = table.assign(step=np.array(steps)[axes[4].ravel()], rank=ranks.ravel(), log_decay=decays.ravel(), D=D)
+    table = head_table(CONTEXTS[: ranks.shape[1]], steps, rank=ranks, log_decay=decays)
+    table = table.rename(columns={"position": "step"}).assign(model=model, kind=kind, seed=seed, D=D)
     return pd.concat([table.assign(position=64), table.assign(position=8, rank=0.0)], ignore_index=True)
 
 
@@ -78,7 +73,7 @@ def test_intervals_are_those_of_the_bootstrap_over_windows(values, table):
     def rho(chosen):
         return stats.spearmanr(*np.moveaxis(chosen.mean(0), -1, 0).reshape(2, -1)).statistic
 
-    estimate, low, high = intervals.bootstrap(windows, rho, generator=torch.Generator().manual_seed(0))
+    estimate, low, high = intervals.bootstrap(windows, rho)
     chosen = torch.randint(W, (intervals.RESAMPLES, W), generator=torch.Generator().manual_seed(0)).numpy()
     shift = estimate - np.median([rho(windows[drawn]) for drawn in chosen])
     wanted = estimate, low + shift, high + shift

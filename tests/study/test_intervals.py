@@ -3,14 +3,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
-from small import seeded
 
 from srdyn.study.analysis import intervals
 
 
-def test_bootstrap_agrees_with_scipy():
+def test_bootstrap_agrees_with_scipy(monkeypatch):
+    monkeypatch.setattr(intervals, "RESAMPLES", 4000)
     values = np.random.default_rng(0).normal(3, 2, size=40)
-    ours = intervals.bootstrap(values, np.median, generator=seeded(), n=4000)
+    ours = intervals.bootstrap(values, np.median)
     theirs = stats.bootstrap((values,), np.median, method="percentile", n_resamples=4000, rng=1).confidence_interval
     assert ours.estimate == np.median(values)
     # Two independent sets of 4000 resamples of a median over 40 values: their ends differ by a few hundredths.
@@ -19,29 +19,23 @@ def test_bootstrap_agrees_with_scipy():
 
 
 def test_bootstrap_covers_the_mean_about_as_often_as_it_says():
-    rng, generator = np.random.default_rng(0), seeded()
-    draws = [intervals.bootstrap(rng.normal(size=20), np.mean, generator=generator, n=200) for _ in range(200)]
+    rng = np.random.default_rng(0)
+    draws = [intervals.bootstrap(rng.normal(size=20), np.mean) for _ in range(200)]
     # 190 of 200 are expected, but small samples make the interval narrow: about 184; the standard deviation is 4.
     assert 172 <= sum(interval.low <= 0 <= interval.high for interval in draws) <= 196
 
 
 def test_bootstrap_resamples_whole_contexts():
     values = np.repeat(np.array([[0.0], [10.0]]), 5, axis=1)
-    interval = intervals.bootstrap(values, lambda x: x.mean(), generator=seeded(), n=400)
+    interval = intervals.bootstrap(values, lambda x: x.mean())
     assert interval == (5.0, 0.0, 10.0)  # both contexts are equal in a quarter of the draws each
-
-
-def test_bootstrap_is_decided_by_its_generator():
-    values = np.arange(9.0)
-    same = [intervals.bootstrap(values, np.mean, generator=seeded(3), n=50) for _ in range(2)]
-    assert same[0] == same[1] != intervals.bootstrap(values, np.mean, generator=seeded(4), n=50)
 
 
 def test_undefined_resamples_are_left_out_and_too_many_leave_no_interval():
     values = np.array([1.0, 2.0, 3.0, np.nan])
-    mean_of_rest = intervals.bootstrap(values, lambda x: np.nan if (x == 1).all() else 5.0, generator=seeded(), n=400)
+    mean_of_rest = intervals.bootstrap(values, lambda x: np.nan if (x == 1).all() else 5.0)
     assert mean_of_rest == (5.0, 5.0, 5.0)
-    never = intervals.bootstrap(values, np.mean, generator=seeded(), n=400)
+    never = intervals.bootstrap(values, np.mean)
     assert np.isnan(never).all()
 
 
@@ -56,7 +50,7 @@ def test_a_moved_interval_stays_within_the_limits():
 
 def test_samples_of_a_cluster_are_drawn_together():
     clusters = np.array([[0, 7], [0, 8], [3, 9], [5, 7]])
-    times = intervals.times_drawn(clusters, generator=seeded(), n=3000)
+    times = intervals.times_drawn(clusters, n=3000)
     assert times.shape == (3000, 2, 4)
     np.testing.assert_array_equal(times[:, 0, 0], times[:, 0, 1])
     np.testing.assert_array_equal(times[:, 1, 0], times[:, 1, 3])
@@ -70,14 +64,14 @@ def test_samples_of_a_cluster_are_drawn_together():
 def test_a_mean_over_clusters_has_the_error_of_as_many_values():
     cluster = np.repeat(np.arange(6), 4)[:, None]
     values = np.random.default_rng(0).normal(size=6)[cluster[:, 0]]
-    times = intervals.times_drawn(cluster, generator=seeded(), n=4000)[:, 0]
+    times = intervals.times_drawn(cluster, n=4000)[:, 0]
     means = (times @ values) / times.sum(1)
     assert means.std() == pytest.approx(values.std() / np.sqrt(6), rel=0.05)
 
 
 def test_a_ratio_of_sums_is_resampled_over_rows():
     counts = np.array([[5.0, 5.0]] * 15 + [[0.0, 5.0]] * 5)
-    interval, by_item = intervals.ratio(counts, generator=seeded()), intervals.wilson(75, 100)
+    interval, by_item = intervals.ratio(counts), intervals.wilson(75, 100)
     assert interval.estimate == 0.75
     # Rows are all right or all wrong, so that there are 20 outcomes rather than 100: about √5 times as wide.
     assert interval.high - interval.low > 1.8 * (by_item.high - by_item.low)
@@ -102,9 +96,9 @@ def test_wilson_solves_the_score_equation(data, n):
 
 def test_bad_requests_are_refused():
     with pytest.raises(ValueError, match="two contexts"):
-        intervals.bootstrap(np.ones(1), np.mean, generator=seeded())
+        intervals.bootstrap(np.ones(1), np.mean)
     with pytest.raises(ValueError, match="two clusters"):
-        intervals.times_drawn(np.array([[0, 1], [1, 1]]), generator=seeded())
+        intervals.times_drawn(np.array([[0, 1], [1, 1]]))
     for successes, n in ((1, 0), (4, 3), (-1, 3)):
         with pytest.raises(ValueError, match="successes"):
             intervals.wilson(successes, n)

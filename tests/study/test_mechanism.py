@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from scipy import optimize
+from small import head_table
 
 from srdyn.study.analysis import mechanism
 from srdyn.study.survey import null_tables
@@ -17,13 +18,11 @@ CONTEXTS = ("code", "math", "prose", "technical")
 
 def head_rows(rank, log_decay, source="model", model="tiny", seed=0):
     """A head table from arrays [contexts, samples, layers, heads] of ranks and log-decays."""
-    axes = pd.MultiIndex.from_product(
-        [CONTEXTS, range(SAMPLES), LAYERS, range(H)], names=["context", "sample", "layer", "head"]
-    )
-    table = axes.to_frame(index=False).assign(rank=rank.ravel(), log_decay=log_decay.ravel())
-    names = {"model": model, "kind": "hybrid", "seed": seed, "source": source, "position": 64, "D": D}
-    sweep = {f"rank {e:.0e}": table["rank"] for e in null_tables.SWEEP}
-    return table.assign(**names, nuclear_norm=1.0, document=table["sample"], uncertain=False, **sweep)
+    columns = {"rank": rank, "log_decay": log_decay} | {f"rank {e:.0e}": rank for e in null_tables.SWEEP}
+    table = head_table(CONTEXTS, [64], **{name: x.swapaxes(0, 1)[..., None] for name, x in columns.items()})
+    table["layer"] = np.array(LAYERS)[table["layer"]]
+    names = {"model": model, "kind": "hybrid", "seed": seed, "source": source, "D": D}
+    return table.assign(**names, nuclear_norm=1.0, uncertain=False)
 
 
 @pytest.fixture(scope="module")

@@ -10,16 +10,14 @@ from srdyn.loading import files
 from srdyn.study import notebook
 from srdyn.study.run import store
 
-STEM = "06_emergence"
+STEM, PAPER = "06_emergence", files.data_dir() / "paper"
 ROW = {"model": "pure", "kind": "pure", "seed": 0, "estimate": 0.3, "low": 0.2, "high": 0.4, "n": 8}
 
 
 @pytest.fixture
-def run(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    monkeypatch.delenv("SRDYN_RUN", raising=False)
+def run(clone, monkeypatch):
+    (clone / "data/paper").symlink_to(PAPER)
+    monkeypatch.delenv("SRDYN_RUN")
     return notebook.Run(STEM, models=["a"], positions=(1, 2))
 
 

@@ -3,6 +3,7 @@ import functools
 import numpy as np
 import pandas as pd
 import pytest
+from small import head_table
 
 from srdyn import strata
 from srdyn.study.analysis import observations, rank_statistics
@@ -13,13 +14,8 @@ EARLY = (4, 8, 64, 128, 256)
 D = 64
 
 
-def heads(ranks, *, source="model", contexts=("a", "b"), positions=POSITIONS):
-    """A head table with ranks [samples, contexts, L, H, C]."""
-    ranks = np.asarray(ranks, dtype=float)
-    axes = np.indices(ranks.shape)
-    names = {"sample": axes[0].ravel(), "context": np.array(contexts)[axes[1].ravel()], "layer": axes[2].ravel()}
-    names |= {"head": axes[3].ravel(), "position": np.array(positions)[axes[4].ravel()], "rank": ranks.ravel()}
-    return pd.DataFrame(names).assign(model="m", kind="k", seed=0, source=source, D=D)
+def heads(ranks, *, contexts=("a", "b"), positions=POSITIONS):
+    return head_table(contexts, positions, rank=ranks).assign(D=D)
 
 
 def alike(*rows):
@@ -46,18 +42,13 @@ def test_cube_keeps_every_value_in_its_place(random_ranks):
     assert cube.contexts == ("a", "b")
 
 
-def test_cube_refuses_a_table_with_holes_or_two_sources(random_ranks):
+def test_cube_refuses_a_table_with_holes_or_two_sources_and_names_a_position_that_is_not_there(random_ranks):
     table = heads(random_ranks)
-    with pytest.raises(ValueError, match="full grid"):
-        observations.cube(table.iloc[1:])
-    with pytest.raises(ValueError, match="full grid"):
-        observations.cube(pd.concat([table, table.assign(source="mechanism")]))
-
-
-def test_positions_that_are_not_there_are_named(random_ranks):
-    cube = observations.cube(heads(random_ranks))
+    for broken in (table.iloc[1:], pd.concat([table, table.assign(source="mechanism")])):
+        with pytest.raises(ValueError, match="full grid"):
+            observations.cube(broken)
     with pytest.raises(ValueError, match="position 3"):
-        cube.at(3)
+        observations.cube(table).at(3)
 
 
 def test_a_planted_fork_is_found_and_a_continuum_is_not():
@@ -66,13 +57,8 @@ def test_a_planted_fork_is_found_and_a_continuum_is_not():
     for ranks, smaller, middle in ((fork, 0.5, 0.0), (line, 0.0, 1.0)):
         assert value(rank_statistics.smaller_group, heads(ranks), at=256) == smaller
         assert value(rank_statistics.stratum_share, heads(ranks), at=256, stratum="middle") == middle
-
-
-def test_a_fork_must_survive_in_the_worse_context():
-    ranks = np.zeros((4, 2, 3, 8, 4)) + np.array([2, 2, 3, 4, 64, 64, 63, 64])[:, None]
-    ranks[:, 1, :, :3] = 32
-    found = observations.measure(heads(ranks), "least", rank_statistics.least_group, at=256)
-    assert found["estimate"].item() == 1 / 8
+    fork[:, 1, :, :3] = 32  # in the worse context it must survive
+    assert value(rank_statistics.least_group, heads(fork), at=256) == 1 / 8
 
 
 def test_followers_and_drifters_are_counted():
@@ -162,15 +148,11 @@ def test_the_least_agreement_over_attacks_counts(random_ranks):
     assert found["why"].item() == "1 of 2 attacks undefined"
 
 
-def test_the_order_from_d_is_in_units_of_the_model_s_d(random_ranks):
+def test_the_order_from_d_is_in_units_of_the_model_s_d_and_undefined_where_these_were_not_captured(random_ranks):
     table = heads(random_ranks).assign(D=16)
-    own = observations.measure(table.replace({"position": {1: 16}}), "order", rank_statistics.order_from_d)
-    paper = observations.measure(table, "order", rank_statistics.order_in_time, first=1, second=256)
-    assert own["estimate"].item() == paper["estimate"].item()
-
-
-def test_an_order_at_positions_that_were_not_captured_is_undefined(random_ranks):
-    found = observations.measure(heads(random_ranks).assign(D=16), "order", rank_statistics.order_from_d)
+    own = value(rank_statistics.order_from_d, table.replace({"position": {1: 16}}))
+    assert own == value(rank_statistics.order_in_time, table, first=1, second=256)
+    found = observations.measure(table, "order", rank_statistics.order_from_d)
     assert np.isnan(found["estimate"].item())
     assert found["why"].item() == "there are no positions 16 and 256 among those captured"
 
@@ -245,9 +227,3 @@ def test_a_rank_above_the_bound_is_noticed():
 
 def test_thresholds_are_those_of_the_claims():
     assert registration.load().thresholds | {"low": strata.LOW, "high": strata.HIGH} == registration.load().thresholds
-
-
-def test_heads_without_a_value_are_in_no_stratum():
-    shares = strata.shares(np.array([[1.0, np.nan, D / 2, D], [np.nan] * 4]), D)
-    np.testing.assert_allclose(shares[0], [1 / 3, 1 / 3, 1 / 3])
-    assert np.isnan(shares[1]).all()

@@ -20,16 +20,14 @@ OWN = {"own": "n: 2\n01_first: {n: 4}\n", "other": "01_first: {items: 4}\n"}
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
-    (tmp_path / "data").mkdir()
-    (tmp_path / "notebooks/presets").mkdir(parents=True)
-    (tmp_path / "notebooks/01_first.ipynb").write_text(notebook("models = ['a']  # why\nn = 8\neps = 1.0e-4"))
-    (tmp_path / "notebooks/02_second.ipynb").write_text(notebook("quick = True\nitems = 3\nn = 8"))
+def clone(clone):
+    (clone / "notebooks/presets").mkdir(parents=True)
+    (clone / "notebooks/01_first.ipynb").write_text(notebook("models = ['a']  # why\nn = 8\neps = 1.0e-4"))
+    (clone / "notebooks/02_second.ipynb").write_text(notebook("quick = True\nitems = 3\nn = 8"))
     presets = {"reference": REFERENCE, "small": "n: 2\nitems: 20\n", "slip": "itmes: 2\n"} | OWN
     for name, text in presets.items():
-        (tmp_path / f"notebooks/presets/{name}.yaml").write_text(text)
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    return tmp_path
+        (clone / f"notebooks/presets/{name}.yaml").write_text(text)
+    return clone
 
 
 def test_a_preset_lies_over_the_reference_and_values_over_both(clone):

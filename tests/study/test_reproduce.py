@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from nbformat import v4
 
 from srdyn.loading import files
 from srdyn.study import reproduce
@@ -28,34 +29,31 @@ store.save_table(pd.DataFrame({"n": [n]}), "01_first_claims")
 """
 SECOND = "open('there', 'w').close()\nif items == 4:\n    raise ValueError('four is\\ntoo many')"
 SCORECARD = "print('read')"
+PAPER = files.data_dir() / "paper"
 PRESET = "01_first: {n: 8, models: [x]}\n02_second: {items: 3}\n08_scorecard: {kinds: []}\n"
 
 
 def notebook(*sources):
-    cells = []
-    for i, source in enumerate(sources):
-        tags = {"tags": ["parameters"]} if i == 0 else {}
-        cells.append({"cell_type": "code", "id": f"c{i}", "metadata": tags, "outputs": [], "execution_count": None})
-        cells[-1]["source"] = [source]
-    kernel = {"kernelspec": {"name": "python3", "display_name": "Python 3", "language": "python"}}
-    return json.dumps({"cells": cells, "metadata": kernel, "nbformat": 4, "nbformat_minor": 5})
+    cells = [v4.new_code_cell(source) for source in sources]
+    cells[0].metadata["tags"] = ["parameters"]
+    kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
+    return v4.writes(v4.new_notebook(cells=cells, metadata={"kernelspec": kernel}))
 
 
 @pytest.fixture
-def clone(tmp_path, monkeypatch):
+def clone(clone):
     """A clone with three small notebooks."""
-    (tmp_path / "notebooks/presets").mkdir(parents=True)
-    (tmp_path / "data/texts").mkdir(parents=True)
-    (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
-    (tmp_path / "constraints.txt").touch()
-    (tmp_path / "README.md").write_text("untouched")
-    (tmp_path / "notebooks/01_first.ipynb").write_text(notebook("n = 1\nmodels = []", WAITS + FIRST))
-    (tmp_path / "notebooks/02_second.ipynb").write_text(notebook("items = 1", SECOND))
-    (tmp_path / "notebooks/08_scorecard.ipynb").write_text(notebook("kinds = []", SCORECARD))
-    (tmp_path / "notebooks/presets/reference.yaml").write_text(PRESET)
-    (tmp_path / "notebooks/presets/small.yaml").write_text("n: 2\n")
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    return tmp_path
+    (clone / "notebooks/presets").mkdir(parents=True)
+    (clone / "data/texts").mkdir(parents=True)
+    (clone / "data/paper").symlink_to(PAPER)
+    (clone / "constraints.txt").touch()
+    (clone / "README.md").write_text("untouched")
+    (clone / "notebooks/01_first.ipynb").write_text(notebook("n = 1\nmodels = []", WAITS + FIRST))
+    (clone / "notebooks/02_second.ipynb").write_text(notebook("items = 1", SECOND))
+    (clone / "notebooks/08_scorecard.ipynb").write_text(notebook("kinds = []", SCORECARD))
+    (clone / "notebooks/presets/reference.yaml").write_text(PRESET)
+    (clone / "notebooks/presets/small.yaml").write_text("n: 2\n")
+    return clone
 
 
 DRIVER = """

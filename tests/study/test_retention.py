@@ -1,4 +1,4 @@
-"""Needles at a distance, and heads that keep them for as long as they are told."""
+"""Needles at a distance, heads that keep them for as long as they are told, who foretells what these are worth."""
 
 import math
 
@@ -20,10 +20,14 @@ def subject(place, tmp_path_factory):
     return retention.Subject(place, ASKED, tmp_path_factory.mktemp("kept"))
 
 
-@pytest.mark.parametrize("distance", [24, 100])
-def test_an_answer_stands_as_far_from_its_fact_as_told(tokenizer, distance):
+@pytest.fixture
+def writer(tokenizer):
     text = evals.held_out_text(tokenizer, "evaluation")
-    writer = tasks.Writer(tasks.Alphabet.of(tokenizer), text, np.random.default_rng(0))
+    return tasks.Writer(tasks.Alphabet.of(tokenizer), text, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize("distance", [24, 100])
+def test_an_answer_stands_as_far_from_its_fact_as_told(writer, distance):
     tokens, items = retention.needles(writer, distance, 4)
     row, at = (items > 0).nonzero(as_tuple=True)
     assert row.bincount().tolist() == [2] * 4
@@ -74,9 +78,7 @@ def test_single_heads_are_changed_one_at_a_time(subject):
 
 
 @pytest.mark.parametrize("distance", [16, 50])
-def test_a_passage_comes_again_after_the_distance(tokenizer, distance):
-    text = evals.held_out_text(tokenizer, "evaluation")
-    writer = tasks.Writer(tasks.Alphabet.of(tokenizer), text, np.random.default_rng(0))
+def test_a_passage_comes_again_after_the_distance(writer, distance):
     tokens, items = retention.passages(writer, distance, 3)
     row, at = (items == 2).nonzero(as_tuple=True)
     assert row.bincount().tolist() == [retention.PASSAGE] * 3
@@ -110,3 +112,33 @@ def test_worth_is_what_is_lost_without_a_group():
     intact = table[retention.INTACT]
     assert intact[damage.LOCAL] == pytest.approx(rows["new"].mean())
     assert intact[damage.RECALL] == pytest.approx((rows["new"] - rows["again"]).mean())
+
+
+def planted(model, rng, heads=40):
+    """Damage grows with what decay leaves of a write at the distance; rank is drawn apart."""
+    half_life, rank, write = np.exp(rng.uniform(0, 8, heads)), rng.uniform(1, 64, heads), rng.uniform(size=heads)
+    rows = []
+    for distance in (32, 512):
+        harm = 2.0 ** (-distance / half_life) + 1e-3 * rng.normal(size=heads)
+        columns = {"half_life": half_life, "rank": rank, "write": write, "damage": harm, "distance": distance}
+        columns |= {"D": 64, "norm": rng.uniform(size=heads)}
+        rows.append(pd.DataFrame(columns | {"layer": np.arange(heads) // 8, "head": np.arange(heads) % 8}))
+    return pd.concat(rows).assign(model=model, kind=model, seed=0, changed="removed")
+
+
+def test_the_planted_cause_is_found_in_a_model_left_out():
+    rng = np.random.default_rng(0)
+    found = damage.predicted(pd.concat([planted(f"m{i}", rng) for i in range(3)], ignore_index=True))
+    rho = found[found["quantity"] == damage.RHO].groupby("predictor")["estimate"].min()
+    assert rho[damage.LEFT] > 0.8
+    assert rho["all of them"] > 0.8
+    assert found.query("predictor == 'effective rank' and quantity == @damage.RHO")["estimate"].abs().max() < 0.5
+    assert (found["low"] <= found["high"]).all()
+    assert (found["n"] == 40).all()
+
+
+def test_what_is_caught_is_the_damage_in_the_tenth_foretold_worst():
+    harm = np.array([[5.0, 1, 1, 1, 1, 1, 0, 0, -3, 0]])
+    assert damage.caught(np.arange(10.0, 0, -1)[None], harm) == pytest.approx([0.5])
+    assert damage.caught(np.arange(10.0)[None], harm) == pytest.approx([0])
+    assert damage.caught(np.zeros((1, 10)), harm) == pytest.approx([0.1])

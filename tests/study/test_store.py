@@ -59,18 +59,13 @@ def test_saving_twice_gives_the_same_bytes(clone, frame):
     assert b"srdyn.study.run.store " in before[made_by]
 
 
-def test_within_tolerance_the_committed_bytes_stay(clone, frame, caplog):
+def test_within_tolerance_the_committed_bytes_stay_and_beyond_it_they_are_replaced(clone, frame, caplog):
     store.save_table(frame, STEM)
     before = contents(clone)
     caplog.clear()  # that it was not there
     store.save_table(frame.assign(spearman=frame["spearman"] * (1 + 5e-5)), STEM)
     assert contents(clone) == before
     assert not caplog.messages
-
-
-def test_beyond_tolerance_table_and_side_file_are_replaced(clone, frame, caplog):
-    store.save_table(frame, STEM)
-    before = contents(clone)
     store.save_table(frame.assign(spearman=frame["spearman"] * 1.01), STEM)
     after = contents(clone)
     assert all(after[name] != before[name] for name in before if "/code/" not in name)
@@ -199,18 +194,14 @@ def test_a_run_store_goes_on_where_it_stopped(clone, frame):
     pd.testing.assert_frame_equal(again.get("hybrid/low/0"), frame)
     again.put("hybrid/low/0", frame.iloc[:2])
     assert len(again.get("hybrid/low/0")) == 2
+    other = store.RunStore(store.build_dir() / "runs/03_ablation", made_by=made_by | {"model": "pure"})
+    assert not other.has("hybrid/low/0")
 
 
 def test_what_is_kept_lies_in_build_or_where_it_is_said(clone, monkeypatch):
     assert store.kept_dir() == clone / "build"
     monkeypatch.setenv(store.KEPT, str(clone / "elsewhere"))
     assert store.kept_dir() == clone / "elsewhere"
-
-
-def test_a_run_store_keeps_other_parameters_apart(clone, frame):
-    store.RunStore(clone / "runs", made_by={"model": "hybrid"}).put("0", frame)
-    other = store.RunStore(clone / "runs", made_by={"model": "pure"})
-    assert not other.has("0")
 
 
 @pytest.mark.parametrize("at", [0, 31, 32, 500, -1])

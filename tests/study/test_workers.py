@@ -14,7 +14,7 @@ from srdyn.study.run import opened, workers
 
 
 class Process:
-    def id(self):
+    def ask(self):
         return os.getpid()
 
 
@@ -51,7 +51,7 @@ def test_a_worker_that_dies_is_told_and_others_start():
 
 
 def test_what_this_process_alone_knows_is_answered_here(monkeypatch, caplog):
-    ask = [((), "id", ())]
+    ask = [((), ())]
     assert list(opened.deal(Process, ask)) != [os.getpid()]
     monkeypatch.setitem(scores.RULES, "mine", scores.RULES["rank"])
     assert list(opened.deal(Process, ask)) == [os.getpid()]

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Float64
 from scipy import stats
 
@@ -27,7 +26,7 @@ TENTH = 0.1
 LOCAL, RECALL, BALANCE = "local prediction", "recall", "recall minus local prediction"
 
 
-def worth(passages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.DataFrame:
+def worth(passages: pd.DataFrame) -> pd.DataFrame:
     """What each group of heads is worth by distance, bits a token: how much is lost without it.
 
     `passages` are the rows of `retention.repeated`. Of `local prediction` is lost what the passage costs more when it
@@ -44,13 +43,12 @@ def worth(passages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.DataFra
             local, recall = local - theirs["new"], theirs["new"] - theirs["again"] - recall
         distance, heads = about.pop("distance"), part["heads"].iloc[0]
         for quantity, values in ((LOCAL, local), (RECALL, recall), (BALANCE, recall - local)):
-            draw = torch.Generator().manual_seed(0)
-            found = intervals.bootstrap(values.to_numpy(), np.mean, generator=draw, n=n)._asdict()
+            found = intervals.bootstrap(values.to_numpy(), np.mean)._asdict()
             rows.append(about | {"heads": heads, "distance": distance, "quantity": quantity, **found, "n": len(values)})
     return pd.DataFrame(rows)
 
 
-def predicted(damages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.DataFrame:
+def predicted(damages: pd.DataFrame) -> pd.DataFrame:
     """Each predictor fitted on all models but one, against the damage of every head and distance in that one.
 
     `damages` are the rows of `retention.single`. Damage and predictors are taken as places within their model, 0 to 1,
@@ -66,7 +64,7 @@ def predicted(damages: pd.DataFrame, *, n: int = intervals.RESAMPLES) -> pd.Data
             others = table[table["model"] != names["model"]]
             for predictor, columns in PREDICTORS.items():
                 weights = np.linalg.lstsq(_design(others, columns), others["place"].to_numpy(), rcond=None)[0]
-                found = _scored(part.assign(foretold=_design(part, columns) @ weights), n)
+                found = _scored(part.assign(foretold=_design(part, columns) @ weights))
                 rows += [names | {"changed": changed, "predictor": predictor} | row for row in found]
     return pd.DataFrame(rows)
 
@@ -84,15 +82,15 @@ def _design(table: pd.DataFrame, columns: list[str]) -> Float64[np.ndarray, "n p
     return np.column_stack([np.ones(len(table)), table[columns]])
 
 
-def _scored(table: pd.DataFrame, n: int) -> list[dict]:
+def _scored(table: pd.DataFrame) -> list[dict]:
     """Both quantities with their intervals: heads, each with all its distances, are drawn again."""
     table, shape = table.sort_values(["layer", "head", "distance"]), (-1, table["distance"].nunique())
     both, rows = [table[name].to_numpy().reshape(shape) for name in ("foretold", "damage")], []
     heads = len(both[0])
-    draw = torch.randint(heads, (n, heads), generator=torch.Generator().manual_seed(0)).numpy()
+    draw = intervals.drawn(heads, intervals.RESAMPLES, intervals.generator())
     for name, quantity in ((RHO, strata.spearman), (CAUGHT, caught)):
         estimate = float(quantity(*(values.reshape(1, -1) for values in both))[0])
-        resampled = quantity(*(values[draw].reshape(n, -1) for values in both))
+        resampled = quantity(*(values[draw].reshape(len(draw), -1) for values in both))
         rows.append({"quantity": name, **intervals.of_resamples(estimate, resampled)._asdict(), "n": heads})
     return rows
 

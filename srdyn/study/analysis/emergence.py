@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 
 from srdyn import spectra, strata
@@ -161,15 +160,14 @@ def _observed(
 ) -> pd.DataFrame:
     """Every statistic [draws, steps] of the means over windows, with its centred 95 % interval over windows."""
     n = len(windows)
-    drawn = intervals.counts(n, generator=torch.Generator().manual_seed(0))
+    drawn = intervals.counts(n, intervals.generator())
     means = np.tensordot(np.vstack([np.ones(n), drawn]), windows, 1) / n  # whole numbers are summed: ties stay ties
-    tables = []
+    tables = {}
     for measure, values in statistic(means).items():
-        estimate, *ends = _centred(values)
-        low, high = np.clip(ends, *limits)
-        ends = {"estimate": estimate, "low": low, "high": high, "n": n, "over": "windows", **names}
-        tables.append(pd.DataFrame({"measure": measure, **ends, "step": data.positions[: len(estimate)]}))
-    return pd.concat(tables, ignore_index=True)
+        found = [intervals.of_resamples(x[0], x[1:], centred=True, limits=limits) for x in values.T]
+        about = {"n": n, "over": "windows", **names, "step": data.positions[: len(found)]}
+        tables[measure] = pd.DataFrame(found).assign(**about)
+    return pd.concat(tables, names=["measure"]).reset_index("measure").reset_index(drop=True)
 
 
 def _of_heads(history: pd.DataFrame, at: int) -> pd.DataFrame:
@@ -205,16 +203,6 @@ def _halves(data: observations.Cube) -> Windows:
         raise ValueError("halves need two samples of each context, got one")
     first, second = (data.values[i : 2 * pairs : 2] for i in (0, 1))
     return _windows(data._replace(values=np.concatenate([first, second], -1)))
-
-
-def _centred(values: Float[np.ndarray, "draws S"]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Estimate and ends, moved so that the resamples' median falls on the estimate; NaN where most are undefined."""
-    estimate, resampled = values[0], values[1:]
-    ends = np.full((3, len(estimate)), np.nan)
-    enough = ~np.isnan(estimate) & (np.isnan(resampled).mean(0) <= 0.5)
-    ends[:, enough] = np.nanquantile(resampled[:, enough], [0.025, 0.5, 0.975], axis=0)
-    low, middle, high = ends
-    return estimate, low + estimate - middle, high + estimate - middle
 
 
 def _spread(means: Draws, d: int) -> dict[str, Float[np.ndarray, "draws _"]]:

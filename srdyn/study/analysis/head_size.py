@@ -6,7 +6,6 @@ are. These shares were written to data/paper/head_size.csv before the models of 
 
 import numpy as np
 import pandas as pd
-import torch
 from scipy import stats
 
 from srdyn import strata
@@ -65,7 +64,6 @@ def decays(heads: pd.DataFrame) -> pd.DataFrame:
 
 
 def _of_heads(share: pd.Series) -> dict[str, float]:
-    inside, found = strata.shares(share.to_numpy()[:, None], 1), {}  # [heads, strata], each 0 or 1
-    for name, column in zip(strata.STRATA, inside.T, strict=True):
-        found[name] = intervals.bootstrap(column, np.mean, generator=torch.Generator().manual_seed(0))
-    return observations.columns(found)
+    inside = strata.shares(share.to_numpy()[:, None], 1)  # [heads, strata], each 0 or 1
+    found = [intervals.bootstrap(column, np.mean) for column in inside.T]
+    return observations.columns(dict(zip(strata.STRATA, found, strict=True)))

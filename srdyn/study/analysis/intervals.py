@@ -1,4 +1,4 @@
-"""Intervals by resampling or in closed form.
+"""Intervals by resampling, always by the same draws, or in closed form.
 
 References
 ----------
@@ -29,13 +29,9 @@ class Interval(NamedTuple):
 
 
 def bootstrap(
-    values_by_context: Shaped[np.ndarray, "contexts ..."],
-    statistic: Callable[[np.ndarray], float],
-    *,
-    generator: torch.Generator,
-    n: int = RESAMPLES,
+    values_by_context: Shaped[np.ndarray, "contexts ..."], statistic: Callable[[np.ndarray], float]
 ) -> Interval:
-    """Percentile interval of a statistic over `n` resamplings of the contexts (first axis) with replacement.
+    """Percentile interval of a statistic over `RESAMPLES` resamplings of the contexts (first axis) with replacement.
 
     It speaks of new contexts read by the same model. Resamples on which the statistic is NaN are left out; when fewer
     than half remain, the ends are NaN. Raises ValueError for fewer than two contexts.
@@ -43,7 +39,7 @@ def bootstrap(
     contexts = len(values_by_context)
     if contexts < 2:
         raise ValueError(f"resampling needs at least two contexts, got {contexts}")
-    draws = _drawn(contexts, n, generator)
+    draws = drawn(contexts, RESAMPLES, generator())
     resampled = np.array([statistic(values_by_context[draw]) for draw in draws], dtype=np.float64)
     return of_resamples(float(statistic(values_by_context)), resampled)
 
@@ -69,7 +65,7 @@ def of_resamples(
 
 
 def times_drawn(
-    cluster: Shaped[np.ndarray, "samples groups"], *, generator: torch.Generator, n: int = RESAMPLES
+    cluster: Shaped[np.ndarray, "samples groups"], *, n: int = RESAMPLES
 ) -> Float64[np.ndarray, "n groups samples"]:
     """How often each sample comes, in n draws of each group's clusters with replacement.
 
@@ -81,21 +77,22 @@ def times_drawn(
     if alone:
         told = f"but {alone} of {len(numbers)} groups have one; ask for more samples"
         raise ValueError(f"resampling needs at least two clusters in each group, {told}")
-    return np.stack([counts(int(number.max()) + 1, generator=generator, n=n)[:, number] for number in numbers], 1)
+    draw = generator()
+    return np.stack([counts(int(number.max()) + 1, draw, n)[:, number] for number in numbers], 1)
 
 
-def counts(size: int, *, generator: torch.Generator, n: int = RESAMPLES) -> Float64[np.ndarray, "n size"]:
+def counts(size: int, generator: torch.Generator, n: int = RESAMPLES) -> Float64[np.ndarray, "n size"]:
     """How often each of `size` things comes, in n draws of `size` of them with replacement."""
-    places = _drawn(size, n, generator) + size * np.arange(n)[:, None]
+    places = drawn(size, n, generator) + size * np.arange(n)[:, None]
     return np.bincount(places.ravel(), minlength=n * size).reshape(n, size).astype(np.float64)
 
 
-def ratio(counts: Shaped[np.ndarray, "contexts 2"], *, generator: torch.Generator, n: int = 1000) -> Interval:
+def ratio(counts: Shaped[np.ndarray, "contexts 2"]) -> Interval:
     """Sum of the first column over sum of the second, with its 95 % interval over contexts: every unit weighs alike.
 
     Such as right answers over items of rows that share their text, or bits over bytes of windows.
     """
-    return bootstrap(counts, lambda drawn: float(np.divide(*drawn.sum(0))), generator=generator, n=n)
+    return bootstrap(counts, lambda drawn: float(np.divide(*drawn.sum(0))))
 
 
 def wilson(successes: float | int, n: int) -> Interval:
@@ -111,5 +108,11 @@ def wilson(successes: float | int, n: int) -> Interval:
     return Interval(float(successes / n), float(low), float(high))
 
 
-def _drawn(size: int, n: int, generator: torch.Generator) -> Int[np.ndarray, "n size"]:
-    return torch.randint(size, (n, size), generator=generator, device=generator.device).cpu().numpy()
+def generator() -> torch.Generator:
+    """Of the draws behind an interval: the same ones each time."""
+    return torch.Generator().manual_seed(0)
+
+
+def drawn(size: int, n: int, generator: torch.Generator) -> Int[np.ndarray, "n size"]:
+    """n draws of `size` places out of as many, with replacement."""
+    return torch.randint(size, (n, size), generator=generator).numpy()

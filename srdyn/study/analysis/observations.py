@@ -12,7 +12,6 @@ from typing import NamedTuple, TypeVar
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Shaped
 
 from srdyn.study.analysis import intervals
@@ -145,7 +144,7 @@ def resamples(data: Cube, *, over_heads: bool = False) -> Iterator[Means]:
     `over_heads`: then as many heads out of all layers, as if of one.
     """
     rng = np.random.default_rng(0)
-    times = intervals.times_drawn(data.documents, generator=torch.Generator().manual_seed(0))
+    times = intervals.times_drawn(data.documents)
     flat = np.moveaxis(data.values, 0, 1).reshape(len(data.contexts), len(data.values), -1)
     for drawn in times:
         # Divided last, since sums of integers are exact: equal ranks have equal means, on the same side of a threshold.

@@ -14,11 +14,6 @@ from srdyn.study.run import opened
 from srdyn.study.survey import null_tables
 from srdyn.study.trials import effects, trials
 
-REMOVED = ("low", "high", "random")
-"""The arms of `trials` whose cost is followed over training."""
-REFERENCE_ARMS = (trials.INTACT, "random", "high")
-"""What the cost of an arm is measured against."""
-
 
 def histories(names: Sequence[str | Path]) -> pd.DataFrame:
     """The spectra over training of these models and their kind; FileNotFoundError for a model that keeps none."""
@@ -51,17 +46,15 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
         about = {name: files.read_json(folder / "training.json")["settings"][name] for name in ("kind", "seed")}
         rows.append({"stage": folder.name, "model": reference.name_of(**about), **about, "step": step})
         folders.append(folder)
-    arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in REMOVED)]
+    arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in ("low", "high", "random"))]
     given = trials.answers(folders, arms, plan).rename(columns={"model": "stage"})
     given = given.merge(pd.DataFrame(rows), on=["stage", "kind", "seed"], validate="many_to_one")
-    return pd.concat([costs(part).assign(step=step) for step, part in given.groupby("step")], ignore_index=True)
-
-
-def costs(answers: pd.DataFrame) -> pd.DataFrame:
-    """Bits per byte of all text and their differences between arms, for models at one step each."""
-    text = effects.with_text(answers)
-    found = effects.costs(text[text["probe"] == effects.TEXT], REFERENCE_ARMS)
-    return found[[*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]]
+    tables, columns = [], [*OF_A_MODEL, "arm", "reference", "share", "removed", "estimate", "low", "high", "n", "draws"]
+    for step, part in given.groupby("step"):
+        text = effects.with_text(part)
+        found = effects.costs(text[text["probe"] == effects.TEXT], [trials.INTACT, "random", "high"])
+        tables.append(found[columns].assign(step=step))
+    return pd.concat(tables, ignore_index=True)
 
 
 def _untrained(folder: Path) -> Path:

@@ -43,7 +43,7 @@ def over_samples(heads: pd.DataFrame, by: list[str], *, value: str = "rank") -> 
     first = ordered.head(int(sizes.iloc[0]))
     documents = first["document"].to_numpy().reshape(first["context"].nunique(), -1).T
     values = ordered[value].to_numpy(np.float64).reshape(len(sizes), -1)
-    times = intervals.times_drawn(documents, generator=torch.Generator().manual_seed(0))
+    times = intervals.times_drawn(documents)
     weights = (times / times.sum(-1, keepdims=True)).reshape(len(times), -1) / documents.shape[1]
 
     def ends(values: Float64[np.ndarray, "heads samples"]) -> Float64[np.ndarray, "3 heads"]:
@@ -242,7 +242,7 @@ def within_cosine_bound(table: pd.DataFrame) -> pd.DataFrame:
         if holds.empty:
             share, why = intervals.Interval(np.nan, np.nan, np.nan), UNBOUNDED
         else:
-            share = intervals.bootstrap(holds.to_numpy(), np.mean, generator=torch.Generator().manual_seed(0))
+            share = intervals.bootstrap(holds.to_numpy(), np.mean)
             says = bounded["bound"] > 0
             slack = (bounded["cosine"] - bounded["bound"])[says].median()
             why = f"bound above 0 in {says.mean():.0%} of steps" + (f", median slack {slack:.2g}" if says.any() else "")

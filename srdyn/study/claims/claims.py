@@ -84,8 +84,8 @@ def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
     """
     told = ["verdict", "why", "leading", "ours", "nulls", "over", "notebook", "beside"]
     blank = dict.fromkeys(["claim", "statement", "paper", "kind", *told], "")
-    entries = [_entries(claim, registered) for claim in registration.load(registered).claims]
-    return pd.DataFrame([blank | entry for of_claim in entries for entry in of_claim], columns=list(blank))
+    entries = [entry for claim in registration.load(registered).claims for entry in _entries(claim, registered)]
+    return pd.DataFrame([blank | entry for entry in entries], columns=list(blank))
 
 
 def both() -> pd.DataFrame:
@@ -112,15 +112,15 @@ def scorecard() -> str:
     heads = ["claim", "model", "measure, rule: estimate [95 % interval] by seed", "nulls", "why", _OVER, "notebook"]
     parts = [
         f"Claims of *{paper.title}* ({paper.reference}) beside what was found here. Grades: {grades}.",
-        *([f"Rules fixed: {fixed}."] if len(second) else []),
+        f"Rules fixed: {fixed}." if len(second) else "",
         markdown.table(["claim", "paper (place; grade)", *(kind or "verdict" for kind in kinds)], verdicts),
         "<details><summary>Every measure, with its interval and its nulls</summary>",
         markdown.table(heads, details),
         " · ".join(f"{mark} {outcome}" for outcome, mark in _MARKS.items()),
-        *(["\n".join(reasons)] if reasons else []),
+        "\n".join(reasons),
         "</details>",
     ]
-    return "\n\n".join(parts) + "\n"
+    return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def by_kind(

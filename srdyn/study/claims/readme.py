@@ -1,5 +1,9 @@
-"""What runs and code write into README and pages: the verdicts, a word each; the layers that srdyn knows."""
+"""What runs and code write into README and pages: the verdicts, a word each; the layers that srdyn knows.
 
+`python -m srdyn.study.claims.readme` writes what the committed tables say.
+"""
+
+import os
 from collections.abc import Callable
 
 import pandas as pd
@@ -171,3 +175,8 @@ def publish() -> None:
 def _words(book: pd.DataFrame) -> pd.Series:
     """The verdicts without numbers."""
     return book["verdict"].str.replace(r" \(null pass.*", " ○", regex=True)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("SRDYN_RUN", store.REFERENCE)
+    publish()

@@ -2,7 +2,6 @@
 
 import math
 import re
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -21,29 +20,23 @@ _MEANS = {"rank", "low", "high", "exact", "mechanism", "residual", "residual_low
 """Means of ranks, which may be as far off as `uncertain` says."""
 
 
-class Compared(NamedTuple):
-    """How far off the farthest cell is, in units of its tolerance; what is out of tolerance, column by column."""
+def compared(fresh: pd.DataFrame, standing: pd.DataFrame) -> tuple[float, list[str]]:
+    """How far the farthest cell is off the table that stands, in units of its tolerance; faults, column by column.
 
-    farthest: float
-    faults: list[str]
-
-
-def compared(fresh: pd.DataFrame, standing: pd.DataFrame) -> Compared:
-    """A table beside the one that stands; without faults either may stand for the other.
-
+    Without faults either may stand for the other.
     Reals agree to 1e-4 relative; what models answer also where it is less than `BITS` off. Where `uncertain` is true in
     either table, a rank (an integer column named `rank`, `rank_…` or `…_rank`) may be one off, in at most 1 % of the
     entries; where it is a number, a mean of ranks may be that far off. As many entries may differ in `uncertain`
     itself, which is cut from reals, or one. All else is exact.
     """
     if list(fresh.columns) != list(standing.columns):
-        return Compared(np.inf, [f"columns {list(fresh.columns)} for {list(standing.columns)}"])
+        return np.inf, [f"columns {list(fresh.columns)} for {list(standing.columns)}"]
     if len(fresh) != len(standing):
-        return Compared(np.inf, [f"{len(fresh)} rows for {len(standing)}"])
+        return np.inf, [f"{len(fresh)} rows for {len(standing)}"]
     off = units(fresh, standing)
     found = {name: _fault(fresh[name], standing[name], off[name].to_numpy()) for name in fresh.columns}
     told = [f"{name}: {fault}" for name, fault in found.items() if fault]
-    return Compared(float(off.to_numpy().max(initial=0.0)), told)
+    return float(off.to_numpy().max(initial=0.0)), told
 
 
 def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
@@ -57,17 +50,16 @@ def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
 
 
 def _units(fresh: pd.Series, standing: pd.Series, band: np.ndarray, least: float | np.ndarray) -> np.ndarray:
-    if fresh.name == "uncertain":
+    kind = _kind(fresh, standing)
+    if kind == "uncertain":
         return (fresh != standing).to_numpy(dtype=float)
-    if not _are_numbers(fresh, standing):
+    if kind == "exact":
         differs = ~(fresh.eq(standing).fillna(False) | (fresh.isna() & standing.isna())).to_numpy(dtype=bool)
         return np.where(differs, np.inf, 0.0)
-    a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in (fresh, standing))
+    a, b = _reals(fresh, standing)
     alike = (a == b) | (np.isnan(a) & np.isnan(b))
-    if _are_ranks(fresh.name, a, b):
+    if kind == "ranks":
         return np.select([alike, np.abs(a - b) <= band], [0.0, 1.0], np.inf)
-    if all(pd.api.types.is_integer_dtype(x) for x in (fresh, standing)):
-        return np.where(alike, 0.0, np.inf)
     with np.errstate(invalid="ignore"):
         return np.where(alike, 0.0, np.nan_to_num(np.abs(a - b) / (least + _RTOL * np.abs(b)), nan=np.inf))
 
@@ -78,29 +70,32 @@ def _band(fresh: pd.DataFrame, standing: pd.DataFrame) -> np.ndarray:
     return np.maximum(*(series.astype(float).fillna(0.0).to_numpy() for series in told))
 
 
-def _are_numbers(*columns: pd.Series) -> bool:
-    return all(pd.api.types.is_numeric_dtype(x) and not pd.api.types.is_bool_dtype(x) for x in columns)
+def _kind(*columns: pd.Series) -> str:
+    """By what a column is compared: `uncertain`, `exact`, `ranks`, `reals`."""
+    if columns[0].name == "uncertain":
+        return "uncertain"
+    if any(pd.api.types.is_bool_dtype(x) or not pd.api.types.is_numeric_dtype(x) for x in columns):
+        return "exact"
+    whole = all(np.all(np.isnan(x) | (x == np.round(x))) for x in _reals(*columns))
+    if whole and re.search(r"(^|_)rank(_|$)", str(columns[0].name)):
+        return "ranks"
+    return "exact" if all(pd.api.types.is_integer_dtype(x) for x in columns) else "reals"
 
 
-def _are_ranks(name: object, *columns: np.ndarray) -> bool:
-    return bool(re.search(r"(^|_)rank(_|$)", str(name))) and all(
-        np.all(np.isnan(x) | (x == np.round(x))) for x in columns
-    )
+def _reals(*columns: pd.Series) -> list[np.ndarray]:
+    return [column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns]
 
 
 def _fault(fresh: pd.Series, standing: pd.Series, off: np.ndarray) -> str:
-    n = len(fresh)
+    n, kind = len(fresh), _kind(fresh, standing)
     differ, outside = int((off > 0).sum()), int(np.isinf(off).sum())
-    if fresh.name == "uncertain" or not _are_numbers(fresh, standing):
-        spared = max(1, _RANK_SHARE * n) if fresh.name == "uncertain" else 0
+    if kind in ("uncertain", "exact"):
+        spared = max(1, _RANK_SHARE * n) if kind == "uncertain" else 0
         return f"{differ} of {n} entries differ" if differ > spared else ""
-    a, b = (series.to_numpy(dtype=np.float64, na_value=np.nan) for series in (fresh, standing))
-    if _are_ranks(fresh.name, a, b):
+    if kind == "ranks":
         within = not outside and differ <= _RANK_SHARE * n
         return "" if within else f"{differ} of {n} ranks differ, {outside} by more than their band allows"
-    if all(pd.api.types.is_integer_dtype(x) for x in (fresh, standing)):
-        return f"{differ} of {n} entries differ" if differ else ""
-    far = off > 1
+    (a, b), far = _reals(fresh, standing), off > 1
     known = far & np.isfinite(a) & np.isfinite(b)
     most = np.max(np.abs(a[known] - b[known]) / np.maximum(np.abs(a[known]), np.abs(b[known])), initial=0.0)
     return f"{far.sum()} of {n} reals differ, by {most:.2g} relative at most" if far.any() else ""

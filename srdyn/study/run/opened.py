@@ -20,7 +20,7 @@ log = logging.getLogger(__name__)
 
 def found(name: str | Path) -> str | Path:
     """The folder of that name, seen from here or the repository, else one of the hub; FileNotFoundError for a path."""
-    place = Path(name).expanduser() if str(name).startswith("~") else Path(name)
+    place = Path(name).expanduser()
     for folder in (place, files.root() / place):
         if folder.exists():
             return folder.absolute()
@@ -65,16 +65,15 @@ def table(
     make: Callable, names: Sequence[str | Path], opening: tuple, questions: Sequence[tuple], *, desc: str
 ) -> pd.DataFrame:
     """One table of `make(found(name), *opening).ask(*question)` for all names and questions, as `deal` gets them."""
-    work = [((place, *opening), "ask", question) for place in map(found, names) for question in questions]
+    work = [((place, *opening), question) for place in map(found, names) for question in questions]
     return pd.concat(tqdm(deal(make, work), desc=desc, total=len(work)), ignore_index=True)
 
 
-def deal(make: Callable, work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
-    """For every (opening, question, details) the answer of `make(*opening)`, on all cores, in this order.
+def deal(make: Callable, work: Iterable[tuple[tuple, tuple]]) -> Iterator:
+    """For every (opening, question) the answer of `make(*opening).ask(*question)`, on all cores, in this order.
 
-    `question` names a method of what `make`, a class or function of a module, returns; that is kept until a process is
-    asked for another opening. What was registered in this process others do not know: it then answers alone, and says
-    so.
+    What `make`, a class or function of a module, returns is kept until a process is asked for another opening. What was
+    registered in this process others do not know: it then answers alone, and says so.
     """
     if alone := [*architectures.registered(), *scores.own_rules()]:
         log.warning("one process alone knows %s, and answers all", ", ".join(alone))
@@ -82,8 +81,8 @@ def deal(make: Callable, work: Iterable[tuple[tuple, str, tuple]]) -> Iterator:
     return workers.deal(_ask, [(make, *item) for item in work])
 
 
-def _ask(make: Callable, opening: tuple, question: str, details: tuple) -> object:
-    return getattr(_opened(make, opening), question)(*details)
+def _ask(make: Callable, opening: tuple, question: tuple) -> object:
+    return _opened(make, opening).ask(*question)
 
 
 @functools.lru_cache(maxsize=1)

@@ -7,7 +7,6 @@ import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 from srdyn.loading import files, presets
 from srdyn.study.run import store
@@ -54,18 +53,15 @@ def departures() -> list[str]:
     """Where parameters cells and presets/reference.yaml differ, in words, but for `QUICK`; empty where nowhere."""
     reference, faults = presets.read(store.REFERENCE), []
     for path in sorted((files.root() / "notebooks").glob("[0-9]*.ipynb")):
-        cell, ours = _of_cell(path), reference.pop(path.stem, {})
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        [given] = [cell["source"] for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
+        cell = {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse("".join(given)).body}
+        ours = reference.pop(path.stem, {})
         cell |= {QUICK: False} if QUICK in cell else {}
         for name in cell | ours:
             here, there = (json.dumps(values.get(name, "missing")) for values in (cell, ours))
             faults += [f"{path.stem}: {name} is {here}, in reference.yaml {there}"] if here != there else []
     return faults + [f"{stem} stands in reference.yaml, but is no notebook" for stem in reference]
-
-
-def _of_cell(path: Path) -> dict[str, object]:
-    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
-    [cell] = [cell for cell in cells if "parameters" in cell["metadata"].get("tags", [])]
-    return {line.targets[0].id: ast.literal_eval(line.value) for line in ast.parse("".join(cell["source"])).body}
 
 
 def _value(name: str, text: str, left: list[str]) -> object:

@@ -72,7 +72,7 @@ class Tables:
         about = {"source": source, "kind": opened.kind(self.model)}
         return self.kept.once(f"{source}--{context}", lambda: of_source[source](context).assign(**about))
 
-    def make(self, context: str, sources: Sequence[str]) -> None:
+    def ask(self, context: str, sources: Sequence[str]) -> None:
         """Make and keep those tables of a context that are not there yet."""
         for source in sources:
             self.table(source, context)

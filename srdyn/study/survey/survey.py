@@ -80,9 +80,9 @@ def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int 
     left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
     share = processes.share(left)
     if len(share) * len(sources) * tables.reading.n * tables.reading.length >= worth and _is_small(tables.model):
-        done = opened.deal(_opened_again, [(opening, "make", (context, sources)) for context in share])
+        done = opened.deal(_opened_again, [(opening, (context, sources)) for context in share])
     else:
-        done = (tables.make(context, sources) for context in share)
+        done = (tables.ask(context, sources) for context in share)
     list(tqdm(done, total=len(share), desc=tables.model.name, leave=False, disable=not processes.is_first()))
     processes.barrier()
     deadline = time.monotonic() + _SETTLING

@@ -79,7 +79,9 @@ def sheet(battery: Battery, tokenizer: PreTrainedTokenizerBase) -> dict[str, Pro
     if reason:
         log.warning("text alone is asked, no tasks: %s", reason)
     probes = [] if reason else [_task(name, battery, tokenizer, text) for name in battery.tasks]
-    probes += [_windows(name, battery, tokenizer) for name in battery.domains]
+    for name in battery.domains:
+        chosen = evals.windows(name, tokenizer, length=battery.length, part=battery.part, n=battery.windows)
+        probes.append(Probe(f"bits {name}", "text", chosen.tokens, size=chosen.stop - chosen.start))
     if battery.copies and not reason:
         probes.append(_induction(battery, tokenizer, text))
     return {probe.name: probe for probe in probes}
@@ -115,11 +117,6 @@ def _task(name: str, battery: Battery, tokenizer: PreTrainedTokenizerBase, text:
         written.append(write(n=1))
     tokens, items = map(torch.cat, zip(*written, strict=True))
     return Probe(name, "task", tokens, items=items)
-
-
-def _windows(name: str, battery: Battery, tokenizer: PreTrainedTokenizerBase) -> Probe:
-    chosen = evals.windows(name, tokenizer, length=battery.length, part=battery.part, n=battery.windows)
-    return Probe(f"bits {name}", "text", chosen.tokens, size=chosen.stop - chosen.start)
 
 
 def _induction(battery: Battery, tokenizer: PreTrainedTokenizerBase, text: tasks.Text) -> Probe:

@@ -21,51 +21,45 @@ Holm, A simple sequentially rejective multiple test procedure, Scandinavian Jour
 """
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float, Float64, Int
 from scipy import stats
 
 from srdyn.study.analysis import intervals
 
 
-def estimate(frame: pd.DataFrame, *, generator: torch.Generator, n: int = intervals.RESAMPLES) -> intervals.Interval:
-    """Σ value / Σ weight of a model in one state, with its 95 % interval from `n` resamples.
+def estimate(frame: pd.DataFrame) -> intervals.Interval:
+    """Σ value / Σ weight of a model in one state, with its 95 % interval.
 
     This and the other functions raise ValueError for answers of several probes, for answers given twice, for frames
     that do not answer the same items or share their rows among draws in different ways, and for fewer than two things
     to resample.
     """
-    return _interval(_contrast([frame], [1], generator, n))
+    return _interval([frame], [1])
 
 
-def difference(
-    arm: pd.DataFrame, reference: pd.DataFrame, *, generator: torch.Generator, n: int = intervals.RESAMPLES
-) -> intervals.Interval:
+def difference(arm: pd.DataFrame, reference: pd.DataFrame) -> intervals.Interval:
     """`estimate` of the arm minus that of the reference, paired by row."""
-    return _interval(_contrast([arm, reference], [1, -1], generator, n))
+    return _interval([arm, reference], [1, -1])
 
 
-def interaction(
-    a1: pd.DataFrame, a0: pd.DataFrame, b1: pd.DataFrame, b0: pd.DataFrame, *, generator: torch.Generator
-) -> intervals.Interval:
+def interaction(a1: pd.DataFrame, a0: pd.DataFrame, b1: pd.DataFrame, b0: pd.DataFrame) -> intervals.Interval:
     """(a1 − a0) − (b1 − b0), all four paired by row: how much more an arm does under a than under b."""
-    return _interval(_contrast([a1, a0, b1, b0], [1, -1, -1, 1], generator))
+    return _interval([a1, a0, b1, b0], [1, -1, -1, 1])
 
 
-def p_value(arm: pd.DataFrame, reference: pd.DataFrame, *, generator: torch.Generator) -> float:
-    """Two-sided p of no difference; with the same generator it is below 0.05 just where `difference` leaves 0 out.
+def p_value(arm: pd.DataFrame, reference: pd.DataFrame) -> float:
+    """Two-sided p of no difference, below 0.05 just where `difference` leaves 0 out.
 
     From the t distribution, since a share of 1000 resamples is never small enough to survive Holm's correction of
     hundreds. Where m rows or draws all differ by as much, 2^(1 − m): that m signs agree.
     """
-    found = _contrast([arm, reference], [1, -1], generator)
-    if found.error <= 1e-12 * abs(found.estimate):  # nothing varies but for rounding
-        return 2.0 ** (1 - found.m) if found.estimate else 1.0
-    return float(2 * stats.t.sf(abs(found.estimate) / found.error, found.m - 1))
+    estimate, error, m = _contrast([arm, reference], [1, -1])
+    if error <= 1e-12 * abs(estimate):  # nothing varies but for rounding
+        return 2.0 ** (1 - m) if estimate else 1.0
+    return float(2 * stats.t.sf(abs(estimate) / error, m - 1))
 
 
 def holm(p: Sequence[float] | pd.Series | Float[np.ndarray, " n"]) -> Float64[np.ndarray, " n"]:
@@ -83,36 +77,28 @@ def holm(p: Sequence[float] | pd.Series | Float[np.ndarray, " n"]) -> Float64[np
     return adjusted
 
 
-class _Contrast(NamedTuple):
+def _interval(frames: Sequence[pd.DataFrame], signs: Sequence[int]) -> intervals.Interval:
+    estimate, error, m = _contrast(frames, signs)
+    half = stats.t.ppf((1 + intervals.LEVEL) / 2, m - 1) * error
+    return intervals.Interval(estimate, float(estimate - half), float(estimate + half))
+
+
+def _contrast(frames: Sequence[pd.DataFrame], signs: Sequence[int]) -> tuple[float, float, int]:
     """A signed sum of ratios, its standard error, and the number of things resampled, the fewer of rows and draws."""
-
-    estimate: float
-    error: float
-    m: int
-
-
-def _interval(found: _Contrast) -> intervals.Interval:
-    half = stats.t.ppf((1 + intervals.LEVEL) / 2, found.m - 1) * found.error
-    return intervals.Interval(found.estimate, float(found.estimate - half), float(found.estimate + half))
-
-
-def _contrast(
-    frames: Sequence[pd.DataFrame], signs: Sequence[int], generator: torch.Generator, n: int = intervals.RESAMPLES
-) -> _Contrast:
-    cells = _cells(frames)
+    cells, generator = _cells(frames), intervals.generator()
     rows = cells[0].shape[1]
     m = min([rows, *(len(cell) for cell in cells if len(cell) > 1)])
     if m < 2:
         raise ValueError("resampling needs at least two rows, or two draws that answered rows of their own; got one")
-    chosen = intervals.counts(rows, generator=generator, n=n)
-    estimate, resampled = 0.0, np.zeros(n)
+    chosen = intervals.counts(rows, generator)
+    estimate, resampled = 0.0, np.zeros(len(chosen))
     for sign, cell in zip(signs, cells, strict=True):
         value, weight = cell.sum((0, 1))
         estimate += sign * value / weight
-        draws = intervals.counts(len(cell), generator=generator, n=n)
+        draws = intervals.counts(len(cell), generator)
         value, weight = np.einsum("nd,nr,drc->cn", draws, chosen, cell, optimize=True)
         resampled += sign * value / weight
-    return _Contrast(float(estimate), float(resampled.std(ddof=1) * np.sqrt(m / (m - 1))), m)
+    return float(estimate), float(resampled.std(ddof=1) * np.sqrt(m / (m - 1))), m
 
 
 def _cells(frames: Sequence[pd.DataFrame]) -> list[Float64[np.ndarray, "draws rows 2"]]:

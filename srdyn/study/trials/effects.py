@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 from jaxtyping import Float
 from scipy import stats
 
@@ -48,7 +47,7 @@ def estimates(answers: pd.DataFrame) -> pd.DataFrame:
     `testable` is False for a task on which the intact model is below `SOLVED`. Intervals as in `contrasts`.
     """
     rows = [
-        about | contrasts.estimate(frame, generator=_generator())._asdict() | _sizes(frame)
+        about | contrasts.estimate(frame)._asdict() | _sizes(frame)
         for about, frame in observations.groups(answers, [*ARM, "probe"])
     ]
     return _with_testable(pd.DataFrame(rows), answers)
@@ -65,8 +64,8 @@ def differences(answers: pd.DataFrame, *, versus: str) -> pd.DataFrame:
         reference = beside(versus, about["window"])
         if reference is None:
             continue
-        found = contrasts.difference(frame, reference, generator=_generator())
-        p = contrasts.p_value(frame, reference, generator=_generator())
+        found = contrasts.difference(frame, reference)
+        p = contrasts.p_value(frame, reference)
         ends = {"versus": versus, "difference": found.estimate, "low": found.low, "high": found.high, "p": p}
         rows.append(about | ends | _sizes(frame))
     return _with_testable(pd.DataFrame(rows), answers)
@@ -92,7 +91,7 @@ def interactions(answers: pd.DataFrame, *, versus: str = trials.INTACT) -> pd.Da
         if not about["window"]:
             continue
         four = [beside(arm, window) for window in (about["window"], 0) for arm in (about["arm"], versus)]
-        found = contrasts.interaction(*four, generator=_generator())
+        found = contrasts.interaction(*four)
         ends = {"versus": versus, "interaction": found.estimate, "low": found.low, "high": found.high}
         rows.append(about | ends | _sizes(frame))
     return pd.DataFrame(rows)
@@ -165,12 +164,12 @@ def over_solved(measured: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     return pd.concat([named, *(none.assign(measure=name) for name in measured["measure"].unique())], ignore_index=True)
 
 
-def measured(table: pd.DataFrame, name: str, *, column: str = "difference", sign: int = 1) -> pd.DataFrame:
-    """Rows of `estimates` or `differences` as `claims.record` takes them, `sign` −1 turning them round.
+def measured(table: pd.DataFrame, name: str, *, sign: int = 1) -> pd.DataFrame:
+    """Rows of `differences` as `claims.record` takes them, `sign` −1 turning them round.
 
     A row that is not testable has no estimate, and says why.
     """
-    found = table[[column, "low", "high"]].where(table["testable"]).to_numpy() * sign + 0.0
+    found = table[["difference", "low", "high"]].where(table["testable"]).to_numpy() * sign + 0.0
     ends = np.sort(found[:, 1:], 1)
     over = [f"{row.rows} rows in {row.draws} draws" for row in table.itertuples()]
     why = [f"the intact model is right in {share:.1%} of the items only" for share in table["intact"]]
@@ -232,7 +231,3 @@ def _explained(x: Float[np.ndarray, "heads p"]) -> list[float]:
     """R² of each column given the others."""
     others = [(x[:, i], np.delete(x, i, 1)) for i in range(x.shape[1])]
     return [float(1 - np.var(y - rest @ _coefficients(rest, y)) / (np.var(y) or 1.0)) for y, rest in others]
-
-
-def _generator() -> torch.Generator:
-    return torch.Generator().manual_seed(0)

@@ -16,11 +16,9 @@ import contextlib
 import dataclasses
 import functools
 import math
-import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Int64
@@ -36,10 +34,10 @@ LOSS, RANDOM = "bits a token more", "random"
 WHOLE, REMOVED, RANK = "whole", "removed", "rank"
 ROUNDED = {form: (form, False) for form in ("int8", "fp8", "int4")}
 ROUNDED |= {f"{form} + int4": (form, True) for form in ("int8", "fp8")}
+ZEROED, REPLAYED, POOLED = CHECKPOINTS = "checkpoint, zero", "checkpoint, replayed", "checkpoint, int8"
+ROUNDED |= {POOLED: ("int8", False)}
 """By name a format, and whether what it lost is kept in int4."""
-ZEROED, REPLAYED, POOLED = "checkpoint, zero", "checkpoint, replayed", "checkpoint, int8"
-CHECKPOINTS = (ZEROED, REPLAYED, POOLED)
-KNOWN = (REMOVED, *ROUNDED, RANK, *CHECKPOINTS)
+KNOWN = (REMOVED, *ROUNDED, RANK, ZEROED, REPLAYED)
 LEFT = 0.01
 """What is left of a write after a head's horizon."""
 _WAY = ["how", "rule", "share", "rank"]
@@ -149,8 +147,7 @@ class Subject(trials.Subject):
     def chosen(self, way: Way) -> Bool[Tensor, "L H"]:
         """The heads that a way acts on."""
         if way.rule == RANDOM:
-            seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"frontier")]
-            generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+            generator = self.drawing(self.model.name, "frontier")
             first = self.heads(trials.Arm(RANDOM, way.share, "overall"), 0)
             return sets.drawn(first, self.model.held, n=way.draw + 1, per_layer=False, generator=generator)[way.draw]
         if way.rule:
@@ -190,17 +187,15 @@ class Subject(trials.Subject):
             return ablation.truncate_states(model, way.rank, heads, seldom)
         if way.how in (ZEROED, REPLAYED):
             return ablation.change_states(model, torch.zeros_like, heads, [prefix - replayed])
-        if way.how == POOLED:
-            return ablation.change_states(model, functools.partial(rounding.rounded, form="int8"), heads, [prefix])
         form, feedback = ROUNDED[way.how]
         change = functools.partial(rounding.rounded, form=form, feedback=feedback)
-        return ablation.change_states(model, change, heads, often)
+        return ablation.change_states(model, change, heads, [prefix] if way.how == POOLED else often)
 
     def _bytes(self, way: Way, heads: Bool[Tensor, "L H"]) -> float:
         """The share of the states' bytes that is left."""
         _, _, K, V = self.model.grid
         whole = rounding.head_bytes(K, V)
-        of_head = {WHOLE: whole, RANK: way.rank * (K + V) * 4, POOLED: rounding.head_bytes(K, V, "int8")}
+        of_head = {WHOLE: whole, RANK: way.rank * (K + V) * 4}
         of_head |= {how: rounding.head_bytes(K, V, form, feedback=lost) for how, (form, lost) in ROUNDED.items()}
         n, held = int(heads.sum()), int(self.model.held.sum())
         return 1 - n / held * (1 - of_head.get(way.how, 0) / whole)
@@ -245,7 +240,7 @@ def _difference(rows: pd.DataFrame) -> dict[str, object]:
     if (way["rule"] == RANDOM).all():
         found = [x["value"].sum() / x["weight"].sum() for x in (way, whole)]
         return {"n": n, "estimate": found[0] - found[1] + plus}
-    found = contrasts.difference(way, whole, generator=torch.Generator().manual_seed(0))
+    found = contrasts.difference(way, whole)
     estimate, low, high = (end + plus for end in found)
     return {"n": n, "estimate": estimate, "low": low, "high": high, "over": f"{way['row'].nunique()} rows"}
 

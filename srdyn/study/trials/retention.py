@@ -31,7 +31,6 @@ CODE = code.hash_of(__name__)
 INTACT, SLOW, FAST, OTHERS = "intact", "saturated, slow", "saturated, fast", "others"
 GROUPS = (SLOW, FAST, OTHERS)
 REMOVED, SHORTER, FACTOR = "removed", "half-life ÷ 16", 1 / 16
-HEAD = ["layer", "axis", "head"]
 PREFIX = 32
 """Tokens of text before the two facts."""
 LENGTH = 512
@@ -108,7 +107,9 @@ class Subject:
         log_decay, write = (gate.double().mean((1, 2)) for gate in states.gates(model, tokens))
         places = [(at.index, axis, head) for axis, at in enumerate(model.layers) for head in range(model.grid.H)]
         columns = {"rank": rank, "norm": norm, "half_life": -math.log(2) / log_decay, "write": write}
-        table = pd.DataFrame(places, columns=HEAD).assign(D=d, **{k: x.flatten().numpy() for k, x in columns.items()})
+        table = pd.DataFrame(places, columns=["layer", "axis", "head"]).assign(
+            D=d, **{k: x.flatten().numpy() for k, x in columns.items()}
+        )
         return grouped(table.dropna(subset="rank").reset_index(drop=True))
 
     def answered(self, group: str, tokens: float, factor: float) -> pd.DataFrame:

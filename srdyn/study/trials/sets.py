@@ -17,9 +17,7 @@ Davison & Hinkley, Bootstrap Methods and their Application, 1997, §4.2 (Monte C
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
-import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -205,9 +203,8 @@ class Subject(trials.Subject):
 
     def random(self, arm: trials.Arm, n: int, first: int) -> pd.DataFrame:
         """`BLOCK` of the n random sets beside an arm, from number `first` on."""
-        seeds = [self.plan.seed, zlib.crc32(self.model.name.encode()), zlib.crc32(b"random sets")]
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
-        options = {"n": n, "per_layer": arm.cut == "per layer", "generator": generator}
+        options = {"n": n, "per_layer": arm.cut == "per layer"}
+        options["generator"] = self.drawing(self.model.name, "random sets")
         among = drawn(self.heads(arm, 0), self.model.held, **options)[first : first + BLOCK]
         return self._of(among, first).assign(arm=arm.label, share=arm.share, cut=arm.cut, which=RANDOM)
 
@@ -219,16 +216,12 @@ class Subject(trials.Subject):
         """What is answered without these heads, a row for each probe."""
         key = np.packbits(heads.numpy()).tobytes().hex()
         with ablation.ablate_heads(self.model, heads):
-            given = self.sets.once(key, lambda: battery.answers(self.model, self._probes))
+            given = self.sets.once(key, lambda: battery.answers(self.model, self._sheet(self._asked)))
         given = given.groupby(["probe", "probe_kind"], as_index=False, sort=False)
         sums = given.agg(value=("value", "sum"), bits=("bits", "sum"), weight=("weight", "sum"), n=("value", "size"))
         sums = sums.assign(value=sums["value"] / sums["weight"], bits=sums["bits"] / sums["weight"])
         name = hashlib.sha256(key.encode()).hexdigest()[:8]
         return sums.drop(columns="weight").assign(set=name, removed=int(heads.sum()))
-
-    @functools.cached_property
-    def _probes(self) -> dict[str, battery.Probe]:
-        return self._sheet(self._asked)
 
 
 def _among(ordered: Float[np.ndarray, " n"], values: Float[np.ndarray, " m"]) -> Float[np.ndarray, " m"]:

@@ -52,7 +52,7 @@ def answers(
 ) -> pd.DataFrame:
     """`sets.answers` without the rule's heads at each model's testable dose, with what is kept; else what is beside."""
     at = _at_doses(names, rule, doses)
-    tables = [sets.answers([name], arms[1:], plan, asked=asked, sets=among) for name, arms in at]
+    tables = [sets.answers([name], arms, plan, asked=asked, sets=among) for name, arms in at]
     return sets.with_kept(pd.concat(tables, ignore_index=True))
 
 
@@ -61,7 +61,8 @@ def kept(names: Sequence[str | Path], rule: str, doses: pd.DataFrame, plan: tria
 
     Rows as `claims.record` takes them; those of `sets.measured` are beside.
     """
-    given = [trials.answers([name], arms, plan) for name, arms in _at_doses(names, rule, doses) if arms[1:]]
+    intact, at = trials.Arm(trials.INTACT), _at_doses(names, rule, doses)
+    given = [trials.answers([name], [intact, *arms], plan) for name, arms in at if arms]
     if not given:
         return pd.DataFrame(columns=["measure", "model", "kind", "seed", "estimate", "low", "high", "n", "over", "why"])
     given = effects.with_kept(pd.concat(given, ignore_index=True))
@@ -83,8 +84,7 @@ def rows(doses: pd.DataFrame, found: dict[str, pd.DataFrame]) -> pd.DataFrame:
 def _at_doses(
     names: Sequence[str | Path], rule: str, doses: pd.DataFrame
 ) -> Iterator[tuple[str | Path, list[trials.Arm]]]:
-    """Each model with the arm `intact` and, where it has a testable dose, that of the rule."""
+    """Each model with the arm of the rule, where it has a testable dose."""
     shares = doses[doses["testable"]].groupby("model")["share"].first()
     for name, model in zip(names, doses["model"].unique(), strict=True):
-        at = [trials.Arm(rule, shares[model], "overall")] if model in shares else []
-        yield name, [trials.Arm(trials.INTACT), *at]
+        yield name, [trials.Arm(rule, shares[model], "overall")] if model in shares else []

@@ -263,9 +263,7 @@ class Subject:
             raise ValueError(f"{arm.label}: an arm within some layers takes its heads per layer, not {arm.cut}")
         if arm.name == INTACT:
             return torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
-        # Models differ in their draws: the same places removed in each would look like agreement between them.
-        drawn = [self.plan.seed, draw, zlib.crc32(self.model.name.encode())]
-        generator = torch.Generator().manual_seed(int(np.random.SeedSequence(drawn).generate_state(1)[0]))
+        generator = self.drawing(draw, self.model.name)
         score, per_layer = self._score(arm.name, generator), arm.cut == "per layer"
         chosen = ~pruning.select(score, arm.share, per_layer=per_layer, generator=generator) & ~score.isnan()
         if arm.name == DECAY_MATCHED:
@@ -275,6 +273,15 @@ class Subject:
         if arm.layers:
             chosen[[i for i, layer in enumerate(self.model.layers) if layer.index not in arm.layers]] = False
         return chosen
+
+    def drawing(self, *what: int | str) -> torch.Generator:
+        """Draws of their own for the plan's seed and these numbers and names.
+
+        The model's is one of them: the same places removed in each model would look like agreement between them.
+        """
+        numbers = [x if isinstance(x, int) else zlib.crc32(x.encode()) for x in what]
+        seeds = np.random.SeedSequence([self.plan.seed, *numbers])
+        return torch.Generator().manual_seed(int(seeds.generate_state(1)[0]))
 
     def _score(self, name: str, generator: torch.Generator) -> scores.Scores:
         """What an arm takes the highest of."""
