@@ -12,13 +12,13 @@ _ORDER_KEPT = 0.9
 """Spearman ρ from which the order counts as kept (claim C3)."""
 
 
-@style.draws("model layer head context", "rank low high D bound text_rank")
+@style.draws(table="model layer head context | rank low high D bound text_rank")
 def attacks(table: pd.DataFrame) -> Figure:
     """Every head's rank under a repetition attack (context) against that in text; `bound` is of the first layer."""
     labels = {"x": "effective rank r in text", "y": "effective rank r\nunder attack"}
     figure, parts = style.crossed(table, "context", "model", height=1.85, sharey=True, **labels)
     for panel, part in parts:
-        style.equal_ranks(panel, int(part["D"].max()) if len(part) else 1)
+        style.equal_ranks(panel, part["D"])
         first = part["bound"].notna()
         for rows, look, front in ((part[~first], _OTHERS, 2), (part[first], _FIRST, 3)):
             mark = {"hollow": look == _FIRST, "markersize": 3, "zorder": front}
@@ -34,19 +34,18 @@ def attacks(table: pd.DataFrame) -> Figure:
     return style.finish(figure, heads, style.counted(table), "dotted: equal ranks")
 
 
-@style.draws("model layer context sample position", "cosine bound")
+@style.draws(table="model layer context sample position | cosine bound")
 def cosine_bound(table: pd.DataFrame) -> Figure:
     """How far consecutive norm vectors turn, beside what Eq. 13 allows: 1 − cosine against t, a line for each layer.
 
     Lines are means over samples, bands reach from the smallest to the largest. A 1 − cosine of 0 or less (rounding) has
     no place on the log axis: it is left out, and counted at the foot.
     """
-    turns = table.assign(turn=1 - table["cosine"], allowed=1 - table["bound"])
-    shown = turns.assign(turn=turns["turn"].where(turns["turn"] > 0))
-    figure, parts = style.panels(shown, "model", height=2.0, x="position t (tokens)", y="1 − cos(n(t), n(t − 1))")
+    turns = table.assign(turn=(1 - table["cosine"]).where(table["cosine"] < 1), allowed=1 - table["bound"])
+    figure, parts = style.panels(turns, "model", x="position t (tokens)", y="1 − cos(n(t), n(t − 1))")
     for panel, part in parts:
         _turn_panel(panel, part)
-    lost = int((turns["turn"] <= 0).sum())
+    lost = (table["cosine"] >= 1).sum()
     return style.finish(
         figure,
         f"n = {table.groupby(['context', 'sample']).ngroups} samples, mean and range",
@@ -67,21 +66,19 @@ def _turn_panel(panel: Axes, table: pd.DataFrame) -> None:
         panel.plot(allowed.index, allowed["mean"], **(style.BOUND | {"linewidth": 0.6}))
         labels.append((turn["mean"].iloc[-1], f"layer {layer}", shade))
     style.log2_positions(panel, table["position"])
-    outer = {label[1]: label for label in (labels[0], labels[-1]) if label[0] > 0}
     allowed = table.loc[table["position"] == table["position"].max(), "allowed"].mean()
-    bound = [(allowed, "Eq. 13", "0.35")] if allowed > 0 else []
-    style.label_right(panel, [*outer.values(), *bound])
+    ends = dict.fromkeys([labels[0], labels[-1], (allowed, "Eq. 13", "0.35")])
+    style.label_right(panel, [end for end in ends if end[0] > 0])
 
 
-@style.draws("kind seed source position", "model spearman low high")
+@style.draws(table="kind seed source position | model spearman low high")
 def time_order(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the ranks after t tokens with the final ranks: seeds and nulls, a panel a kind; NaN is a gap."""
-    labels = {"x": "position t (tokens)", "y": "Spearman ρ to final ranks"}
-    figure, parts = style.panels(table, "kind", height=2.0, **labels)
+    figure, parts = style.panels(table, "kind", x="position t (tokens)", y="Spearman ρ to final ranks")
     for panel, part in parts:
         for (source, seed), line in part.sort_values("position").groupby(["source", "seed"]):
             look, model = style.SOURCES[source], source == style.MODEL
-            bold = model and int(seed) == style.seeds(part)[0]
+            bold = model and seed == part["seed"].min()
             drawn = {"color": look.colour, "marker": look.marker, "markersize": 2.5, "zorder": 4 if model else 2}
             panel.plot(line["position"], line["spearman"], linewidth=1.5 if bold else 0.8, **drawn)
             panel.fill_between(line["position"], line["low"], line["high"], color=look.colour, alpha=0.14, linewidth=0)

@@ -11,11 +11,10 @@ from srdyn.figures import style
 
 _AXES = {"T": "tokens T", "L": "layers L", "H": "heads H"}
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB", "PiB")
-_COLOURS = {"#111111": "o", "#004488": "s", "#C99000": "^", "#BB5566": "D"}
-_LOOKS = [style.Look(*look) for look in _COLOURS.items()]
+_LOOKS = [style.Look(*look) for look in zip(("#111111", "#004488", "#C99000", "#BB5566"), "os^D", strict=True)]
 
 
-@style.draws("what case positions", "base T B n ratio low high")
+@style.draws(table="what case positions | base T B n ratio low high")
 def tracing_cost(table: pd.DataFrame) -> Figure:
     """Left, a trace beside its base (`what`: `overhead`); right, every prefix anew beside one trace (`prefixes`)."""
     figure, [[left, right]] = style.grid(1, 2, height=1.9)
@@ -34,7 +33,7 @@ def tracing_cost(table: pd.DataFrame) -> Figure:
     return style.finish(figure, _rounds(table), size, "dashed: the pass itself; tokens read, (n + 1)/2 passes")
 
 
-@style.draws("d batch method", "n median spread per_second")
+@style.draws(table="d batch method | n median spread per_second")
 def spectrum_rates(table: pd.DataFrame) -> Figure:
     """Spectra per second against the batch, a panel a size, a line a method; NaN where a case was left out."""
     table = table.sort_values("d", kind="stable").assign(size="d = " + table["d"].astype(str))
@@ -53,10 +52,10 @@ def spectrum_rates(table: pd.DataFrame) -> Figure:
     return style.finish(figure, _rounds(table), "bars: interquartile range", "cases of many seconds are left out")
 
 
-@style.draws("axis size", "n median spread exponent low high")
+@style.draws(table="axis size | n median spread exponent low high")
 def cost_growth(table: pd.DataFrame) -> Figure:
     """Time of a trace with spectra against tokens, layers, heads, with the fitted exponents (low, high: their ends)."""
-    figure, parts = style.panels(table, "axis", height=1.7, sharex=False, sharey=False)
+    figure, parts = style.panels(table, "axis", height=1.7, sharex=False, sharey=False, y="time of a trace (s)")
     for panel, line in parts:
         line, axis = line.sort_values("size"), panel.get_title()
         half = line["spread"] / 2
@@ -68,11 +67,10 @@ def cost_growth(table: pd.DataFrame) -> Figure:
         title = rf"$\propto {axis}^{{{fit['exponent']:.2f}}}$ [{fit['low']:.2f}, {fit['high']:.2f}]"
         panel.set(title=title, yscale="log", xlabel=_AXES.get(axis, axis))
         style.log2_positions(panel, line["size"])
-    figure.axes[0].set_ylabel("time of a trace (s)")
     return style.finish(figure, _rounds(table), "bars: interquartile range; dashed: the power law fitted")
 
 
-@style.draws("model what B case", "n ratio low high")
+@style.draws(table="model what B case | n ratio low high")
 def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
     """Time of what is pruned over the original's; dashed: the share of heads `left`, the ratio `wanted`, 1."""
     part = table[table["case"] == "pruned"]
@@ -82,7 +80,7 @@ def pruned_cost(table: pd.DataFrame, *, left: float, wanted: float) -> Figure:
     return style.finish(figure, _rounds(part), f"dashed: {left:.3f} of the heads left, {wanted:g} aimed at, 1")
 
 
-@style.draws("what case", "base n ratio low high")
+@style.draws(table="what case | base n ratio low high")
 def training_rates(table: pd.DataFrame) -> Figure:
     """Speed over that of transformers' functions, of whole training steps and of the recurrence alone."""
     part = table[table["case"] != table["base"]]
@@ -108,7 +106,7 @@ def _rounds(table: pd.DataFrame) -> str:
     return f"medians of {style.span(table['n'].dropna().astype(int))} rounds in one run"
 
 
-@style.draws("model tokens", "heads removed_heads total_bytes removed_bytes freed break_even")
+@style.draws(table="model tokens | heads removed_heads total_bytes removed_bytes freed break_even")
 def memory(table: pd.DataFrame) -> Figure:
     """Bytes of the whole cache, intact and without the removed states, and the share freed, against context length.
 

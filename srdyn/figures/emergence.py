@@ -1,6 +1,6 @@
 """Figures of how ranks, decays and the order of the heads form over training."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 
 import pandas as pd
 from matplotlib.axes import Axes
@@ -11,7 +11,6 @@ from srdyn.figures import style
 from srdyn.loading import reference
 from srdyn.study.analysis import emergence
 
-_FEW_STEPS = 4
 _STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
 _REFERENCES = {
     "final": style.Look("#111111", "o"),
@@ -26,16 +25,16 @@ _VALUES = {emergence.RANK: "ranks", emergence.DECAY: "decays"}
 _ORIGINS = ("rank at the start", "decay at the end", "start beyond decay", "decay beyond start")
 
 
-@style.draws("layer head kind step", "rank D stratum seed")
+@style.draws(
+    heads="layer head kind step | rank D stratum seed", distribution="kind seed step measure | estimate low high n"
+)
 def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     """Every head's rank over training above the shares of low, middle and high heads, a column for each kind of model.
 
-    `heads` are those of one seed of each kind, with their stratum at the end. `distribution`: kind, seed, step, measure
-    (`share of low` …, `rank of low` …, the mean of the heads that end there), estimate, low, high, n.
+    `heads` are those of one seed of each kind, with their stratum at the end. A measure of the `distribution` is a
+    `share of low` … or a `rank of low` …, the mean of the heads that end there.
     """
-    key = ["kind", "seed", "step", "measure"]
-    style.require(distribution, [*key, "estimate", "low", "high", "n"], key=key)
-    figure, columns = _columns(heads, "effective rank r", "share of heads", height=1.8, sharex="col", x=_STEPS)
+    figure, columns = _columns(heads, ["effective rank r", "share of heads"], height=1.8, sharex="col", x=_STEPS)
     distribution = distribution[distribution["kind"].isin(heads["kind"])].sort_values("step", kind="stable")
     for top, bottom, part in columns:
         rows = distribution[distribution["kind"] == part["kind"].iloc[0]]
@@ -59,7 +58,7 @@ def rank_formation(heads: pd.DataFrame, distribution: pd.DataFrame) -> Figure:
     )
 
 
-@style.draws("kind seed step value measure reference", "estimate low high n")
+@style.draws(table="kind seed step value measure reference | estimate low high n")
 def identity_formation(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' order at each step with the final and the untrained one: ranks above, decays below."""
     table = table[(table["measure"] == "spearman") & table["value"].isin(_VALUES)].sort_values("step", kind="stable")
@@ -72,26 +71,24 @@ def identity_formation(table: pd.DataFrame) -> Figure:
         panel.axhline(0, color="0.8", linewidth=0.6, zorder=0)
         _step_axis(panel, part["step"])
     named = ["with the final model", "with the untrained model", "between halves of the windows"]
-    _legend(figure, dict(zip(named, _REFERENCES.values(), strict=True)), dashed=named[-1:])
+    _legend(figure, dict(zip(named, _REFERENCES.values(), strict=True)))
     ranks = table[(table["value"] == emergence.RANK) & (table["reference"] == "untrained")]
     return style.finish(
         figure,
         f"bands: 95 % interval over windows, n = {style.span(table.loc[table['reference'] == 'final', 'n'])}",
-        "halves: the ceiling at each step" + ("; thin: second seed" if len(style.seeds(table)) > 1 else ""),
+        "halves: the ceiling at each step" + ("; thin: second seed" if table["seed"].nunique() > 1 else ""),
         f"ρ of final with untrained ranks: {_said(ranks, _last)}",
     )
 
 
-@style.draws("layer head kind step", "half_life D stratum seed")
+@style.draws(heads="layer head kind step | half_life D stratum seed", origin="kind seed measure | estimate low high n")
 def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
     """Every head's half-life over training above what explains the final ranks, a column for each kind of model.
 
-    `heads`: as for `rank_formation`, half-lives in tokens. `origin`: kind, seed, measure, estimate, low, high, n.
+    `heads`: as for `rank_formation`, half-lives in tokens.
     """
-    key = ["kind", "seed", "measure"]
-    style.require(origin, [*key, "estimate", "low", "high", "n"], key=key)
     origin = origin[origin["kind"].isin(heads["kind"])]
-    figure, columns = _columns(heads, "half-life (tokens)", "", height=1.7, x="R² of the final ranks")
+    figure, columns = _columns(heads, ["half-life (tokens)", ""], height=1.7, x="R² of the final ranks")
     for top, bottom, part in columns:
         top.set_yscale("log")
         fills = emergence.half_life_that_saturates(int(part["D"].iloc[0]))
@@ -105,16 +102,16 @@ def decay_formation(heads: pd.DataFrame, origin: pd.DataFrame) -> Figure:
         f"above: a line a head, dashed: {fills:.2g} tokens, from where constant decay lets a head fill up",
         f"below: share of variance between heads, both as ranks; bars: 95 % interval over {style.span(origin['n'])} "
         "windows",
-        "open: second seed" if len(style.seeds(origin)) > 1 else "",
+        "open: second seed" if origin["seed"].nunique() > 1 else "",
         f"explained by the start and by the decay: {_said(origin, _explained)}",
     )
 
 
-@style.draws("kind seed step arm reference", "estimate low high n removed")
+@style.draws(table="kind seed step arm reference | estimate low high n removed")
 def contrast_formation(table: pd.DataFrame) -> Figure:
     """What removing heads costs over training (beside `intact`), above low minus high, a column a kind of model."""
-    labels = ("cost (bits per byte)", "low − high\n(bits per byte)")
-    figure, columns = _columns(table, *labels, height=1.6, sharex="col", x=_STEPS)
+    labels = ["cost (bits per byte)", "low − high\n(bits per byte)"]
+    figure, columns = _columns(table, labels, height=1.6, sharex="col", x=_STEPS)
     for top, bottom, part in columns:
         for which, (arm, look) in enumerate(_ARMS.items()):
             _dots(top, part[(part["arm"] == arm) & (part["reference"] == "intact")], look, shift=which - 1)
@@ -129,30 +126,25 @@ def contrast_formation(table: pd.DataFrame) -> Figure:
     return style.finish(
         figure,
         f"bars: 95 % interval over {style.span(table['n'])} windows and draws of heads",
-        "open: second seed" if len(style.seeds(table)) > 1 else "",
+        "open: second seed" if table["seed"].nunique() > 1 else "",
         f"low − high at the end: {_said(ends.sort_values('step', kind='stable'), _last)}",
     )
 
 
 def _columns(
-    table: pd.DataFrame, above: str, below: str, **given: float | str
+    table: pd.DataFrame, labels: list[str], **given: float | str
 ) -> tuple[Figure, list[tuple[Axes, Axes, pd.DataFrame]]]:
     """A column for each kind of model: two panels, whose vertical axes are labelled, and its rows in order of steps."""
     parts = list(table.sort_values("step", kind="stable").groupby("kind", sort=False))
-    figure, axes = style.grid(2, len(parts), sharey="row", **given)
-    axes[0, 0].set_ylabel(above)
-    axes[1, 0].set_ylabel(below)
-    for (kind, _), top in zip(parts, axes[0], strict=True):
-        top.set_title(kind)
+    figure, axes = style.grid(2, len(parts), sharey="row", y=labels, titles=[kind for kind, _ in parts], **given)
     return figure, [(*pair, part) for (_, part), pair in zip(parts, axes.T, strict=True)]
 
 
 def _dots(panel: Axes, table: pd.DataFrame, look: style.Look, *, shift: int) -> None:
-    """Points with bars, a line for each seed; `shift` moves them aside, so that arms do not hide each other."""
-    for seed in style.seeds(table):
-        rows, first = table[table["seed"] == seed], seed == style.seeds(table)[0]
-        line = "-" if first else ""
-        style.points(panel, rows["step"] * 1.07**shift, rows, look, hollow=not first, linestyle=line, zorder=3)
+    """Points with bars, a line for the first seed; `shift` moves them aside, so that arms do not hide each other."""
+    for which, (_, rows) in enumerate(table.groupby("seed")):
+        line = "" if which else "-"
+        style.points(panel, rows["step"] * 1.07**shift, rows, look, hollow=which > 0, linestyle=line, zorder=3)
 
 
 def _heads(panel: Axes, table: pd.DataFrame, value: str) -> None:
@@ -168,21 +160,20 @@ def _heads(panel: Axes, table: pd.DataFrame, value: str) -> None:
 
 def _lines(panel: Axes, table: pd.DataFrame, look: style.Look, *, line: str = "-") -> None:
     """A line for each seed, the first with markers and its interval."""
-    for seed in style.seeds(table):
-        rows, first = table[table["seed"] == seed], seed == style.seeds(table)[0]
-        drawn = {"color": look.colour, "marker": look.marker if first else "", "linewidth": 1.4 if first else 0.6}
+    for which, (_, rows) in enumerate(table.groupby("seed")):
+        drawn = {"color": look.colour, "marker": "" if which else look.marker, "linewidth": 0.6 if which else 1.4}
         panel.plot(rows["step"], rows["estimate"], line, markersize=2.2, zorder=3, **drawn)
-        if first:
+        if not which:
             bounds = rows["low"], rows["high"]
             panel.fill_between(rows["step"], *bounds, color=look.colour, alpha=0.2, linewidth=0, zorder=1)
 
 
 def _origins(panel: Axes, table: pd.DataFrame) -> None:
-    for place, measure in enumerate(_ORIGINS):
-        rows = table[table["measure"] == measure]
-        for seed, aside in style.apart(style.seeds(rows), 0.16).items():
-            mark = {"hollow": seed != style.seeds(table)[0], "listed": True, "zorder": 3}
-            style.points(panel, place + aside, rows[rows["seed"] == seed], _REFERENCES["final"], **mark)
+    table = table[table["measure"].isin(_ORIGINS)]
+    asides = style.apart(sorted(table["seed"].unique()), 0.16)
+    for which, (seed, rows) in enumerate(table.groupby("seed")):
+        at = rows["measure"].map(_ORIGINS.index) + asides[seed]
+        style.points(panel, at, rows, _REFERENCES["final"], hollow=which > 0, listed=True, zorder=3)
     style.listed(panel, [measure.replace(" beyond", ", beyond") for measure in _ORIGINS])
     panel.set_xlim(-0.04, 1.04)
     panel.axvline(0, color="0.8", linewidth=0.6, zorder=0)
@@ -194,16 +185,15 @@ def _step_axis(panel: Axes, steps: pd.Series) -> None:
     first, last = later[0], later[-1]
     panel.set_xscale("symlog", base=2, linthresh=first, linscale=1.2)
     fours = [first * 4**i for i in range(20) if first * 4**i <= last]
-    ticks = [0, *(later if len(later) <= _FEW_STEPS else fours)]
+    ticks = [0, *(later if len(later) <= 4 else fours)]
     panel.set_xticks(ticks, [str(tick) for tick in ticks])
     panel.minorticks_off()
     panel.set_xlim(-0.15 * first, last * 1.18)
 
 
-def _legend(figure: Figure, looks: Mapping[str, style.Look], *, dashed: Sequence[str] = ()) -> None:
-    lines = {name: "--" if name in dashed else "-" for name in looks}
-    size = {"linewidth": 1.4, "markersize": 2.8}
-    style.legend(figure, [style.handle(name, look, linestyle=lines[name], **size) for name, look in looks.items()])
+def _legend(figure: Figure, looks: Mapping[str, style.Look]) -> None:
+    lines = {name: {"linewidth": 1.4, "linestyle": "-" if look.marker else "--"} for name, look in looks.items()}
+    style.legend(figure, [style.handle(name, look, markersize=2.8, **lines[name]) for name, look in looks.items()])
 
 
 def _said(table: pd.DataFrame, told: Callable[[pd.DataFrame], str]) -> str:

@@ -16,17 +16,16 @@ _SHARES = ScalarMappable(Normalize(0, 1), colormaps[style.COLOURMAP].resampled(2
 """One shade for every twentieth."""
 
 
-@style.draws("model source layer head", "rank D")
+@style.draws(table="model source layer head | rank D")
 def head_map(table: pd.DataFrame) -> Figure:
     """Rank as a share of D, layer by head: models across, below them untrained; heads without a rank are hatched."""
-    table = table[table["source"].isin([style.MODEL, "untrained"])]
-    style.require(table, [], key=["model", "source", "layer", "head"])
+    table = table[table["source"].isin([style.MODEL, "untrained"])].sort_values("source", kind="stable")
+    style.require(table, "model source layer head")
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
-    figure, parts = style.crossed(table, "source", "model", height=height, sharex=False, sharey=False)
+    named = table.assign(row=table["source"] + "\nlayer ℓ")
+    figure, parts = style.crossed(named, "row", "model", height=height, sharex=False, sharey=False)
     lowest = {}
     for panel, part in parts:
-        if panel.get_ylabel():
-            panel.set_ylabel(f"{panel.get_ylabel()}\nlayer ℓ")
         if part.empty:
             panel.set(frame_on=False, xticks=[], yticks=[])
             continue
@@ -40,7 +39,7 @@ def head_map(table: pd.DataFrame) -> Figure:
     return style.finish(figure, f"{style.span(heads)} heads a panel", style.counted(table))
 
 
-@style.draws("model a b", "spearman")
+@style.draws(table="model a b | spearman")
 def context_matrix(table: pd.DataFrame) -> Figure:
     """Spearman ρ of the heads' ranks in every pair of contexts, a panel a model: colour (below 0 as 0) and number."""
     order = list(dict.fromkeys([*table["a"], *table["b"]]))
@@ -54,14 +53,14 @@ def context_matrix(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "ρ over all heads of a model; hatched: undefined", style.counted(table))
 
 
-@style.draws("model layer head", "residual residual_low residual_high n stratum mechanism_stratum")
+@style.draws(table="model layer head | residual residual_low residual_high n stratum mechanism_stratum")
 def residual_map(table: pd.DataFrame) -> Figure:
     """Rank less rank in the mechanism null, layer by head: blank where the interval holds 0, framed in another stratum.
 
     Raises ValueError where no head has a residual.
     """
     table = table.dropna(subset="residual")
-    style.require(table, [], key=["model", "layer", "head"])
+    style.require(table, "model layer head")
     table = table.assign(framed=table["stratum"].astype(str) != table["mechanism_stratum"].astype(str))
     certain = (table["residual_low"] > 0) | (table["residual_high"] < 0)
     table["shown"] = table["residual"].where(certain, 0)

@@ -1,7 +1,5 @@
 """Figures of what models lose with some of their heads: by dose, against random sets, head by head, by window."""
 
-from collections.abc import Mapping
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
@@ -24,13 +22,13 @@ _ARMS = {
 ARMS = {arm: style.Look(*look) for arm, (_, *look) in _ARMS.items()}
 _PROBES = [style.Look(*look) for look in (("#111111", "o"), ("#8C8C8C", "D"), ("#44AA99", "s"), ("#882255", "v"))]
 """Tasks and texts side by side, in no colour that elsewhere means a stratum."""
-_MOST_LABELS = 12
-"""Layers that are named along an axis."""
+_Placed = tuple[style.Look, float]
+"""How a line is drawn, and how far it is moved aside."""
 _BESIDE = {"intact": style.BOUND, "all off": {"color": "0.45", "linestyle": ":", "linewidth": 0.9}}
 """What stands across a panel of sets."""
 
 
-@style.draws("model panel arm share", "estimate low high")
+@style.draws(table="model panel arm share | estimate low high")
 def doses(table: pd.DataFrame) -> Figure:
     """What is answered (`panel`) with a share of each layer's heads removed: models across, side by side the arms."""
     figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of each layer's heads removed")
@@ -48,12 +46,7 @@ def doses(table: pd.DataFrame) -> Figure:
 
 
 def _in_steps(
-    panel: Axes,
-    table: pd.DataFrame,
-    by: str,
-    looks: dict[str, tuple[style.Look, float]],
-    steps: pd.Series,
-    **mark: object,
+    panel: Axes, table: pd.DataFrame, by: str, looks: dict[str, _Placed], steps: pd.Series, **mark: object
 ) -> None:
     """A line for each value of `by` over the values of the column that `steps` is, evenly spaced, each moved aside."""
     ticks = sorted(steps.unique())
@@ -71,7 +64,7 @@ def _arm_legend(figure: Figure, arms: pd.Series) -> None:
     style.legend(figure, [handle for arm, handle in handles.items() if arm in set(arms)])
 
 
-@style.draws("model probe arm", "difference low high testable")
+@style.draws(table="model probe arm | difference low high testable")
 def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figure:
     """What removing a group costs beyond as many random heads, in `unit`; on the side `better` of 0 it costs less."""
     height = 0.17 * table["probe"].nunique() * table["arm"].nunique() * 0.62 + 0.35  # inches
@@ -83,7 +76,7 @@ def contrasts(table: pd.DataFrame, *, unit: str, better: str = "right") -> Figur
     return style.finish(figure, note, hollow, style.counted(table, "items"))
 
 
-@style.draws("model probe layer head", "rank damage D")
+@style.draws(table="model probe layer head | rank damage D")
 def single_heads(table: pd.DataFrame) -> Figure:
     """What removing one head costs: probes down, models across, in each layer the heads by effective rank, 0 … D."""
     table = strata.stratify(table, by=["model", "probe", "layer", "head"])
@@ -98,7 +91,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
         panel.axhline(0, zorder=1, **style.BOUND)
         for between in range(1, len(layers)):
             panel.axvline(between - 0.5, color="0.85", linewidth=0.5, zorder=0)
-        every = -(-len(layers) // _MOST_LABELS)
+        every = -(-len(layers) // 12)  # no more are named
         panel.set_xticks(range(0, len(layers), every), layers[::every])
         panel.tick_params(axis="x", length=0)
         panel.set_yscale("symlog", linthresh=0.01)
@@ -108,7 +101,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
     return style.finish(figure, unit, f"{style.span(heads)} heads a model")
 
 
-@style.draws("model probe predictor", "coefficient low high")
+@style.draws(table="model probe predictor | coefficient low high")
 def coefficients(table: pd.DataFrame) -> Figure:
     """Standardised regression coefficients of single-head damage: predictors down. ValueError beyond four probes."""
     probes = list(table["probe"].unique())
@@ -117,22 +110,16 @@ def coefficients(table: pd.DataFrame) -> Figure:
         raise ValueError(f"at most {len(looks)} probes can be told apart, got {', '.join(probes)}; select some")
     height = 0.3 * table["predictor"].nunique() + 0.3
     label = "coefficient (all rank-transformed, standardised)"
-    figure = _listed(table, "predictor", "probe", looks, "coefficient", x=label, height=height, reach=0.2, tick=3.5)
+    figure = _listed(table, "predictor", "probe", looks, "coefficient", x=label, height=height, reach=0.2)
+    for panel in figure.axes:
+        panel.tick_params(axis="y", length=3.5)
     style.legend(figure, [style.handle(*named) for named in looks.items()])
     note = "positive: more of it (of log-decay: the slower), more damage"
     return style.finish(figure, "bars: 95 % interval, heads resampled", note)
 
 
 def _listed(
-    table: pd.DataFrame,
-    down: str,
-    by: str,
-    looks: Mapping[str, style.Look],
-    value: str,
-    *,
-    reach: float,
-    tick: float | int = 0,
-    **given: float | str,
+    table: pd.DataFrame, down: str, by: str, looks: dict[str, style.Look], value: str, *, reach: float, **given: object
 ) -> Figure:
     """A row for each value of `down`, in it a point for each of `by`; a panel a model. Hollow where not `testable`."""
     names, places = list(table[down].unique()), style.apart([x for x in looks if x in set(table[by])], reach)
@@ -143,11 +130,11 @@ def _listed(
             at, mark = names.index(row[down]) + places[row[by]], {"width": 0.9, "markersize": 3.2, "zorder": 3}
             hollow = not row.get("testable", True)
             style.points(panel, at, row, looks[row[by]], value=value, listed=True, hollow=hollow, **mark)
-        style.listed(panel, names, tick=tick)
+        style.listed(panel, names)
     return figure
 
 
-@style.draws("probe arm window", "interaction low high")
+@style.draws(table="probe arm window | interaction low high")
 def windows(table: pd.DataFrame) -> Figure:
     """How much more an arm costs (nats) when softmax sees the last w tokens only: probes across, a line an arm."""
     labels = {"x": "softmax window w (tokens)", "y": "arm × window\n(nats an answer or byte)"}
@@ -163,7 +150,7 @@ def windows(table: pd.DataFrame) -> Figure:
     return style.finish(figure, note, style.counted(table, "items"))
 
 
-@style.draws("model every probe truncated", "estimate low high")
+@style.draws(table="model every probe truncated | estimate low high")
 def loads(table: pd.DataFrame) -> Figure:
     """What is answered against the rank that all states are cut to, every so many tokens: a line for each load.
 
@@ -182,14 +169,13 @@ def loads(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "bars: 95 % interval over rows", told, style.counted(table, "items"))
 
 
-@style.draws("model arm share which draw", "value n")
+@style.draws(table="model arm share which draw | value n")
 def places(table: pd.DataFrame, *, value: str) -> Figure:
     """What is answered without random sets of heads, in order, and without chosen ones among them: a panel a model.
 
     An arm's `chosen` sets stand at the share of `random` ones that do worse, ties counted half.
     """
-    arms = [arm for arm in table["arm"].unique() if arm not in _BESIDE]
-    looks = {arm: ARMS.get(arm, style.Look("#111111", "o")) for arm in arms}
+    looks = {arm: ARMS.get(arm, style.Look("#111111", "o")) for arm in table["arm"].unique() if arm not in _BESIDE}
     labels = {"x": "share of random\nsets that do worse", "y": value}
     figure, parts = style.panels(table, "model", height=1.7, columns=table["model"].nunique(), **labels)
     for panel, part in parts:

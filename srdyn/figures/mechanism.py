@@ -29,11 +29,10 @@ _LINES = {
 }
 
 
-@style.draws("model layer head", "rank low high D half_life stratum mechanism")
+@style.draws(table="model layer head | rank low high D half_life stratum mechanism")
 def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figure:
     """Every head's rank against its half-life (tokens), beside its rank in the `mechanism` null and the closed form."""
-    labels = {"x": "half-life ln 2/(−g) (tokens)", "y": "effective rank r"}
-    figure, parts = style.panels(table, "model", height=2.1, **labels)
+    figure, parts = style.panels(table, "model", height=2.1, x="half-life ln 2/(−g) (tokens)", y="effective rank r")
     ends = np.log10(table["half_life"].agg(["min", "max"])) + [-0.15, 0.15]
     t = np.logspace(*ends, 200)
     for panel, part in parts:
@@ -52,7 +51,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
     return style.finish(figure, f"{style.span(heads)} heads a panel, with 95 % interval", told, style.counted(table))
 
 
-@style.draws("model predictor quantity", "estimate low high variance reproducible")
+@style.draws(table="model predictor quantity | estimate low high variance reproducible")
 def explained_variance(table: pd.DataFrame) -> Figure:
     """R² (those far below 0 at the left edge) and Spearman ρ of each predictor of the heads' ranks, a panel a model."""
     predictors = list(table["predictor"].unique())
@@ -65,14 +64,9 @@ def explained_variance(table: pd.DataFrame) -> Figure:
     handles = [style.handle(quantity, linewidth=0.8, **look) for quantity, look in looks.items()]
     style.legend(figure, [*handles, style.handle("reproducible", **_REPRODUCIBLE)])
     noted = table.dropna(subset="variance").groupby("quantity", sort=False)["variance"]
-    shares = ", ".join(f"{name} {_percent(part)}" for name, part in noted).replace("R² ", "")
+    shares = ", ".join(f"{name} {style.span((100 * part).round(1))} %" for name, part in noted).replace("R² ", "")
     note = "reproducible: the share of it that is no noise of the samples"
     return style.finish(figure, "bars: 95 % interval", style.counted(table), f"share of the variance: {shares}", note)
-
-
-def _percent(shares: pd.Series) -> str:
-    low, high = (f"{100 * share:.1f}" for share in (shares.min(), shares.max()))
-    return f"{low} %" if low == high else f"{low}–{high} %"
 
 
 def scores(
@@ -93,7 +87,7 @@ def scores(
     style.listed(panel, predictors)
 
 
-@style.draws("model layer head precision", "rank low high D exact moved")
+@style.draws(table="model layer head precision | rank low high D exact moved")
 def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     """Rank of every head in each precision against its `exact` one in float64: models across, precisions down.
 
@@ -103,8 +97,7 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     labels = {"x": "effective rank r in float64", "y": "r as read"}
     figure, parts = style.crossed(rounded, "precision", "model", height=1.6, sharey=True, **labels)
     for panel, part in parts:
-        top = part["D"].max() if len(part) else 1
-        style.equal_ranks(panel, float(top))
+        top = style.equal_ranks(panel, part["D"])
         for share in (strata.LOW, strata.HIGH):
             panel.axhline(share * top, zorder=1, **style.BOUND)
             panel.axvline(share * top, zorder=1, **style.BOUND)
@@ -121,11 +114,10 @@ def rounded_ranks(table: pd.DataFrame, fork: pd.DataFrame) -> Figure:
     return style.finish(figure, "with 95 % interval", style.counted(table), "dotted: equal ranks", note)
 
 
-@style.draws("model ranks_of eps", style.SHARES)
+@style.draws(table=f"model ranks_of eps | {style.SHARES}")
 def threshold_sweep(table: pd.DataFrame) -> Figure:
     """Shares of low and high heads against ε, a panel a model: the model, the mechanism null, the closed form."""
-    labels = {"x": "threshold ε (share of σ₁)", "y": "share of heads"}
-    figure, parts = style.panels(table, "model", height=2.0, **labels)
+    figure, parts = style.panels(table, "model", x="threshold ε (share of σ₁)", y="share of heads")
     sources = list(table["ranks_of"].unique())
     for panel, part in parts:
         for name in _SHOWN:
@@ -141,7 +133,7 @@ def threshold_sweep(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "bars: 95 % interval", style.counted(table), "the rest of the heads is in the middle")
 
 
-@style.draws("model split", f"kappa kappa_lo kappa_hi {style.SHARES}")
+@style.draws(table=f"model split | kappa kappa_lo kappa_hi {style.SHARES}")
 def head_splits(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by each split, a panel a model, with its agreement κ with that by rank."""
     order = list(table["split"].unique())

@@ -23,16 +23,14 @@ _HELD = {
     "#C99000": {"rank": "D"},
     "#AA4499": {"checkpoint, zero": "v", "checkpoint, replayed": "^", "checkpoint, int8": "o"},
 }
-_CHECKPOINTS = _HELD["#AA4499"]
-_DRAWN, _OFF = "removed: random", "every state off"
+_DRAWN, _OFF, _CHECKPOINT = "removed: random", "every state off", "checkpoint"
 
 
-@style.draws("model panel rule state", "estimate low high")
+@style.draws(table="model panel rule state | estimate low high")
 def rules(table: pd.DataFrame) -> Figure:
     """What is kept (`panel`) by each rule, models across, dark to light by the share of the state's bytes left."""
     names = list(table["rule"].unique())
-    height = 0.15 * len(names) + 0.35
-    figure, parts = style.crossed(table, "panel", "model", height=height, sharex="row", sharey=True)
+    figure, parts = style.crossed(table, "panel", "model", height=0.15 * len(names) + 0.35, sharex="row", sharey=True)
     for panel, part in parts:
         for rule, line in part.groupby("rule", sort=False):
             shades = np.linspace(0, 0.6, len(line)).round(2)
@@ -48,7 +46,7 @@ def rules(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "bars: 95 % interval over rows and draws", note)
 
 
-@style.draws("model panel alpha", "estimate low high chosen")
+@style.draws(table="model panel alpha | estimate low high chosen")
 def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
     """What is kept against α of the joint score; the same heads (`chosen`) joined, random removal (α NaN) a band."""
     figure, parts = style.crossed(table, "panel", "model", height=1.2, x="α (0: norm, 1: rank)")
@@ -68,7 +66,7 @@ def alphas(table: pd.DataFrame, *, wanted: Mapping[str, float]) -> Figure:
     return style.finish(figure, note, f"dashed: {levels}" if levels else "")
 
 
-@style.draws("model variant", "overlap chance")
+@style.draws(table="model variant | overlap chance")
 def calibrations(table: pd.DataFrame) -> Figure:
     """How many of the removed heads stay the same when the calibration changes: variants down, a panel a model."""
     variants = list(table["variant"].unique())
@@ -83,7 +81,7 @@ def calibrations(table: pd.DataFrame) -> Figure:
     return style.finish(figure, "dashed: as many heads drawn at random")
 
 
-@style.draws("model probe how rule share rank", "bytes where replayed estimate low high n")
+@style.draws(table="model probe how rule share rank | bytes where replayed estimate low high n")
 def frontier(table: pd.DataFrame, *, prefix: int) -> Figure:
     """What is kept (`probe`) against the share of the state's bytes that is left: models across, a line for each way.
 
@@ -92,13 +90,10 @@ def frontier(table: pd.DataFrame, *, prefix: int) -> Figure:
     axis beyond ± 0.01.
     """
     table = table[table["replayed"] < prefix]
-    removed = "removed: " + table["rule"]
-    table = table.assign(line=table["how"].where(table["how"] != "removed", removed).fillna(_OFF))
+    table = table.assign(line=table["how"].where(table["how"] != "removed", "removed: " + table["rule"]).fillna(_OFF))
     figure, parts = style.crossed(table, "probe", "model", height=1.9, x="state bytes left")
-    rules = dict.fromkeys(removed[table["how"] == "removed"].dropna())
-    looks = {
-        line: _RULES.get(line.removeprefix("removed: "), style.Look("#111111", "o")) for line in rules if line != _DRAWN
-    }
+    rules = table.loc[table["how"] == "removed", "rule"].dropna().unique()
+    looks = {f"removed: {rule}": _RULES.get(rule, style.Look("#111111", "o")) for rule in rules if rule != _RANDOM}
     held = {how: style.Look(colour, mark) for colour, ways in _HELD.items() for how, mark in ways.items()}
     held = {how: look for how, look in held.items() if how in set(table["how"])}
     for panel, part in parts:
@@ -112,8 +107,8 @@ def frontier(table: pd.DataFrame, *, prefix: int) -> Figure:
     handles = [style.handle(line, look, linewidth=0.6) for line, look in looks.items()]
     handles.append(style.handle("random heads removed", color="#8C8C8C"))
     for how, look in held.items():
-        face = {"markerfacecolor": "white"} if how in _CHECKPOINTS else {}
-        name = "cut to rank r" if how == "rank" else how if how in _CHECKPOINTS else f"all in {how}"
+        face = {"markerfacecolor": "white"} if how.startswith(_CHECKPOINT) else {}
+        name = "cut to rank r" if how == "rank" else how if face else f"all in {how}"
         handles.append(style.handle(name, look, linestyle="", **face))
     style.legend(figure, handles)
     ends = "bars: 95 % interval over rows; band: the least and greatest random set; dotted: every state off"
@@ -134,5 +129,5 @@ def _ways(panel: Axes, part: pd.DataFrame, looks: Mapping[str, style.Look]) -> N
     panel.plot(random["bytes"], random["estimate"], color="#8C8C8C", zorder=1)
     for way, aside in style.apart(list(looks), 0.025).items():
         line = part[part["line"] == way].sort_values("bytes")
-        mark = {"linestyle": "-", "linewidth": 0.6, "markersize": 3.2, "hollow": way in _CHECKPOINTS}
+        mark = {"linestyle": "-", "linewidth": 0.6, "markersize": 3.2, "hollow": way.startswith(_CHECKPOINT)}
         style.points(panel, line["bytes"] + aside, line, looks[way], width=0.6, **mark)

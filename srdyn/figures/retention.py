@@ -16,29 +16,26 @@ _PREDICTED = ({"color": "#111111", "marker": "o"}, {"color": "#111111", "marker"
 """Order, share of the damage in the worst tenth."""
 
 
-@style.draws("model group half_life distance", "estimate low high rank D n")
+@style.draws(table="model group half_life distance | estimate low high rank D n")
 def half_lives(table: pd.DataFrame) -> Figure:
     """Needles found, and the rank, against the half-life that all heads of a group are given: a column a model.
 
     Rows of panels: the slow half of the saturated heads, the fast half, the others, and the ranks of all three. A line
     for each distance, dark to light from the nearest; dashed: nothing is set.
     """
-    names, distances = list(table["model"].unique()), sorted(table["distance"].unique())
-    size = {"height": 1.05, "sharex": True, "sharey": "row"}
-    figure, axes = style.grid(len(_GROUPS) + 1, len(names), x="half-life set (tokens)", y="effective rank r", **size)
+    parts, distances = list(table.groupby("model", sort=False)), sorted(table["distance"].unique())
+    labels = [*(f"needles found,\n{group}" for group in _GROUPS), "effective rank r"]
+    size = {"height": 1.05, "sharex": True, "sharey": "row", "titles": [name for name, _ in parts]}
+    figure, axes = style.grid(len(_GROUPS) + 1, len(parts), x="half-life set (tokens)", y=labels, **size)
     shades = dict(zip(map(int, distances), style.shades(len(distances), 0.9), strict=True))
-    for column, name in zip(axes.T, names, strict=True):
-        part = table[table["model"] == name]
+    for column, (_, part) in zip(axes.T, parts, strict=True):
         for panel, (group, look) in zip(column, _GROUPS.items(), strict=False):
             rows = part[part["group"] == group]
             _by_distance(panel, rows, part[part["group"] == "intact"], shades)
             ranks = rows.groupby("half_life")["rank"].first()
             column[-1].plot(ranks.index, ranks, look.marker, color=look.colour, linestyle="-", linewidth=0.8)
         column[-1].axhline(part["D"].max(), **style.BOUND)
-        column[0].set_title(name)
     axes[0, 0].set_xscale("log")
-    for panel, group in zip(axes[:, 0], _GROUPS, strict=False):
-        panel.set_ylabel(f"needles found,\n{group}")
     near = [style.handle(f"{distance} tokens back", color=colour) for distance, colour in shades.items()]
     style.legend(figure, [*near, *(style.handle(f"rank of {name}", look) for name, look in _GROUPS.items())])
     note = "bars: 95 % interval over items (Wilson); thin dashed: nothing is set; dashed grey: D"
@@ -55,7 +52,7 @@ def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: 
     panel.set_ylim(-0.06, 1.08)
 
 
-@style.draws("model group quantity distance", "estimate low high n")
+@style.draws(table="model group quantity distance | estimate low high n")
 def crossover(table: pd.DataFrame) -> Figure:
     """What recall loses more than local prediction without each group of heads, by how far back it must reach."""
     labels = {"x": "distance (tokens)", "y": "recall − local\n(bits a token)"}
@@ -72,7 +69,7 @@ def crossover(table: pd.DataFrame) -> Figure:
     return style.finish(figure, note, style.counted(table, "passages a symbol"))
 
 
-@style.draws("model changed predictor quantity", "estimate low high n")
+@style.draws(table="model changed predictor quantity | estimate low high n")
 def damage_predictors(table: pd.DataFrame) -> Figure:
     """What each predictor, fitted on the other models, foretells of single heads' damage in the model left out."""
     predictors = list(table["predictor"].unique())

@@ -19,29 +19,26 @@ OUTCOMES = {
 """Colour and symbol by how a verdict begins; a control's or a single seed's `passes` counts as the first, and so on."""
 _SINGLE = {"passes": "reproduced", "fails": "not reproduced", "undecided": "inconclusive"}
 _CONTROL = "control"
-_ROW = {"measure": 0.36, "claim": 0.48}
-"""Inches: the height of each in its figure."""
 _MEASURE = ["claim", "measure"]
 
 
-@style.draws("claim kind", "verdict leading why")
+@style.draws(ledger="claim kind | verdict leading why second second_leading")
 def verdicts(ledger: pd.DataFrame) -> Figure:
-    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.ledger` has them.
+    """Every claim's verdict in every kind of model, with the value that decides it, as `claims.both` has them.
 
-    Columns `second` and `second_leading`, where given, are those by the second rules, below. Hollow: a null passes as
-    well. Raises ValueError for a verdict without a colour.
+    Those by the second rules stand below, if there are any. Hollow: a null passes as well. Raises ValueError for a
+    verdict without a colour.
     """
     claims = list(ledger["claim"].unique())
     kinds = [kind for kind in ledger["kind"].unique() if kind]
-    figure, axes = style.grid(1, 2, height=_ROW["claim"] * len(claims) + 0.3, count=1)
-    panel = axes[0, 0]
-    panel.set_subplotspec(panel.get_gridspec()[0, :])
+    figure, [[panel]] = style.grid(1, 1, height=0.48 * len(claims) + 0.3)
+    figure.set_figwidth(style.WIDE)
     for row in ledger.itertuples():
-        y, second = claims.index(row.claim), getattr(row, "second", "")
+        y = claims.index(row.claim)
         for x in [kinds.index(row.kind)] if row.kind else range(len(kinds)):
-            _verdict(panel, x, y - 0.24 * bool(second), row.verdict, row.leading or row.why)
-            if second:
-                _verdict(panel, x, y + 0.24, second, f"II: {row.second_leading}")
+            _verdict(panel, x, y - 0.24 * bool(row.second), row.verdict, row.leading or row.why)
+            if row.second:
+                _verdict(panel, x, y + 0.24, row.second, f"II: {row.second_leading}")
     style.listed(panel, claims)
     controls = set(ledger.loc[ledger["verdict"].str.startswith(_CONTROL), "kind"])
     panel.set_xticks(range(len(kinds)), [f"{kind} ({_CONTROL})" if kind in controls else kind for kind in kinds])
@@ -51,8 +48,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     panel.spines[:].set_visible(False)
     style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
     note = "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
-    note += "; II: by the second rules" if "second" in ledger else ""
-    return style.finish(figure, note)
+    return style.finish(figure, f"{note}; II: by the second rules")
 
 
 def outcome(verdict: str) -> str:
@@ -69,44 +65,44 @@ def _verdict(panel: Axes, x: float | int, y: float | int, verdict: str, told: st
     face = "white" if "null passes too" in verdict else look.colour
     size = 3 if verdict.startswith(_CONTROL) else 6
     panel.plot(x - 0.1, y, look.marker, color=look.colour, markerfacecolor=face, markersize=size)
-    joined = lambda found: found[0].replace(" ", "\N{NO-BREAK SPACE}")  # noqa: E731
-    text = textwrap.fill(re.sub(r" / |(?<=[≥≤<]) ", joined, told), 34)
+    text = textwrap.fill(re.sub(r" (?=/ )|(?<= /) |(?<=[≥≤<]) ", "\N{NO-BREAK SPACE}", told), 34)
     panel.text(x - 0.04, y, text, size=6, va="center", color="0.25", linespacing=0.95)
 
 
-@style.draws("claim measure kind seed source", "model estimate low high")
+@style.draws(table="claim measure kind seed source | model estimate low high", rules="claim measure | at_least at_most")
 def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     """Every measure (row) of the models and their nulls with interval and threshold, a panel for each kind of model.
 
-    `rules`: claim, measure, at_least, at_most, one of the two NaN, in the order of the rows. A symbol is filled where
-    the whole interval passes. Raises ValueError for a measure without exactly one threshold.
+    `rules` are in the order of the rows, at_least or at_most NaN. A symbol is filled where the whole interval passes.
+    Raises ValueError for a measure without exactly one threshold.
     """
     rows = _rows(table, rules)
-    seeds = {source: style.seeds(table[table["source"] == source]) for source in style.sources(table)}
-    places = style.apart([(source, seed) for source, of in seeds.items() for seed in of], 0.36)
-    height = _ROW["measure"] * len(rows) + 0.3
+    order, pairs = list(style.SOURCES), set(zip(table["source"], table["seed"], strict=True))
+    places = style.apart(sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1])), 0.36)
+    values = [[0, 1], table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]]
+    low, high = np.nanquantile(np.concatenate(values, axis=None), [0, 1])
+    margin, height = 0.05 * (high - low), 0.36 * len(rows) + 0.3
     figure, parts = style.panels(table, "kind", height=height, x="value (own unit)")
     for panel, part in parts:
-        panel.set_xlim(*_limits(table, rows))
+        panel.set_xlim(low - margin, high + margin)
         for rule in rows.itertuples():
             _threshold(panel, rule)
         placed = part.merge(rows, on=_MEASURE)
         for row in placed[placed["estimate"].notna()].to_dict("records"):
-            _measured(panel, row["y"] + places[row["source"], row["seed"]], row)
+            at, look = row["y"] + places[row["source"], row["seed"]], style.SOURCES[row["source"]]
+            passes = row["low"] >= row["at_least"] or row["high"] <= row["at_most"]
+            style.points(panel, at, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)
         for y, sources in placed[placed["estimate"].isna()].groupby("y")["source"].unique().items():
             where, told = panel.get_yaxis_transform(), f"undefined: {', '.join(sources)}"
             panel.text(0.01, y + 0.4, told, transform=where, color="0.35", size=5, va="center")
         style.listed(panel, rows["measure"] + "  " + rows["claim"])
     style.source_legend(figure, table, "estimate")
-    bars = (
-        "bars: 95 % interval, in the legend's order; shaded: where the claim holds; filled: the whole interval passes"
-    )
-    return style.finish(figure, bars, style.counted(table))
+    told = "shaded: where the claim holds; filled: the whole interval passes"
+    return style.finish(figure, f"bars: 95 % interval, in the legend's order; {told}", style.counted(table))
 
 
 def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
     """The rules of what was measured, with their places y."""
-    style.require(rules, [*_MEASURE, "at_least", "at_most"], key=_MEASURE)
     rows = rules.merge(table[_MEASURE].drop_duplicates(), how="right")
     wrong = rows.loc[rows[["at_least", "at_most"]].notna().sum(axis=1) != 1, _MEASURE]
     if len(wrong):
@@ -115,22 +111,9 @@ def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
     return rules.merge(rows[_MEASURE]).rename_axis("y").reset_index()
 
 
-def _limits(table: pd.DataFrame, rows: pd.DataFrame) -> tuple[float, float]:
-    values = [[0, 1], table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]]
-    low, high = np.nanquantile(np.concatenate(values, axis=None), [0, 1])
-    margin = 0.05 * (high - low)
-    return low - margin, high + margin
-
-
 def _threshold(panel: Axes, rule: tuple) -> None:
     at_least = not np.isnan(rule.at_least)
     threshold = rule.at_least if at_least else rule.at_most
     end, y = panel.get_xlim()[1 if at_least else 0], [rule.y - 0.46, rule.y + 0.46]
     panel.fill_betweenx(y, threshold, end, color="0.93", linewidth=0, zorder=0)
     panel.plot([threshold, threshold], y, zorder=1, **style.BOUND)
-
-
-def _measured(panel: Axes, place: float, row: dict) -> None:
-    passes = row["low"] >= row["at_least"] or row["high"] <= row["at_most"]
-    look = style.SOURCES[row["source"]]
-    style.points(panel, place, row, look, listed=True, hollow=not passes, markersize=3, zorder=3)

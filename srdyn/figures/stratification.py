@@ -18,7 +18,7 @@ _SIZED = {
 """How a share is drawn that was measured, that the model's own decays give, that was written down before."""
 
 
-@style.draws("model source layer head position", "fork rank low high D stratum")
+@style.draws(table="model source layer head position | fork rank low high D stratum")
 def trajectories(table: pd.DataFrame) -> Figure:
     """Rank of every head of two layers of each model, the `most` and the `least` forked, against the position.
 
@@ -63,17 +63,15 @@ def _trajectory_panel(panel: Axes, table: pd.DataFrame) -> None:
     style.label_right(panel, labels)
 
 
-@style.draws("model kind seed source layer head", "rank D")
+@style.draws(table="model kind seed source layer head | rank low high D")
 def rank_distribution(table: pd.DataFrame) -> Figure:
     """Share of heads whose rank is at most a share of D, by kind of model and null; low and high make a band."""
-    labels = {"x": "effective rank r / d", "y": "share of heads with at most r"}
-    figure, parts = style.panels(table, "kind", height=2.0, **labels)
+    figure, parts = style.panels(table, "kind", x="effective rank r / d", y="share of heads with at most r")
     low, high = strata.LOW, strata.HIGH
     for panel, part in parts:
         for source in reversed(style.sources(part)):
-            for seed in style.seeds(part):
-                heads = part[(part["source"] == source) & (part["seed"] == seed)]
-                _distribution(panel, heads, source, bold=seed == style.seeds(part)[0])
+            for which, (_, heads) in enumerate(part[part["source"] == source].groupby("seed")):
+                _distribution(panel, heads, source, bold=which == 0)
         for threshold in (low, high):
             panel.axvline(threshold, zorder=1, **style.BOUND)
         panel.set(xlim=(-0.02, 1.06), ylim=(0, 1.13), yticks=style.QUARTERS)
@@ -82,7 +80,7 @@ def rank_distribution(table: pd.DataFrame) -> Figure:
             panel.text(x, 1.07, name, color=style.STRATA[name].colour, ha="center", va="center", size=6)
     style.source_legend(figure, table, "rank")
     heads = table.groupby(["model", "source"])["rank"].count()
-    banded = "band: all heads at the ends of their 95 % intervals" if {"low", "high"} <= set(table) else ""
+    banded = "band: all heads at the ends of their 95 % intervals"
     return style.finish(figure, f"{style.span(heads)} heads a curve", style.counted(table), banded)
 
 
@@ -96,24 +94,23 @@ def _distribution(panel: Axes, heads: pd.DataFrame, source: str, *, bold: bool) 
     panel.step(*curve, where="post", color=look.colour, linewidth=width, zorder=front)
     marked = np.linspace(1, len(shares), 6).round().astype(int)
     panel.plot(*curve[:, marked], look.marker, color=look.colour, zorder=front)
-    if model and bold and {"low", "high"} <= set(heads):
+    if model and bold:
         ends = [np.sort((heads[end] / heads["D"]).dropna()) for end in ("low", "high")]
         steps = np.arange(1, len(ends[0]) + 1) / len(ends[0])
         panel.fill_betweenx(steps, *ends, step="pre", color=look.colour, alpha=0.2, linewidth=0)
 
 
-@style.draws("model kind seed source split", style.SHARES)
+@style.draws(table=f"model kind seed source split | {style.SHARES}")
 def shares(table: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads by each split, a threshold ("1e-04") or a name, a panel a kind of model."""
     table = table[table["source"] == style.MODEL]
     splits = table["split"].unique()  # thresholds from the largest to the smallest, then the others as they come
     splits = pd.Series(pd.to_numeric(splits, errors="coerce"), splits).sort_values(ascending=False, kind="stable")
-    labels = {"x": "threshold ε (share of σ₁)", "y": "share of a layer's heads"}
-    figure, parts = style.panels(table, "kind", height=2.0, **labels)
+    figure, parts = style.panels(table, "kind", x="threshold ε (share of σ₁)", y="share of a layer's heads")
     for panel, part in parts:
         for place, (name, look) in enumerate(style.STRATA.items()):
-            for which, seed in enumerate(style.seeds(part)):
-                rows = part[part["seed"] == seed].set_index("split").reindex(splits.index)
+            for which, (_, rows) in enumerate(part.groupby("seed")):
+                rows = rows.set_index("split").reindex(splits.index)
                 x = np.arange(len(splits)) + (place - 1) * 0.28 + which * 0.13 - 0.065
                 style.points(panel, x, rows, look, value=name, width=0.7, hollow=which > 0, zorder=3)
                 line = {"color": look.colour, "linewidth": 0.5, "alpha": 0.6, "zorder": 1}
@@ -122,7 +119,7 @@ def shares(table: pd.DataFrame) -> Figure:
         panel.set_xticks(range(len(splits)), [_split_label(*split) for split in splits.items()])
         panel.set_ylim(-0.03, 1.03)
     handles = [style.handle(name, look, linewidth=0.8) for name, look in style.STRATA.items()]
-    for face, seed in zip(["0.3", "white"], style.seeds(table), strict=False):
+    for face, seed in zip(["0.3", "white"], sorted(table["seed"].unique()), strict=False):
         handles.append(style.handle(f"seed {seed}", style.Look("0.3", "o"), markerfacecolor=face, linestyle=""))
     style.legend(figure, handles)
     notes = f"dashed: {_SMALLEST_GROUP:g}", "medians over layers", style.HALF_LIFE
@@ -136,7 +133,7 @@ def _split_label(split: str, threshold: float) -> str:
     return f"$10^{{{int(exponent)}}}$" if float(mantissa) == 1 else split
 
 
-@style.draws("model quantity", f"kind seed D n within {style.SHARES}")
+@style.draws(table=f"model quantity | kind seed D n within {style.SHARES}")
 def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
     """Shares of low, middle and high heads over the size of a head, beside how slowly the heads forget: a row a kind.
 
@@ -144,12 +141,14 @@ def head_sizes(table: pd.DataFrame, heads: pd.DataFrame) -> Figure:
     """
     kinds, sizes = list(table["kind"].unique()), sorted(map(int, table["D"].unique()))
     colours = dict(zip(sizes, style.shades(len(sizes), 0.8), strict=True))
-    figure, axes = style.grid(len(kinds), 2, height=2.0, x="half-life (tokens)", y="share of heads")
+    titles = [f"{kind}: {what}" for kind in kinds for what in ("shares of heads", "share of heads that forget faster")]
+    figure, axes = style.grid(len(kinds), 2, height=2.0, x="half-life (tokens)", y="share of heads", titles=titles)
     for kind, (left, right) in zip(kinds, axes, strict=True):
         _sized(left, table[table["kind"] == kind], sizes)
-        _half_lives(right, heads[heads["kind"] == kind], colours)
-        left.set_title(f"{kind}: shares of heads")
-        right.set_title(f"{kind}: share of heads that forget faster")
+        for d, own in heads[heads["kind"] == kind].groupby("D"):
+            half_life = np.sort(own["half_life"])
+            right.step(half_life, np.arange(1, len(half_life) + 1) / len(half_life), color=colours[d], where="post")
+        right.set(xscale="log", ylim=(0, 1.02))
     axes[-1, 0].set_xlabel("dimensions of a head d")
     handles = [style.handle(name, look, linestyle="") for name, look in style.STRATA.items()]
     handles += [style.handle(f"d = {d}", color=colour) for d, colour in colours.items()]
@@ -171,13 +170,5 @@ def _sized(panel: Axes, table: pd.DataFrame, sizes: list[int]) -> None:
             at = rows["D"] * 2.0 ** moved[name]
             style.points(panel, at, rows, look, value=name, **mark)
     panel.set_xscale("log", base=2)
-    panel.set(
-        xticks=sizes, xticklabels=[*map(str, sizes)], xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1)
-    )
-
-
-def _half_lives(panel: Axes, heads: pd.DataFrame, colours: dict[int, str]) -> None:
-    for d, own in heads.groupby("D"):
-        half_life = np.sort(own["half_life"])
-        panel.step(half_life, np.arange(1, len(half_life) + 1) / len(half_life), color=colours[d], where="post")
-    panel.set(xscale="log", ylim=(0, 1.02))
+    panel.set_xticks(sizes, sizes)
+    panel.set(xlim=(min(sizes) / 2**0.2, max(sizes) * 2**0.2), ylim=(-0.02, 1))

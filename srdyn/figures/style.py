@@ -19,8 +19,6 @@ from srdyn.study.run import figure_files
 
 NARROW, WIDE = 3.35, 6.9
 """Inches: a column, a page."""
-_LINE = 0.115
-"""Inches: a line of the foot."""
 _RC = figure_files.STYLE | {
     "font.family": "DejaVu Sans",  # comes with matplotlib, hence the same on every machine
     "font.size": 8,
@@ -45,8 +43,6 @@ BOUND = {"color": "0.45", "linestyle": (0, (4, 2)), "linewidth": 0.9}
 QUARTERS = [0, 0.25, 0.5, 0.75, 1]
 HALF_LIFE = "half-life at which d = 128 saturates (tokens): slower heads high, others low"
 MODEL = "model"
-Parts = list[tuple[Axes, pd.DataFrame]]
-"""Panels, each with the rows of a table that belong in it."""
 
 
 class Look(NamedTuple):
@@ -73,27 +69,29 @@ def style() -> contextlib.AbstractContextManager[None]:
     return plt.style.context(_RC, after_reset=True)
 
 
-def draws(key: str, values: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
-    """Decorates a function whose first argument is a table of these columns, with one row for each value of `key`."""
-    keys, columns = key.split(), [*key.split(), *values.split()]
+def draws(**tables: str) -> Callable[[Callable[..., Figure]], Callable[..., Figure]]:
+    """Decorates a function of tables with these columns, and one row for each value of those before the bar."""
 
     def decorate(draw: Callable[..., Figure]) -> Callable[..., Figure]:
         @functools.wraps(draw)
         def drawn(*given: object, **options: object) -> Figure:
             arguments = inspect.signature(draw).bind(*given, **options).arguments
-            require(next(iter(arguments.values())), columns, key=keys)
+            for name, columns in tables.items():
+                require(arguments[name], *columns.split("|"))
             with style():
                 return draw(*given, **options)
 
-        told = f"Columns: {', '.join(columns)}; one row for each {', '.join(keys)}. Raises ValueError for other tables."
+        told = ", ".join(f"of `{name}`: `{columns}`" for name, columns in tables.items())
+        told = f"Columns {told}; one row for each value of those before the bar. Raises ValueError for other tables."
         drawn.__doc__ = f"{inspect.getdoc(draw)}\n\n{told}"
         return drawn
 
     return decorate
 
 
-def require(table: pd.DataFrame, columns: Sequence[str], *, key: Sequence[str]) -> None:
+def require(table: pd.DataFrame, key: str, values: str = "") -> None:
     """Raise ValueError unless the table has rows and these columns, with one row for every value of `key`."""
+    keys, columns = key.split(), [*key.split(), *values.split()]
     if missing := [name for name in columns if name not in table]:
         raise ValueError(f"the table lacks the columns {', '.join(missing)}; it has {', '.join(map(str, table))}")
     if table.empty:
@@ -101,10 +99,10 @@ def require(table: pd.DataFrame, columns: Sequence[str], *, key: Sequence[str]) 
     for column, known in (("source", SOURCES), ("stratum", STRATA)):
         if strange := set(table[column].dropna()) - set(known) if column in columns else set():
             raise ValueError(f"no {column} is called {', '.join(map(repr, sorted(strange)))}; there are {list(known)}")
-    repeated = table.loc[table.duplicated(list(key)), list(key)]
+    repeated = table.loc[table.duplicated(keys), keys]
     if len(repeated):
         first = repeated.iloc[0].to_dict()
-        raise ValueError(f"one row for every {', '.join(key)} is needed, but several have {first}; select or average")
+        raise ValueError(f"one row for every {', '.join(keys)} is needed, but several have {first}; select or average")
 
 
 def sources(table: pd.DataFrame) -> list[str]:
@@ -112,37 +110,35 @@ def sources(table: pd.DataFrame) -> list[str]:
     return [name for name in SOURCES if name in set(table["source"])]
 
 
-def seeds(table: pd.DataFrame) -> list[int]:
-    """The seeds in the table, sorted: the first is drawn bold."""
-    return sorted(int(seed) for seed in table["seed"].unique())
-
-
 def grid(
-    rows: int, columns: int, *, height: float, x: str = "", y: str = "", count: int = 0, **shared: bool | str
+    rows: int, columns: int, *, height: float, x: str = "", y: Sequence[str] = "", titles: Sequence = (), **more: object
 ) -> tuple[Figure, np.ndarray]:
     """A figure of no window with panels [rows, columns] `height` inches high: a text column wide, several a page.
 
-    `x` and `y` label the axes of the lowest panel of each column and of the first of each row. Only `count` are left.
+    `x` labels the lowest panel of each column, `y`, one for all or one a row, the first of each row. `titles` are those
+    of the first row or of every panel, and then no more panels are left.
     """
     size = (NARROW if columns == 1 else WIDE, rows * height + 0.35)
-    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **shared)
+    figure, panels = plt.subplots(rows, columns, figsize=size, squeeze=False, layout="constrained", **more)
     # Created by pyplot, so that a notebook knows how to show it; closed, so that it is shown once.
     plt.close(figure)
-    count = count or panels.size
+    count = len(titles) if len(titles) > columns else panels.size
     for place, panel in enumerate(panels.flat):
         if place >= count:
             panel.remove()
         if place % columns == 0:
-            panel.set_ylabel(y)
+            panel.set_ylabel(y if isinstance(y, str) else y[place // columns])
         if place + columns >= count:
             panel.set_xlabel(x)
             panel.tick_params(labelbottom=True)
+    for panel, title in zip(panels.flat, titles, strict=False):
+        panel.set_title(str(title))
     return figure, panels
 
 
 def panels(
-    table: pd.DataFrame, by: str, *, height: float, columns: int | None = None, **shared: bool | str
-) -> tuple[Figure, Parts]:
+    table: pd.DataFrame, by: str, *, height: float = 2.0, columns: int | None = None, **shared: bool | str
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """A figure with a panel for each value of a column, beside its rows; shared axes, labelled by `x` and `y`.
 
     Unless the number of `columns` is given, three panels stand in a row, of four two.
@@ -150,38 +146,32 @@ def panels(
     names = list(table[by].unique())
     columns = columns or (2 if len(names) == 4 else min(3, len(names)))
     shared = {"sharex": True, "sharey": True} | shared
-    figure, axes = grid(-(-len(names) // columns), columns, height=height, count=len(names), **shared)
-    parts = [(panel, table[table[by] == name]) for name, panel in zip(names, axes.flat, strict=False)]
-    for name, (panel, _) in zip(names, parts, strict=True):
-        panel.set_title(str(name))
-    return figure, parts
+    figure, axes = grid(-(-len(names) // columns), columns, height=height, titles=names, **shared)
+    return figure, [(panel, table[table[by] == name]) for panel, name in zip(axes.flat, names, strict=False)]
 
 
 def crossed(
     table: pd.DataFrame, down: str, across: str, *, height: float, y: str = "", **shared: bool | str
-) -> tuple[Figure, Parts]:
+) -> tuple[Figure, list[tuple[Axes, pd.DataFrame]]]:
     """A figure with a panel for each pair of values of two columns, beside its rows; `x` labels the horizontal axes.
 
     The values stand on top and at the left; where `y` labels the vertical axes, each panel is titled by both.
     """
-    rows, columns = (sources(table) if by == "source" else list(table[by].unique()) for by in (down, across))
+    rows, columns = (list(table[by].unique()) for by in (down, across))
     shared = {"sharex": True, "sharey": "row"} | shared
-    figure, axes = grid(len(rows), len(columns), height=height, y=y, **shared)
-    parts = []
-    for (i, j), panel in np.ndenumerate(axes):
-        parts.append((panel, table[(table[down] == rows[i]) & (table[across] == columns[j])]))
-        if y:
-            panel.set_title(f"{columns[j]}: {rows[i]}")
-        else:
-            panel.set(title="" if i else columns[j], ylabel="" if j else rows[i])
-    return figure, parts
+    titles = [f"{column}: {row}" for row in rows for column in columns] if y else columns
+    figure, axes = grid(len(rows), len(columns), height=height, y=y or rows, titles=titles, **shared)
+    parts = [table[(table[down] == row) & (table[across] == column)] for row in rows for column in columns]
+    return figure, list(zip(axes.flat, parts, strict=True))
 
 
-def equal_ranks(panel: Axes, top: float | int) -> None:
-    """Rank against rank up to `top`, with a dotted line where both are equal."""
+def equal_ranks(panel: Axes, sizes: pd.Series) -> float:
+    """Rank against rank up to the largest size of a head, which it returns; a dotted line where both are equal."""
+    top = float(sizes.max()) if len(sizes) else 1.0
     panel.plot([0, top], [0, top], ":", color="0.7", linewidth=0.7, zorder=1)
     ends = (-0.03 * top, 1.05 * top)
     panel.set(xlim=ends, ylim=ends)
+    return top
 
 
 def listed(panel: Axes, names: Sequence[str] | pd.Series, *, tick: float | int = 0) -> None:
@@ -225,7 +215,7 @@ def finish(figure: Figure, *notes: str) -> Figure:
     """Put the notes at the foot, lay out once, and keep this layout, so that saving again gives the same bytes."""
     width, height = figure.get_size_inches()
     lines = textwrap.wrap(" · ".join(note for note in notes if note), int(22.5 * width))
-    foot = _LINE * len(lines) + 0.04
+    foot = 0.115 * len(lines) + 0.04  # inches
     figure.set_size_inches(width, height + foot)
     share = foot / (height + foot)
     figure.get_layout_engine().set(rect=(0, share, 1, 1 - share))
@@ -269,8 +259,9 @@ def source_legend(figure: Figure, table: pd.DataFrame, value: str) -> None:
     for source in sources(table):
         part = table[table["source"] == source]
         undefined = "" if part[value].notna().any() else " (undefined)"
-        for which, seed in enumerate(seeds(part)):
-            name = f"{source}, seed {seed}" if len(seeds(part)) > 1 else source
+        seeds = sorted(part["seed"].unique())
+        for which, seed in enumerate(seeds):
+            name = f"{source}, seed {seed}" if len(seeds) > 1 else source
             handles.append(handle(name + undefined, SOURCES[source], linewidth=0.8 if which else 1.5))
     legend(figure, handles)
 

@@ -23,14 +23,14 @@ _ARMS = {"lowest": "low", "random": "random", "highest": "high"}
 _TITLES = ("effective\nrank r", "share of\nheads", "agreement\nof texts", "needles\nfound", "bits per\nbyte more")
 
 
-@style.draws("model source measure", "kind estimate low high n")
+@style.draws(table="model source measure | kind estimate low high n")
 def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame) -> Figure:
     """Ranks, their shares, agreement between texts, what is lost with some of the heads (needles, text): a row a model.
 
     The tables are those of `analysis.update_rules`.
     """
     names = table["model"].unique()
-    figure, axes = style.grid(len(names), len(_TITLES), height=0.75, sharex="col")
+    figure, axes = style.grid(len(names), len(_TITLES), height=0.75, sharex="col", titles=_TITLES)
     for name, row in zip(names, axes, strict=True):
         own, lost = (x[x["model"] == name] for x in (table, removed))
         _ranks(row[0], heads[heads["model"] == name], heads["half_life"])
@@ -40,8 +40,6 @@ def update_rules(table: pd.DataFrame, heads: pd.DataFrame, removed: pd.DataFrame
         _arms(row[3], lost[(lost["probe"] == "needle") & lost["reference"].isna()])
         _arms(row[4], lost[(lost["probe"] == effects.TEXT) & (lost["reference"] == trials.INTACT)])
         row[4].set_yticklabels([])
-    for panel, title in zip(axes[0], _TITLES, strict=True):
-        panel.set_title(title)
     axes[-1, 0].set_xlabel("half-life (tokens)")
     for shares in (axes[-1, 1], axes[-1, 3]):
         shares.set_xlim(-0.05, 1.05)

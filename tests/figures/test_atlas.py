@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 
+import nbformat
 import numpy as np
 import pytest
 import torch
@@ -242,11 +243,6 @@ def test_it_fits_a_phone_and_is_dark_where_that_is_wanted(shown, opened, options
         assert frame.locator("[aria-selected=true]").count() == 2  # in both
 
 
-def cell(source):
-    empty = {"cell_type": "code", "metadata": {}, "outputs": [], "execution_count": None}
-    return empty | {"id": source[:5], "source": source}
-
-
 @pytest.fixture
 def lab(tmp_path):
     """JupyterLab with an empty home and no more than this notebook; its address."""
@@ -255,10 +251,10 @@ from srdyn.figures import atlas
 model = models.load({str(tmp_path / "model")!r}, device="cpu")
 shown = atlas.show(model, text={TEXT!r}, selected=[(0, 1)])
 shown"""
-    cells = [cell(make), cell("print('places', shown.selected.nonzero().tolist())")]
+    cells = [nbformat.v4.new_code_cell(x) for x in (make, "print('places', shown.selected.nonzero().tolist())")]
     kernel = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    notebook = {"cells": cells, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
-    (tmp_path / "atlas.ipynb").write_text(json.dumps(notebook))
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata={"kernelspec": kernel})
+    nbformat.write(notebook, tmp_path / "atlas.ipynb")
     folders = {f"JUPYTER_{name}_DIR": str(tmp_path / name) for name in ("CONFIG", "RUNTIME", "DATA")}
     environment = os.environ | folders | {"PYTHONPATH": str(files.root()), "JUPYTER_PREFER_ENV_PATH": "1"}
     environment.pop("SRDYN_RUN", None)

@@ -1,7 +1,6 @@
-"""Every figure is drawn the same again, and refuses another table."""
+"""Every figure is drawn and saved the same again, and refuses another table."""
 
 import inspect
-import io
 import os
 import pickle
 import re
@@ -14,24 +13,23 @@ import numpy as np
 import pandas as pd
 import pytest
 from committed import CASES, drawn, foot
+from matplotlib import image
 
 from srdyn import figures
 from srdyn.figures import style
+from srdyn.study.run import figure_files
+
+(TABLE,) = CASES["calibrations"].given()  # before the root is another
 
 
 def told(name):
-    """The columns that a figure says it needs, and those of them that are its key."""
-    found = re.search(
-        r"Columns: (.*); one row for each (.*)\. Raises ValueError for other tables\.", inspect.getdoc(CASES[name].draw)
-    )
-    return [names.split(", ") for names in found.groups()]
+    """For each table that a figure looks at: the columns that it says it needs, and those of them that are its key."""
+    found = re.findall(r"of `\w+`: `(.*?) \| (.*?)`", inspect.getdoc(CASES[name].draw))
+    return [(f"{key} {values}".split(), key.split()) for key, values in found]
 
 
 def pdf(figure):
-    buffer = io.BytesIO()
-    with style.style():
-        figure.savefig(buffer, format="pdf", metadata={"CreationDate": None})
-    return buffer.getvalue()
+    return figure_files._drawn(figure, format="pdf", metadata=figure_files._UNDATED).getvalue()
 
 
 def test_every_figure_is_tried():
@@ -52,12 +50,12 @@ def test_another_process_draws_the_same_bytes():
     code = """
 import pickle, sys
 import matplotlib as mpl
-figure, how = pickle.load(sys.stdin.buffer)
+figure, how, metadata = pickle.load(sys.stdin.buffer)
 with mpl.rc_context(how):
-    figure.savefig(sys.stdout.buffer, format="pdf", metadata={"CreationDate": None})
+    figure.savefig(sys.stdout.buffer, format="pdf", metadata=metadata)
 """
     with style.style():
-        sent = pickle.dumps((drawn("context_matrix"), dict(mpl.rcParams)))
+        sent = pickle.dumps((drawn("context_matrix"), dict(mpl.rcParams), figure_files._UNDATED))
     env = os.environ | {"PYTHONHASHSEED": "7"}
     again = subprocess.run([sys.executable, "-W", "ignore", "-c", code], check=True, env=env, input=sent, stdout=-1)
     assert again.stdout == pdf(drawn("context_matrix"))
@@ -65,43 +63,27 @@ with mpl.rc_context(how):
 
 @pytest.mark.parametrize("name", CASES)
 def test_what_is_missing_repeated_or_empty_is_refused(name):
-    (first, *others), draw, (columns, key) = CASES[name].given(), CASES[name].figure, told(name)
-    assert set(key) <= set(columns)
-    for column in columns:
-        with pytest.raises(ValueError, match=rf"lacks the columns {column}\b"):
-            draw(first.drop(columns=column), *others)
-    with pytest.raises(ValueError, match="no rows"):
-        draw(first.iloc[:0], *others)
-    with pytest.raises(ValueError, match=f"one row for every {', '.join(key)}"):
-        draw(pd.concat([first, first.head(1)]), *others)
+    given = CASES[name].given()
+    assert len(told(name)) == 1 + (name in ("measures", "rank_formation", "decay_formation"))
+    for place, (columns, key) in enumerate(told(name)):
+        before, table, after = given[:place], given[place], given[place + 1 :]
+        assert set(key) <= set(columns)
+        for column in columns:
+            with pytest.raises(ValueError, match=rf"lacks the columns {column}\b"):
+                CASES[name].figure(*before, table.drop(columns=column), *after)
+        with pytest.raises(ValueError, match="no rows"):
+            CASES[name].figure(*before, table.iloc[:0], *after)
+        with pytest.raises(ValueError, match=f"one row for every {', '.join(key)}"):
+            CASES[name].figure(*before, pd.concat([table, table.head(1)]), *after)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_columns_beyond_those_told_are_not_needed(name):
     first, *others = CASES[name].given()
-    columns = told(name)[0]
+    columns = told(name)[0][0]
     by = next((column for column in ("model", "kind") if column in columns), columns[0])
     few = first[first[by] == first[by].iloc[0]] if name not in ("tracing_cost", "training_rates") else first
     CASES[name].figure(few[columns], *others)
-
-
-@pytest.mark.parametrize(
-    ("name", "needed"),
-    [
-        ("measures", "claim measure at_least at_most"),
-        ("rank_formation", "kind seed step measure estimate low high"),
-        ("decay_formation", "kind seed measure estimate low high"),
-    ],
-)
-def test_a_second_table_is_looked_at_too(name, needed):
-    first, second = CASES[name].given()
-    for column in needed.split():
-        with pytest.raises(ValueError, match=rf"lacks the columns {column}\b"):
-            CASES[name].figure(first, second.drop(columns=column))
-    with pytest.raises(ValueError, match="one row for every"):
-        CASES[name].figure(first, pd.concat([second, second]))
-    with pytest.raises(ValueError, match="no rows"):
-        CASES[name].figure(first, second.iloc[:0])
 
 
 @pytest.mark.parametrize(("name", "column"), [("time_order", "source"), ("trajectories", "stratum")])
@@ -139,3 +121,37 @@ def test_a_seed_alone_is_not_called_the_second():
     for name in ("identity_formation", "contrast_formation"):
         (table,) = CASES[name].given()
         assert "second seed" not in foot(CASES[name].figure(table[table["seed"] == 0]))
+
+
+@pytest.fixture
+def clone(tmp_path, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
+    monkeypatch.setenv("SRDYN_RUN", "test")
+    return tmp_path / "build" / "test" / "figures"
+
+
+def figure(moved):
+    return CASES["calibrations"].figure(TABLE.assign(overlap=TABLE["overlap"] + moved))
+
+
+def test_saving_again_writes_only_what_differs_by_more_than_rounding(clone):
+    def saved(moved):
+        path = figure_files.save(figure(moved), "02_time")
+        assert sorted(clone.iterdir()) == [path.with_suffix(".pdf"), path]
+        return path, [each.read_bytes() for each in (path, path.with_suffix(".pdf"))]
+
+    path, first = saved(0.0)
+    assert image.imread(path).shape[1] == pytest.approx(300 * figure(0.0).get_figwidth(), abs=1)
+    assert saved(1e-9)[1] == first
+    path.with_suffix(".pdf").write_bytes(b"torn")
+    before = (path.stat().st_mtime_ns, path.stat().st_ino)
+    assert saved(0.0)[1] == first
+    assert (path.stat().st_mtime_ns, path.stat().st_ino) == before
+    assert all(new != old for new, old in zip(saved(0.05)[1], first, strict=True))
+
+
+@pytest.mark.parametrize("stem", ["", "../x", "a b", "x.png"])
+def test_a_stem_is_a_plain_name(clone, stem):
+    with pytest.raises(ValueError, match="plain name"):
+        figure_files.save(figure(0.0), stem)
