@@ -44,7 +44,7 @@ def rank_against_decay(table: pd.DataFrame, *, eps: float = spectra.EPS) -> Figu
             style.points(panel, rows["half_life"], rows, look, value="rank", width=0.7, **mark)
         panel.set(xscale="log", ylim=(0, 1.06 * d))
     handles = [style.handle(f"{name} (model)", look, linestyle="") for name, look in style.STRATA.items()]
-    handles.append(style.handle("mechanism null", _NULL, markerfacecolor="white", linestyle=""))
+    handles.append(style.handle("random writes", _NULL, markerfacecolor="white", linestyle=""))
     style.legend(figure, [*handles, style.handle("min(d, ln(1/ε)/(−g))", **_CLOSED)])
     heads = table.groupby("model").size()
     told = "g: mean over a head's channels where they decay apart"

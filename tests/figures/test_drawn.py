@@ -116,10 +116,11 @@ def test_shares_orders_thresholds_and_leaves_nulls_out():
 
 def test_measures_fills_what_passes_and_says_what_is_undefined():
     table, rules = CASES["measures"].given()
+    measured = set(table["measure"] + "  " + table["claim"])
     table = rows(table, kind="hybrid").merge(rules, on=["claim", "measure"], validate="many_to_one")
     axes = panels(drawn("measures"))["hybrid"]
     every = [f"{row.measure}  {row.claim}" for row in rules.itertuples()]
-    names = [name for name in every if name in set(table["measure"] + "  " + table["claim"])]
+    names = [name for name in every if name in measured]
     assert ticks(axes) == names
     points = [(round(x.get_ydata()[0]), x.get_xdata()[0], x) for x in axes.lines if len(x.get_xdata()) == 1]
     points.sort(key=lambda point: point[:2])
