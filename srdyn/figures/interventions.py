@@ -85,6 +85,7 @@ def single_heads(table: pd.DataFrame) -> Figure:
     for panel, part in parts:
         layers = sorted(part["layer"].unique())
         x = np.searchsorted(layers, part["layer"]) + 0.8 * (part["rank"] / part["D"] - 0.5)
+        panel.set_yscale("symlog", linthresh=0.01)
         for name, look in style.STRATA.items():
             own = part["stratum"] == name
             panel.plot(x[own], part.loc[own, "damage"], look.marker, color=look.colour, markersize=3, zorder=2)
@@ -94,7 +95,6 @@ def single_heads(table: pd.DataFrame) -> Figure:
         every = -(-len(layers) // 12)  # no more are named
         panel.set_xticks(range(0, len(layers), every), layers[::every])
         panel.tick_params(axis="x", length=0)
-        panel.set_yscale("symlog", linthresh=0.01)
     style.legend(figure, [style.handle(f"{name} rank", look, linestyle="") for name, look in style.STRATA.items()])
     heads = table.drop_duplicates(["model", "layer", "head"])["model"].value_counts()
     unit = "bits lost without one head, a byte of text or an answer of a task; logarithmic beyond 0.01"

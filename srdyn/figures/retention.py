@@ -25,7 +25,7 @@ def half_lives(table: pd.DataFrame) -> Figure:
     """
     parts, distances = list(table.groupby("model", sort=False)), sorted(table["distance"].unique())
     labels = [*(f"needles found,\n{group}" for group in _GROUPS), "effective rank r"]
-    size = {"height": 1.05, "sharex": True, "sharey": "row", "titles": [name for name, _ in parts]}
+    size = {"height": 1.2, "sharex": True, "sharey": "row", "titles": [name for name, _ in parts]}
     figure, axes = style.grid(len(_GROUPS) + 1, len(parts), x="half-life set (tokens)", y=labels, **size)
     shades = dict(zip(map(int, distances), style.shades(len(distances), 0.9), strict=True))
     for column, (_, part) in zip(axes.T, parts, strict=True):
@@ -45,7 +45,7 @@ def half_lives(table: pd.DataFrame) -> Figure:
 def _by_distance(panel: Axes, rows: pd.DataFrame, intact: pd.DataFrame, shades: dict[int, str]) -> None:
     for place, (distance, colour) in enumerate(shades.items()):
         line = rows[rows["distance"] == distance].sort_values("half_life")
-        x, look = line["half_life"] * 1.06 ** (place - 1.5), style.Look(colour, "o")
+        x, look = line["half_life"] * 1.06 ** (place - (len(shades) - 1) / 2), style.Look(colour, "o")
         style.points(panel, x, line, look, linestyle="-", linewidth=0.8, width=0.6, markersize=2.5)
         height = intact.loc[intact["distance"] == distance, "estimate"].iloc[0]
         panel.axhline(height, color=colour, linestyle=(0, (4, 2)), linewidth=0.5, zorder=1)

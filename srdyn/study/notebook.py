@@ -8,8 +8,9 @@ from srdyn.study.run import figure_files, store
 
 
 def first_look(**read: object) -> None:
-    """Say in one line that `quick` cuts parameters down, and those that most hangs on."""
-    print("quick = True, so that less is read than the parameters say (`if quick` in this cell):", read)
+    """Say that `quick` cuts parameters down, and to what, a line each."""
+    print("quick = True: less is read than the parameters say (`if quick` in this cell), at most")
+    print(*(f"  {name} = {value}" for name, value in read.items()), sep="\n")
 
 
 class Run:
@@ -20,7 +21,7 @@ class Run:
     """
 
     def __init__(self, stem: str, **parameters: object) -> None:
-        self.stem, self.parameters = stem, parameters
+        self.stem, self.parameters, self.claimed = stem, parameters, set()
         pd.set_option("display.max_colwidth", None)
         store.save_record(stem, store.run_record(parameters=parameters))
 
@@ -36,12 +37,13 @@ class Run:
 
     def claim(self, claim_id: str, *measured: pd.DataFrame, registered: str = "first") -> pd.DataFrame:
         """Keep what was measured for a claim, models and nulls by their column `source`; return the judged rows."""
+        self.claimed.add(claim_id)
         return claims.record(claim_id, pd.concat(measured, ignore_index=True), run=self.stem, registered=registered)
 
     def verdicts(self) -> pd.DataFrame:
-        """The verdicts on this notebook's claims, each with the value that decides it; those by the second rules."""
+        """The verdicts on this run's claims, each with the value that decides it; those by the second rules."""
         book, columns = claims.both(), ["claim", "kind", "verdict", "leading", "second"]
-        found = book.loc[book["notebook"] == self.stem, columns].reset_index(drop=True)
+        found = book.loc[book["claim"].isin(self.claimed), columns].reset_index(drop=True)
         return found.drop(columns="second") if found["second"].isna().all() else found
 
     def _named(self, name: str) -> str:

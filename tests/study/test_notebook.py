@@ -49,10 +49,11 @@ def test_claims_are_judged_by_models_and_their_nulls(run):
     [verdict] = run.verdicts().to_dict("records")
     assert verdict["verdict"] == "one seed: fails (null passes: mechanism)"
     assert verdict["leading"] == "identity in training 0.300 (≥ 0.8)"
+    assert len(notebook.Run(run.stem).verdicts()) == 0  # what an earlier run recorded is not this one's
 
 
 def test_a_first_look_says_what_it_reads(capsys):
     notebook.first_look(models=["a"], n=2)
     said = capsys.readouterr().out
-    assert said.startswith("quick = True, so that less is read than")
-    assert said.endswith(": {'models': ['a'], 'n': 2}\n")
+    assert said.startswith("quick = True: less is read than")
+    assert said.endswith("\n  models = ['a']\n  n = 2\n")

@@ -66,7 +66,7 @@ def table(
 ) -> pd.DataFrame:
     """One table of `make(found(name), *opening).ask(*question)` for all names and questions, as `deal` gets them."""
     work = [((place, *opening), question) for place in map(found, names) for question in questions]
-    return pd.concat(tqdm(deal(make, work), desc=desc, total=len(work)), ignore_index=True)
+    return pd.concat(tqdm(deal(make, work), desc=desc, total=len(work), leave=False), ignore_index=True)
 
 
 def deal(make: Callable, work: Iterable[tuple[tuple, tuple]]) -> Iterator:

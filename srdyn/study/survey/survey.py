@@ -49,7 +49,7 @@ def heads(
     # Other processes may be in other folders.
     domains = (str(Path(x).absolute()) if x in places and Path(x).exists() else x for x in reading.domains)
     reading = dataclasses.replace(reading, domains=tuple(domains))
-    for name in tqdm(names, desc="models", disable=not processes.is_first()):
+    for name in tqdm(names, desc="models", leave=False, disable=not processes.is_first()):
         name = opened.found(name)
         model = opened.model(name, device=processes.device(), offload="auto")
         own = _readable(reading, model)
