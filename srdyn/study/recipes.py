@@ -51,11 +51,14 @@ def _reading(draw: np.random.Generator) -> cells.Fresh:
     given = given_to("05_mechanism_heads")
     name, axes = folder(draw.choice(given["models"])), ("domains", "tasks", "attacks", "positions")
     of = {axis: tuple(given[axis]) for axis in axes} | {option: given[option] for option in ("n", "eps", "seed")}
-    heads = survey.heads([name], survey.Reading(**of), sources=["mechanism"])
-    for stem in ("01_stratification", "02_consistency", "05_mechanism"):
-        by = "claim measure model source predictor"
-        tags = ("ranks",) if stem == "05_mechanism" else ()
-        yield from cells.kept(stem, tags=tags, by=by, models=[name], heads=heads)
+    asked = {"models": [name], "heads": survey.heads([name], survey.Reading(**of), sources=["mechanism"])}
+    pairs = [[*map(folder, pair)] for pair in given_to("02_consistency_checkpoints")["checkpoints"]]
+    for stem, other in (
+        ("01_stratification", {}),
+        ("02_consistency", {"checkpoints": pairs, "beside": []}),
+        ("05_mechanism", {"tags": ("ranks",)}),
+    ):
+        yield from cells.kept(stem, by="claim measure model source predictor", **asked, **other)
 
 
 def _experiments(draw: np.random.Generator) -> cells.Fresh:
