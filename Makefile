@@ -26,8 +26,8 @@ export JUPYTER_PREFER_ENV_PATH := 1
 unexport JUPYTER_PATH
 export P
 # glibc (2.35 or newer) keeps freed memory instead of handing it back: half the time of a long pass went into page faults.
-reproduce smoke train bench lab: export MALLOC_MMAP_THRESHOLD_ := 268435456
-reproduce smoke train bench lab: export MALLOC_TRIM_THRESHOLD_ := 1073741824
+reproduce smoke verify train bench lab: export MALLOC_MMAP_THRESHOLD_ := 268435456
+reproduce smoke verify train bench lab: export MALLOC_TRIM_THRESHOLD_ := 1073741824
 
 .PHONY: help env reproduce smoke site scorecard test check verify train bench lab clean
 
