@@ -159,6 +159,7 @@ def disturbed(work, place, root, drawn, lasts):
 
 
 def main(folder, seed, work, times):
+    torch.set_num_threads(1)  # a pool of threads does not outlive a fork: the process waits for it for ever
     tqdm.set_lock(threading.RLock())  # the usual one is shared with forked processes: a killed one would keep it
     os.environ["FAULTS"] = str(os.getpid())
     drawn, clones = random.Random(f"{seed} {work}"), folder / "clones"
