@@ -8,16 +8,14 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from srdyn.loading import files, markdown
+from srdyn import scores
+from srdyn.loading import files, markdown, presets
 from srdyn.study.claims import claims, registration
 from srdyn.study.run import store
 
 _SPEEDS = "07_cost_families"
 """The table that `make bench` writes of every family."""
-_SHARES = (0.25, 0.389)
-"""Of the heads: the primary share of notebook 03, the paper's."""
 _ARMS = {"low": "lowest ranks", "random": "random heads", "high": "highest ranks"}
-_RULES = {"joint, α = 0.5": "joint score", "random": "random heads", "oracle": "oracle"}
 _HEADS = {
     "model_types": "models",
     "mixer": "layers",
@@ -78,13 +76,15 @@ def removals() -> str:
         kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
     except FileNotFoundError:
         return ""
-    models = list(kept["model"].unique())
+    asked, models = presets.read(store.REFERENCE)["04_pruning"], list(kept["model"].unique())
+    primary, paper = presets.read(store.REFERENCE)["03_ablation"]["primary_share"], asked["paper_share"]
     rows = [["needles found with all heads", *_shares(needles, models, "intact", 0.0)]]
-    for share in _SHARES:
+    for share in (primary, paper):
         what = f"without {100 * share:.3g} % of each layer:"
         rows += [[f"{what} {said}", *_shares(needles, models, arm, share)] for arm, said in _ARMS.items()]
-    what = f"accuracy kept without {100 * share:.3g} % of all:"
-    rows += [[f"{what} {said}", *_shares(kept, models, arm, share)] for arm, said in _RULES.items()]
+    rules = {scores.joint_rule(asked["alpha"]): "joint score", "random": "random heads", "oracle": "oracle"}
+    what = f"accuracy kept without {100 * paper:.3g} % of all:"
+    rows += [[f"{what} {said}", *_shares(kept, models, arm, paper)] for arm, said in rules.items()]
     said = (
         f"95 % intervals over items and draws of heads, cut off at 0 and 100; n = {needles['n'].max()} needles, "
         f"{kept['n'].min()} to {kept['n'].max()} answers of all tasks that a model solves. The oracle knows what each "
