@@ -113,6 +113,21 @@ def test_a_kept_file_that_broke_is_said_and_made_again(work, damage, tiny, tmp_p
     assert "broken" not in caplog.text
 
 
+@pytest.mark.parametrize("damage", [flipped, cut_off])
+def test_a_saved_folder_that_broke_stays_and_is_said(damage, tmp_path):
+    def write(text):
+        with folders.replacing(tmp_path / "it") as new:
+            new.mkdir()
+            (new / "a.txt").write_text(text * 20)
+
+    for name in ("a.txt", folders.LIST):
+        write("one")
+        damage(tmp_path / "it" / name)
+        with pytest.raises(FileExistsError, match=r"a\.txt"):
+            write("two")
+        shutil.rmtree(tmp_path / "it")
+
+
 def reproduced(clone, *arguments):
     env = os.environ | {"PYTHONPATH": PACKAGE, "SRDYN_ROOT": str(clone), "TMPDIR": str(clone / "tmp")}
     (clone / "tmp").mkdir(exist_ok=True)

@@ -150,6 +150,21 @@ def test_what_is_saved_says_what_was_kept_and_prunes_again(tmp_path, tokenizer):
     )
 
 
+def test_saving_replaces_what_it_saved_and_nothing_else(tmp_path):
+    (tmp_path / "model").mkdir()
+    for _ in range(2):
+        pruning.save(model("pure"), tmp_path / "model")
+    assert models.load(tmp_path / "model").layers == model("pure").layers
+    (tmp_path / "model" / "thesis.txt").write_text("precious")
+    shutil.copytree(files.data_dir() / "models" / "hybrid", tmp_path / "hybrid")
+    for folder, named in ((tmp_path / "model", r"thesis\.txt"), (tmp_path / "hybrid", r"log\.csv")):
+        before = files.content_hash(folder)
+        with pytest.raises(FileExistsError, match=named):
+            pruning.save(model("pure"), folder)
+        assert files.content_hash(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["hybrid", "model"]
+
+
 def test_a_failed_save_leaves_the_model_that_stood_there(tmp_path, monkeypatch):
     folder = pruning.save(model("pure"), tmp_path / "model")
     before = files.content_hash(folder)

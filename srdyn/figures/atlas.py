@@ -145,7 +145,8 @@ def _widget() -> type[Atlas]:
             self.told = f"{before:.3f} → {after:.3f} bits a token"
 
         def _repr_mimebundle_(self, **options: object) -> tuple[dict, dict]:
-            data, metadata = anywidget.AnyWidget._repr_mimebundle_(self, **options)
+            bundle = anywidget.AnyWidget._repr_mimebundle_(self, **options)
+            data, metadata = bundle if isinstance(bundle, tuple) else (bundle or {}, {})
             return data | {"text/html": self._repr_html_()}, metadata
 
     return Widget
