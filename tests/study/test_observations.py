@@ -227,3 +227,63 @@ def test_a_rank_above_the_bound_is_noticed():
 
 def test_thresholds_are_those_of_the_claims():
     assert registration.load().thresholds | {"low": strata.LOW, "high": strata.HIGH} == registration.load().thresholds
+
+
+def doubtful(share=0.15, n=5):
+    """Ranks of 24 heads around the limits of strata in two contexts, of which some are doubtful."""
+    draw = np.random.default_rng(0)
+    middle = draw.choice([8, 16, 16, 40, 57, 58, 63], (1, 1, 2, 12, 1)) + draw.normal(0, 0.5, (1, 2, 2, 12, 4))
+    table = heads(np.clip(np.round(middle + draw.normal(0, 1.5, (n, 2, 2, 12, 4))), 0, D))
+    return table.assign(uncertain=draw.random(len(table)) < share)
+
+
+STATISTICS = {
+    "low": (rank_statistics.share_of_all, {"at": 256, "stratum": "low", "over_heads": True}),
+    "smaller": (rank_statistics.smaller_group, {"at": 256}),
+    "rho": (rank_statistics.spearman_between, {"at": 256}),
+    "kappa": (rank_statistics.kappa_between, {"at": 256}),
+    "follow": (rank_statistics.follow, {}),
+    "drift": (rank_statistics.drift, {}),
+}
+
+
+@pytest.mark.parametrize("name", STATISTICS)
+def test_a_statistic_of_ranks_is_as_far_off_as_it_says(name):
+    """Whichever few of the doubtful ranks another machine counts one off, and in whichever direction."""
+    statistic, options = STATISTICS[name]
+    table, draw = doubtful(), np.random.default_rng(1)
+    told = observations.measure(table, name, statistic, **options)
+    assert 0 < told["uncertain"].iloc[0] < 0.5
+    for _ in range(6):
+        off = table["uncertain"] & (draw.random(len(table)) < 0.3)
+        other = table.assign(rank=table["rank"] + off * draw.choice([-1, 1], len(table)), uncertain=False)
+        found = observations.measure(other, name, statistic, **options)
+        assert found["uncertain"].tolist() == [0.0]
+        ends = ["estimate", "low", "high"]
+        assert abs(found[ends] - told[ends]).to_numpy().max() <= told["uncertain"].iloc[0] + 1e-12
+
+
+def test_only_ranks_are_doubtful_and_each_threshold_has_doubts_of_its_own():
+    table = doubtful().assign(norm=1.0, **{"rank 1e-02": 3.0, "uncertain 1e-02": 2})
+    cube = observations.cube(table, "rank", "norm", "rank 1e-02")
+    own, norms, others = np.split(cube.uncertain, 3, -1)
+    assert own.sum() == table["uncertain"].sum() > 0
+    assert not norms.any()
+    assert (others == 2).all()
+    assert not observations.cube(table.drop(columns="uncertain")).uncertain.any()
+
+
+def test_what_each_doubtful_mean_moves_is_added_up():
+    """A mean of ranks is linear: by 1/24 for each of 24 heads, of which two are doubtful, in one of five samples."""
+    table = doubtful().assign(uncertain=False)
+    table.loc[table["head"].isin([3, 4]) & (table["sample"] == 0) & (table["position"] == 256), "uncertain"] = True
+    cube = observations.cube(table[table["position"] == 256])
+    mean = {"mean": lambda means: observations.single(float(means.mean()), observations.MAGNITUDE)}
+    found = observations.moved(cube, lambda means: {name: of(means) for name, of in mean.items()})
+    assert found["mean"] == pytest.approx(2 / 12 / 5)
+
+
+def test_a_statistic_that_doubtful_ranks_leave_undefined_says_so():
+    cube = observations.cube(heads(np.zeros((2, 2, 1, 3, 4))).assign(uncertain=True))
+    undefined = lambda means: {"x": observations.single(np.nan if means.max() > 0 else 1.0, (0.0, 1.0))}  # noqa: E731
+    assert observations.moved(cube, undefined)["x"] == np.inf

@@ -42,7 +42,7 @@ def compare(
     named = {name: values.pop() for name, values in about.items()} if alike else {"kind": pair, "seed": 0}
     agreements = {"spearman": strata.spearman, "kappa": functools.partial(strata.kappa, d=data.D)}
     rows = [_rows(agree, data).assign(measure=f"{name} between checkpoints") for name, agree in agreements.items()]
-    columns = ["measure", *observations.OF_A_MODEL, "n", "source", "estimate", "low", "high", "over", "why"]
+    columns = ["measure", *observations.OF_A_MODEL, "n", "source", *observations.Observed._fields, "over", "why"]
     return pd.concat(rows, ignore_index=True).assign(model=pair, **named, n=len(data.values))[columns]
 
 
@@ -62,10 +62,10 @@ def _side_by_side(first: observations.Cube, second: observations.Cube) -> observ
         raise ValueError(f"only checkpoints of one grid have heads in common, not {' and '.join(grids)}")
     if not np.array_equal(first.documents, second.documents):
         raise ValueError("the checkpoints read different documents, as with different tokenizers: their texts differ")
-    values = np.concatenate([first.values, second.values], -1)
-    if np.isnan(values).any():
+    both = observations.beside([first, second])
+    if np.isnan(both.values).any():
         raise ValueError("heads are compared where both checkpoints hold all of them, but some were pruned away")
-    return first._replace(values=values)
+    return both
 
 
 def _rows(agree: Agreement, data: observations.Cube) -> pd.DataFrame:

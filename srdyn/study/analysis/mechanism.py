@@ -10,7 +10,7 @@ from jaxtyping import Float64
 from scipy import optimize
 
 from srdyn import nulls, spectra, strata
-from srdyn.study.analysis import intervals, observations, summaries
+from srdyn.study.analysis import observations, rank_statistics, summaries
 from srdyn.study.analysis.observations import OF_A_HEAD, OF_A_MODEL
 from srdyn.study.survey import null_tables
 from srdyn.study.survey.null_tables import MECHANISM, MODEL, UNTRAINED
@@ -18,6 +18,7 @@ from srdyn.study.survey.null_tables import MECHANISM, MODEL, UNTRAINED
 CLOSED_FORM, MONOTONE = "closed form", "monotone fit"
 BETWEEN, WITHIN, ORDER = "R² between heads", "R² within heads", "Spearman ρ"
 R_SQUARED = (-np.inf, 1.0)
+RANKS = "ranks"
 PAPER_D = 128
 """Dimensions of a head in the paper's models."""
 
@@ -51,7 +52,8 @@ def explained(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.Da
     in half of the contexts, then used on the other heads in the other contexts; the same head's rank in the `mechanism`
     null and in the `untrained` model, where there are. Quantities: R² = 1 − SSE/SST of the predictions as they stand,
     between heads (means over contexts) and within heads (deviations of the contexts from them); Spearman ρ between
-    heads. Columns: model, kind, seed, predictor, quantity, estimate, low, high, n (samples of each context), `variance`
+    heads. Columns: model, kind, seed, predictor, quantity, estimate, low, high, uncertain (how far off another machine
+    may find them), n (samples of each context), `variance`
     (share of all variance that is between, or within, heads), `reproducible` (share of that which is not due to the
     choice of documents; what has read the same ones may explain more). Raises ValueError for fewer than two contexts.
     """
@@ -61,11 +63,12 @@ def explained(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.Da
         data = observations.cube(tables[MODEL], "rank", "log_decay")
         if len(data.contexts) < 2:
             raise ValueError(f"ranks vary within a head between at least two contexts, got {data.contexts}")
-        values = [data.values, *(observations.cube(tables[source]).values for source in nulls_of_it)]
-        data, spread = data._replace(values=np.concatenate(values, -1)), _spread(tables[MODEL])
+        data = observations.beside([data, *(observations.cube(tables[source]) for source in nulls_of_it)])
+        spread, off = _spread(tables[MODEL]), _spread_off(tables[MODEL])
         scores = functools.partial(_scores, sources=nulls_of_it, d=data.D, eps=eps)
         for (predictor, quantity), found in _observed(data, scores).items():
             labels = names | {"predictor": predictor, "quantity": quantity}
+            found = found._replace(uncertain=max(found.uncertain, off.get(quantity, 0.0)))
             rows.append(labels | found._asdict() | {"n": len(data.values)} | spread.get(quantity, {}))
     return pd.DataFrame(rows)
 
@@ -76,29 +79,32 @@ def modes(heads: pd.DataFrame, *, at: int, eps: float, n: int = 200) -> pd.DataF
     Columns: model, kind, seed, quantity, estimate, n (heads). Quantities: p of the dip test of the models' own ranks,
     and of the logarithms of their half-lives; the share of `n` draws of log-normal half-lives, one mode with the heads'
     own mean and deviation, whose predicted ranks (`nulls.predicted_rank`) the test takes for two groups (p < 0.01).
+    `uncertain` is how far off another machine may find an estimate.
     """
     rows = []
     for names, table in observations.groups(heads[heads["source"] == MODEL], OF_A_MODEL):
-        data, draw = observations.cube(table), np.random.default_rng(0)
+        data, draw = observations.cube(table[table["position"] == at]), np.random.default_rng(0)
         decay = np.log(-table.groupby(["layer", "head"])["log_decay"].mean().dropna().to_numpy())
         if len(decay) == 0:
             continue
         drawn = _closed_form(-np.exp(draw.normal(decay.mean(), decay.std(), (n, len(decay)))), data.D, eps)
+        of_modes = functools.partial(rank_statistics.modes, cube=data)
         found = {
-            "ranks": strata.bimodality(data.values.mean((0, 1))[..., data.at(at)].ravel())["p"],
+            RANKS: of_modes(data.values.mean(0))["p"].value,
             "log half-lives": strata.bimodality(decay)["p"],
             "two groups from one mode of half-lives": np.mean([strata.bimodality(one)["p"] < 0.01 for one in drawn]),
         }
-        about = names | {"n": len(decay)}
-        rows += [about | {"quantity": name, "estimate": float(value)} for name, value in found.items()]
-    return pd.DataFrame(rows, columns=[*OF_A_MODEL, "quantity", "estimate", "n"])
+        about, off = names | {"n": len(decay)}, {RANKS: observations.moved(data, of_modes)["p"]}
+        for name, value in found.items():
+            rows.append(about | {"quantity": name, "estimate": float(value), "uncertain": off.get(name, 0.0)})
+    return pd.DataFrame(rows, columns=[*OF_A_MODEL, "quantity", "estimate", "uncertain", "n"])
 
 
 def sweep(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataFrame:
     """Shares of low, middle and high heads by the threshold: of the model, the mechanism null, the closed form.
 
     `eps` is the threshold that the column `rank` was taken at. Columns: model, kind, seed, ranks_of, eps, and for each
-    stratum its share of all heads with the interval's ends (low, low_lo, low_hi, …), n.
+    stratum its share of all heads with the interval's ends (low, low_lo, low_hi, …), uncertain, n.
     """
     rows = []
     for names, tables in _of_each_model(text, at):
@@ -129,8 +135,7 @@ def splits(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
             f"half-life {summaries.HALF_LIFE:g}": _slow,
         }
         for split, share in found.items():
-            kappa = _observed(data, functools.partial(_agreement, a=share, b=found["rank"]))
-            rows.append(names | {"split": split} | _split(data, share) | observations.columns(kappa))
+            rows.append(names | {"split": split} | _split(data, share, found["rank"]))
     return pd.DataFrame(rows)
 
 
@@ -154,7 +159,7 @@ def _of_each_model(text: pd.DataFrame, at: int) -> Iterator[tuple[dict, dict[str
         yield names, dict(list(table.groupby("source", sort=False)))
 
 
-def _observed(data: observations.Cube, statistics: Callable[[Means], dict]) -> dict[object, intervals.Interval]:
+def _observed(data: observations.Cube, statistics: Callable[[Means], dict]) -> dict[object, observations.Observed]:
     """`observations.observe_each` of means that are not told apart by layer."""
     return observations.observe_each(data, lambda means: statistics(means.reshape(len(means), -1, means.shape[-1])))
 
@@ -214,6 +219,15 @@ def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
     return {name: {"variance": a, "reproducible": b} for name, a, b in zip((BETWEEN, WITHIN), *shares, strict=True)}
 
 
+def _spread_off(table: pd.DataFrame) -> dict[str, float]:
+    """How far off another machine may find the farther share of each: all doubtful ranks moved at once, at random."""
+    draw, found, off = np.random.default_rng(0), pd.DataFrame(_spread(table)), []
+    for _ in range(4):
+        way = draw.choice([-1, 1], len(table)) * table["uncertain"]
+        off += [abs(pd.DataFrame(_spread(table.assign(rank=table["rank"] + x))) - found) for x in (way, -way)]
+    return dict(zip(found, np.max(off, axis=(0, 1)).tolist(), strict=True))
+
+
 def _by_rank(d: int) -> Share:
     return lambda means: means[..., 0].mean(0) / d
 
@@ -227,16 +241,15 @@ def _slow(means: Means) -> Float64[np.ndarray, " heads"]:
     return np.where(np.isnan(log_decay), np.nan, -log_decay * summaries.HALF_LIFE <= np.log(2))
 
 
-def _split(data: observations.Cube, share: Share) -> dict[str, float]:
-    """The share of heads in each stratum."""
+def _split(data: observations.Cube, share: Share, other: Share | None = None) -> dict[str, float]:
+    """The share of heads in each stratum, and κ with those of another share."""
 
     def of_strata(means: Means) -> dict[str, observations.Pooled]:
         shares = strata.shares(share(means), 1).tolist()
-        return {s: observations.single(x, observations.SHARE) for s, x in zip(strata.STRATA, shares, strict=True)}
+        found = {s: observations.single(x, observations.SHARE) for s, x in zip(strata.STRATA, shares, strict=True)}
+        if other is None:
+            return found
+        kappa = float(strata.kappa(share(means)[None], other(means)[None], 1)[0])
+        return found | {"kappa": observations.single(kappa, observations.CORRELATION)}
 
     return observations.columns(_observed(data, of_strata)) | {"n": len(data.values)}
-
-
-def _agreement(means: Means, a: Share, b: Share) -> dict[str, observations.Pooled]:
-    kappa = float(strata.kappa(a(means)[None], b(means)[None], 1)[0])
-    return {"kappa": observations.single(kappa, observations.CORRELATION)}

@@ -4,10 +4,15 @@ A statistic takes mean values [contexts, layers, heads, positions], the mean bei
 drawing the documents of each context again with replacement, whole, since windows of one document are not independent;
 it is centred on the estimate and stays within the statistic's range. Strata hardly change from document to document, so
 that a share of the heads is as good as certain of these heads: where heads are drawn again too, it speaks of others.
+
+Some ranks another machine may count one off (`spectra.uncertain`), so that it finds another number. How far off, is the
+larger of two: to first order, the sum of what each mean of such ranks moves alone, in the estimate and in some of its
+resamples; and, as shares of strata jump, what they all move at once, each up or down at random.
 """
 
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 import numpy as np
@@ -21,9 +26,12 @@ OF_A_SOURCE = [*OF_A_MODEL, "source"]
 OF_A_HEAD = [*OF_A_MODEL, "layer", "head"]
 SHARE, CORRELATION, MAGNITUDE = (0.0, 1.0), (-1.0, 1.0), (0.0, np.inf)
 """Ranges of statistics."""
+_ADDED_UP, _WAYS, _AT_ONCE = 8, 4, 128
+"""For `uncertain`: resamples in which single moves are added up; ways to move all ranks, and resamples moved so."""
 
 Key = TypeVar("Key")
 Means = Float[np.ndarray, "contexts L H C"]
+Statistics = Callable[[Means], dict[Key, "Pooled"]]
 
 
 class Pooled(NamedTuple):
@@ -34,10 +42,23 @@ class Pooled(NamedTuple):
     why: str
 
 
+class Observed(NamedTuple):
+    """A statistic with the ends of its interval; `uncertain` is how far off another machine may find any of them."""
+
+    estimate: float
+    low: float
+    high: float
+    uncertain: float
+
+
 class Cube(NamedTuple):
-    """One value of one model (and source) as an array, with the names along its axes."""
+    """One value of one model (and source) as an array, with the names along its axes.
+
+    `uncertain` is how far off another machine may find each value.
+    """
 
     values: Float[np.ndarray, "samples contexts L H C"]
+    uncertain: Float[np.ndarray, "samples contexts L H C"]
     contexts: tuple[str, ...]
     layers: tuple[int, ...]
     positions: tuple[int, ...]
@@ -61,23 +82,36 @@ class Cube(NamedTuple):
 def cube(table: pd.DataFrame, *values: str) -> Cube:
     """A column of the head table of one model and source, by default `rank`; of several, side by side like positions.
 
-    Without a column `document`, every sample counts as a document of its own.
+    Without a column `document`, every sample counts as a document of its own. How far off a rank may be, the column
+    `uncertain` says, of `rank 1e-03` that of the same threshold; without it, as other values, it is exact.
     Raises ValueError unless every context, sample, layer, head and position occurs exactly once.
     """
     axes = ["sample", "context", "layer", "head", "position"]
     values = values or ("rank",)
     table = table if "document" in table else table.assign(document=table["sample"])
-    indexed = table[[*axes, *values, "document"]].set_index(axes).sort_index()
+    doubts = {f"± {name}": _doubt(table, name) for name in values}
+    indexed = table.assign(**doubts)[[*axes, *values, *doubts, "document"]].set_index(axes).sort_index()
     levels = [tuple(sorted(table[a].unique().tolist()) if a != "context" else dict.fromkeys(table[a])) for a in axes]
     full = pd.MultiIndex.from_product(levels, names=axes)
     if len(indexed) != len(full) or not indexed.index.is_unique:
         told = f"{len(indexed)} rows where {len(full)} make a full grid of {', '.join(axes)}"
         raise ValueError(f"the table holds {told}; select one model and one source")
     shape, indexed = [len(level) for level in levels], indexed.reindex(full)
-    arrays = [indexed[name].to_numpy(np.float64).reshape(shape) for name in values]
+    both = ([indexed[name].to_numpy(np.float64).reshape(shape) for name in names] for names in (values, doubts))
     documents = indexed["document"].to_numpy().reshape(shape)[:, :, 0, 0, 0]
     _, contexts, layers, _, positions = levels
-    return Cube(np.concatenate(arrays, -1), contexts, layers, positions, int(table["D"].iloc[0]), documents)
+    arrays = (np.concatenate(each, -1) for each in both)
+    return Cube(*arrays, contexts, layers, positions, int(table["D"].iloc[0]), documents)
+
+
+def beside(cubes: Sequence[Cube]) -> Cube:
+    """The values of several cubes of one grid where the first has its positions."""
+    values, uncertain = (np.concatenate([getattr(x, name) for x in cubes], -1) for name in ("values", "uncertain"))
+    return cubes[0]._replace(values=values, uncertain=uncertain)
+
+
+def _doubt(table: pd.DataFrame, value: str) -> pd.Series | float:
+    return table.get(value.replace("rank", "uncertain"), 0.0) if value.startswith("rank") else 0.0
 
 
 def groups(table: pd.DataFrame, by: list[str]) -> Iterator[tuple[dict[str, object], pd.DataFrame]]:
@@ -91,7 +125,8 @@ def measure(heads: pd.DataFrame, name: str, statistic: Callable[..., Pooled], **
 
     The means are those of the column `value`, by default `rank`. With `over_heads` the heads of the model are drawn
     again as well, whatever their layer: of statistics of all heads. Columns: measure, model, kind, seed, source,
-    estimate, low, high, n (samples of each context), over (what was drawn again), why (how much of it is undefined).
+    estimate, low, high, uncertain (how far off another machine may find them), n (samples of each context), over (what
+    was drawn again), why (how much of it is undefined).
     """
     return measure_each(heads, lambda means, **given: {name: statistic(means, **given)}, **options)
 
@@ -118,24 +153,74 @@ def measure_each(
     return pd.DataFrame(rows)
 
 
-def observe_each(
-    data: Cube, statistics: Callable[[Means], dict[Key, Pooled]], *, over_heads: bool = False
-) -> dict[Key, intervals.Interval]:
+def observe_each(data: Cube, statistics: Statistics, *, over_heads: bool = False) -> dict[Key, Observed]:
     """Bootstrap intervals, over the documents of each context, of statistics of the means over samples."""
-    found = statistics(data.values.mean(0))
-    resampled = [statistics(means) for means in resamples(data, over_heads=over_heads)]
+    found = _intervals(statistics, data.values.mean(0), resamples(data, over_heads=over_heads))
+    uncertain = _uncertain(data, statistics, over_heads) if data.uncertain.any() else dict.fromkeys(found, 0.0)
+    return {key: Observed(*interval, uncertain[key]) for key, interval in found.items()}
+
+
+def moved(data: Cube, statistics: Statistics) -> dict[Key, float]:
+    """How far off another machine may find statistics of the means over samples, which have no interval."""
+    return _added_up(statistics, data.values.mean(0), data.uncertain.mean(0))
+
+
+def _intervals(statistics: Statistics, means: np.ndarray, drawn: Iterable[np.ndarray]) -> dict[Key, intervals.Interval]:
+    found, resampled = statistics(means), [statistics(each) for each in drawn]
+    values = {key: np.array([each[key].value for each in resampled]) for key in found}
     return {
-        key: intervals.of_resamples(
-            pooled.value, np.array([each[key].value for each in resampled]), centred=True, limits=pooled.limits
-        )
-        for key, pooled in found.items()
+        key: intervals.of_resamples(x.value, values[key], centred=True, limits=x.limits) for key, x in found.items()
     }
 
 
-def columns(found: dict[str, intervals.Interval]) -> dict[str, float]:
-    """Intervals side by side in one row: `name`, `name_lo`, `name_hi` of each."""
-    ends = ("", "_lo", "_hi")
-    return {name + end: x for name, interval in found.items() for end, x in zip(ends, interval, strict=True)}
+def _uncertain(data: Cube, statistics: Statistics, over_heads: bool) -> dict[Key, float]:
+    """How far off another machine may find an estimate or an end: the farthest that is found in either way."""
+
+    def some(values: Float[np.ndarray, "samples contexts L H C"], n: int) -> list[np.ndarray]:
+        drawn = resamples(data._replace(values=values), over_heads=over_heads)
+        return [values.mean(0), *itertools.islice(drawn, n)]
+
+    sums = map(functools.partial(_added_up, statistics), some(data.values, _ADDED_UP), some(data.uncertain, _ADDED_UP))
+    farthest = functools.reduce(lambda a, b: {key: max(a[key], b[key]) for key in a}, sums)
+    draw, standing = np.random.default_rng(0), _of_some(statistics, some(data.values, _AT_ONCE))
+    for _ in range(_WAYS):
+        way = draw.choice([-1, 1], data.values.shape) * data.uncertain
+        for off in (way, -way):
+            found = _of_some(statistics, some(data.values + off, _AT_ONCE))
+            farthest = {key: max(x, _distance(found[key], standing[key]).max()) for key, x in farthest.items()}
+    return {key: float(x) for key, x in farthest.items()}
+
+
+def _of_some(statistics: Statistics, means: list[np.ndarray]) -> dict[Key, Float[np.ndarray, "3"]]:
+    return {key: np.array(interval) for key, interval in _intervals(statistics, means[0], means[1:]).items()}
+
+
+def _added_up(statistics: Statistics, means: Means, doubt: Means) -> dict[Key, float]:
+    """The sum of how far each doubtful mean moves a statistic alone; infinite where it is undefined on one side."""
+    names = list(statistics(means))
+
+    def values(means: Means) -> Float[np.ndarray, " statistics"]:
+        found = statistics(means)
+        return np.array([found[name].value for name in names])
+
+    total, found = np.zeros(len(names)), values(means)
+    for place in zip(*np.nonzero(doubt), strict=True):
+        off = np.zeros_like(means)
+        off[place] = doubt[place]
+        total += np.max([_distance(values(means + way), found) for way in (off, -off)], axis=0)
+    return dict(zip(names, total.tolist(), strict=True))
+
+
+def _distance(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:
+    """|a − b|, infinite where one of them alone is NaN."""
+    return np.where(np.isnan(a) & np.isnan(b), 0.0, np.nan_to_num(abs(a - b), nan=np.inf))
+
+
+def columns(found: Mapping[str, intervals.Interval | Observed]) -> dict[str, float]:
+    """Intervals side by side in one row: `name`, `name_lo`, `name_hi` of each, the farthest `uncertain` of them."""
+    row = {name + end: x for name, each in found.items() for end, x in zip(("", "_lo", "_hi"), each, strict=False)}
+    doubts = [each.uncertain for each in found.values() if isinstance(each, Observed)]
+    return row | ({"uncertain": max(doubts)} if doubts else {})
 
 
 def resamples(data: Cube, *, over_heads: bool = False) -> Iterator[Means]:

@@ -25,7 +25,8 @@ def read(name: str | Path, reading: samples.Reading) -> pd.DataFrame:
 
     `float16` and `bfloat16` round the state once, before a float64 decomposition; `float32 Gram` takes the square roots
     of the eigenvalues of a Gram matrix in float32. Columns as `observations.measure` asks for; `uncertain` is how far
-    the rank moves where the state is as far off as float32 leaves it. ValueError for a state beyond float16.
+    the rank moves where state and decomposition are as far off as float32 leaves them. Raises ValueError for a state
+    beyond float16.
     """
     model, at = models.load(opened.found(name), offload="auto"), reading.positions[-1]
     measure = functools.partial(_ranks_and_bands, eps=reading.eps)
@@ -73,23 +74,35 @@ def fork(ranks: pd.DataFrame) -> pd.DataFrame:
 
 
 def _ranks_and_bands(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H 2 precisions"]:
-    """The ranks in each precision; how far an error drawn at random, and its opposite, moves them.
+    """The ranks in each precision; how far errors drawn at random, and their opposites, move them.
 
     Rounding is no continuous function: an error of `spectra.FLOAT32_ERROR` that meets a boundary grows to that of the
-    rounding, so that no bound on singular values helps.
+    rounding, so that no bound on singular values helps. A float32 decomposition adds an error of its own to what it
+    decomposes, another in every library.
     """
-    sigma, error = spectra.singular_values(state), torch.randn(state.shape, generator=torch.Generator().manual_seed(0))
-    size = spectra.FLOAT32_ERROR * sigma[..., 0] / spectra.singular_values(error)[..., 0]
-    error = (size[..., None, None] * error).float()
-    ranks = _ranks_by_precision(state, eps=eps)
-    bands = torch.maximum(*(abs(_ranks_by_precision(state + off, eps=eps) - ranks) for off in (error, -error)))
+    narrow = state if state.shape[-1] <= state.shape[-2] else state.mT
+    sigma, gram = spectra.singular_values(state), narrow.mT @ narrow
+    draw = torch.Generator().manual_seed(0)
+    error, half = (torch.randn(x.shape, generator=draw) for x in (narrow, gram))
+    error = _scaled(error, spectra.FLOAT32_ERROR * sigma[..., 0])
+    own = _scaled(half + half.mT, torch.finfo(torch.float32).eps * sigma[..., 0] ** 2)
+    ranks = _ranks_by_precision(narrow, torch.zeros_like(gram), eps=eps)
+    ways = [_ranks_by_precision(narrow + sign * error, sign * own, eps=eps) for sign in (1, -1)]
+    bands = torch.maximum(*(abs(way - ranks) for way in ways))
     bands[..., 0] = spectra.uncertain(sigma, eps).sum(-1)
     return torch.stack([ranks, bands], -2)
 
 
-def _ranks_by_precision(state: Float32[Tensor, "B H K V"], *, eps: float) -> Float64[Tensor, "B H precisions"]:
-    sigma = [spectra.singular_values(each) for each in (state, state.half().float(), state.bfloat16().float())]
-    narrow = state if state.shape[-1] <= state.shape[-2] else state.mT
+def _scaled(matrix: Float32[Tensor, "B H M N"], norm: Float64[Tensor, "B H"]) -> Float32[Tensor, "B H M N"]:
+    """The matrix with this largest singular value."""
+    return ((norm / spectra.singular_values(matrix)[..., 0])[..., None, None] * matrix).float()
+
+
+def _ranks_by_precision(
+    narrow: Float32[Tensor, "B H M N"], own: Float32[Tensor, "B H N N"], *, eps: float
+) -> Float64[Tensor, "B H precisions"]:
+    """The ranks of states that are at least as high as wide; `own` is added to what the last way decomposes."""
+    sigma = [spectra.singular_values(each) for each in (narrow, narrow.half().float(), narrow.bfloat16().float())]
     # The wrong way: squaring leaves nothing below σ₁ · √(float32's precision), about 3e-4 σ₁.
-    sigma.append(torch.linalg.eigvalsh(narrow.mT @ narrow).clamp(min=0).sqrt().double())
+    sigma.append(torch.linalg.eigvalsh(narrow.mT @ narrow + own).clamp(min=0).sqrt().double())
     return torch.stack([spectra.effective_rank(each, eps) for each in sigma], -1)

@@ -3,6 +3,7 @@
 `observations.measure` gives them for every model, with their intervals.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -55,17 +56,23 @@ def share_of_all(means: Means, cube: Cube, *, at: int, stratum: str) -> Pooled:
 def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
     """p of Hartigan's dip test that rank/D of all heads has one mode, in rows as `measure` returns them (C1, second).
 
-    A p is its own interval; NaN where all ranks are equal.
+    A p is its own interval, with what another machine may find (`uncertain`); NaN where all ranks are equal.
     """
     rows = []
     for names, table in observations.groups(heads, observations.OF_A_SOURCE):
-        data = observations.cube(table)
-        found = strata.bimodality(data.values.mean((0, 1))[..., data.at(at)].ravel() / data.D)
-        p = float(found["p"])
-        why = "all ranks are equal" if np.isnan(p) else f"dip {found['dip']:.3f} of {found['n']:.0f} heads"
-        about = names | {"measure": name, "n": len(data.values)}
-        rows.append(about | {"estimate": p, "low": p, "high": p, "over": "heads, by the test", "why": why})
+        data = observations.cube(table[table["position"] == at])
+        of_modes = functools.partial(modes, cube=data)
+        p, uncertain = of_modes(data.values.mean(0))["p"].value, observations.moved(data, of_modes)["p"]
+        why = "all ranks are equal" if np.isnan(p) else f"of {data.values[0, 0].size} heads"
+        about = names | {"measure": name, "n": len(data.values), "over": "heads, by the test", "why": why}
+        rows.append(about | observations.Observed(p, p, p, uncertain)._asdict())
     return pd.DataFrame(rows)
+
+
+def modes(means: Means, cube: Cube) -> dict[str, Pooled]:
+    """`strata.bimodality` of rank/D of all heads at the first position."""
+    found = strata.bimodality(means[..., 0].mean(0).ravel() / cube.D).drop("n")
+    return {name: observations.single(value, MAGNITUDE) for name, value in found.items()}
 
 
 def follow(means: Means, cube: Cube) -> Pooled:

@@ -114,9 +114,11 @@ def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
     for split, column, table in splits:
         for about, part in observations.groups(table, OF_A_SOURCE):
             data = observations.cube(part, column)
-            found = observations.observe_each(data, functools.partial(_of_a_layer, cube=data))
-            modes = strata.bimodality(data.values[..., 0].mean((0, 1)).ravel() / data.D).drop("n").to_dict()
-            rows.append(about | {"split": split, "n": len(data.values)} | observations.columns(found) | modes)
+            found = observations.columns(observations.observe_each(data, functools.partial(_of_a_layer, cube=data)))
+            of_modes = functools.partial(rank_statistics.modes, cube=data)
+            modes = {name: pooled.value for name, pooled in of_modes(data.values.mean(0)).items()}
+            off = {"uncertain": max(found.pop("uncertain"), *observations.moved(data, of_modes).values())}
+            rows.append(about | {"split": split, "n": len(data.values)} | found | modes | off)
     return pd.DataFrame(rows)
 
 
@@ -127,16 +129,24 @@ def _of_a_layer(means: observations.Means, cube: observations.Cube) -> dict[str,
 
 def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
     """Spearman ρ of the mean ranks of all heads in every pair of contexts, for seed 0 of each model."""
-    own = heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0)]
+    own = heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0) & (heads["position"] == at)]
     rows = []
-    for (model, kind), table in own.groupby(["model", "kind"], sort=False):
+    for about, table in observations.groups(own, ["model", "kind"]):
         data = observations.cube(table)
-        ranks = data.values.mean(0)[..., data.at(at)].reshape(len(data.contexts), -1)
-        for name, of_context in zip(data.contexts, ranks, strict=True):
-            rho = strata.spearman(ranks, np.broadcast_to(of_context, ranks.shape))
-            columns = {"model": model, "kind": kind, "a": name, "b": data.contexts, "spearman": rho}
-            rows.append(pd.DataFrame({**columns, "n": len(data.values)}))
-    return pd.concat(rows, ignore_index=True)
+        off = observations.moved(data, _orders_between)
+        for pair, rho in _orders_between(data.values.mean(0)).items():
+            names = about | dict(zip("ab", (data.contexts[i] for i in pair), strict=True))
+            rows.append(names | {"spearman": rho.value, "uncertain": off[pair], "n": len(data.values)})
+    return pd.DataFrame(rows)
+
+
+def _orders_between(means: observations.Means) -> dict[tuple[int, int], observations.Pooled]:
+    """Spearman ρ of the mean ranks of all heads in every pair of contexts, by their numbers."""
+    ranks, found = means.reshape(len(means), -1), {}
+    for a, of_context in enumerate(ranks):
+        for b, rho in enumerate(strata.spearman(ranks, np.broadcast_to(of_context, ranks.shape))):
+            found[a, b] = observations.single(rho, observations.CORRELATION)
+    return found
 
 
 def time_order(text: pd.DataFrame) -> pd.DataFrame:
@@ -155,12 +165,17 @@ def _orders_to_last(means: observations.Means, cube: observations.Cube) -> dict[
 
 
 def under_attack(heads: pd.DataFrame, attacks: Sequence[str], text: Sequence[str], at: int) -> pd.DataFrame:
-    """Every head's mean rank under each attack beside its mean rank in text (`text_rank`), for seed 0 of each model."""
+    """Every head's mean rank under each attack beside its mean rank in text (`text_rank`), for seed 0 of each model.
+
+    `uncertain` is how far off another machine may find the farther of the two.
+    """
     own = heads[(heads["source"] == null_tables.MODEL) & (heads["seed"] == 0) & (heads["position"] == at)]
     by = [*observations.OF_A_MODEL, "context", "layer", "head", "D"]
-    reading = own[own["context"].isin(text)].groupby(["model", "layer", "head"], as_index=False)["rank"].mean()
-    attacked = over_samples(own[own["context"].isin(attacks)], by)
-    return attacked.merge(reading.rename(columns={"rank": "text_rank"}), on=["model", "layer", "head"])
+    places, doubts = ["model", "layer", "head"], ["uncertain", "text_uncertain"]
+    reading = own[own["context"].isin(text)].groupby(places, as_index=False)[["rank", "uncertain"]].mean()
+    reading = reading.rename(columns={"rank": "text_rank", "uncertain": "text_uncertain"})
+    table = over_samples(own[own["context"].isin(attacks)], by).merge(reading, on=places)
+    return table.assign(uncertain=table[doubts].max(axis=1)).drop(columns="text_uncertain")
 
 
 def first_layer_bound(table: pd.DataFrame, names: Sequence[str]) -> pd.DataFrame:

@@ -47,7 +47,7 @@ def measures(text: pd.DataFrame, positions: list[int], *, eps: float = spectra.E
         found = mechanism.explained(forget, positions[-1], eps=eps).query("predictor == @mechanism.CLOSED_FORM")
         named = {"measure": "closed form, " + found["quantity"], "unit": found["quantity"]}
         tables.append(found.assign(source=null_tables.MODEL, over="documents", why="", **named))
-    columns = ["measure", "unit", *observations.OF_A_MODEL, "source", "estimate", "low", "high", "n", "over", "why"]
+    columns = ["measure", "unit", *observations.OF_A_SOURCE, *observations.Observed._fields, "n", "over", "why"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Sequence
 
+import numpy as np
 import pandas as pd
 
 from srdyn.loading import files, markdown
@@ -22,7 +23,9 @@ _VERDICTS = {
 _MARKS = {"pass": "✓", "fail": "✗", "undecided": "~", "undefined": "–"}
 _TABLES = {registration.FIRST: "claims", registration.SECOND: "claims_second"}
 _TEXTS = ["claim", "measure", "source", "model", "kind", "over", "why"]
-_COLUMNS = [*_TEXTS[:5], "seed", "estimate", "low", "high", "n", "over", "why"]
+_DOUBT = "uncertain"
+"""Of numbers that are made of ranks alone."""
+_COLUMNS = [*_TEXTS[:5], "seed", "estimate", "low", "high", _DOUBT, "n", "over", "why"]
 _OVER = "over (contexts and positions: as fixed for the reference run)"
 _SHOWN = ["measure", "source", "model", "estimate", "low", "high"]
 
@@ -32,8 +35,9 @@ log = logging.getLogger(__name__)
 def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str = registration.FIRST) -> pd.DataFrame:
     """Save what the notebook `run` measured for a claim, in place of its former rows; return them, judged one by one.
 
-    `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally over (what was resampled), why
-    (what a reader must know) and source, which tells the rows of the model from those of its nulls. Every source of a
+    `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally uncertain (how far off another
+    machine may find ranks' statistics), over (what was resampled), why (what a reader must know) and source, which
+    tells the rows of the model from those of its nulls. Every source of a
     model has one row for every measure of the registration, but for one that asks more heads a layer than the model
     has. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises ValueError for a
     claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An estimate outside
@@ -52,7 +56,8 @@ def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str =
     if parts:
         log.warning("%s: dropped %s, which claims.yaml gives to no or another notebook", stem, ", ".join(parts))
     meta = {"claims": files.content_hash(registration.path())}
-    store.save_table(table.reset_index(drop=True), stem, meta=meta)
+    said = table if table[_DOUBT].notna().any() else table.drop(columns=_DOUBT)
+    store.save_table(said.reset_index(drop=True), stem, meta=meta)
     saved = _standing(run, registered)
     return _with_outcomes(saved[saved["claim"] == claim_id].reset_index(drop=True), registered)
 
@@ -154,6 +159,7 @@ def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def _plain(frame: pd.DataFrame) -> pd.DataFrame:
+    frame = frame.assign(**{_DOUBT: frame.get(_DOUBT, np.nan)})
     if missing := [column for column in _COLUMNS if column not in frame]:
         raise ValueError(f"rows of a claim lack the columns {', '.join(missing)}")
     texts = {name: frame[name].astype(object).where(frame[name].notna(), "").astype(str) for name in _TEXTS}

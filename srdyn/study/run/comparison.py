@@ -6,28 +6,38 @@ import re
 import numpy as np
 import pandas as pd
 
+from srdyn import strata
+
 _RTOL, _ATOL = 1e-4, 1e-9
 """Reals of two machines agree to _RTOL; _ATOL is for those that are zero but for rounding."""
 _RANK_SHARE = 0.01
 """Share of the ranks that another machine may count one off, each with a singular value next to the threshold."""
 BITS = 1e-6 * 32 / math.log(2)
 """What rounding leaves where bits cancel: a float32 pass is 1e-6 off (`spectra`), of logits up to 32."""
+_COSINES = {"cosine", "bound"}
+"""Differences of what a float32 pass gives to 1e-6 from 1."""
 _ASKED = {"probe", "arm", "distance", "damage", "logits_differ"}
 """A table with one of these holds what models answered, in `_ANSWERS`: bits, or shares, whose steps are larger."""
 _ANSWERS = {"bits", "damage", "logits_differ", "intact", "value", "estimate", "difference", "interaction"}
 _ANSWERS |= {"low", "high"}
-_MEANS = {"rank", "low", "high", "exact", "mechanism", "residual", "residual_low", "residual_high"}
-"""Means of ranks, which may be as far off as `uncertain` says."""
+_DOUBTFUL = {"rank", "text_rank", "exact", "mechanism", "residual", "residual_low", "residual_high"}
+_DOUBTFUL |= {"estimate", "spearman", "variance", "reproducible", "dip", "p", "sarle"}
+_DOUBTFUL |= {name + end for name in ("low", "middle", "high", "kappa") for end in ("", "_lo", "_hi")}
+"""What is made of ranks, or of rounded states, and may be as far off as `uncertain` says."""
+_STRATA = {"stratum": "rank", "mechanism_stratum": "mechanism", "moved": "rank"}
+"""What ranks beside it decide, by column."""
+_OF_A_HEAD = ["model", "layer", "head", "D"]
 
 
 def compared(fresh: pd.DataFrame, standing: pd.DataFrame) -> tuple[float, list[str]]:
     """How far the farthest cell is off the table that stands, in units of its tolerance; faults, column by column.
 
     Without faults either may stand for the other.
-    Reals agree to 1e-4 relative; what models answer also where it is less than `BITS` off. Where `uncertain` is true in
-    either table, a rank (an integer column named `rank`, `rank_…` or `…_rank`) may be one off, in at most 1 % of the
-    entries; where it is a number, a mean of ranks may be that far off. As many entries may differ in `uncertain`
-    itself, which is cut from reals, or one. All else is exact.
+    Reals agree to 1e-4 relative; what models answer also where it is less than `BITS` off, and cosines 1e-6. Where
+    `uncertain` is true in either table, a rank (an integer column named `rank`, `rank_…` or `…_rank`) may be one off,
+    in at most 1 % of the entries; where it is a number, `_DOUBTFUL` columns may be that far off, and heads be in the
+    next stratum where that is as near. In `uncertain` itself, which is cut from reals, as many entries may differ, or
+    one; or more of its numbers, where together they agree to a factor of two. All else is exact.
     """
     if list(fresh.columns) != list(standing.columns):
         return np.inf, [f"columns {list(fresh.columns)} for {list(standing.columns)}"]
@@ -45,14 +55,26 @@ def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
     At most 1 is within. What must be equal is 0 or infinitely far off; a rank that is uncertain may be one off, 1.
     """
     band, answers = _band(fresh, standing), _ANSWERS if _ASKED & set(fresh) else set()
-    least = {name: _ATOL + BITS * (name in answers) + band * (name in _MEANS) for name in fresh}
-    return pd.DataFrame({name: _units(fresh[name], standing[name], band, least[name]) for name in fresh})
+    rounding = {name: BITS * (name in answers) + 1e-6 * (name in _COSINES) for name in fresh}
+    least = {name: _ATOL + rounding[name] + band * (name in _DOUBTFUL) for name in fresh}
+    off = pd.DataFrame({name: _units(fresh[name], standing[name], band, least[name]) for name in fresh})
+    for name, ranks in _STRATA.items():
+        if {name, ranks, *_OF_A_HEAD, "uncertain"} <= set(fresh):
+            off.loc[_near_a_limit(standing, ranks, band) & (off[name] > 0), name] = 1.0
+    return off
+
+
+def _near_a_limit(table: pd.DataFrame, ranks: str, band: np.ndarray) -> pd.Series:
+    """Rows of heads that have a rank as near to the limit of a stratum as it is uncertain."""
+    near = [abs(table[ranks] - limit * table["D"]) <= band for limit in (strata.LOW, strata.HIGH)]
+    by = [table[name] for name in ("source", *_OF_A_HEAD) if name in table]
+    return (near[0] | near[1]).groupby(by).transform("any")
 
 
 def _units(fresh: pd.Series, standing: pd.Series, band: np.ndarray, least: float | np.ndarray) -> np.ndarray:
     kind = _kind(fresh, standing)
     if kind == "uncertain":
-        return (fresh != standing).to_numpy(dtype=float)
+        return (~(fresh.eq(standing) | (fresh.isna() & standing.isna()))).to_numpy(dtype=float)
     if kind == "exact":
         differs = ~(fresh.eq(standing).fillna(False) | (fresh.isna() & standing.isna())).to_numpy(dtype=bool)
         return np.where(differs, np.inf, 0.0)
@@ -82,6 +104,12 @@ def _kind(*columns: pd.Series) -> str:
     return "exact" if all(pd.api.types.is_integer_dtype(x) for x in columns) else "reals"
 
 
+def _as_large(*bands: pd.Series) -> bool:
+    """Whether numbers that are bands agree, together, to a factor of two."""
+    a, b = (x.sum() for x in bands)
+    return not any(pd.api.types.is_bool_dtype(x) for x in bands) and bool(max(a, b) <= 2 * min(a, b))
+
+
 def _reals(*columns: pd.Series) -> list[np.ndarray]:
     return [column.to_numpy(dtype=np.float64, na_value=np.nan) for column in columns]
 
@@ -89,9 +117,11 @@ def _reals(*columns: pd.Series) -> list[np.ndarray]:
 def _fault(fresh: pd.Series, standing: pd.Series, off: np.ndarray) -> str:
     n, kind = len(fresh), _kind(fresh, standing)
     differ, outside = int((off > 0).sum()), int(np.isinf(off).sum())
-    if kind in ("uncertain", "exact"):
-        spared = max(1, _RANK_SHARE * n) if kind == "uncertain" else 0
-        return f"{differ} of {n} entries differ" if differ > spared else ""
+    if kind == "exact":
+        return f"{outside} of {n} entries differ" if outside else ""
+    if kind == "uncertain":
+        within = differ <= max(1, _RANK_SHARE * n) or _as_large(fresh, standing)
+        return "" if within else f"{differ} of {n} entries differ"
     if kind == "ranks":
         within = not outside and differ <= _RANK_SHARE * n
         return "" if within else f"{differ} of {n} ranks differ, {outside} by more than their band allows"

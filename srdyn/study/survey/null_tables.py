@@ -116,6 +116,7 @@ class Tables:
         table = strata.head_table(sigma, positions=positions, eps=eps, **names)
         for other in SWEEP:
             table[f"rank {other:.0e}"] = spectra.effective_rank(sigma, other).numpy().ravel()
+            table[f"uncertain {other:.0e}"] = spectra.uncertain(sigma, other).sum(-1).numpy().ravel()
         L, B, C, H, _ = sigma.shape
         for name, gate in zip(("log_decay", "write_strength"), gates, strict=True):
             table[name] = gate.double().mean(2)[:, :, None].expand(L, B, C, H).numpy().ravel()

@@ -101,8 +101,10 @@ def measured(names: Sequence[str | Path], listed: Sequence[Way], plan: trials.Pl
 
     Columns: model, kind, seed, how, rule, share (of all heads), rank, heads, where (`state`, or `checkpoint`: the state
     itself is whole), bytes (share of the state's that is left), replayed (tokens read again), probe, estimate (share of
-    the accuracy kept; bits a token more than the whole model), low, high, n (answers, or tokens), over (what the ends
-    speak of). Random sets are one row: the mean, and the least and greatest of them.
+    the accuracy kept; bits a token more than the whole model), low, high, uncertain, n (answers, or tokens), over (what
+    the ends speak of). Random sets are one row: the mean, and the least and greatest of them. `uncertain` is how far
+    off another machine may find them: where states are rounded, entries next to a boundary fall on its other side
+    there, and errors are drawn anew, which the interval's half is about, as rows differ in their errors too.
     """
     trials.prepare(names, plan, [way.rule for way in listed])
     opening = plan, asked, store.kept_dir()
@@ -123,6 +125,7 @@ def table(answers: pd.DataFrame) -> pd.DataFrame:
             if len(part):
                 tables.append(rows.iloc[[0]][[*_ABOUT, "draw"]].assign(probe=probe, **_difference(part)))
     found = pd.concat(tables, ignore_index=True)
+    found["uncertain"] = ((found["high"] - found["low"]) / 2).where(found["how"].isin(ROUNDED), 0.0)
     drawn = found["rule"] == RANDOM
     return pd.concat([found[~drawn].drop(columns="draw"), _band(found[drawn])], ignore_index=True)
 
@@ -249,6 +252,6 @@ def _band(found: pd.DataFrame) -> pd.DataFrame:
     """Several random sets as one row: the mean, the least and the greatest."""
     of = found.groupby([*_ABOUT, "probe"], sort=False, as_index=False)
     sums = of.agg(n=("n", "first"), mean=("estimate", "mean"), low=("estimate", "min"), high=("estimate", "max"),
-                  sets=("draw", "nunique"))  # fmt: skip
+                  uncertain=("uncertain", "max"), sets=("draw", "nunique"))  # fmt: skip
     over = sums["sets"].astype(str) + " sets, least and greatest"
     return sums.rename(columns={"mean": "estimate"}).drop(columns="sets").assign(over=over)
