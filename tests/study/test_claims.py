@@ -358,3 +358,10 @@ def test_a_measure_for_larger_layers_may_be_left_out(clone):
     assert "second: **reproduced**" not in claims.scorecard()  # not before the first rules were
     with pytest.raises(ValueError, match="has rows for norms"):
         claims.record("C4", rows(("pass",), measures=("norms",)), run=RUN, registered="second")
+
+
+def test_how_far_off_ranks_may_be_is_kept_where_it_is_said(clone):
+    record("C4", rows(PASS).assign(uncertain=[0.01, 0.0]))
+    assert store.load_table(f"{RUN}_claims")["uncertain"].tolist() == [0.01, 0.0]
+    assert record("C4", rows(PASS)).shape[0] == 2
+    assert "uncertain" not in store.load_table(f"{RUN}_claims")

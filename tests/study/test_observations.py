@@ -283,7 +283,10 @@ def test_what_each_doubtful_mean_moves_is_added_up():
     assert found["mean"] == pytest.approx(2 / 12 / 5)
 
 
-def test_a_statistic_that_doubtful_ranks_leave_undefined_says_so():
+@pytest.mark.parametrize(("limits", "far"), [(observations.MAGNITUDE, np.inf), (observations.CORRELATION, 2.0)])
+def test_a_statistic_that_doubtful_ranks_leave_undefined_says_so(limits, far):
     cube = observations.cube(heads(np.zeros((2, 2, 1, 3, 4))).assign(uncertain=True))
-    undefined = lambda means: {"x": observations.single(np.nan if means.max() > 0 else 1.0, (0.0, 1.0))}  # noqa: E731
-    assert observations.moved(cube, undefined)["x"] == np.inf
+    found = observations.moved(
+        cube, lambda means: {"x": observations.single(np.nan if means.max() > 0 else 1.0, limits)}
+    )
+    assert found == {"x": far}

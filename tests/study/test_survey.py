@@ -64,6 +64,13 @@ def test_ranks_are_those_of_a_direct_trace(heads, place, reading):
     cube = observations.cube(own)
     expected = spectra.effective_rank(sigma).permute(1, 0, 3, 2).numpy()
     np.testing.assert_array_equal(cube.values[:, 0], expected)
+    for eps in null_tables.SWEEP:
+        of_it = observations.cube(own, f"rank {eps:.0e}")
+        found = of_it.values[:, 0], of_it.uncertain[:, 0]
+        expected = spectra.effective_rank(sigma, eps), spectra.uncertain(sigma, eps).sum(-1)
+        for a, b in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(a, b.permute(1, 0, 3, 2).numpy())
+    assert of_it.uncertain.any()
     decay = states.gates(model, reading.samples("code", model.tokenizer).tokens)[0].double().mean(2)
     found = observations.cube(own, "log_decay").values[:, 0, :, :, 0]
     np.testing.assert_allclose(found, decay.permute(1, 0, 2).numpy(), rtol=1e-6)

@@ -187,8 +187,8 @@ def _uncertain(data: Cube, statistics: Statistics, over_heads: bool) -> dict[Key
         way = draw.choice([-1, 1], data.values.shape) * data.uncertain
         for off in (way, -way):
             found = _of_some(statistics, some(data.values + off, _AT_ONCE))
-            farthest = {key: max(x, _distance(found[key], standing[key]).max()) for key, x in farthest.items()}
-    return {key: float(x) for key, x in farthest.items()}
+            farthest = {key: max(x, float(_distance(found[key], standing[key]).max())) for key, x in farthest.items()}
+    return farthest
 
 
 def _of_some(statistics: Statistics, means: list[np.ndarray]) -> dict[Key, Float[np.ndarray, "3"]]:
@@ -196,19 +196,20 @@ def _of_some(statistics: Statistics, means: list[np.ndarray]) -> dict[Key, Float
 
 
 def _added_up(statistics: Statistics, means: Means, doubt: Means) -> dict[Key, float]:
-    """The sum of how far each doubtful mean moves a statistic alone; infinite where it is undefined on one side."""
-    names = list(statistics(means))
+    """The sum of how far each doubtful mean moves a statistic alone, at most its range.
 
-    def values(means: Means) -> Float[np.ndarray, " statistics"]:
-        found = statistics(means)
-        return np.array([found[name].value for name in names])
-
-    total, found = np.zeros(len(names)), values(means)
+    Infinite where the statistic is undefined on one side and has no limits.
+    """
+    found = statistics(means)
+    values = lambda found: np.array([x.value for x in found.values()])  # noqa: E731
+    total = np.zeros(len(found))
     for place in zip(*np.nonzero(doubt), strict=True):
         off = np.zeros_like(means)
         off[place] = doubt[place]
-        total += np.max([_distance(values(means + way), found) for way in (off, -off)], axis=0)
-    return dict(zip(names, total.tolist(), strict=True))
+        moves = [_distance(values(statistics(means + way)), values(found)) for way in (off, -off)]
+        total += np.max(moves, axis=0)
+    widths = [high - low for _, (low, high), _ in found.values()]
+    return dict(zip(found, np.minimum(total, widths).tolist(), strict=True))
 
 
 def _distance(a: Float[np.ndarray, " n"], b: Float[np.ndarray, " n"]) -> Float[np.ndarray, " n"]:

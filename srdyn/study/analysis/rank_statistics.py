@@ -72,7 +72,7 @@ def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
 def modes(means: Means, cube: Cube) -> dict[str, Pooled]:
     """`strata.bimodality` of rank/D of all heads at the first position."""
     found = strata.bimodality(means[..., 0].mean(0).ravel() / cube.D).drop("n")
-    return {name: observations.single(value, MAGNITUDE) for name, value in found.items()}
+    return {name: observations.single(value, SHARE) for name, value in found.items()}
 
 
 def follow(means: Means, cube: Cube) -> Pooled:
