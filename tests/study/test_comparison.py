@@ -110,6 +110,7 @@ def test_a_mean_of_ranks_may_be_as_far_off_as_its_row_says():
     assert faults(table.assign(uncertain=[0.25, 0.25, 0.5]), table) == []
     assert faults(table.assign(uncertain=[0.25, 0.5, 0.5]), table) == []  # 1.25 for 0.75
     assert faults(table.assign(uncertain=[0.5, 0.75, 0.5]), table) == ["uncertain: 2 of 3 entries differ"]
+    assert faults(table.assign(uncertain=[np.nan, np.nan, 0.5]), table) == ["uncertain: 2 of 3 entries differ"]
 
 
 @pytest.mark.parametrize("name", ["estimate", "low_lo", "kappa_hi", "spearman", "p"])

@@ -7,7 +7,6 @@ that gives the numbers, and the page must say these, rounded as it rounds.
 import functools
 import re
 
-import bands
 import numpy as np
 import pytest
 
@@ -153,14 +152,6 @@ def low_share(model):
 
 def modes(quantity):
     return each("01_stratification_modes", f"quantity == '{quantity}'")
-
-
-def close_pairs():
-    """How many pairs of heads of a layer another processor may order otherwise, a number a model."""
-    heads = of("01_stratification_heads", "source == 'model'")
-    both = heads.merge(heads, on=["model", "layer"], suffixes=("", "_b")).query("head < head_b")
-    close = (both["rank"] - both["rank_b"]).abs() <= both["uncertain"] + both["uncertain_b"]
-    return (close & (both["uncertain"] + both["uncertain_b"] > 0)).groupby(both["model"]).sum()
 
 
 DETAILS = {
@@ -946,17 +937,6 @@ def test_the_findings_say_what_models_do_that_were_trained_on():
     right = dict(zip(heads.split(" | "), sums.split(" | "), strict=True))
     text, chains = (round(float(right[name].split()[0])) for name in ON)
     assert f"sums are {text} % right in `pure-text`, {chains} % in `pure-chains`" in said("notebooks/site/findings.md")
-
-
-def test_an_order_moves_by_so_much_where_two_neighbours_change_places():
-    assert "moves by 12/(m(m + 1)) at most, a sixth where it has eight" in said("notebooks/site/verdicts.md")
-    assert of("01_stratification_heads")["head"].nunique() == 8
-    draw, most = np.random.default_rng(0), 0.0
-    for _ in range(300):
-        order, other, at = draw.permutation(8), np.arange(8), draw.integers(7)
-        other[[at, at + 1]] = at + 1, at
-        most = max(most, abs(np.corrcoef(order, np.arange(8))[0, 1] - np.corrcoef(order, other)[0, 1]))
-    assert most == pytest.approx(12 / (8 * 9))
 
 
 def recorded(stem, measure):

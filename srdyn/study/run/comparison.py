@@ -105,9 +105,11 @@ def _kind(*columns: pd.Series) -> str:
 
 
 def _as_large(*bands: pd.Series) -> bool:
-    """Whether numbers that are bands agree, together, to a factor of two."""
+    """Whether numbers that are bands are told of the same rows, and agree, together, to a factor of two."""
+    if any(pd.api.types.is_bool_dtype(x) for x in bands) or not bands[0].isna().equals(bands[1].isna()):
+        return False
     a, b = (x.sum() for x in bands)
-    return not any(pd.api.types.is_bool_dtype(x) for x in bands) and bool(max(a, b) <= 2 * min(a, b))
+    return bool(max(a, b) <= 2 * min(a, b))
 
 
 def _reals(*columns: pd.Series) -> list[np.ndarray]:
