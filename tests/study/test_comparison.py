@@ -120,6 +120,8 @@ def test_a_statistic_of_ranks_may_be_as_far_off_as_its_row_says(name):
     assert faults(table.assign(**{name: [0.5, 0.261]}), table) != []
     assert faults(table.assign(**{name: [0.509, 0.25]}), table) != []
     assert faults(table.assign(norm=[1.0, 2.009]), table) != []
+    flagged = table.assign(uncertain=[False, True])
+    assert faults(flagged.assign(**{name: [0.5, 0.259]}), flagged) != []
 
 
 @pytest.mark.parametrize(("rank", "within"), [(15.95, True), (15.5, False), (57.65, True), (57.0, False)])

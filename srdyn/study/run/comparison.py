@@ -56,7 +56,8 @@ def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
     """
     band, answers = _band(fresh, standing), _ANSWERS if _ASKED & set(fresh) else set()
     rounding = {name: BITS * (name in answers) + 1e-6 * (name in _COSINES) for name in fresh}
-    least = {name: _ATOL + rounding[name] + (band if name in _DOUBTFUL else 0.0) for name in fresh}
+    flags = pd.api.types.is_bool_dtype(standing.get("uncertain"))  # of ranks, of nothing that is made of them
+    least = {name: _ATOL + rounding[name] + (band if name in _DOUBTFUL and not flags else 0.0) for name in fresh}
     off = pd.DataFrame({name: _units(fresh[name], standing[name], band, least[name]) for name in fresh})
     for name, ranks in _STRATA.items():
         if {name, ranks, *_OF_A_HEAD, "uncertain"} <= set(fresh):
