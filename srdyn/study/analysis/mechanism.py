@@ -221,10 +221,8 @@ def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 def _spread_off(table: pd.DataFrame) -> dict[str, float]:
     """How far off another machine may find the farther share of each: all doubtful ranks moved at once, at random."""
-    draw, found, off = np.random.default_rng(0), pd.DataFrame(_spread(table)), []
-    for _ in range(4):
-        way = draw.choice([-1, 1], len(table)) * table["uncertain"]
-        off += [abs(pd.DataFrame(_spread(table.assign(rank=table["rank"] + x))) - found) for x in (way, -way)]
+    found, ways = pd.DataFrame(_spread(table)), observations.ways(table["uncertain"].to_numpy(np.float64))
+    off = [abs(pd.DataFrame(_spread(table.assign(rank=table["rank"] + way))) - found) for way in ways]
     return dict(zip(found, np.max(off, axis=(0, 1)).tolist(), strict=True))
 
 

@@ -182,13 +182,19 @@ def _uncertain(data: Cube, statistics: Statistics, over_heads: bool) -> dict[Key
 
     sums = map(functools.partial(_added_up, statistics), some(data.values, _ADDED_UP), some(data.uncertain, _ADDED_UP))
     farthest = functools.reduce(lambda a, b: {key: max(a[key], b[key]) for key in a}, sums)
-    draw, standing = np.random.default_rng(0), _of_some(statistics, some(data.values, _AT_ONCE))
-    for _ in range(_WAYS):
-        way = draw.choice([-1, 1], data.values.shape) * data.uncertain
-        for off in (way, -way):
-            found = _of_some(statistics, some(data.values + off, _AT_ONCE))
-            farthest = {key: max(x, float(_distance(found[key], standing[key]).max())) for key, x in farthest.items()}
+    standing = _of_some(statistics, some(data.values, _AT_ONCE))
+    for way in ways(data.uncertain):
+        found = _of_some(statistics, some(data.values + way, _AT_ONCE))
+        farthest = {key: max(x, float(_distance(found[key], standing[key]).max())) for key, x in farthest.items()}
     return farthest
+
+
+def ways(uncertain: Float[np.ndarray, "*shape"]) -> Iterator[Float[np.ndarray, "*shape"]]:
+    """How all ranks may move at once, each as far as it is uncertain, up or down at random, and the other way round."""
+    draw = np.random.default_rng(0)
+    for _ in range(_WAYS):
+        way = draw.choice([-1, 1], uncertain.shape) * uncertain
+        yield from (way, -way)
 
 
 def _of_some(statistics: Statistics, means: list[np.ndarray]) -> dict[Key, Float[np.ndarray, "3"]]:

@@ -6,8 +6,6 @@ import re
 import numpy as np
 import pandas as pd
 
-from srdyn import strata
-
 _RTOL, _ATOL = 1e-4, 1e-9
 """Reals of two machines agree to _RTOL; _ATOL is for those that are zero but for rounding."""
 _RANK_SHARE = 0.01
@@ -60,13 +58,15 @@ def units(fresh: pd.DataFrame, standing: pd.DataFrame) -> pd.DataFrame:
     least = {name: _ATOL + rounding[name] + (band if name in _DOUBTFUL and not flags else 0.0) for name in fresh}
     off = pd.DataFrame({name: _units(fresh[name], standing[name], band, least[name]) for name in fresh})
     for name, ranks in _STRATA.items():
-        if {name, ranks, *_OF_A_HEAD, "uncertain"} <= set(fresh):
+        if {name, ranks, *_OF_A_HEAD, "uncertain"} <= set(fresh) and off[name].any():
             off.loc[_near_a_limit(standing, ranks, band) & (off[name] > 0), name] = 1.0
     return off
 
 
 def _near_a_limit(table: pd.DataFrame, ranks: str, band: np.ndarray) -> pd.Series:
     """Rows of heads that have a rank as near to the limit of a stratum as it is uncertain."""
+    from srdyn import strata  # brings torch, which is heavy, and nothing else here needs it
+
     near = [abs(table[ranks] - limit * table["D"]) <= band for limit in (strata.LOW, strata.HIGH)]
     by = [table[name] for name in ("source", *_OF_A_HEAD) if name in table]
     return (near[0] | near[1]).groupby(by).transform("any")
