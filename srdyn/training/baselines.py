@@ -6,6 +6,7 @@ Chen & Goodman, An empirical study of smoothing techniques for language modeling
 
 import lzma
 from collections.abc import Iterable
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -54,12 +55,7 @@ class KneserNey:
         return -np.log2(probability)
 
 
-def training_bytes(names: Iterable[str]) -> list[bytes]:
-    """The training documents of the domains, as the reference models saw them."""
-    return [document.encode() for name in names for document in contexts.training_documents(name)]
-
-
-def xz_bits_per_byte(name: str, *, part: str = "evaluation") -> float:
+def xz_bits_per_byte(name: str | Path, *, part: str = "evaluation") -> float:
     """What `xz -9` makes of one part of a held-out domain alone, its documents one after the other."""
     text = b"".join(document.encode() for document in contexts.held_out_documents(name, part=part))
     return 8 * len(lzma.compress(text, preset=9)) / len(text)

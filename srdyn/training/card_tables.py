@@ -8,11 +8,12 @@ import pandas as pd
 from srdyn.loading import markdown
 
 COLUMNS = (
-    "model", "kind", "seed", "parameters", "tokens", "quantity", "of", "length", "value", "low", "high",
+    "model", "kind", "seed", "parameters", "tokens", "quantity", "texts", "of", "length", "value", "low", "high",
     "low_over_rows", "high_over_rows", "n", "unit", "target", "met", "extrapolated", "task_seed",
 )  # fmt: skip
-"""One row for every model, or baseline, and quantity. `low` … `high` is the 95 % interval: Wilson's for a share of
-items, resampled over windows for bits per byte; `…_over_rows` is resampled over the rows that items lie in."""
+"""One row for every model, or baseline, and quantity. `texts` is their folder below data/. `low` … `high` is the 95 %
+interval: Wilson's for a share of items, resampled over windows for bits per byte; `…_over_rows` is resampled over the
+rows that items lie in."""
 COUNTS = dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64")
 _VERDICTS_FROM = 0.90
 """A task on which a model is below this is used for no verdict."""
@@ -28,7 +29,7 @@ def read(path: Path) -> pd.DataFrame:
 
 def fill(text: str, rows: pd.DataFrame) -> str:
     """`text` with everything measured between its markers `evaluation:begin` and `evaluation:end`."""
-    parts = [_models(rows), _text(rows), _tasks(rows), *_remarks(rows), _targets(rows)]
+    parts = [_models(rows), *_text(rows), _tasks(rows), *_remarks(rows), _targets(rows)]
     return markdown.replace_block(text, "evaluation", "\n\n".join(parts))
 
 
@@ -38,15 +39,28 @@ def _models(rows: pd.DataFrame) -> str:
     return markdown.table(["model", "kind", "seed", "parameters", "tokens seen"], cells)
 
 
-def _text(rows: pd.DataFrame) -> str:
+def _text(rows: pd.DataFrame) -> Iterator[str]:
+    """A table of the texts that all models read, one of those beside the wide corpus."""
     text = rows[rows["quantity"] == "bits per byte"]
-    domains, cells = sorted(text["of"].unique()), []
-    for model in pd.concat([_trained(text), text])["model"].unique():  # baselines last
-        own = text[text["model"] == model].set_index("of")
-        cells.append([model, *(_bits(own.loc[domain]) for domain in domains)])
+    text = text.assign(cell=[_bits(row) for _, row in text.iterrows()])
+    wide = text["texts"] != "contexts"
     windows, length = int(text["n"].dropna().iloc[0]), int(text["length"].iloc[0])
     caption = f"Held-out bits per byte, with 95 % intervals over {windows} windows of {length} tokens in each domain:"
-    return f"{caption}\n\n{markdown.table(['', *domains], cells)}"
+    yield f"{caption}\n\n{_crossed(text[~wide], 'model', 'of')}"
+    if wide.any():
+        kinds = text["texts"].str.removeprefix("wide/") + ": " + text["of"]
+        caption = (
+            "The same beside the wide corpus, in texts of its domains (held-out), of kinds that it lacks (unseen):"
+        )
+        yield f"{caption}\n\n{_crossed(text[wide].assign(kind_of_text=kinds), 'kind_of_text', 'model')}"
+
+
+def _crossed(text: pd.DataFrame, down: str, across: str) -> str:
+    """Cells by two columns, models before baselines, all else in order."""
+    models = pd.concat([_trained(text), text])["model"].unique()
+    cells = text.pivot(index=down, columns=across, values="cell").fillna("–")
+    cells = cells.reindex(models, axis="index" if down == "model" else "columns")
+    return markdown.table(["", *cells.columns], cells.reset_index().to_numpy().tolist())
 
 
 def _tasks(rows: pd.DataFrame) -> str:
@@ -81,7 +95,8 @@ def _targets(rows: pd.DataFrame) -> str:
         gap = f"{abs(row.value - row.target):.3f}" if is_text else f"{100 * abs(row.value - row.target):.1f} points"
         reached = "met" if row.met else f"missed by {gap}"
         wanted = ("< " if is_text else "≥ ") + number(row.target)
-        cells.append([row.model, f"{row.quantity}, {row.of}", wanted, number(row.value), reached])
+        of = row.of if row.texts == "contexts" else f"{row.texts.removeprefix('wide/')}: {row.of}"
+        cells.append([row.model, f"{row.quantity}, {of}", wanted, number(row.value), reached])
     caption = "Targets (bits per byte: the best baseline of the domain):"
     return f"{caption}\n\n{markdown.table(['model', 'quantity', 'target', 'reached', ''], cells)}"
 

@@ -1,4 +1,7 @@
-"""Measures the reference models for the card that stands beside them: `python -m srdyn.training.modelcard`."""
+"""Measures the reference models for the card that stands beside them: `python -m srdyn.training.modelcard [model …]`.
+
+All read data/contexts; what is held out of the wide corpus is read by those that were trained on it.
+"""
 
 import argparse
 import json
@@ -12,19 +15,21 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float64
 from tqdm.auto import tqdm
-from transformers import AutoTokenizer, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from srdyn import contexts, evals, models
 from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study.analysis import intervals
 from srdyn.study.run import store, workers
-from srdyn.text import episodes
+from srdyn.text import documents, episodes
 from srdyn.training import baselines, card_tables, recipes
 
 _PART = "evaluation"
 _BITS = "bits per byte"
 _TEXT_LENGTH = 512
+_TASKS_IN = "contexts"
+"""The folder, below data/, of the text that tasks are written into."""
 _SEED = 0  # of the tasks' draws
 _ARITHMETIC = {"chain": 0.95, "sum": 0.95}
 _TARGETS = {
@@ -48,25 +53,35 @@ _PLAN = Plan(
 )
 
 
-def folders(root: Path) -> list[Path]:
-    """The models in `root`: folders that training wrote. Raises `FileNotFoundError` where there is none."""
+def folders(root: Path, names: Sequence[str] = ()) -> list[Path]:
+    """The models in `root`, or those of them that are named: folders that training wrote.
+
+    Raises `FileNotFoundError` where there is none, or none of a name.
+    """
     found = sorted(path.parent for path in root.glob("*/training.json") if (path.parent / "config.json").exists())
-    if not found:
-        raise FileNotFoundError(f"{root} holds no trained model; `python -m srdyn.training.train` makes one")
-    return found
+    if not found or not {*names} <= {path.name for path in found}:
+        missing = ", ".join({*names} - {path.name for path in found}) or "model"
+        raise FileNotFoundError(f"{root} holds no trained {missing}; `python -m srdyn.training.train` makes one")
+    return [path for path in found if not names or path.name in names]
 
 
-def baseline_rows(tokenizer: PreTrainedTokenizerBase, *, plan: Plan = _PLAN) -> pd.DataFrame:
-    """Bits per byte of the baselines in each domain: n-gram models on the bytes of the models' windows, xz on all."""
-    names, rows = contexts.domains(), []
-    everything = baselines.KneserNey(baselines.training_bytes(names))
-    for name in names:
-        chosen = _windows(name, tokenizer, plan)
-        alone = baselines.KneserNey(baselines.training_bytes([name]))
-        for which, ngrams in (("all domains", everything), ("that domain alone", alone)):
-            found = _text_row(name, chosen, _ngram_bits(ngrams, name, chosen))
+def baseline_rows(tier: recipes.Tier, *, plan: Plan = _PLAN) -> pd.DataFrame:
+    """Bits per byte of the baselines in each text that is held out of what a tier reads.
+
+    N-gram models, trained on all that the tier reads and, where there is such, on the text's own domain, are scored on
+    the bytes of its models' windows; xz on all.
+    """
+    tokenizer, rows = recipes.tokenizer(tier), []
+    read = {name: [text.encode() for text in texts] for name, texts in recipes.training_documents(tier).items()}
+    everything = baselines.KneserNey(text for texts in read.values() for text in texts)
+    for place in recipes.held_out(tier):
+        chosen, trained = _windows(place, tokenizer, plan), {"all domains": everything}
+        if (name := documents.short_name(place)) in read:
+            trained["that domain alone"] = baselines.KneserNey(read[name])
+        for which, ngrams in trained.items():
+            found = _text_row(place, chosen, _ngram_bits(ngrams, place, chosen))
             rows.append(found | {"model": f"{baselines.ORDER}-gram, {which}"})
-        rows.append({"model": "xz -9", "of": name, "value": baselines.xz_bits_per_byte(name, part=_PART)})
+        rows.append({"model": "xz -9", **_about(place), "value": baselines.xz_bits_per_byte(place, part=_PART)})
     return pd.DataFrame(rows).assign(kind="baseline", quantity=_BITS, length=_TEXT_LENGTH)
 
 
@@ -75,36 +90,52 @@ def model_rows(folder: Path, *, plan: Plan = _PLAN, device: str = "auto") -> pd.
     """Bits per byte in each domain and accuracy on each task of one model, without targets."""
     model = models.load(folder, device=device)
     training = json.loads((folder / "training.json").read_text())
-    curriculum = recipes.TIERS[training["settings"].get("tier", "small")].curriculum
+    tier = _tier(folder)
     about = {"model": folder.name, "parameters": model.hf.num_parameters()}
     about |= {name: training["settings"][name] for name in ("kind", "seed")}
-    about["tokens"] = training["step"] * curriculum.tokens_per_batch
-    longest = curriculum.longest(about["tokens"])
-    windows = {name: _windows(name, model.tokenizer, plan) for name in contexts.domains()}
-    text = [_text_row(name, chosen, evals.window_bits(model, chosen.tokens)) for name, chosen in windows.items()]
+    about["tokens"] = training["step"] * tier.curriculum.tokens_per_batch
+    longest = tier.curriculum.longest(about["tokens"])
+    places = [place for each in _evaluated(tier) for place in recipes.held_out(each)]
+    windows = {place: _windows(place, model.tokenizer, plan) for place in places}
+    text = [_text_row(place, chosen, evals.window_bits(model, chosen.tokens)) for place, chosen in windows.items()]
     rows = pd.DataFrame([*text, *_task_rows(model, plan)])
     return rows.assign(**about, extrapolated=rows["length"] > longest)
 
 
 def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
     """Add the target of each row that has one, and whether it is met: accuracy from it on, text below it."""
-    best = dict(rows[rows["kind"] == "baseline"].groupby("of")["value"].min())
-    by_kind = {kind: best | shares for kind, shares in _TARGETS.items()}
-    targets = [by_kind.get(kind, {}).get(of) for kind, of in zip(rows["kind"], rows["of"], strict=True)]
+    best = dict(rows[rows["kind"] == "baseline"].groupby(["texts", "of"])["value"].min())
+    by_kind = {kind: best | {(_TASKS_IN, of): x for of, x in shares.items()} for kind, shares in _TARGETS.items()}
+    asked = zip(rows["kind"], zip(rows["texts"], rows["of"], strict=True), strict=True)
+    targets = [by_kind.get(kind, {}).get(of) for kind, of in asked]
     rows = rows.assign(target=pd.Series(targets, rows.index, float).where(rows["length"] == _TEXT_LENGTH))
     below, is_text = rows["value"] < rows["target"], rows["quantity"] == _BITS
     return rows.assign(met=(below == is_text).astype(object).where(rows["target"].notna(), None))
 
 
-def measure(root: Path, *, plan: Plan = _PLAN) -> pd.DataFrame:
-    """One row for every model, or baseline, and quantity; models are measured side by side, one a core."""
-    found = folders(root)
-    tokenizer = AutoTokenizer.from_pretrained(found[0])
+def measure(root: Path, names: Sequence[str] = (), *, plan: Plan = _PLAN) -> pd.DataFrame:
+    """One row for every model, or those named, and quantity, below those of the baselines of what they read.
+
+    Models are measured side by side, one a core.
+    """
+    found = folders(root, names)
+    tiers = {tier.corpus: tier for folder in found for tier in _evaluated(_tier(folder))}.values()
     measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
-    tables = [baseline_rows(tokenizer, plan=plan), *tqdm(measured, total=len(found), desc="models")]
-    rows = with_targets(pd.concat(tables, ignore_index=True).assign(task_seed=_SEED))
-    rows = rows.assign(unit=rows["quantity"].replace("accuracy", "share of items"))
-    return rows.astype(card_tables.COUNTS)[list(card_tables.COLUMNS)]
+    tables = [baseline_rows(tier, plan=plan) for tier in tiers]
+    rows = pd.concat([*tables, *tqdm(measured, total=len(found), desc="models")], ignore_index=True)
+    rows = rows.assign(task_seed=_SEED, unit=rows["quantity"].replace("accuracy", "share of items"))
+    return with_targets(rows).astype(card_tables.COUNTS)[list(card_tables.COLUMNS)]
+
+
+def merged(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
+    """`rows` among those that `evaluation.csv` has of other models in `root`, and of baselines of other texts."""
+    standing, present = card_tables.read(root / "evaluation.csv"), [folder.name for folder in folders(root)]
+    standing = standing[(standing["kind"] == "baseline") | standing["model"].isin(present)]
+    old, new = (table.assign(texts=table["texts"].where(table["kind"] == "baseline", "")) for table in (standing, rows))
+    again = pd.MultiIndex.from_frame(old[["model", "texts"]]).isin(pd.MultiIndex.from_frame(new[["model", "texts"]]))
+    both = pd.concat([standing[~again], rows], ignore_index=True)
+    order = both["model"].where(both["kind"] != "baseline", "").argsort(kind="stable")  # baselines first
+    return both.iloc[order].reset_index(drop=True)
 
 
 def write(root: Path, rows: pd.DataFrame) -> None:
@@ -115,11 +146,24 @@ def write(root: Path, rows: pd.DataFrame) -> None:
     files.write_bytes(readme, card_tables.fill(readme.read_text(encoding="utf-8"), card_tables.read(path)).encode())
 
 
-def _text_row(name: str, chosen: evals.ByteWindows, bits: Float64[np.ndarray, " N"]) -> dict:
-    """Bits per byte of a domain, given the bits of each window."""
+def _tier(folder: Path) -> recipes.Tier:
+    return recipes.TIERS[files.read_json(folder / "training.json")["settings"].get("tier", "small")]
+
+
+def _evaluated(tier: recipes.Tier) -> list[recipes.Tier]:
+    """The tiers whose held-out text models of this one read here."""
+    return [recipes.TIERS["small"], *([tier] if tier.corpus else [])]
+
+
+def _about(place: Path) -> dict[str, str]:
+    return {"texts": str(place.parent.relative_to(files.data_dir())), "of": documents.short_name(place)}
+
+
+def _text_row(place: Path, chosen: evals.ByteWindows, bits: Float64[np.ndarray, " N"]) -> dict:
+    """Bits per byte of a text, given the bits of each window."""
     both = np.stack([bits, chosen.stop - chosen.start], 1)
     per_byte = intervals.ratio(both)
-    return {"quantity": _BITS, "of": name, "length": _TEXT_LENGTH, **_ends(per_byte), "n": len(bits)}
+    return {"quantity": _BITS, **_about(place), "length": _TEXT_LENGTH, **_ends(per_byte), "n": len(bits)}
 
 
 def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
@@ -133,17 +177,17 @@ def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
         over_rows = intervals.ratio(by_row)
         share = intervals.wilson(int(frame["right"].sum()), len(frame))
         ends = _ends(share) | {"low_over_rows": over_rows.low, "high_over_rows": over_rows.high}
-        yield {"quantity": "accuracy", "of": task, "length": length, **ends, "n": len(frame)}
+        yield {"quantity": "accuracy", "texts": _TASKS_IN, "of": task, "length": length, **ends, "n": len(frame)}
 
 
-def _windows(name: str, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.ByteWindows:
-    return evals.windows(name, tokenizer, length=_TEXT_LENGTH, part=_PART, n=plan.windows)
+def _windows(place: Path, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.ByteWindows:
+    return evals.windows(str(place), tokenizer, length=_TEXT_LENGTH, part=_PART, n=plan.windows)
 
 
-def _ngram_bits(ngrams: baselines.KneserNey, name: str, chosen: evals.ByteWindows):
+def _ngram_bits(ngrams: baselines.KneserNey, place: Path, chosen: evals.ByteWindows):
     """What the n-gram model needs for the bytes of each window, given all that precedes them in their document."""
-    documents = contexts.held_out_documents(name, part=_PART)
-    bits = {i: ngrams.bits(documents[i].encode()) for i in {*chosen.document}}
+    read = contexts.held_out_documents(place, part=_PART)
+    bits = {i: ngrams.bits(read[i].encode()) for i in {*chosen.document}}
     spans = zip(chosen.document, chosen.start, chosen.stop, strict=True)
     return np.array([bits[i][start:stop].sum() for i, start, stop in spans])
 
@@ -153,12 +197,15 @@ def _ends(interval: intervals.Interval) -> dict[str, float]:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure every model in data/models, then write evaluation.csv and the tables of README.md there."""
+    """Measure the models of data/models that are named, or all; write evaluation.csv and README.md's tables there."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.training.modelcard", description=__doc__)
     parser.add_argument("--root", type=Path, default=files.data_dir() / "models", help="folder of model folders")
-    root = parser.parse_args(arguments).root
+    parser.add_argument("names", nargs="*", help="of models; what was measured of others stays; default: all")
+    given = parser.parse_args(arguments)
+    root = given.root
     logging.basicConfig(level=logging.INFO)
-    write(root, measure(root))
+    rows = measure(root, given.names)
+    write(root, merged(root, rows) if given.names else rows)
     logging.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")
 
 

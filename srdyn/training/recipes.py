@@ -142,8 +142,21 @@ def text(tier: Tier) -> tasks.Text:
     """The corpus as one token array per domain, documents separated by the end-of-text token."""
     if tier.corpus:
         return tasks.Text(_read(files.root() / tier.corpus, tier), weights=tier.weights)
-    ids = {name: _encoded(contexts.training_documents(name), tokenizer(tier)) for name in contexts.domains()}
+    ids = {name: _encoded(texts, tokenizer(tier)) for name, texts in training_documents(tier).items()}
     return tasks.Text(ids, weights=tier.weights)
+
+
+def training_documents(tier: Tier) -> dict[str, list[str]]:
+    """The documents of each domain that a tier's models read. Raises FileNotFoundError for a corpus to be built."""
+    if tier.corpus:
+        return {path.stem: documents.read(path) for path in _corpus(files.root() / tier.corpus)}
+    return {name: contexts.training_documents(name) for name in contexts.domains()}
+
+
+def held_out(tier: Tier) -> list[Path]:
+    """Files of text that no model of the tier read: of the kinds that it read and, of the wide corpus, of others."""
+    folders = ("wide/held-out", "wide/unseen") if tier.corpus else ("contexts",)
+    return [path for folder in folders for path in sorted((files.data_dir() / folder).glob("*.jsonl.xz"))]
 
 
 def stream(settings: Settings) -> dict[str, object]:
@@ -155,17 +168,21 @@ def stream(settings: Settings) -> dict[str, object]:
 
 def _read(folder: Path, tier: Tier) -> dict[str, np.ndarray]:
     """The domains of a folder, their tokens kept beside them for the next time."""
-    found = sorted(folder.glob("*.jsonl"))
-    if not found:
-        raise FileNotFoundError(f"{folder} holds no *.jsonl; data/wide/build_wide.py makes them")
     kept, ids = files.content_hash(files.root() / tier.tokenizer)[:12], {}
-    for path in tqdm(found, desc="reading the corpus"):
+    for path in tqdm(_corpus(folder), desc="reading the corpus"):
         cache = path.with_name(f"{path.stem}-{files.content_hash(path)[:12]}-{kept}.tokens")
         if (content := files.kept(cache)) is None:
             content = _encoded(documents.read(path), tokenizer(tier)).astype(np.uint16).tobytes()
             files.keep(cache, content)
         ids[path.stem] = np.frombuffer(content, np.uint16)
     return ids
+
+
+def _corpus(folder: Path) -> list[Path]:
+    found = sorted(folder.glob("*.jsonl"))
+    if not found:
+        raise FileNotFoundError(f"{folder} holds no *.jsonl; data/wide/build_wide.py makes them")
+    return found
 
 
 def _encoded(texts: list[str], tokens: PreTrainedTokenizerBase) -> np.ndarray:

@@ -61,7 +61,7 @@ def test_digits_and_a_bit_changed_all_at_once_are_each_found(copy):
 
 
 OTHERS = ["contexts/prose.jsonl.xz", "corpus/math.jsonl.xz", "geometry/Olmo-Hybrid-7B/config.json", "paper/claims.yaml"]
-OTHERS += ["models/evaluation.csv", "models/uniform/checkpoints/step-000384/model.safetensors"]
+OTHERS += ["models/evaluation.csv", "models/uniform/model.safetensors"]
 OTHERS += ["tokenizer/tokenizer.json"]
 
 

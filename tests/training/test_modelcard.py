@@ -7,9 +7,10 @@ import pytest
 from srdyn import contexts, evals
 from srdyn.loading import files, reference
 from srdyn.study.run import workers
-from srdyn.training import card_tables, mixture, modelcard
+from srdyn.training import card_tables, mixture, modelcard, recipes
 
 TINY = modelcard.Plan(items={("needle", 128): 4, ("sum", 128): 6, ("sum", 512): 24}, windows=2)
+SMALL = recipes.TIERS["small"]
 SHELL = "# Models\n\n<!-- evaluation:begin -->\nold\n<!-- evaluation:end -->\n\nEnd.\n"
 
 
@@ -31,8 +32,16 @@ def root(tmp_path, monkeypatch, tokenizer):
 
 def row(**changes):
     known = {"model": "pure", "kind": "pure", "seed": 0, "parameters": 1234, "tokens": 5678, "n": 400, "task_seed": 0}
-    measured = {"quantity": "accuracy", "of": "sum", "length": 512, "value": 0.9, "low": 0.87, "high": 0.92}
-    return known | measured | {"unit": "share of items", "extrapolated": False} | changes
+    measured = {
+        "texts": "contexts",
+        "quantity": "accuracy",
+        "of": "sum",
+        "length": 512,
+        "value": 0.9,
+        "low": 0.87,
+        "high": 0.92,
+    }
+    return known | measured | {"texts": "contexts", "unit": "share of items", "extrapolated": False} | changes
 
 
 def text(**changes):
@@ -71,10 +80,10 @@ def test_the_card_is_measured_and_written_from_the_table(root):
 
 
 def test_baselines_are_scored_on_the_bytes_of_the_models_windows(root, tokenizer):
-    rows = modelcard.baseline_rows(tokenizer, plan=TINY).set_index(["model", "of"])
+    rows = modelcard.baseline_rows(SMALL, plan=TINY).set_index(["model", "of"])
     chosen = evals.windows("code", tokenizer, length=128, n=2)
     documents = [d.encode() for d in contexts.held_out_documents("code", part="evaluation")]
-    ngrams = modelcard.baselines.KneserNey(modelcard.baselines.training_bytes(["code"]))
+    ngrams = modelcard.baselines.KneserNey(text.encode() for text in contexts.training_documents("code"))
     bits = 0.0
     for i, start, stop in zip(chosen.document, chosen.start, chosen.stop, strict=True):
         bits += ngrams.bits(documents[i][:stop])[start:].sum()
@@ -125,6 +134,46 @@ def test_the_card_names_misses_weak_tasks_and_extrapolation():
     assert "extrapolation" not in clean
 
 
+def test_texts_beside_the_wide_corpus_have_a_table_and_targets_of_their_own():
+    unseen = {"texts": "wide/unseen", "of": "plays"}
+    rows = table(
+        text(model="xz -9", kind="baseline", value=2.0, low=None, high=None, n=None),
+        text(model="xz -9", kind="baseline", value=3.0, low=None, high=None, n=None, **unseen),
+        text(value=2.5),
+        text(value=2.5, model="main-pure"),
+        text(value=2.5, model="main-pure", **unseen),
+    )
+    assert rows["met"].tolist()[2:] == [False, False, True]
+    filled = card_tables.fill(SHELL, pd.concat([rows, table(row())], ignore_index=True))
+    assert "|  | main-pure | xz -9 |" in filled
+    assert "| unseen: plays | 2.500 (0.870–0.920) | 3.000 |" in filled
+    assert "| main-pure | bits per byte, unseen: plays | < 3.000 | 2.500 | met |" in filled
+    assert "| xz -9 | 2.000 |" in filled
+
+
+def test_a_model_that_is_measured_again_takes_its_own_place():
+    """And baselines of the texts that it read; all else stays, byte by byte."""
+    root = files.data_dir() / "models"
+    known = card_tables.read(root / "evaluation.csv")
+    again = known[known["model"].isin(["kda"]) | (known["kind"] == "baseline")]
+    pd.testing.assert_frame_equal(modelcard.merged(root, known[known["model"] == "kda"]), known)
+    changed = modelcard.merged(root, again.assign(value=0.1234))
+    assert len(changed) == len(known)
+    assert (changed["value"] == 0.1234).sum() == len(again)
+    new = modelcard.merged(root, known[known["model"] == "pure"].assign(model="lasting"))
+    order = list(new["model"].unique())
+    assert order == [*order[:3], *sorted([*known["model"].unique()[3:], "lasting"])]
+
+
+def test_a_model_that_is_named_is_measured_alone(root):
+    modelcard.write(root, modelcard.measure(root, plan=TINY))
+    before = (root / "evaluation.csv").read_bytes()
+    assert set(modelcard.measure(root, ["uniform"], plan=TINY).query("kind != 'baseline'")["model"]) == {"uniform"}
+    with pytest.raises(FileNotFoundError, match="no trained purer"):
+        modelcard.measure(root, ["purer", "uniform"], plan=TINY)
+    assert (root / "evaluation.csv").read_bytes() == before
+
+
 def test_a_folder_without_models_and_another_table_are_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no trained model"):
         modelcard.folders(tmp_path)
@@ -141,4 +190,5 @@ def test_the_committed_card_is_that_of_the_committed_table():
     assert card_tables.fill(readme, card_tables.read(root / "evaluation.csv")) == readme
     about = {path.parent.name: json.loads(path.read_text()) for path in root.glob("*/training.json")}
     measured = card_tables.read(root / "evaluation.csv").dropna(subset=["tokens"]).groupby("model")["tokens"].first()
-    assert dict(measured) == {name: x["step"] * mixture.SMALL.tokens_per_batch for name, x in about.items()}
+    curricula = {name: recipes.TIERS[x["settings"].get("tier", "small")].curriculum for name, x in about.items()}
+    assert dict(measured) == {name: x["step"] * curricula[name].tokens_per_batch for name, x in about.items()}
