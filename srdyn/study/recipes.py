@@ -30,7 +30,7 @@ ABOUT = f"{ARM} layers window truncated probe"
 
 def stands(table: str, model: str = "") -> pd.DataFrame:
     """The committed table of this name, `thorough/…` for one of the thorough run; of one model alone, if named."""
-    found = store.load_table(Path(table).name, run=store.THOROUGH if "/" in table else store.REFERENCE)
+    found = store.load_table(Path(table).name, run=Path(table).parent.name or store.REFERENCE)
     return found[found["model"] == model].reset_index(drop=True) if model else found
 
 

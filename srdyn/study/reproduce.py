@@ -38,7 +38,8 @@ _SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mecha
 
 No clock tells this order: by the time that they took, 04 would begin beside 03.
 """
-_WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*"), store.THOROUGH: ("data/tables/thorough/{}*",)}
+_WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*")}
+_WRITES |= {run: (f"data/tables/{run}/{{}}*",) for run in (store.THOROUGH, store.MAIN)}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 
 _LONGEST = 64
@@ -245,8 +246,8 @@ def _claims(stem: str) -> str:
 def _tables(stem: str) -> Iterator[str]:
     """Hashes of the tables of other notebooks that this one reads."""
     run, pattern = _READS.get(stem, (None, ""))
-    folders = [store.table_dir(run), *([store.table_dir(store.THOROUGH)] if stem == _SCORECARD else [])]
-    for folder in folders if pattern else []:
+    runs = [run, *([store.THOROUGH, store.MAIN] if stem == _SCORECARD else [])]
+    for folder in map(store.table_dir, runs if pattern else []):
         yield from (files.content_hash(path) for path in sorted(folder.glob(pattern)))
 
 

@@ -79,7 +79,7 @@ def unexplained() -> Iterator[str]:
     for path, side in _sides():
         if side.get("code") not in known:
             yield f"{_name(path)}: no list is kept of the code that it names"
-        run = store.THOROUGH if path.parent.name == store.THOROUGH else store.REFERENCE
+        run = path.parent.name if path.parent.name in store.COMMITTED else store.REFERENCE
         wanted = given("_".join(path.stem.split("_")[:2]), run) if path.stem != _OWN else {}
         for name, value in side.get("parameters", {}).items():
             if wanted.get(name, value) != value:

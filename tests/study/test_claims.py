@@ -285,6 +285,40 @@ def test_another_run_sees_its_own_tables_alone(clone, monkeypatch):
     assert claims.ledger().set_index("claim").at["C4", "verdict"] == "reproduced"
 
 
+def test_the_main_pair_stands_beside_the_models_of_the_reference_run(clone, monkeypatch):
+    state(clone, [*CLAIMS[:3], stated("C6") | UNTESTED])
+    record("C4", rows(PASS, PASS), rows(FAIL, kind="uniform"))
+    before = claims.ledger()
+    monkeypatch.setenv("SRDYN_RUN", "main")
+    record("C4", rows(FAIL, model="main-hybrid"), rows(PASS, kind="pure", model="main-pure"))
+    record("C6", rows(PASS, model="main-hybrid"))
+    assert claims.ledger().set_index(["claim", "kind"]).at[("C4", "hybrid"), "verdict"] == "one seed: fails"
+    assert (clone / f"data/tables/main/{RUN}_claims.csv").is_file()
+    monkeypatch.setenv("SRDYN_RUN", "reference")
+    book = claims.ledger()
+    told = book[book["kind"].map(claims.is_main)].set_index(["claim", "kind"])["verdict"]
+    assert told.to_dict() == {
+        ("C4", "main hybrid"): "one seed: fails",
+        ("C4", "main pure"): "one seed: passes",
+        ("C6", "main hybrid"): "one seed: passes",
+    }
+    rest = book[~book["kind"].map(claims.is_main)].reset_index(drop=True)
+    pd.testing.assert_frame_equal(rest, before[before["claim"] != "C6"].reset_index(drop=True))
+    monkeypatch.setenv("SRDYN_RUN", "smoke")
+    assert set(claims.ledger()["kind"]) == {""}
+
+
+def test_the_main_pair_is_not_said_to_agree_with_the_thorough_run(clone, monkeypatch):
+    for run, found in (("thorough", FAIL), ("main", PASS), ("reference", PASS)):
+        monkeypatch.setenv("SRDYN_RUN", run)
+        measured = rows(found, found)
+        record("C4", measured.assign(model=f"{run}-" + measured["model"]))
+    told = claims.ledger().query("claim == 'C4'").set_index("kind")[["verdict", "beside"]]
+    assert told.to_numpy().tolist() == [
+        ["not reproduced", "thorough run; default run says: reproduced"], ["reproduced", ""]
+    ]  # fmt: skip
+
+
 def test_a_number_stays_on_its_side_of_the_threshold():
     wanted = {0.9: "0.900", 0.89996: "0.89996", 0.90004: "0.900", 1.0: "1.00", 0.0: "0.00", -3e-17: "0.00"}
     wanted |= {1.234e-5: "1.23e-05", 64.0: "64.0", 128.4: "128", NAN: "–"}

@@ -67,6 +67,27 @@ def test_the_headline_counts_the_claims_by_their_verdicts(monkeypatch):
     )
 
 
+def test_the_headline_says_of_the_main_pair_what_the_later_rules_say(monkeypatch):
+    rows = [
+        ("A", "hybrid", "reproduced"),
+        ("A", "main hybrid", "one seed: fails"),
+        ("A", "main pure", "one seed: fails"),
+    ]
+    rows += [("B", "main hybrid", "one seed: passes (null passes too: x)"), ("B", "main pure", "one seed: passes")]
+    rows += [("C", "main hybrid", "one seed: passes"), ("C", "main pure", "not testable here")]
+    rows += [("D", "main hybrid", "one seed: passes"), ("D", "main pure", "one seed: undecided")]
+    again = [("A", "main hybrid", "one seed: passes"), ("A", "main pure", "one seed: passes")]
+    again += [("D", "main hybrid", "one seed: fails"), ("D", "main pure", "one seed: fails")]
+    books = {registration.FIRST: rows, registration.SECOND: again}
+    named = ["claim", "kind", "verdict"]
+    monkeypatch.setattr(claims, "ledger", lambda registered: pd.DataFrame(books[registered], columns=named))
+    paper = types.SimpleNamespace(claims=[types.SimpleNamespace(id=claim) for claim in "ABCD"])
+    monkeypatch.setattr(registration, "load", lambda: paper)
+    first, main = readme.headline().split(" In the main pair")
+    assert first.startswith("**Of 4 claims: reproduced 1 (A); open")
+    assert main.endswith("by the later rules: 2 pass (A, B); 1 fail (D); 1 are open, or not alike in both (C).\n")
+
+
 def test_what_models_do_without_heads_is_what_the_tables_say(monkeypatch):
     monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
     table, said = readme.removals().strip().split("\n\n")

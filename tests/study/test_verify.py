@@ -210,6 +210,7 @@ def test_the_command_names_every_fault_and_fails(copy, monkeypatch, capsys):
         ("reference", "03_ablation", ["figures/03_ablation*", "data/tables/03_ablation*"]),
         ("reference", "07_cost", ["figures/07_cost*"]),
         ("thorough", "03_ablation", ["data/tables/thorough/03_ablation*"]),
+        ("main", "03_ablation", ["data/tables/main/03_ablation*"]),
         ("smoke", "03_ablation", None),
     ],
 )

@@ -85,7 +85,7 @@ def ledger(*, registered: str = registration.FIRST) -> pd.DataFrame:
     Columns: claim, statement, paper, kind, verdict, why, leading (the value that decides), ours (all values), nulls
     (theirs), over, notebook, beside. A claim that was not measured has one row, with an empty kind, that says why. The
     reference run leaves the verdict to the committed thorough run where that measured the claim; `beside` then tells
-    whether its own agrees.
+    whether its own agrees. Beside its models stand those of the committed run `main`, of kinds called so.
     """
     told = ["verdict", "why", "leading", "ours", "nulls", "over", "notebook", "beside"]
     blank = dict.fromkeys(["claim", "statement", "paper", "kind", *told], "")
@@ -98,6 +98,11 @@ def both() -> pd.DataFrame:
     later = ledger(registered=registration.SECOND).query("kind != ''")[["claim", "kind", "verdict", "leading", "why"]]
     later.columns = ["claim", "kind", "second", "second_leading", "second_why"]
     return ledger().merge(later, on=["claim", "kind"], how="left")
+
+
+def is_main(kind: str) -> bool:
+    """Whether a kind of the ledger is of the run `main`."""
+    return kind.startswith(f"{store.MAIN} ")
 
 
 def scorecard() -> str:
@@ -245,22 +250,23 @@ def _entries(claim: registration.Claim, registered: str) -> Iterator[dict[str, s
     """The lines of the ledger for one claim; what a line leaves out is empty."""
     line = {"claim": claim.id, "statement": claim.statement, "paper": claim.paper, "notebook": claim.notebook}
     table = _standing(claim.notebook, registered)
-    own = found = table[table["claim"] == claim.id]
+    own = found = every = table[table["claim"] == claim.id]
     if store.run_name() == store.REFERENCE:
-        thorough = _standing(claim.notebook, registered, of=store.THOROUGH)
-        thorough = thorough[thorough["claim"] == claim.id]
+        runs = (_standing(claim.notebook, registered, of=run) for run in (store.THOROUGH, store.MAIN))
+        thorough, main = (rows[rows["claim"] == claim.id] for rows in runs)
         found = own if thorough.empty else thorough
-    if not claim.measures or (claim.untested and found.empty):
+        every = pd.concat([found, main.assign(kind=f"{store.MAIN} " + main["kind"])])
+    if not claim.measures or (claim.untested and every.empty):
         yield line | {"verdict": _VERDICTS["undefined"], "why": claim.untested or "no measure is defined"}
-    elif found.empty:
+    elif every.empty:
         why = f"{claim.notebook} {'has not run' if table.empty else 'ran without it'}"
         yield line | {"verdict": "not measured yet", "why": why}
     else:
         others = {} if found is own else judge(own, registered=registered).set_index("kind")["verdict"]
-        for judged in judge(found, registered=registered).to_dict("records"):
-            rows = _with_outcomes(found[found["kind"] == judged["kind"]], registered)
+        for judged in judge(every, registered=registered).to_dict("records"):
+            rows = _with_outcomes(every[every["kind"] == judged["kind"]], registered)
             texts = _texts(claim, rows, judged["measure"])
-            if found is not own:
+            if found is not own and not is_main(judged["kind"]):
                 verdict = others.get(judged["kind"], "nothing")
                 agrees = "agrees" if verdict == judged["verdict"] else f"says: {verdict}"
                 texts["beside"] = f"thorough run; default run {agrees}"

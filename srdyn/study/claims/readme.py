@@ -44,8 +44,12 @@ def verdicts() -> str:
 
 
 def headline() -> str:
-    """In a sentence which claims have which verdict in every kind of model but controls, by both registrations."""
-    first, second = (_studied(claims.ledger(registered=which)) for which in (registration.FIRST, registration.SECOND))
+    """In a sentence which claims have which verdict in every kind of model but controls, by both registrations.
+
+    In another, what the later rules say of the main pair, once that is measured.
+    """
+    books = [_studied(claims.ledger(registered=which)) for which in (registration.FIRST, registration.SECOND)]
+    first, second = (book[~book["kind"].map(claims.is_main)] for book in books)
     given, again = (book["word"].groupby(book["claim"]).agg(set).to_dict() for book in (first, second))
     passed = first["verdict"].str.contains("null pass").groupby(first["claim"]).all()
     told = {
@@ -64,9 +68,21 @@ def headline() -> str:
         else:
             otherwise.append(claim.id)
     counts = "; ".join(f"{what} {len(names)} ({', '.join(names)})" for what, names in told.items() if names)
-    return (
-        f"**Of {len(registration.load().claims)} claims: {counts}.** ○ Random writes or an untrained model pass, too.\n"
-    )
+    counts = f"**Of {len(registration.load().claims)} claims: {counts}.**"
+    return f"{counts} ○ Random writes or an untrained model pass, too.{_of_main(pd.concat(books))}\n"
+
+
+def _of_main(books: pd.DataFrame) -> str:
+    """Which claims pass, fail or stay open in the main pair; of two rows of a claim and kind the last decides."""
+    main = books[books["kind"].map(claims.is_main)].drop_duplicates(["claim", "kind"], keep="last")
+    if main.empty:
+        return ""
+    words = main["word"].str.split(": ").str[-1].groupby(main["claim"]).agg(set)
+    words = words.reindex(claim.id for claim in registration.load().claims if claim.id in words)
+    told = {"pass": words == {"passes"}, "fail": words == {"fails"}}
+    told["are open, or not alike in both"] = ~(told["pass"] | told["fail"])
+    counts = "; ".join(f"{of.sum()} {what} ({', '.join(words.index[of])})" for what, of in told.items() if of.any())
+    return f" In the main pair, larger and of one seed each, which decides nothing, by the later rules: {counts}."
 
 
 def removals() -> str:

@@ -1,7 +1,7 @@
 """Files that outlive a run: their places, their exact bytes, their origin.
 
 `SRDYN_RUN` names the run. Only the run `reference` (make sets it, for the committed defaults alone) writes to the
-committed `data/tables` and `figures`, `thorough` to `data/tables/thorough`; any other writes to `build/<run>/`.
+committed `data/tables` and `figures`, `thorough` and `main` to folders of `data/tables`; any other to `build/<run>/`.
 """
 
 import hashlib
@@ -28,6 +28,9 @@ from srdyn.study.run import code, comparison
 
 REFERENCE = "reference"
 THOROUGH = "thorough"
+MAIN = "main"
+COMMITTED = {REFERENCE: "", THOROUGH: THOROUGH, MAIN: MAIN}
+"""The runs whose tables are committed, and their folders below `data/tables`."""
 INTERACTIVE = "interactive"
 KEPT = "SRDYN_KEPT"
 """Names a folder in place of build/ for what is kept of surveys and trials."""
@@ -60,10 +63,9 @@ def kept_dir() -> Path:
 
 
 def table_dir(run: str | None = None) -> Path:
-    """Where the tables of `run` lie: in `data/tables` those of the two committed runs, else in `build/<run>/tables`."""
+    """Where the tables of `run` lie: in `data/tables` those of the committed runs, else in `build/<run>/tables`."""
     run = run or run_name()
-    committed = {REFERENCE: files.data_dir() / "tables", THOROUGH: files.data_dir() / "tables" / THOROUGH}
-    return committed.get(run) or build_dir(run) / "tables"
+    return files.data_dir() / "tables" / COMMITTED[run] if run in COMMITTED else build_dir(run) / "tables"
 
 
 def code_dir() -> Path:
@@ -102,7 +104,7 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
             return path
     else:
         note_compared(path, math.inf, "was not there")
-    if run_name() in (REFERENCE, THOROUGH):
+    if run_name() in COMMITTED:
         files.write_bytes(code_dir() / PYTHON / f"{side['code']}.txt", made_by)
     files.write_bytes(path, content)
     files.write_json(path.with_suffix(".json"), side)
@@ -114,7 +116,7 @@ def note_compared(path: Path, farthest: float, fault: str) -> None:
 
     `farthest` is in units of the tolerance.
     """
-    if run_name() not in (REFERENCE, THOROUGH):
+    if run_name() not in COMMITTED:
         return
     if fault:
         log.warning("%s is replaced: %s", path.name, fault)
