@@ -114,28 +114,20 @@ def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def measure(root: Path, names: Sequence[str] = (), *, plan: Plan = _PLAN) -> pd.DataFrame:
-    """One row for every model, or those named, and quantity, below those of the baselines of what they read.
+    """One row for every model, or baseline, and quantity; models are measured side by side, one a core.
 
-    Models are measured side by side, one a core.
+    Where some are named, all else that `evaluation.csv` has of baselines and of models in `root` stays.
     """
-    found = folders(root, names)
+    found, tables = folders(root, names), [_standing(root, names)] if names else []
+    known = {texts for table in tables for texts in table.loc[table["kind"] == "baseline", "texts"]}
     tiers = {tier.corpus: tier for folder in found for tier in _evaluated(_tier(folder))}.values()
     measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
-    tables = [baseline_rows(tier, plan=plan) for tier in tiers]
+    missing = [tier for tier in tiers if _about(recipes.held_out(tier)[0])["texts"] not in known]
+    tables += [baseline_rows(tier, plan=plan) for tier in missing]
     rows = pd.concat([*tables, *tqdm(measured, total=len(found), desc="models")], ignore_index=True)
+    rows = rows.iloc[rows["model"].where(rows["kind"] != "baseline", "").argsort(kind="stable")]  # baselines first
     rows = rows.assign(task_seed=_SEED, unit=rows["quantity"].replace("accuracy", "share of items"))
-    return with_targets(rows).astype(card_tables.COUNTS)[list(card_tables.COLUMNS)]
-
-
-def merged(root: Path, rows: pd.DataFrame) -> pd.DataFrame:
-    """`rows` among those that `evaluation.csv` has of other models in `root`, and of baselines of other texts."""
-    standing, present = card_tables.read(root / "evaluation.csv"), [folder.name for folder in folders(root)]
-    standing = standing[(standing["kind"] == "baseline") | standing["model"].isin(present)]
-    old, new = (table.assign(texts=table["texts"].where(table["kind"] == "baseline", "")) for table in (standing, rows))
-    again = pd.MultiIndex.from_frame(old[["model", "texts"]]).isin(pd.MultiIndex.from_frame(new[["model", "texts"]]))
-    both = pd.concat([standing[~again], rows], ignore_index=True)
-    order = both["model"].where(both["kind"] != "baseline", "").argsort(kind="stable")  # baselines first
-    return both.iloc[order].reset_index(drop=True)
+    return with_targets(rows.reset_index(drop=True)).astype(card_tables.COUNTS)[list(card_tables.COLUMNS)]
 
 
 def write(root: Path, rows: pd.DataFrame) -> None:
@@ -144,6 +136,12 @@ def write(root: Path, rows: pd.DataFrame) -> None:
     files.write_bytes(path, rows.to_csv(index=False, float_format=store.SIGNIFICANT, lineterminator="\n").encode())
     readme = root / "README.md"
     files.write_bytes(readme, card_tables.fill(readme.read_text(encoding="utf-8"), card_tables.read(path)).encode())
+
+
+def _standing(root: Path, names: Sequence[str]) -> pd.DataFrame:
+    """What `evaluation.csv` has of baselines and of models in `root` that are not named."""
+    rows, others = card_tables.read(root / "evaluation.csv"), {path.name for path in folders(root)} - {*names}
+    return rows[(rows["kind"] == "baseline") | rows["model"].isin(others)]
 
 
 def _tier(folder: Path) -> recipes.Tier:
@@ -204,8 +202,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     root = given.root
     logging.basicConfig(level=logging.INFO)
-    rows = measure(root, given.names)
-    write(root, merged(root, rows) if given.names else rows)
+    write(root, measure(root, given.names))
     logging.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")
 
 

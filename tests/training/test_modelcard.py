@@ -151,27 +151,22 @@ def test_texts_beside_the_wide_corpus_have_a_table_and_targets_of_their_own():
     assert "| xz -9 | 2.000 |" in filled
 
 
-def test_a_model_that_is_measured_again_takes_its_own_place():
-    """And baselines of the texts that it read; all else stays, byte by byte."""
-    root = files.data_dir() / "models"
-    known = card_tables.read(root / "evaluation.csv")
-    again = known[known["model"].isin(["kda"]) | (known["kind"] == "baseline")]
-    pd.testing.assert_frame_equal(modelcard.merged(root, known[known["model"] == "kda"]), known)
-    changed = modelcard.merged(root, again.assign(value=0.1234))
-    assert len(changed) == len(known)
-    assert (changed["value"] == 0.1234).sum() == len(again)
-    new = modelcard.merged(root, known[known["model"] == "pure"].assign(model="lasting"))
-    order = list(new["model"].unique())
-    assert order == [*order[:3], *sorted([*known["model"].unique()[3:], "lasting"])]
-
-
-def test_a_model_that_is_named_is_measured_alone(root):
+def test_models_that_are_named_are_measured_alone(root, monkeypatch):
     modelcard.write(root, modelcard.measure(root, plan=TINY))
-    before = (root / "evaluation.csv").read_bytes()
-    assert set(modelcard.measure(root, ["uniform"], plan=TINY).query("kind != 'baseline'")["model"]) == {"uniform"}
+    before, measured = (root / "evaluation.csv").read_bytes(), []
+    model_rows = modelcard.model_rows
+    monkeypatch.setattr(
+        modelcard, "model_rows", lambda folder, plan: measured.append(folder) or model_rows(folder, plan=plan)
+    )
+    monkeypatch.setattr(modelcard, "baseline_rows", None)  # those of contexts/ are known
+    modelcard.write(root, modelcard.measure(root, ["uniform"], plan=TINY))
+    assert [folder.name for folder in measured] == ["uniform"]
+    assert (root / "evaluation.csv").read_bytes() == before
     with pytest.raises(FileNotFoundError, match="no trained purer"):
         modelcard.measure(root, ["purer", "uniform"], plan=TINY)
-    assert (root / "evaluation.csv").read_bytes() == before
+    (root / "hybrid" / "training.json").unlink()
+    left = modelcard.measure(root, ["uniform"], plan=TINY)
+    assert set(left["kind"]) == {"baseline", "uniform"}
 
 
 def test_a_folder_without_models_and_another_table_are_refused(tmp_path):
