@@ -44,15 +44,16 @@ def _text(rows: pd.DataFrame) -> Iterator[str]:
     text = rows[rows["quantity"] == "bits per byte"]
     text = text.assign(cell=[_bits(row) for _, row in text.iterrows()])
     wide = text["texts"] != "contexts"
-    windows, length = int(text["n"].dropna().iloc[0]), int(text["length"].iloc[0])
-    caption = f"Held-out bits per byte, with 95 % intervals over {windows} windows of {length} tokens in each domain:"
-    yield f"{caption}\n\n{_crossed(text[~wide], 'model', 'of')}"
+    yield f"Held-out bits per byte{_over(text[~wide])} in each domain:\n\n{_crossed(text[~wide], 'model', 'of')}"
     if wide.any():
         kinds = text["texts"].str.removeprefix("wide/") + ": " + text["of"]
-        caption = (
-            "The same beside the wide corpus, in texts of its domains (held-out), of kinds that it lacks (unseen):"
-        )
-        yield f"{caption}\n\n{_crossed(text[wide].assign(kind_of_text=kinds), 'kind_of_text', 'model')}"
+        said = f"The same{_over(text[wide])} beside the wide corpus, of its domains (held-out) and of others (unseen):"
+        yield f"{said}\n\n{_crossed(text[wide].assign(kind_of_text=kinds), 'kind_of_text', 'model')}"
+
+
+def _over(text: pd.DataFrame) -> str:
+    windows = " to ".join(dict.fromkeys(f"{text['n'].agg(end):g}" for end in ("min", "max")))
+    return f", with 95 % intervals over {windows} windows of {text['length'].iloc[0]} tokens"
 
 
 def _crossed(text: pd.DataFrame, down: str, across: str) -> str:

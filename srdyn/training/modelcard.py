@@ -43,7 +43,7 @@ class Plan(NamedTuple):
     """How much is measured: items of each task at each length, windows of text in each domain."""
 
     items: dict[tuple[str, int], int]
-    windows: int | None
+    windows: int
 
 
 _PLAN = Plan(
@@ -179,7 +179,11 @@ def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
 
 
 def _windows(place: Path, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.ByteWindows:
-    return evals.windows(str(place), tokenizer, length=_TEXT_LENGTH, part=_PART, n=plan.windows)
+    """As many as the plan wants, evenly spaced, or all that there are."""
+    found = evals.windows(str(place), tokenizer, length=_TEXT_LENGTH, part=_PART)
+    n = min(plan.windows, len(found.tokens))
+    chosen = np.linspace(0, len(found.tokens) - 1, n).round().astype(int)
+    return evals.ByteWindows(*(x[chosen] for x in found))
 
 
 def _ngram_bits(ngrams: baselines.KneserNey, place: Path, chosen: evals.ByteWindows):
