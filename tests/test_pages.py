@@ -164,7 +164,7 @@ def test_every_link_leads_somewhere_and_every_table_that_is_named_is_there(path)
     links = re.findall(r"\]\(([^)\s#]+)", re.sub(r"```.*?```", "", path.read_text(), flags=re.DOTALL))
     inside = [link for link in links if "://" not in link]
     assert [link for link in inside if not (path.parent / link).exists()] == []
-    named = re.findall(r"`((?:thorough/)?\d\d_[a-z]\w+)`", path.read_text())
+    named = re.findall(r"`((?:(?:thorough|main)/)?\d\d_[a-z]\w+)`", path.read_text())
     kept = [ROOT / "data/tables", ROOT / "notebooks"]
     assert [name for name in named if not any([*folder.glob(f"{name}.*")] for folder in kept)] == []
 

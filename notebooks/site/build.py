@@ -90,7 +90,7 @@ def _at_section(row: re.Match) -> str:
 
 def with_tables(page: bytes, up: str) -> bytes:
     """A page in which the committed tables that it names are links; `up` leads from it to the root."""
-    return re.sub(r"`((?:thorough/)?\d\d_\w+)`", functools.partial(_linked, up), page.decode()).encode()
+    return re.sub(r"`((?:(?:thorough|main)/)?\d\d_\w+)`", functools.partial(_linked, up), page.decode()).encode()
 
 
 def _linked(up: str, named: re.Match) -> str:

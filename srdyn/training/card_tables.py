@@ -11,9 +11,9 @@ COLUMNS = (
     "model", "kind", "seed", "parameters", "tokens", "quantity", "texts", "of", "length", "value", "low", "high",
     "low_over_rows", "high_over_rows", "n", "unit", "target", "met", "extrapolated", "task_seed",
 )  # fmt: skip
-"""One row for every model, or baseline, and quantity. `texts` is their folder below data/. `low` … `high` is the 95 %
-interval: Wilson's for a share of items, resampled over windows for bits per byte; `…_over_rows` is resampled over the
-rows that items lie in."""
+"""One row for every model, or baseline, and quantity. `texts` is the folder, below data/, of what was read. `low` …
+`high` is the 95 % interval: Wilson's for a share of items, resampled over windows for bits per byte; `…_over_rows` is
+resampled over the rows that items lie in."""
 COUNTS = dict.fromkeys(("seed", "parameters", "tokens", "n"), "Int64")
 _VERDICTS_FROM = 0.90
 """A task on which a model is below this is used for no verdict."""
@@ -40,14 +40,14 @@ def _models(rows: pd.DataFrame) -> str:
 
 
 def _text(rows: pd.DataFrame) -> Iterator[str]:
-    """A table of the texts that all models read, one of those beside the wide corpus."""
+    """A table for models of data/corpus, one for those of the wide corpus."""
     text = rows[rows["quantity"] == "bits per byte"]
     text = text.assign(cell=[_bits(row) for _, row in text.iterrows()])
     wide = text["texts"] != "contexts"
     yield f"Held-out bits per byte{_over(text[~wide])} in each domain:\n\n{_crossed(text[~wide], 'model', 'of')}"
     if wide.any():
         kinds = text["texts"].str.removeprefix("wide/") + ": " + text["of"]
-        said = f"The same{_over(text[wide])} beside the wide corpus, of its domains (held-out) and of others (unseen):"
+        said = f"The main pair's{_over(text[wide])} of its domains (held-out) and of kinds that it never read (unseen):"
         yield f"{said}\n\n{_crossed(text[wide].assign(kind_of_text=kinds), 'kind_of_text', 'model')}"
 
 

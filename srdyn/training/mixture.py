@@ -93,8 +93,9 @@ MAIN = Curriculum(
         (7.0, {"text": 0.44, "recall": 0.12, "needles": 0.22, "arithmetic": 0.08, "repeat": 0.05, "copy": 0.09}),
     ),
 )
-"""Of the main models: in the end each row of needles or pairs holds more than a state of 64 × 64 can, and strings of
-hundreds of random symbols are copied, so that a model with softmax layers has reason to retrieve through them."""
+"""Of the main models: in the end an episode has up to 64 pairs, as many as a state of 64 × 64 can hold, the longest
+rows have dozens of needles, and strings of hundreds of random symbols are copied, so that a model with softmax layers
+has reason to retrieve through them."""
 
 
 def batch(

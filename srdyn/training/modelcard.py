@@ -1,6 +1,6 @@
 """Measures the reference models for the card that stands beside them: `python -m srdyn.training.modelcard [model …]`.
 
-All read data/contexts; what is held out of the wide corpus is read by those that were trained on it.
+Text is that held out of what a model was trained on; tasks are written into data/contexts for all.
 """
 
 import argparse
@@ -95,8 +95,7 @@ def model_rows(folder: Path, *, plan: Plan = _PLAN, device: str = "auto") -> pd.
     about |= {name: training["settings"][name] for name in ("kind", "seed")}
     about["tokens"] = training["step"] * tier.curriculum.tokens_per_batch
     longest = tier.curriculum.longest(about["tokens"])
-    places = [place for each in _evaluated(tier) for place in recipes.held_out(each)]
-    windows = {place: _windows(place, model.tokenizer, plan) for place in places}
+    windows = {place: _windows(place, model.tokenizer, plan) for place in recipes.held_out(tier)}
     text = [_text_row(place, chosen, evals.window_bits(model, chosen.tokens)) for place, chosen in windows.items()]
     rows = pd.DataFrame([*text, *_task_rows(model, plan)])
     return rows.assign(**about, extrapolated=rows["length"] > longest)
@@ -120,10 +119,10 @@ def measure(root: Path, names: Sequence[str] = (), *, plan: Plan = _PLAN) -> pd.
     """
     found, tables = folders(root, names), [_standing(root, names)] if names else []
     known = {texts for table in tables for texts in table.loc[table["kind"] == "baseline", "texts"]}
-    tiers = {tier.corpus: tier for folder in found for tier in _evaluated(_tier(folder))}.values()
-    measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
+    tiers = {tier.corpus: tier for tier in map(_tier, found)}.values()
     missing = [tier for tier in tiers if _about(recipes.held_out(tier)[0])["texts"] not in known]
     tables += [baseline_rows(tier, plan=plan) for tier in missing]
+    measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
     rows = pd.concat([*tables, *tqdm(measured, total=len(found), desc="models")], ignore_index=True)
     rows = rows.iloc[rows["model"].where(rows["kind"] != "baseline", "").argsort(kind="stable")]  # baselines first
     rows = rows.assign(task_seed=_SEED, unit=rows["quantity"].replace("accuracy", "share of items"))
@@ -146,11 +145,6 @@ def _standing(root: Path, names: Sequence[str]) -> pd.DataFrame:
 
 def _tier(folder: Path) -> recipes.Tier:
     return recipes.TIERS[files.read_json(folder / "training.json")["settings"].get("tier", "small")]
-
-
-def _evaluated(tier: recipes.Tier) -> list[recipes.Tier]:
-    """The tiers whose held-out text models of this one read here."""
-    return [recipes.TIERS["small"], *([tier] if tier.corpus else [])]
 
 
 def _about(place: Path) -> dict[str, str]:

@@ -11,7 +11,7 @@ from srdyn.loading import files, folders
 
 
 def publish(run: Path, target: Path) -> None:
-    """Copy a finished training run to `target`: weights, kept checkpoints, log, spectra as one table, run record.
+    """Copy a finished training run to `target`: the last weights, log, spectra as one table, run record.
 
     One published there before is replaced; FileExistsError for anything else, FileNotFoundError for an unfinished run.
     """
@@ -21,8 +21,6 @@ def publish(run: Path, target: Path) -> None:
         )
     with folders.replacing(target, mark="record.json") as new:
         shutil.copytree(run / "final", new)
-        for checkpoint in sorted((run / "checkpoints").glob("step-*")):
-            shutil.copytree(checkpoint, new / "checkpoints" / checkpoint.name)
         shutil.copy(run / "log.csv", new / "log.csv")
         shutil.copy(run / "record.json", new / "record.json")
         files.write_bytes(new / "spectra.parquet", _spectra(run))

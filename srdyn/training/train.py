@@ -158,13 +158,15 @@ class Run:
         return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.settings.seen(self.step))
 
     def _write_model(self, place: str) -> None:
-        """The weights in float16 with tokenizer, as a Hugging Face folder; replaces what an earlier run wrote there.
+        """The weights in float16, tied ones once, with tokenizer, as a Hugging Face folder; replaces an earlier run's.
 
         Raises OSError with the bytes that are wanted where the disk is too full.
         """
         wanted = 2 * self.model.hf.num_parameters()
         with folders.replacing(self.folder / place, mark="training.json", wanted=wanted) as new:
-            state = {name: weight.half() for name, weight in self.model.hf.state_dict().items()}
+            weights = self.model.hf.state_dict()
+            once = {weight.data_ptr(): name for name, weight in reversed(weights.items())}  # of tied ones the first
+            state = {name: weights[name].half() for name in reversed(once.values())}
             self.model.hf.save_pretrained(new, state_dict=state)
             config = new / "config.json"
             config.write_text(config.read_text().replace('"dtype": "float32"', '"dtype": "float16"'))

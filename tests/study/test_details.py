@@ -7,6 +7,7 @@ that gives the numbers, and the page must say these, rounded as it rounds.
 import functools
 import itertools
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -28,7 +29,7 @@ CELL, ENDS = "# [#, #]", ["estimate", "low", "high"]
 
 def of(stem, where=""):
     """Rows of a table, `thorough/…` for one of the thorough run."""
-    found = store.load_table(stem.removeprefix("thorough/"), run="thorough" if "/" in stem else "reference")
+    found = store.load_table(Path(stem).name, run=Path(stem).parent.name or "reference")
     return found.query(where) if where else found
 
 

@@ -17,13 +17,13 @@ from srdyn.study.trials import battery, trials
 
 @pytest.fixture(scope="module")
 def repository(tmp_path_factory):
-    """A repository with a tiny model in two stages of training beside its start; a second without checkpoints."""
+    """A repository with two tiny trained models."""
     root = tmp_path_factory.mktemp("root")
     (root / "data").symlink_to(files.data_dir())
-    for seed, step, folder in ((0, 3, "hybrid/checkpoints/step-000003"), (0, 9, "hybrid"), (1, 9, "hybrid-seed1")):
-        target = saved.tiny(root / "trained" / folder, seed=seed, head=16, times=1 + step / 9)
+    for seed, folder in ((0, "main-hybrid"), (1, "hybrid-seed1")):
+        target = saved.tiny(root / "trained" / folder, seed=seed, head=16, times=2)
         settings = {"kind": "hybrid", "seed": seed, "options": {}}
-        (target / "training.json").write_text(json.dumps({"settings": settings, "step": step}))
+        (target / "training.json").write_text(json.dumps({"settings": settings, "step": 9}))
     return root
 
 
@@ -34,23 +34,22 @@ def here(repository, monkeypatch):
 
 
 def test_histories_are_what_training_wrote(here):
-    written = pd.DataFrame({"model": "hybrid", "seed": 0, "step": [0, 9], "rank": [1.0, 2.5]})
-    written.to_parquet(here / "hybrid" / "spectra.parquet")
-    pd.testing.assert_frame_equal(stages.histories([here / "hybrid"]), written.assign(kind="hybrid"))
+    written = pd.DataFrame({"model": "main-hybrid", "seed": 0, "step": [0, 9], "rank": [1.0, 2.5]})
+    written.to_parquet(here / "main-hybrid" / "spectra.parquet")
+    pd.testing.assert_frame_equal(stages.histories([here / "main-hybrid"]), written.assign(kind="hybrid"))
     with pytest.raises(FileNotFoundError, match=r"holds no spectra\.parquet"):
         stages.histories([here / "hybrid-seed1"])
 
 
 def test_stages_go_from_the_untrained_model_to_the_final_one(here):
-    found = stages.of(here / "hybrid")
-    assert list(found) == [0, 3, 9]
-    assert list(stages.of(here / "hybrid-seed1")) == [0, 9]
+    found = stages.of(here / "main-hybrid")
+    assert list(found) == [0, 9]
     start = models.load(found[0])
-    wanted = null_tables.untrained(models.load(here / "hybrid")).hf.state_dict()
+    wanted = null_tables.untrained(models.load(here / "main-hybrid")).hf.state_dict()
     assert all(torch.equal(weight, wanted[name]) for name, weight in start.hf.state_dict().items())
     assert (start.seed, opened.kind(start)) == (0, "hybrid")
     before = files.content_hash(found[0])
-    stages.of(here / "hybrid")
+    stages.of(here / "main-hybrid")
     assert files.content_hash(found[0]) == before
 
 
@@ -65,7 +64,7 @@ def plan():
 def test_removals_cost_what_each_stage_loses(here, plan, tmp_path, monkeypatch):
     """In one process and from one sheet, beside sums over the answers themselves."""
     asked = {}
-    sheet = battery.sheet(plan.questions, models.load(here / "hybrid").tokenizer)
+    sheet = battery.sheet(plan.questions, models.load(here / "main-hybrid").tokenizer)
     monkeypatch.setattr(battery, "sheet", lambda questions, tokenizer: sheet)
 
     def answers(names, arms, plan):
@@ -75,10 +74,9 @@ def test_removals_cost_what_each_stage_loses(here, plan, tmp_path, monkeypatch):
         return pd.concat([frame for arms in asked.values() for frame in arms.values()], ignore_index=True)
 
     monkeypatch.setattr(trials, "answers", answers)
-    found = stages.removals([here / "hybrid", here / "hybrid-seed1"], plan, share=0.25)
-    assert set(zip(found["model"], found["step"], strict=True)) == {
-        *(("hybrid", step) for step in (0, 3, 9)), *(("hybrid-seed1", step) for step in (0, 9))
-    }  # fmt: skip
+    found = stages.removals([here / "main-hybrid", here / "hybrid-seed1"], plan, share=0.25)
+    stages_of_each = {(name, step) for name in ("main-hybrid", "hybrid-seed1") for step in (0, 9)}
+    assert set(zip(found["model"], found["step"], strict=True)) == stages_of_each
     for (model, step), rows in found.groupby(["model", "step"]):
         given = asked[stages.of(here / model)[step]]
         text = {name: frame[frame["probe"].str.startswith("bits")] for name, frame in given.items()}

@@ -83,6 +83,18 @@ def test_the_untrained_null_is_the_start_and_not_the_model(place):
     assert all(torch.equal(start[name], fresh[name]) for name in fresh)
 
 
+def test_the_untrained_null_has_as_many_heads_as_the_model(tmp_path):
+    sizes = {"layers": 4, "hidden": 32, "head": 8, "heads": 6, "softmax_head": 16}
+    hf = reference.initialise("hybrid", seed=2, **sizes)
+    hf.config.srdyn_seed, hf.config.srdyn_kind = 2, "hybrid"
+    fresh = {name: x.clone() for name, x in hf.state_dict().items()}
+    for parameter in hf.parameters():
+        parameter.data += 1
+    hf.save_pretrained(tmp_path / "wide")
+    start = null_tables.untrained(models.load(tmp_path / "wide", device="cpu")).hf.state_dict()
+    assert all(torch.equal(start[name], fresh[name]) for name in fresh)
+
+
 @pytest.mark.filterwarnings("ignore:According to Bo")  # RWKV, the first time that one is built
 @pytest.mark.parametrize("kind", rules.CLASSES)
 def test_the_untrained_null_of_another_rule_is_its_start(kind, tmp_path):

@@ -25,10 +25,9 @@ def run(tmp_path):
 
 def test_a_finished_run_is_published_whole(run, tmp_path):
     target = tmp_path / "models" / "hybrid"
-    (target / "checkpoints" / "step-000001").mkdir(parents=True)
     publish.publish(run, target)
     assert (target / "model.safetensors").read_bytes() == b"final"
-    assert [path.name for path in (target / "checkpoints").iterdir()] == ["step-000002"]
+    assert not (target / "checkpoints").exists()
     assert (target / "log.csv").read_text() == "step\n1\n"
     assert pd.read_parquet(target / "spectra.parquet")["step"].tolist() == [0, 2]
     assert [path.name for path in target.parent.iterdir()] == ["hybrid"]

@@ -1,6 +1,6 @@
-"""A reference model at the stages of its training: the spectra written down then, what is lost without heads.
+"""A reference model in its training: the spectra written down then, what is lost without heads before it and after.
 
-Spectra are those of `train.Run.spectra`; heads are removed where the weights were kept.
+Spectra are those of `train.Run.spectra`.
 """
 
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from srdyn.loading import files, reference
+from srdyn.loading import files
 from srdyn.study.analysis.observations import OF_A_MODEL
 from srdyn.study.run import opened
 from srdyn.study.survey import null_tables
@@ -28,23 +28,22 @@ def histories(names: Sequence[str | Path]) -> pd.DataFrame:
 
 
 def of(name: str | Path) -> dict[int, Path]:
-    """A reference model's folders by training step: untrained (in build/untrained), the kept checkpoints, final."""
+    """A reference model's folders by training step: untrained (in build/untrained) and final."""
     folder = Path(opened.found(name))
-    kept = {int(path.name.removeprefix("step-")): path for path in sorted(folder.glob("checkpoints/step-*"))}
-    return {0: _untrained(folder), **kept, files.read_json(folder / "training.json")["step"]: folder}
+    return {0: _untrained(folder), files.read_json(folder / "training.json")["step"]: folder}
 
 
 def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) -> pd.DataFrame:
-    """Bits per byte of the plan's text at every stage of training, with this share of each layer's heads removed.
+    """Bits per byte of the plan's text before and after training, with this share of each layer's heads removed.
 
-    Heads are chosen by the ranks that the model of that stage has in the plan's calibration text. `arm`: `intact`,
+    Heads are chosen by the ranks that the model then has in the plan's calibration text. `arm`: `intact`,
     `low`, `high`, `random`. `reference`: empty for the bits per byte themselves, otherwise the arm (`intact`, `random`,
     `high`) whose bits per byte are subtracted, window by window. Intervals as in `contrasts`.
     """
     rows, folders = [], []
-    for step, folder in (item for name in names for item in of(name).items()):
+    for model, step, folder in ((name, *item) for name in names for item in of(name).items()):
         about = {name: files.read_json(folder / "training.json")["settings"][name] for name in ("kind", "seed")}
-        rows.append({"stage": folder.name, "model": reference.name_of(**about), **about, "step": step})
+        rows.append({"stage": folder.name, "model": Path(opened.found(model)).name, **about, "step": step})
         folders.append(folder)
     arms = [trials.Arm(trials.INTACT), *(trials.Arm(arm, share) for arm in ("low", "high", "random"))]
     given = trials.answers(folders, arms, plan).rename(columns={"model": "stage"})
@@ -60,7 +59,7 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
 def _untrained(folder: Path) -> Path:
     """The folder of the model as it was before its first step, written anew."""
     trained = opened.model(folder)
-    start, target = null_tables.untrained(trained), files.root() / "build" / "untrained" / folder.name / "step-000000"
+    start, target = null_tables.untrained(trained), files.root() / "build" / "untrained" / f"{folder.name}-untrained"
     start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, opened.kind(trained)
     start.hf.save_pretrained(target)
     start.tokenizer.save_pretrained(target)

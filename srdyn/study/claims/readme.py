@@ -80,9 +80,9 @@ def _of_main(books: pd.DataFrame) -> str:
     words = main["word"].str.split(": ").str[-1].groupby(main["claim"]).agg(set)
     words = words.reindex(claim.id for claim in registration.load().claims if claim.id in words)
     told = {"pass": words == {"passes"}, "fail": words == {"fails"}}
-    told["are open, or not alike in both"] = ~(told["pass"] | told["fail"])
+    told["open, or not alike in both"] = ~(told["pass"] | told["fail"])
     counts = "; ".join(f"{of.sum()} {what} ({', '.join(words.index[of])})" for what, of in told.items() if of.any())
-    return f" In the main pair, larger and of one seed each, which decides nothing, by the later rules: {counts}."
+    return f" In the main pair, larger, of one seed, by the later rules where there are such: {counts}."
 
 
 def removals() -> str:

@@ -142,6 +142,7 @@ def untrained(model: models.Model) -> models.Model:
         raise ValueError(f"{model.name} does not say what it was started from; leave the null 'untrained' out")
     if config.srdyn_kind in reference.KINDS:
         sizes = {"layers": config.num_hidden_layers, "hidden": config.hidden_size, "head": config.linear_key_head_dim}
+        sizes |= {"heads": config.linear_num_value_heads, "softmax_head": config.head_dim}
         start = reference.initialise(config.srdyn_kind, seed=model.seed, vocab_size=config.vocab_size, **sizes)
     else:
         start = reference.drawn(type(model.hf), config, seed=model.seed)
