@@ -59,7 +59,7 @@ def removals(names: Sequence[str | Path], plan: trials.Plan, *, share: float) ->
 def _untrained(folder: Path) -> Path:
     """The folder of the model as it was before its first step, written anew."""
     trained = opened.model(folder)
-    start, target = null_tables.untrained(trained), files.root() / "build" / "untrained" / f"{folder.name}-untrained"
+    start, target = null_tables.untrained(trained), files.root() / "build" / "untrained" / folder.name / "step-000000"
     start.hf.config.srdyn_seed, start.hf.config.srdyn_kind = trained.seed, opened.kind(trained)
     start.hf.save_pretrained(target)
     start.tokenizer.save_pretrained(target)
