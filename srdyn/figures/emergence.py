@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 
 from srdyn import strata
 from srdyn.figures import style
-from srdyn.loading import reference
 from srdyn.study.analysis import emergence
 
-_STEPS = f"training step ({reference.TOKENS_PER_BATCH:,} tokens each)"
+_STEPS = "training step"
 _REFERENCES = {
     "final": style.Look("#111111", "o"),
     "untrained": style.SOURCES["untrained"],

@@ -47,7 +47,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     panel.tick_params(length=0)
     panel.spines[:].set_visible(False)
     style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
-    note = "the value that decides, both seeds, and its rule; hollow: a null model passes too; small: a control"
+    note = "the value that decides, by seed, and its rule; hollow: a null model passes too; small: a control"
     return style.finish(figure, f"{note}; II: by the second rules")
 
 

@@ -6,7 +6,7 @@ import matplotlib as mpl
 
 from srdyn import figures
 from srdyn.loading import presets
-from srdyn.study.claims import registration
+from srdyn.study.claims import claims, registration
 from srdyn.study.run import store
 from srdyn.study.trials import effects
 
@@ -19,6 +19,12 @@ def table(stem, where="", panel=None):
     frame = store.load_table(stem, run=store.REFERENCE)
     frame = frame.query(where).reset_index(drop=True) if where else frame
     return frame.assign(panel=frame[panel]) if panel else frame
+
+
+def verdicts(*, main):
+    """The scorecard's rows of the main pair, or all others."""
+    ledger = table("08_scorecard").fillna("")
+    return ledger[ledger["kind"].map(claims.is_main) == main]
 
 
 class Case:
@@ -125,7 +131,7 @@ EVERY = [
     Case("cost_growth", "07_cost_growth", foot="medians of .* rounds"),
     Case("pruned_cost", "07_cost_pruned", foot="medians .* 0.611 of the heads left, 0.7", left=0.611, wanted=0.7),
     Case("training_rates", "07_cost_training", foot="medians of .* rounds"),
-    Case("verdicts", "08_scorecard", lambda: table("08_scorecard").fillna(""), foot="the value that decides"),
+    Case("verdicts", "08_scorecard", lambda: verdicts(main=False), foot="the value that decides"),
     Case(
         "update_rules", "10_rules", "10_rules_measures", "10_rules_heads", "10_rules_removed",
         foot="bars: 95 % interval; n = .* samples",
