@@ -31,7 +31,7 @@ _BESIDE = {"intact": style.BOUND, "all off": {"color": "0.45", "linestyle": ":",
 @style.draws(table="model panel arm share | estimate low high")
 def doses(table: pd.DataFrame) -> Figure:
     """What is answered (`panel`) with a share of each layer's heads removed: models across, side by side the arms."""
-    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="share of each layer's heads removed")
+    figure, parts = style.crossed(table, "panel", "model", height=1.25, x="heads removed\n(share of a layer)")
     removed = table[table["arm"] != "intact"]
     arms = [arm for arm in ARMS if arm in set(removed["arm"])]
     looks = {arm: (ARMS[arm], aside) for arm, aside in style.apart(arms, 0.24).items()}

@@ -20,6 +20,7 @@ from srdyn.study.trials import effects
 from srdyn.training import mixture
 
 FOUR = ["hybrid", "pure", "hybrid-seed1", "pure-seed1"]
+MAIN = ["main-hybrid", "main-pure"]
 ON = ["pure-text", "pure-chains"]
 FIRST, SEEDS = FOUR[:2], FOUR[2:]
 TASKS = ["needle", "recall8", "chain", "sum"]
@@ -642,11 +643,102 @@ def told_from_zero():
     return (found["low"] * found["high"] > 0).groupby([found["probe"], found["model"]]).any()
 
 
+def of_main(probe, model):
+    """Of the main pair: what is found without heads of each layer, at either share."""
+    asked = f"probe == '{probe}' and window == 0 and cut == 'per layer' and model == '{model}' and share == "
+    arms = ["low", "random", "high"]
+    return np.ravel([across("main/03_ablation_estimates", f"{asked}{share}", "arm", arms) for share in (0.25, 0.389)])
+
+
+def alone_in_main(model):
+    """What single heads cost needles, the most first."""
+    heads = of("main/03_ablation_heads", f"probe == 'needle' and model == '{model}'")
+    return heads.sort_values("damage", ascending=False, ignore_index=True)
+
+
+def against_random(stem, arm, cut="per layer"):
+    """Needles in `main-hybrid`, beside as many random heads."""
+    asked = f"probe == 'needle' and model == 'main-hybrid' and versus == 'random' and share == 0.25 and cut == '{cut}'"
+    return across(f"main/03_ablation_{stem}", asked, "arm", [arm], ["difference", "low", "high"])
+
+
+def judged_in_main(stem, measure, models=MAIN, source="model"):
+    asked = f"measure == '{measure}' and source == '{source}'"
+    return across(f"main/{stem}_claims_second", asked, "model", models)
+
+
 MODELS = {f"`{model}`": model for model in FIVE}
 NAMED = {"Gated DeltaNet (`pure`)": "pure", "KDA": "kda", "RWKV-7": "rwkv7", "Mamba-2": "mamba2", "GLA": "gla"}
 NAMED |= {"DeltaNet": "deltanet"}
 OF_THE_MODELS = "2.3 to 5.0 million parameters, 8 million tokens read (`uniform` 5)"
 FINDINGS = {
+    f"while that sees the last # tokens alone, {CELL} of the needles": lambda: of(
+        "main/03_ablation_narrowed", "probe == 'needle' and arm == 'intact' and window > 0"
+    )[["window", *ENDS]].to_numpy()[0],
+    "(n = # needles, # pairs; random: # draws;": lambda: [
+        *(of("main/03_ablation_estimates", f"probe == '{x}'")["n"].max() for x in ("needle", "recall8")),
+        of("main/03_ablation_estimates", "arm == 'random'")["draws"].max(),
+    ],
+    **{
+        sentence: numbers
+        for what, probe in (("needles", "needle"), ("pairs", "recall8"))
+        for sentence, numbers in rows(
+            {f"{what}, `{x}`": x for x in MAIN}, [CELL] * 6, functools.partial(of_main, probe)
+        ).items()
+    },
+    f"without the lowest ranks no needle is found, {CELL} beside": lambda: against_random("differences", "low"),
+    "significant after Holm's adjustment; without the highest quarter all are": lambda: (
+        of(
+            "main/03_ablation_differences",
+            "probe == 'needle' and arm == 'low' and share == 0.25 and versus == 'random'",
+        ).set_index("model")["adjusted"]["main-hybrid"]
+        < 0.05
+    ),
+    "In `main-hybrid` one of rank #, in the last layer before the last softmax, costs # bits": lambda: (
+        lambda worst: [worst["rank"], worst["damage"]] if worst["layer"] == 6 else []
+    )(alone_in_main("main-hybrid").iloc[0]),
+    "a needle alone, the next #, any other # at most": lambda: alone_in_main("main-hybrid")["damage"][1:3],
+    "It forgets within a token, so that": lambda: alone_in_main("main-hybrid")["decay"][0] < -np.log(2),
+    "two heads cost # each, of ranks # and #, which forget nothing in a text": lambda: (
+        lambda two: (
+            [two["damage"].mean(), *two["rank"]]
+            if (two["decay"] * 2048 > -1e-3).all() and np.ptp(two["damage"]) < 0.01
+            else []
+        )
+    )(alone_in_main("main-pure")[:2]),
+    "(#, # and # without the lowest, random and highest quarter in `main-hybrid`)": lambda: of_main(
+        "chain", "main-hybrid"
+    )[:9:3],
+    f"*high against random* is {CELL}": lambda: against_random("differences", "high"),
+    "place among # random sets, #, has an interval that ends at #": lambda: of(
+        "main/03_ablation_places", "model == 'main-hybrid' and arm == 'tied low'"
+    )[["n", "place", "high"]].to_numpy()[0],
+    f"the highest ranks are missed as well, {CELL}": lambda: against_random("elsewhere", "high", "overall"),
+    f"the lowest more, {CELL}": lambda: against_random("elsewhere", "low", "overall"),
+    f"keeps {CELL} of the accuracy at 38.9 %, random heads {CELL}, the oracle {CELL}": lambda: across(
+        "main/04_pruning_rivals",
+        f"probe == '{effects.KEPT}' and share == 0.389 and model == 'main-hybrid'",
+        "arm",
+        ["joint, α = 0.5", "random", "oracle"],
+    ),
+    "by them C1, C2, C4, C5 and C10 fail in both its models": lambda: (
+        (judged_in_main("01_stratification", "high heads hold")[[2, 5]] < 0.9).all()
+        and (judged_in_main("02_consistency", "kappa between domains")[[2, 5]] < 0.8).all()
+        and judged_in_main("02_consistency", "cosine of ranks", MAIN[:1])[2] < 0.97
+        and judged_in_main("02_consistency", "cosine of norms", MAIN[1:])[2] < 0.98
+        and (judged_in_main("06_emergence", "rho with untrained, relative")[[1, 4]] > 0.5).all()
+    ),
+    f"High heads are {CELL} of all in `main-hybrid`": lambda: judged_in_main(
+        "01_stratification", "high-rank heads", MAIN[:1]
+    ),
+    f"a layer's smaller group is {CELL}": lambda: judged_in_main("01_stratification", "smaller group", MAIN[1:]),
+    f"near the bound in {CELL} and {CELL} of positions": lambda: judged_in_main(
+        "01_stratification", "high heads hold"
+    ),
+    f"κ between domains is {CELL} and {CELL}, where": lambda: judged_in_main("02_consistency", "kappa between domains"),
+    f"ρ is {CELL} and {CELL}, in random writes {CELL} and {CELL}": lambda: np.ravel(
+        [judged_in_main("02_consistency", "spearman between domains", source=x) for x in ("model", "mechanism")]
+    ),
     **rows(MODELS, [CELL] * 3, lambda x: found_without(x, 0.25, ["slow decay", "fast decay", "random"])),
     "(n = #; random: # draws; `thorough/03_ablation_estimates`)": lambda: of(
         "thorough/03_ablation_estimates", "probe == 'needle' and share == 0.25 and arm == 'random'"
