@@ -6,6 +6,7 @@ That of a preset depends on no machine and stands in its file: sizes from the co
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -67,21 +68,16 @@ def _in_time(seconds: float) -> str:
     return f"{seconds / size:.2g} {unit}" if seconds / size < 10 else f"{seconds / size:.0f} {unit}"
 
 
-def main() -> None:
-    """Print the plan of each name; the exit status is 1 where a model is not there or cannot be studied here."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("names", nargs="+", metavar="NAME", help="a preset, a folder with config.json, or a hub name")
-    failed = False
-    for name in parser.parse_args().names:
-        try:
-            is_place = "/" in name  # which no preset has; looking for one wants the repository
-            about = models.check(name) if is_place or presets.path(name) is None else None
-            print(about or of_preset(name))
-            failed |= bool(about and about.unsupported)
-        except refusals.MENDED_BY_USERS as error:
-            print(f"{name}: {refusals.one_line(error)}", file=sys.stderr)
-            failed = True
-    sys.exit(failed)
+@refusals.door()
+def main(words: Sequence[str] | None = None) -> None:
+    """Print the plan; the exit status is 1 where the model cannot be studied here."""
+    parser = argparse.ArgumentParser(prog="python -m srdyn.plan", description=__doc__.splitlines()[0])
+    parser.add_argument("name", metavar="NAME", help="a preset, a folder with config.json, or a hub name")
+    name = parser.parse_args(words).name
+    is_place = "/" in name  # which no preset has; looking for one wants the repository
+    about = models.check(name) if is_place or presets.path(name) is None else None
+    print(about or of_preset(name))
+    sys.exit(bool(about and about.unsupported))
 
 
 if __name__ == "__main__":

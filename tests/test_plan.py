@@ -1,7 +1,5 @@
 """Presets run what notebooks have, and say what they need as the committed command does."""
 
-import sys
-
 import pytest
 import torch
 import yaml
@@ -41,26 +39,25 @@ def test_what_a_preset_says_of_its_needs_is_what_the_command_prints(preset):
     assert plan.of_preset(preset) in text, f"put the output of `python -m srdyn.plan {preset}` into the preset"
 
 
-def test_the_command_prints_presets_and_models(monkeypatch, capsys):
-    folder = files.data_dir() / "models" / "hybrid"
-    monkeypatch.setattr(sys, "argv", ["plan", "olmo-hybrid", str(folder)])
+def commanded(name, status):
     with pytest.raises(SystemExit) as left:
-        plan.main()
-    printed = capsys.readouterr().out
-    assert not left.value.code
-    assert plan.of_preset("olmo-hybrid") in printed
-    assert "6 Qwen3NextGatedDeltaNet layers of 8 heads, 64 × 64 each" in printed
+        plan.main([name])
+    assert left.value.code == status
 
 
-def test_the_command_fails_for_what_cannot_be_studied(monkeypatch, capsys, tmp_path):
+def test_the_command_prints_presets_and_models(capsys):
+    commanded("olmo-hybrid", 0)
+    assert capsys.readouterr().out == plan.of_preset("olmo-hybrid") + "\n"
+    commanded(str(files.data_dir() / "models" / "hybrid"), 0)
+    assert "6 Qwen3NextGatedDeltaNet layers of 8 heads, 64 × 64 each" in capsys.readouterr().out
+
+
+def test_the_command_fails_for_what_cannot_be_studied(capsys, tmp_path):
     LlamaConfig(hidden_size=8, num_attention_heads=2).save_pretrained(tmp_path)
-    monkeypatch.setattr(sys, "argv", ["plan", "./nowhere", str(tmp_path)])
-    with pytest.raises(SystemExit) as left:
-        plan.main()
-    told = capsys.readouterr()
-    assert left.value.code
-    assert "./nowhere is not a folder" in told.err
-    assert "has no linear-attention layers" in told.out
+    commanded(str(tmp_path), 1)
+    assert "has no linear-attention layers" in capsys.readouterr().out
+    commanded("./nowhere", 2)
+    assert "./nowhere is not a folder" in capsys.readouterr().err
 
 
 def test_estimates_are_arithmetic():
