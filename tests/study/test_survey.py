@@ -129,13 +129,14 @@ def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch
     pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"], kept=tmp_path))
 
 
-def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers):
+def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers, monkeypatch):
+    monkeypatch.setattr(survey, "_WORTH_WORKERS", 1)
     model = models.load(place)
     made_by = {"weights": opened.identity(model, place), "code": survey.CODE}
     tables = null_tables.Tables(model, reading, store.RunStore(tmp_path, made_by=made_by))
     opening = str(place), reading, tmp_path, json.dumps(made_by)
     for together in (("model", "untrained", "mechanism"), ("common decay",)):
-        survey._make(tables, together, opening, worth=1)
+        survey._make(tables, together, opening)
     items = heads[["context", "source"]].drop_duplicates().itertuples(index=False)
     tables._samples = None  # whatever is made here now
     found = [tables.table(source, context) for context, source in items]

@@ -75,11 +75,12 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
     return dataclasses.replace(reading, tasks=()) if reason else reading
 
 
-def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int = _WORTH_WORKERS) -> None:
+def _make(tables: Tables, sources: Sequence[str], opening: tuple) -> None:
     """Finish these sources in all contexts, together with the other processes."""
     left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
     share = processes.share(left)
-    if len(share) * len(sources) * tables.reading.n * tables.reading.length >= worth and _is_small(tables.model):
+    tokens = len(share) * len(sources) * tables.reading.n * tables.reading.length
+    if tokens >= _WORTH_WORKERS and _is_small(tables.model):
         done = opened.deal(_opened_again, [(opening, (context, sources)) for context in share])
     else:
         done = (tables.ask(context, sources) for context in share)
