@@ -61,11 +61,10 @@ def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
     rows = []
     for names, table in observations.groups(heads, observations.OF_A_SOURCE):
         data = observations.cube(table[table["position"] == at])
-        of_modes = functools.partial(modes, cube=data)
-        p, uncertain = of_modes(data.values.mean(0))["p"].value, observations.moved(data, of_modes)["p"]
-        why = "all ranks are equal" if np.isnan(p) else f"of {data.values[0, 0].size} heads"
+        p = observations.without_interval(data, functools.partial(modes, cube=data))["p"]
+        why = "all ranks are equal" if np.isnan(p.estimate) else f"of {data.values[0, 0].size} heads"
         about = names | {"measure": name, "n": len(data.values), "over": "heads, by the test", "why": why}
-        rows.append(about | observations.Observed(p, p, p, uncertain)._asdict())
+        rows.append(about | p._asdict())
     return pd.DataFrame(rows)
 
 
