@@ -17,7 +17,6 @@ from srdyn.study.survey.null_tables import MECHANISM, MODEL, UNTRAINED
 
 CLOSED_FORM, MONOTONE = "closed form", "monotone fit"
 BETWEEN, WITHIN, ORDER = "R² between heads", "R² within heads", "Spearman ρ"
-R_SQUARED = (-np.inf, 1.0)
 PAPER_D = 128
 """Dimensions of a head in the paper's models."""
 
@@ -201,7 +200,7 @@ def _r2(actual: Float64[np.ndarray, "..."], predicted: Float64[np.ndarray, "..."
     """1 − SSE/SST of deviations; NaN where nothing varies."""
     total = (actual**2).sum()
     value = float(1 - ((actual - predicted) ** 2).sum() / total) if total > 0 else np.nan
-    return observations.single(value, R_SQUARED)
+    return observations.single(value, (-np.inf, 1.0))
 
 
 def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:

@@ -15,8 +15,6 @@ from srdyn.study.analysis import observations
 from srdyn.study.analysis.observations import CORRELATION, MAGNITUDE, SHARE, Cube, Means, Pooled, pooled
 
 PAIRS = "pairs of contexts"
-HOLDS = 0.9
-"""Share of min(t, D) that a high-rank head holds."""
 
 
 def bounded(heads: pd.DataFrame) -> pd.DataFrame:
@@ -83,7 +81,7 @@ def follow(means: Means, cube: Cube) -> Pooled:
 def hold(means: Means, cube: Cube) -> Pooled:
     """Share of (high-rank head, position from D/8 on) with a mean rank of at least 0.9 min(t, D) (C2, second)."""
     late = np.asarray(cube.positions) >= cube.D / 8
-    held = _ending(means, cube, "high") >= HOLDS * np.minimum(cube.positions, cube.D)
+    held = _ending(means, cube, "high") >= 0.9 * np.minimum(cube.positions, cube.D)
     return pooled(held[:, late].mean(-1) if late.any() else np.empty(0), np.mean, "high-rank heads", SHARE)
 
 

@@ -26,7 +26,6 @@ _HELD_BY_EACH = 2**28
 _WORTH_WORKERS = 2**17
 """Tokens, times sources, that one process reads sooner than others have started."""
 CODE = code.hash_of(__name__)
-"""What is kept depends on the code that runs, not on what an editor has saved since."""
 Reading = samples.Reading
 
 

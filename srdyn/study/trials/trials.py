@@ -28,7 +28,6 @@ from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, controls, single_heads
 
 CODE = code.hash_of(__name__)
-"""What is kept depends on the code that runs, not on what an editor has saved since."""
 INTACT, ORACLE, DECAY_MATCHED = "intact", "oracle", "decay-matched"
 BY_RANK: dict[str, Callable[[scores.Scores, int], scores.Scores]] = {
     "high": lambda rank, d: rank,
