@@ -73,10 +73,9 @@ def code_dir() -> Path:
     return files.data_dir() / "tables" / "code"
 
 
-def figure_dir(run: str | None = None) -> Path:
-    """Where the figures of `run` lie: `figures` for the reference run, `build/<run>/figures` for any other."""
-    run = run or run_name()
-    return (files.root() if run == REFERENCE else build_dir(run)) / "figures"
+def figure_dir() -> Path:
+    """Where figures of the run at work lie: `figures` for the reference run, `build/<run>/figures` for any other."""
+    return (files.root() if run_name() == REFERENCE else build_dir()) / "figures"
 
 
 def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | None = None) -> Path:
