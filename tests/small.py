@@ -1,7 +1,6 @@
 """Small random models with L ≠ H and K ≠ V, and what else tests share."""
 
 import copy as copies
-import functools
 import importlib
 import itertools
 import math
@@ -199,7 +198,7 @@ def visited(browser):
 def few_resamples():
     """Intervals by a twentieth of the resamples, where what they hold is not the question."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(intervals, "times_drawn", functools.partial(intervals.times_drawn, n=50))
+        patch.setattr(intervals, "RESAMPLES", 50)
         yield
 
 

@@ -4,6 +4,7 @@ import ast
 import json
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
+from unittest import mock
 
 import pandas as pd
 
@@ -38,13 +39,6 @@ class _Run:
         """They need all models."""
 
 
-class _Undrawn:
-    """In the place of `srdyn.figures`."""
-
-    def __getattr__(self, name: str) -> Callable[..., None]:
-        return lambda *tables, **options: None
-
-
 def kept(stem: str, *, of: str = "", tags: Collection[str] = (), by: str = _NAMES, **given: object) -> Fresh:
     """The tables of the cells that bear one of the tags, by default of all cells after that of the run.
 
@@ -65,7 +59,7 @@ def kept(stem: str, *, of: str = "", tags: Collection[str] = (), by: str = _NAME
     run, space = _Run(of + stem), parameters.of_run([stem], store.REFERENCE, {})[stem]
     exec(compile(ast.Module(imports, []), stem, "exec"), space)
     opened = types.SimpleNamespace(Run=lambda stem, **parameters: run)
-    space |= {"figures": _Undrawn(), "notebook": opened, "display": lambda *shown: None} | given
+    space |= {"notebook": opened, "figures": mock.Mock(), "display": mock.Mock()} | given  # nothing is drawn
     for i in [opening, *asked]:
         lines = [line for line in cells[i] if line not in imports and not _is_given(line, given)]
         exec(compile(ast.Module(lines, []), stem, "exec"), space)

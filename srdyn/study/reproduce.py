@@ -30,9 +30,9 @@ from srdyn.study.claims import readme, registration
 from srdyn.study.run import code, parameters, store
 
 _BENCH, _SCORECARD = "07_cost", "08_scorecard"
-_READS = {_BENCH: (store.REFERENCE, "07_cost_*.csv"), _SCORECARD: (None, "*_claims*.csv")}
-_READS |= {"04_pruning": (store.THOROUGH, "04_pruning_healed.csv")}
-"""Notebooks that read tables of others: of which run (None: the run at work), which."""
+_READS = {_BENCH: {store.REFERENCE: "07_cost_*.csv"}, "04_pruning": {store.THOROUGH: "04_pruning_healed.csv"}}
+_READS |= {_SCORECARD: dict.fromkeys((None, store.THOROUGH, store.MAIN), "*_claims*.csv")}
+"""Notebooks that read tables of others: of which runs (None: the run at work), which."""
 _SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mechanism", "04_pruning", "10_rules")
 """Those begun first, the longest before all; 02 and 05 use what 01 has kept, 04 what 03: at once both would make it.
 
@@ -213,10 +213,7 @@ def _reason(error: PapermillExecutionError | RuntimeError) -> str:
 
 
 def _every() -> list[str]:
-    """All notebooks; that on costs only once `make bench` has measured them."""
-    measured = (store.table_dir(store.REFERENCE) / "07_cost_families.csv").is_file()
-    found = sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
-    return [stem for stem in found if stem != _BENCH or measured]
+    return sorted(path.stem for path in (files.root() / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def _key(stem: str, given: Mapping[str, object], data: str) -> str:
@@ -245,10 +242,8 @@ def _claims(stem: str) -> str:
 
 def _tables(stem: str) -> Iterator[str]:
     """Hashes of the tables of other notebooks that this one reads."""
-    run, pattern = _READS.get(stem, (None, ""))
-    runs = [run, *([store.THOROUGH, store.MAIN] if stem == _SCORECARD else [])]
-    for folder in map(store.table_dir, runs if pattern else []):
-        yield from (files.content_hash(path) for path in sorted(folder.glob(pattern)))
+    for run, pattern in _READS.get(stem, {}).items():
+        yield from (files.content_hash(path) for path in sorted(store.table_dir(run).glob(pattern)))
 
 
 def _places(value: object) -> Iterator[str]:

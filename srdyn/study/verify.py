@@ -24,8 +24,6 @@ from srdyn.study.run import code, parameters, store
 _FOLDERS = ("data", "figures")
 _UNRECORDED = ("*.md", "*.py", "*.tmp", "*/SHA256SUMS", "data/tables/code/*/*.txt")
 """Written by hand, made from tables (`texts` looks at those), not yet whole, or named after their own hashes."""
-_BEFORE = "before.txt"
-"""Code that made tables before lists of it were kept: `files.content_hash` of srdyn/, and its commit if known."""
 _OWN = "04_pruning_healed"
 """The table of a command (`srdyn.training.healing`) whose parameters no preset gives."""
 _RECORD = "python -m srdyn.study.verify --record"
@@ -87,8 +85,8 @@ def unexplained() -> Iterator[str]:
 
 
 def before() -> dict[str, str]:
-    """Of code that made tables before lists of it were kept, by its hash, the commit; empty where that is unknown."""
-    lines = (store.code_dir() / _BEFORE).read_text().splitlines()
+    """By `files.content_hash` of a srdyn/ that made tables before lists of code were kept, its commit or nothing."""
+    lines = (store.code_dir() / "before.txt").read_text().splitlines()
     return {content: commit for content, _, commit in (line.partition(" ") for line in lines)}
 
 

@@ -15,7 +15,6 @@ from srdyn import bench, models, spectra, states
 from srdyn.bench import __main__ as command
 from srdyn.bench import criteria, pruned, subjects, throughput, timing, tracing, variation
 from srdyn.loading import reference
-from srdyn.study import reproduce
 from srdyn.study.run import store
 
 TIMED = {"n", "median", "spread", "unit"}
@@ -250,14 +249,3 @@ def test_tables_go_to_the_run_with_the_machine_beside_them(tmp_path, monkeypatch
     assert side["machine"]["cores"] >= 1
     assert side["parameters"] == json.loads(json.dumps(PLANS["spectra"]))
     assert len(bench.tables(run="interactive")["spectra"]) == side["rows"]
-
-
-def test_the_notebook_is_left_out_until_there_is_something_to_draw(tmp_path, monkeypatch):
-    monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
-    (tmp_path / "notebooks").mkdir()
-    (tmp_path / "data/tables").mkdir(parents=True)
-    for name in ("01_stratification", "07_cost"):
-        (tmp_path / "notebooks" / f"{name}.ipynb").touch()
-    assert reproduce._every() == ["01_stratification"]
-    (tmp_path / "data/tables/07_cost_families.csv").touch()
-    assert reproduce._every() == ["01_stratification", "07_cost"]

@@ -3,9 +3,11 @@
 import pytest
 from committed import BESIDE, EVERY, Case
 
-from srdyn.study.run import figure_files, store
+from srdyn.loading import files
+from srdyn.study.run import figure_files
 from srdyn.study.trials.effects import KEPT
 
+FIGURES = files.root() / "figures"
 BITS = f"{BESIDE} and (probe.str.startswith('bits') or probe.str.startswith('ind'))"
 ALL = [
     *EVERY,
@@ -17,7 +19,7 @@ ALL = [
 QUICK = ("02_consistency", "05_mechanism")
 
 
-@pytest.mark.parametrize("path", sorted(store.figure_dir(store.REFERENCE).glob("*.png")), ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", sorted(FIGURES.glob("*.png")), ids=lambda path: path.stem)
 def test_committed_files_are_small_and_without_dates(path):
     assert path.stat().st_size <= 300_000
     content = path.with_suffix(".pdf").read_bytes()
@@ -27,7 +29,7 @@ def test_committed_files_are_small_and_without_dates(path):
 
 
 def test_every_committed_figure_is_redrawn():
-    assert {path.stem for path in store.figure_dir(store.REFERENCE).glob("*.png")} == {case.stem for case in ALL}
+    assert {path.stem for path in FIGURES.glob("*.png")} == {case.stem for case in ALL}
 
 
 @pytest.mark.parametrize(
@@ -39,5 +41,5 @@ def test_every_committed_figure_is_redrawn():
     ],
 )
 def test_a_committed_figure_is_drawn_from_its_committed_tables(case):
-    path = store.figure_dir(store.REFERENCE) / f"{case.stem}.png"
+    path = FIGURES / f"{case.stem}.png"
     assert figure_files._pixels(path, figure_files._png(case.figure())) <= figure_files._FEW

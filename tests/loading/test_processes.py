@@ -90,7 +90,9 @@ def test_two_processes_one_killed_make_the_table_of_one(clone, monkeypatch):
     reading = survey.Reading(texts, (), attacks, positions, n=2)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    alone = survey.heads(given["models"], reading, kept=clone / "alone")
+    monkeypatch.setenv(store.KEPT, str(clone / "alone"))
+    alone = survey.heads(given["models"], reading)
+    monkeypatch.delenv(store.KEPT)
     torch.set_num_threads(threads)
     monkeypatch.setattr(states, "trace", None)  # the table of the two is read, not made
     together = survey.heads(given["models"], reading)

@@ -20,6 +20,11 @@ from srdyn.study.survey import null_tables, survey
 AT = 48
 
 
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(store.KEPT, str(tmp_path / "kept"))
+
+
 def planted(ranks, name="a"):
     """A head table with ranks [samples, contexts, L, H] at one position."""
     axes = np.indices(ranks.shape)
@@ -64,13 +69,13 @@ def reading(tmp_path):
     return survey.Reading((str(tmp_path / "own.txt"),), (), ("common number",), (8, AT), n=4)
 
 
-def test_two_checkpoints_are_compared_head_by_head(places, reading, tmp_path):
-    table = checkpoint_pairs.compare(*places, reading, at=AT, kept=tmp_path)
+def test_two_checkpoints_are_compared_head_by_head(places, reading):
+    table = checkpoint_pairs.compare(*places, reading, at=AT)
     assert table["measure"].tolist() == ["spearman between checkpoints"] * 2 + ["kappa between checkpoints"] * 2
     assert set(table["model"]) == {"tiny-base / tuned"}
     [kind] = {opened.kind(models.load(place)) for place in places}
     assert set(table["kind"]) == {kind}
-    heads = survey.heads(places, reading, sources=(), kept=tmp_path)
+    heads = survey.heads(places, reading, sources=())
     own = heads[(heads["context"] == "own") & (heads["position"] == AT)]
     a, b = (part.groupby(["layer", "head"])["rank"].mean() for _, part in own.groupby("model", sort=False))
     expected = strata.agreement(a, b, d=8)
@@ -87,13 +92,13 @@ def test_a_pair_of_two_seeds_is_a_kind_of_its_own(places, reading, tmp_path):
     other = shutil.copytree(places[1], tmp_path / "tiny-other")
     config = json.loads((other / "config.json").read_text())
     (other / "config.json").write_text(json.dumps(config | {"srdyn_seed": 1}))
-    table = checkpoint_pairs.compare(places[0], other, reading, at=AT, kept=tmp_path / "kept")
+    table = checkpoint_pairs.compare(places[0], other, reading, at=AT)
     assert set(table["kind"]) == {"tiny-base / other"}
     assert set(table["seed"]) == {0}
 
 
 def test_what_a_pair_shows_is_recorded_and_drawn(places, reading, tmp_path, monkeypatch):
-    table = checkpoint_pairs.compare(*places, reading, at=AT, kept=tmp_path)
+    table = checkpoint_pairs.compare(*places, reading, at=AT)
     (tmp_path / "data").mkdir()
     (tmp_path / "data/paper").symlink_to(files.data_dir() / "paper")
     monkeypatch.setenv("SRDYN_ROOT", str(tmp_path))
@@ -126,9 +131,9 @@ def test_permutations_are_those_of_a_loop(ranks):
     assert abs(found.mean() - np.mean(looped)) <= 4 * np.std(looped) / np.sqrt(400) + 1e-12
 
 
-def test_what_is_no_pair_is_refused(ranks, places, reading, tmp_path):
+def test_what_is_no_pair_is_refused(ranks, places, reading):
     with pytest.raises(ValueError, match="both are called 'tiny-base'"):
-        checkpoint_pairs.compare(places[0], places[0], reading, at=AT, kept=tmp_path)
+        checkpoint_pairs.compare(places[0], places[0], reading, at=AT)
     with pytest.raises(ValueError, match=r"4 heads, D = 64 and 3 layers \(0, 1, 2\) of 5 heads"):
         side_by_side(ranks[..., :4], ranks)
     with pytest.raises(ValueError, match="pruned away"):

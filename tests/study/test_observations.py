@@ -279,14 +279,14 @@ def test_what_each_doubtful_mean_moves_is_added_up():
     table.loc[table["head"].isin([3, 4]) & (table["sample"] == 0) & (table["position"] == 256), "uncertain"] = True
     cube = observations.cube(table[table["position"] == 256])
     mean = {"mean": lambda means: observations.single(float(means.mean()), observations.MAGNITUDE)}
-    found = observations.moved(cube, lambda means: {name: of(means) for name, of in mean.items()})
-    assert found["mean"] == pytest.approx(2 / 12 / 5)
+    found = observations.without_interval(cube, lambda means: {name: of(means) for name, of in mean.items()})
+    assert found["mean"].uncertain == pytest.approx(2 / 12 / 5)
 
 
 @pytest.mark.parametrize(("limits", "far"), [(observations.MAGNITUDE, np.inf), (observations.CORRELATION, 2.0)])
 def test_a_statistic_that_doubtful_ranks_leave_undefined_says_so(limits, far):
     cube = observations.cube(heads(np.zeros((2, 2, 1, 3, 4))).assign(uncertain=True))
-    found = observations.moved(
+    found = observations.without_interval(
         cube, lambda means: {"x": observations.single(np.nan if means.max() > 0 else 1.0, limits)}
     )
-    assert found == {"x": far}
+    assert found == {"x": (1.0, 1.0, 1.0, far)}

@@ -8,6 +8,7 @@ from scipy import linalg
 from srdyn import spectra
 from srdyn.study.analysis import precision
 from srdyn.study.claims import registration
+from srdyn.study.run import store
 from srdyn.study.survey import survey
 
 pytestmark = pytest.mark.usefixtures("few_resamples")
@@ -67,8 +68,9 @@ def rounded(place, reading):
     return precision.read(place, reading)
 
 
-def test_in_float64_the_ranks_are_those_of_the_survey(rounded, place, reading, tmp_path):
-    heads = survey.heads([place], reading, sources=[], kept=tmp_path).query("position == 64")
+def test_in_float64_the_ranks_are_those_of_the_survey(rounded, place, reading, tmp_path, monkeypatch):
+    monkeypatch.setenv(store.KEPT, str(tmp_path))
+    heads = survey.heads([place], reading, sources=[]).query("position == 64")
     keys = ["model", "kind", "seed", "source", "context", "sample", "document", "layer", "head", "position", "D"]
     both = heads.merge(rounded.query("precision == 'float64'"), on=keys, suffixes=("", "_again"))
     assert len(both) == len(heads) == 2 * 3 * 3 * 8

@@ -4,13 +4,10 @@ import json
 import types
 
 import pandas as pd
-import pytest
 
 from srdyn.loading import files
 from srdyn.study.claims import claims, readme, registration
 from srdyn.study.run import store
-
-DATA = files.data_dir()
 
 
 def test_a_claim_has_a_word_for_every_kind_of_model_and_leads_to_its_notebook(monkeypatch):
@@ -112,38 +109,31 @@ def test_what_models_do_without_heads_is_what_the_tables_say(monkeypatch):
     assert "n = 1000 needles, 333 to 784 answers" in said
 
 
-@pytest.fixture
-def clone(clone):
-    """With claims and pages, but no table."""
-    (clone / "data/paper").symlink_to(DATA / "paper")
+def test_publishing_fills_the_pages_once(copy):
+    paths = [copy / "figures/scorecard.md", *(copy / name for name in readme.pages())]
     for path, blocks in readme.pages().items():
         marked = "".join(f"<!-- {name}:begin -->\r\n<!-- {name}:end -->\n" for name in blocks)
-        files.write_bytes(clone / path, f"# Title\r\n{marked}tail\n".encode())
-    return clone
-
-
-def test_publishing_twice_changes_no_byte(clone):
-    paths = clone / "README.md", clone / "figures/scorecard.md"
+        files.write_bytes(copy / path, f"# Title\r\n{marked}tail\n".encode())
     readme.publish()
     before = [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths]
-    page = before[0][0].decode()
+    card, page, families = (path.read_bytes().decode() for path in paths)
     many = len(registration.load().claims)
     assert page.startswith(f"# Title\r\n<!-- headline:begin -->\n\n**Of {many} claims")
     assert "<!-- scorecard:begin -->\n\n| claim | paper |" in page
     assert page.endswith("\n<!-- scorecard:end -->\ntail\n")
-    assert "Claims of *State Rank" in paths[1].read_text()
-    assert "| qwen3_next |" in (clone / "notebooks/site/families.md").read_text()
+    assert "Claims of *State Rank" in card
+    assert "| qwen3_next |" in families
     readme.publish()
     assert [(path.read_bytes(), path.stat().st_mtime_ns) for path in paths] == before
 
 
-def test_only_the_reference_run_touches_the_readme(clone, monkeypatch):
-    before = (clone / "README.md").read_bytes()
+def test_only_the_reference_run_touches_the_readme(copy, monkeypatch):
+    paths = copy / "README.md", copy / "figures/scorecard.md"
+    before = [path.read_bytes() for path in paths]
     monkeypatch.setenv("SRDYN_RUN", "smoke")
     readme.publish()
-    assert (clone / "README.md").read_bytes() == before
-    assert (clone / "build/smoke/figures/scorecard.md").exists()
-    assert not (clone / "figures").exists()
+    assert [path.read_bytes() for path in paths] == before
+    assert (copy / "build/smoke/figures/scorecard.md").exists()
 
 
 def test_families_have_their_measured_speeds(tmp_path, monkeypatch):

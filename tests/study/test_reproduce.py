@@ -197,10 +197,3 @@ def test_a_run_is_named_after_its_parameters(given, name):
     assert reproduce.run_name(*given).startswith(name)
     assert len(reproduce.run_name("smoke", "models=" + 99 * "a")) <= 55
     assert reproduce.run_name("smoke", 'models=["a"]') != reproduce.run_name("smoke", "models=['a']")
-
-
-def test_notebook_07_runs_once_the_benchmark_has_been_measured(clone):
-    (clone / "notebooks/07_cost.ipynb").touch()
-    assert "07_cost" not in reproduce._every()
-    files.write_bytes(clone / "data/tables/07_cost_families.csv", b"")
-    assert "07_cost" in reproduce._every()

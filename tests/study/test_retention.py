@@ -12,7 +12,7 @@ from srdyn.study.analysis import damage
 from srdyn.study.trials import retention
 from srdyn.text import tasks
 
-ASKED = retention.Questions((24, 40), ("code",), rows=3, few=2)
+ASKED = retention.Questions((24, 40), ("code",), rows=3)
 
 
 @pytest.fixture(scope="module")

@@ -11,6 +11,7 @@ from small import seeded
 from srdyn.study.trials import battery, sets, testable, trials
 
 L, H = 6, 8
+SETS, ROWS = 200, 8
 HELD = torch.ones(L, H, dtype=torch.bool)
 
 
@@ -66,10 +67,10 @@ def test_a_random_set_is_called_undecided_in_95_of_100_cases(critical):
     for trial in range(10):
         damage = torch.from_numpy(rng.gamma(0.3, 0.3, (L, H)))
         damage.view(-1)[torch.from_numpy(rng.choice(L * H, critical, replace=False))] = 4.0
-        masks = sets.drawn(quarter(), HELD, n=sets.SETS + 1, generator=seeded(trial))
-        values = accuracy(masks, damage, rng.gamma(2.0, 1.0, 2 * sets.ROWS))
+        masks = sets.drawn(quarter(), HELD, n=SETS + 1, generator=seeded(trial))
+        values = accuracy(masks, damage, rng.gamma(2.0, 1.0, 2 * ROWS))
         undecided += [sets.place(values[i], np.delete(values, i)).verdict == "undecided" for i in range(len(values))]
-    assert len(undecided) == 10 * (sets.SETS + 1)
+    assert len(undecided) == 10 * (SETS + 1)
     assert np.mean(undecided) == pytest.approx(0.95, abs=0.03)
 
 
@@ -80,7 +81,7 @@ def test_a_choice_of_ten_draws_that_share_heads_is_called_undecided_in_95_of_100
     for trial in range(10):
         damage = torch.from_numpy(rng.gamma(0.3, 0.3, (L, H)))
         cost = lambda masks, damage=damage: (masks.double() * damage).flatten(1).sum(1).numpy()  # noqa: E731
-        random = -cost(sets.drawn(quarter(), HELD, n=sets.SETS, generator=seeded(trial)))
+        random = -cost(sets.drawn(quarter(), HELD, n=SETS, generator=seeded(trial)))
         for _ in range(40):
             ranks = torch.from_numpy(np.tile(rng.random((1, L, H)), (10, 1, 1)))
             ranks += torch.from_numpy(free * rng.random((10, L, H)))  # 0: all draws alike
@@ -89,7 +90,7 @@ def test_a_choice_of_ten_draws_that_share_heads_is_called_undecided_in_95_of_100
 
 
 def test_draws_that_are_worse_than_nearly_all_sets_are_called_so():
-    random = np.linspace(0, 1, sets.SETS)
+    random = np.linspace(0, 1, SETS)
     assert sets.place(random[:4], random).verdict == "worse"
     assert sets.place(random[[0, 1, 100]], random).verdict == "undecided"
 
@@ -109,8 +110,8 @@ def test_a_planted_critical_head_is_found_where_few_random_sets_lack_it(heads, n
     damage[0, 0] = 1.0
     verdicts, rng = [], np.random.default_rng(0)
     for trial in range(50):
-        masks = sets.drawn(chosen, torch.ones_like(chosen), generator=seeded(trial))
-        items = rng.uniform(0.2, 1.4, 2 * sets.ROWS)
+        masks = sets.drawn(chosen, torch.ones_like(chosen), n=SETS, generator=seeded(trial))
+        items = rng.uniform(0.2, 1.4, 2 * ROWS)
         values = accuracy(torch.cat([chosen[None], masks]), damage, items)
         verdicts.append(sets.place(values[0], values[1:]).verdict)
     assert np.mean(np.array(verdicts) == verdict) > 0.9

@@ -29,7 +29,14 @@ def reading():
 
 @pytest.fixture(scope="module")
 def heads(place, reading, tmp_path_factory):
-    return survey.heads([place], reading, kept=tmp_path_factory.mktemp("kept"))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(store.KEPT, str(tmp_path_factory.mktemp("kept")))
+        return survey.heads([place], reading)
+
+
+@pytest.fixture(autouse=True)
+def kept(tmp_path, monkeypatch):
+    monkeypatch.setenv(store.KEPT, str(tmp_path / "kept"))
 
 
 def test_every_source_reads_every_context(heads, reading):
@@ -122,20 +129,21 @@ def test_the_common_decay_is_one_value_in_every_context(heads):
     assert common["nuclear_norm"].is_unique  # every head has its own keys and values
 
 
-def test_a_second_call_reads_what_was_kept(place, reading, tmp_path, monkeypatch):
-    first = survey.heads([place], reading, sources=["mechanism"], kept=tmp_path)
+def test_a_second_call_reads_what_was_kept(place, reading, monkeypatch):
+    first = survey.heads([place], reading, sources=["mechanism"])
     monkeypatch.setattr(states, "trace", None)
     monkeypatch.setattr(states, "gates", None)
-    pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"], kept=tmp_path))
+    pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"]))
 
 
-def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers):
+def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers, monkeypatch):
+    monkeypatch.setattr(survey, "_WORTH_WORKERS", 1)
     model = models.load(place)
     made_by = {"weights": opened.identity(model, place), "code": survey.CODE}
     tables = null_tables.Tables(model, reading, store.RunStore(tmp_path, made_by=made_by))
     opening = str(place), reading, tmp_path, json.dumps(made_by)
     for together in (("model", "untrained", "mechanism"), ("common decay",)):
-        survey._make(tables, together, opening, worth=1)
+        survey._make(tables, together, opening)
     items = heads[["context", "source"]].drop_duplicates().itertuples(index=False)
     tables._samples = None  # whatever is made here now
     found = [tables.table(source, context) for context, source in items]
@@ -153,15 +161,15 @@ def test_own_text_is_read_wherever_other_processes_are(place, tmp_path, monkeypa
     told = []
     monkeypatch.setattr(survey, "_make", lambda tables, sources, opening: told.append(opening))
     reading = survey.Reading(("prose", "./own.txt"), (), (), POSITIONS, n=1)
-    found = survey.heads([place], reading, sources=[], kept=tmp_path / "kept")
+    found = survey.heads([place], reading, sources=[])
     assert told[0][0] == place.absolute()
     assert told[0][1].domains == ("prose", str(tmp_path / "own.txt"))
     assert found["context"].unique().tolist() == list(told[0][1].texts) == list(reading.texts)
 
 
-def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path, monkeypatch, caplog):
+def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, monkeypatch, caplog):
     monkeypatch.setattr(null_tables, "_is_reference", lambda model: False)
-    found = survey.heads([place], reading, sources=["untrained", "mechanism"], kept=tmp_path)
+    found = survey.heads([place], reading, sources=["untrained", "mechanism"])
     assert set(found["source"]) == {"model", "mechanism"}
     assert "tiny is shown without its untrained null: what it was started from is not known" in caplog.text
     with pytest.raises(ValueError, match="untrained"):
@@ -175,11 +183,9 @@ def test_a_model_of_unknown_start_has_no_untrained_null(place, reading, tmp_path
         ("has_decay", ["model", "mechanism"], "tiny is shown without its common decay null: its heads do not forget"),
     ],
 )
-def test_a_family_of_another_rule_has_no_nulls_of_this_one(
-    lacks, left, sentence, place, reading, tmp_path, monkeypatch, caplog
-):
+def test_a_family_of_another_rule_has_no_nulls_of_this_one(lacks, left, sentence, place, reading, monkeypatch, caplog):
     monkeypatch.setattr(gated_deltanet.Qwen3Next, lacks, False)
-    found = survey.heads([place], reading, sources=["mechanism", "common decay"], kept=tmp_path)
+    found = survey.heads([place], reading, sources=["mechanism", "common decay"])
     assert list(found["source"].unique()) == left
     assert sentence in caplog.text
     forgets = lacks != "has_decay"
@@ -243,9 +249,9 @@ def test_eq_13_is_silent_where_it_does_not_apply(lacks, place, reading, monkeypa
     assert summaries.within_cosine_bound(half)["n"].item() == 2
 
 
-def test_a_tokenizer_without_words_leaves_the_tasks_out(place, reading, tmp_path, monkeypatch, caplog):
+def test_a_tokenizer_without_words_leaves_the_tasks_out(place, reading, monkeypatch, caplog):
     monkeypatch.setattr(tasks, "_is_word", lambda token: False)
-    found = survey.heads([place], reading, sources=[], kept=tmp_path)
+    found = survey.heads([place], reading, sources=[])
     assert list(found["context"].unique()) == ["code", "prose", "rare character"]
     assert "tiny reads no tasks (recall4): the tasks need" in caplog.text
 
@@ -257,21 +263,21 @@ def test_a_model_without_a_tokenizer_is_told_to_bring_one(place, reading, tmp_pa
         survey.heads([bare], reading)
 
 
-def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading, tmp_path, monkeypatch, caplog):
+def test_a_model_larger_than_memory_is_surveyed_from_disk(heads, place, reading, monkeypatch, caplog):
     weights, _ = report.weight_bytes(models.load(place).hf)
     monkeypatch.setattr(devices, "rooms", lambda *_: {"cpu": weights})
-    found = survey.heads([place], reading, sources=[], kept=tmp_path)
+    found = survey.heads([place], reading, sources=[])
     assert "weights read from disk layer by layer" in caplog.text
     own = heads[heads["source"] == null_tables.MODEL].reset_index(drop=True)
     pd.testing.assert_frame_equal(found, own)
 
 
-def test_unknown_contexts_and_sources_are_named(place, reading, tmp_path, monkeypatch):
+def test_unknown_contexts_and_sources_are_named(place, reading):
     model = models.load(place)
     with pytest.raises(ValueError, match="poetry"):
         reading.samples("poetry", model.tokenizer)
     with pytest.raises(ValueError, match="astrology"):
-        survey.heads([place], reading, sources=["astrology"], kept=tmp_path)
+        survey.heads([place], reading, sources=["astrology"])
 
 
 def test_summaries_have_a_row_for_every_head(heads, place):
@@ -329,7 +335,7 @@ def test_two_seeds_of_one_kind_give_one_verdict(place, reading, tmp_path, monkey
     second = shutil.copytree(place, tmp_path / "tiny-seed1")
     config = json.loads((second / "config.json").read_text())
     (second / "config.json").write_text(json.dumps(config | {"srdyn_seed": 1}))
-    found = survey.heads([place, second], reading, sources=["mechanism"], kept=tmp_path / "kept")
+    found = survey.heads([place, second], reading, sources=["mechanism"])
     assert set(found[found["source"] == "mechanism"]["model"]) == {"tiny", "tiny-seed1"}
     bounded = rank_statistics.bounded(found)
     rows = [

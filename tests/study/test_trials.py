@@ -138,7 +138,7 @@ def test_a_finished_arm_is_not_asked_again(subject, monkeypatch):
 
 
 def test_removal_is_audited_on_the_real_cache(subject):
-    (row,) = subject.audit(trials.Arm("random", 0.389, "overall"), 32).to_dict("records")
+    (row,) = subject.audit(trials.Arm("random", 0.389, "overall")).to_dict("records")
     for when in ("before", "after"):
         assert row[f"state_{when}"] == row[f"state_predicted_{when}"]
         assert row[f"cache_{when}"] == row[f"cache_predicted_{when}"]

@@ -20,9 +20,7 @@ PERMUTATIONS = 1000
 Agreement = Callable[..., Float[np.ndarray, " rows"]]
 
 
-def compare(
-    first: str | Path, second: str | Path, reading: survey.Reading, *, at: int, kept: Path | None = None
-) -> pd.DataFrame:
+def compare(first: str | Path, second: str | Path, reading: survey.Reading, *, at: int) -> pd.DataFrame:
     """How far the order and the strata of all heads agree between two checkpoints, beside their permutation null.
 
     Ranks are those after `at` tokens, each head's mean over the reading's domains and tasks. Measures: tie-averaged
@@ -32,7 +30,7 @@ def compare(
     many permutations agree as well. Raises ValueError for checkpoints of one name, of different grids, without all
     their heads, or that read different documents.
     """
-    heads = [survey.heads([name], reading, sources=(), kept=kept) for name in (first, second)]
+    heads = [survey.heads([name], reading, sources=()) for name in (first, second)]
     contexts = [*reading.texts, *reading.tasks]
     tables = [table[table["context"].isin(contexts) & (table["position"] == at)] for table in heads]
     data = _side_by_side(*map(observations.cube, tables))

@@ -87,7 +87,7 @@ def _scored(table: pd.DataFrame) -> list[dict]:
     table, shape = table.sort_values(["layer", "head", "distance"]), (-1, table["distance"].nunique())
     both, rows = [table[name].to_numpy().reshape(shape) for name in ("foretold", "damage")], []
     heads = len(both[0])
-    draw = intervals.drawn(heads, intervals.RESAMPLES, intervals.generator())
+    draw = intervals.drawn(heads, intervals.generator())
     for name, quantity in ((RHO, strata.spearman), (CAUGHT, caught)):
         estimate = float(quantity(*(values.reshape(1, -1) for values in both))[0])
         resampled = quantity(*(values[draw].reshape(len(draw), -1) for values in both))

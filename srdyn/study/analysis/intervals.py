@@ -17,7 +17,7 @@ from scipy import stats
 LEVEL = 0.95
 """Of every interval."""
 RESAMPLES = 1000
-"""Draws behind an interval, unless a caller says otherwise."""
+"""Draws behind an interval."""
 
 
 class Interval(NamedTuple):
@@ -39,7 +39,7 @@ def bootstrap(
     contexts = len(values_by_context)
     if contexts < 2:
         raise ValueError(f"resampling needs at least two contexts, got {contexts}")
-    draws = drawn(contexts, RESAMPLES, generator())
+    draws = drawn(contexts, generator())
     resampled = np.array([statistic(values_by_context[draw]) for draw in draws], dtype=np.float64)
     return of_resamples(float(statistic(values_by_context)), resampled)
 
@@ -64,10 +64,8 @@ def of_resamples(
     return Interval(estimate, *np.clip([low + shift, high + shift], *limits).tolist())
 
 
-def times_drawn(
-    cluster: Shaped[np.ndarray, "samples groups"], *, n: int = RESAMPLES
-) -> Float64[np.ndarray, "n groups samples"]:
-    """How often each sample comes, in n draws of each group's clusters with replacement.
+def times_drawn(cluster: Shaped[np.ndarray, "samples groups"]) -> Float64[np.ndarray, "n groups samples"]:
+    """How often each sample comes, in `RESAMPLES` draws of each group's clusters with replacement.
 
     `cluster` labels what is drawn as a whole: samples that are not independent of each other, such as the windows of
     one document. Raises ValueError for a group of fewer than two clusters.
@@ -78,13 +76,13 @@ def times_drawn(
         told = f"but {alone} of {len(numbers)} groups have one; ask for more samples"
         raise ValueError(f"resampling needs at least two clusters in each group, {told}")
     draw = generator()
-    return np.stack([counts(int(number.max()) + 1, draw, n)[:, number] for number in numbers], 1)
+    return np.stack([counts(int(number.max()) + 1, draw)[:, number] for number in numbers], 1)
 
 
-def counts(size: int, generator: torch.Generator, n: int = RESAMPLES) -> Float64[np.ndarray, "n size"]:
-    """How often each of `size` things comes, in n draws of `size` of them with replacement."""
-    places = drawn(size, n, generator) + size * np.arange(n)[:, None]
-    return np.bincount(places.ravel(), minlength=n * size).reshape(n, size).astype(np.float64)
+def counts(size: int, generator: torch.Generator) -> Float64[np.ndarray, "n size"]:
+    """How often each of `size` things comes, in each of `drawn`."""
+    places = drawn(size, generator) + size * np.arange(RESAMPLES)[:, None]
+    return np.bincount(places.ravel(), minlength=RESAMPLES * size).reshape(RESAMPLES, size).astype(np.float64)
 
 
 def ratio(counts: Shaped[np.ndarray, "contexts 2"]) -> Interval:
@@ -113,6 +111,6 @@ def generator() -> torch.Generator:
     return torch.Generator().manual_seed(0)
 
 
-def drawn(size: int, n: int, generator: torch.Generator) -> Int[np.ndarray, "n size"]:
-    """n draws of `size` places out of as many, with replacement."""
-    return torch.randint(size, (n, size), generator=generator).numpy()
+def drawn(size: int, generator: torch.Generator) -> Int[np.ndarray, "n size"]:
+    """`RESAMPLES` draws of `size` places out of as many, with replacement."""
+    return torch.randint(size, (RESAMPLES, size), generator=generator).numpy()

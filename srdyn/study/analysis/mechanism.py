@@ -17,8 +17,6 @@ from srdyn.study.survey.null_tables import MECHANISM, MODEL, UNTRAINED
 
 CLOSED_FORM, MONOTONE = "closed form", "monotone fit"
 BETWEEN, WITHIN, ORDER = "R² between heads", "R² within heads", "Spearman ρ"
-R_SQUARED = (-np.inf, 1.0)
-RANKS = "ranks"
 PAPER_D = 128
 """Dimensions of a head in the paper's models."""
 
@@ -88,15 +86,15 @@ def modes(heads: pd.DataFrame, *, at: int, eps: float, n: int = 200) -> pd.DataF
         if len(decay) == 0:
             continue
         drawn = _closed_form(-np.exp(draw.normal(decay.mean(), decay.std(), (n, len(decay)))), data.D, eps)
-        of_modes = functools.partial(rank_statistics.modes, cube=data)
+        of_ranks = observations.without_interval(data, functools.partial(rank_statistics.modes, cube=data))["p"]
         found = {
-            RANKS: of_modes(data.values.mean(0))["p"].value,
+            "ranks": of_ranks.estimate,
             "log half-lives": strata.bimodality(decay)["p"],
             "two groups from one mode of half-lives": np.mean([strata.bimodality(one)["p"] < 0.01 for one in drawn]),
         }
-        about, off = names | {"n": len(decay)}, {RANKS: observations.moved(data, of_modes)["p"]}
         for name, value in found.items():
-            rows.append(about | {"quantity": name, "estimate": float(value), "uncertain": off.get(name, 0.0)})
+            off = of_ranks.uncertain if name == "ranks" else 0.0
+            rows.append(names | {"quantity": name, "estimate": float(value), "uncertain": off, "n": len(decay)})
     return pd.DataFrame(rows, columns=[*OF_A_MODEL, "quantity", "estimate", "uncertain", "n"])
 
 
@@ -202,7 +200,7 @@ def _r2(actual: Float64[np.ndarray, "..."], predicted: Float64[np.ndarray, "..."
     """1 − SSE/SST of deviations; NaN where nothing varies."""
     total = (actual**2).sum()
     value = float(1 - ((actual - predicted) ** 2).sum() / total) if total > 0 else np.nan
-    return observations.single(value, R_SQUARED)
+    return observations.single(value, (-np.inf, 1.0))
 
 
 def _spread(table: pd.DataFrame) -> dict[str, dict[str, float]]:

@@ -160,9 +160,11 @@ def observe_each(data: Cube, statistics: Statistics, *, over_heads: bool = False
     return {key: Observed(*interval, uncertain[key]) for key, interval in found.items()}
 
 
-def moved(data: Cube, statistics: Statistics) -> dict[Key, float]:
-    """How far off another machine may find statistics of the means over samples, which have no interval."""
-    return _added_up(statistics, data.values.mean(0), data.uncertain.mean(0))
+def without_interval(data: Cube, statistics: Statistics) -> dict[Key, Observed]:
+    """Statistics of the means over samples that are their own interval, such as the p of a test."""
+    means = data.values.mean(0)
+    off = _added_up(statistics, means, data.uncertain.mean(0))
+    return {key: Observed(x.value, x.value, x.value, off[key]) for key, x in statistics(means).items()}
 
 
 def _intervals(statistics: Statistics, means: np.ndarray, drawn: Iterable[np.ndarray]) -> dict[Key, intervals.Interval]:

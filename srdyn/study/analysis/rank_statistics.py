@@ -15,8 +15,6 @@ from srdyn.study.analysis import observations
 from srdyn.study.analysis.observations import CORRELATION, MAGNITUDE, SHARE, Cube, Means, Pooled, pooled
 
 PAIRS = "pairs of contexts"
-HOLDS = 0.9
-"""Share of min(t, D) that a high-rank head holds."""
 
 
 def bounded(heads: pd.DataFrame) -> pd.DataFrame:
@@ -61,11 +59,10 @@ def dip(heads: pd.DataFrame, name: str, *, at: int) -> pd.DataFrame:
     rows = []
     for names, table in observations.groups(heads, observations.OF_A_SOURCE):
         data = observations.cube(table[table["position"] == at])
-        of_modes = functools.partial(modes, cube=data)
-        p, uncertain = of_modes(data.values.mean(0))["p"].value, observations.moved(data, of_modes)["p"]
-        why = "all ranks are equal" if np.isnan(p) else f"of {data.values[0, 0].size} heads"
+        p = observations.without_interval(data, functools.partial(modes, cube=data))["p"]
+        why = "all ranks are equal" if np.isnan(p.estimate) else f"of {data.values[0, 0].size} heads"
         about = names | {"measure": name, "n": len(data.values), "over": "heads, by the test", "why": why}
-        rows.append(about | observations.Observed(p, p, p, uncertain)._asdict())
+        rows.append(about | p._asdict())
     return pd.DataFrame(rows)
 
 
@@ -84,7 +81,7 @@ def follow(means: Means, cube: Cube) -> Pooled:
 def hold(means: Means, cube: Cube) -> Pooled:
     """Share of (high-rank head, position from D/8 on) with a mean rank of at least 0.9 min(t, D) (C2, second)."""
     late = np.asarray(cube.positions) >= cube.D / 8
-    held = _ending(means, cube, "high") >= HOLDS * np.minimum(cube.positions, cube.D)
+    held = _ending(means, cube, "high") >= 0.9 * np.minimum(cube.positions, cube.D)
     return pooled(held[:, late].mean(-1) if late.any() else np.empty(0), np.mean, "high-rank heads", SHARE)
 
 

@@ -115,10 +115,10 @@ def shares(text: pd.DataFrame, at: int, *, eps: float = spectra.EPS) -> pd.DataF
         for about, part in observations.groups(table, OF_A_SOURCE):
             data = observations.cube(part, column)
             found = observations.columns(observations.observe_each(data, functools.partial(_of_a_layer, cube=data)))
-            of_modes = functools.partial(rank_statistics.modes, cube=data)
-            modes = {name: pooled.value for name, pooled in of_modes(data.values.mean(0)).items()}
-            off = {"uncertain": max(found.pop("uncertain"), *observations.moved(data, of_modes).values())}
-            rows.append(about | {"split": split, "n": len(data.values)} | found | modes | off)
+            modes = observations.without_interval(data, functools.partial(rank_statistics.modes, cube=data))
+            off = max(found.pop("uncertain"), *(mode.uncertain for mode in modes.values()))
+            found |= {name: mode.estimate for name, mode in modes.items()} | {"uncertain": off}
+            rows.append(about | {"split": split, "n": len(data.values)} | found)
     return pd.DataFrame(rows)
 
 
@@ -133,10 +133,9 @@ def context_pairs(heads: pd.DataFrame, at: int) -> pd.DataFrame:
     rows = []
     for about, table in observations.groups(own, ["model", "kind"]):
         data = observations.cube(table)
-        off = observations.moved(data, _orders_between)
-        for pair, rho in _orders_between(data.values.mean(0)).items():
+        for pair, rho in observations.without_interval(data, _orders_between).items():
             names = about | dict(zip("ab", (data.contexts[i] for i in pair), strict=True))
-            rows.append(names | {"spearman": rho.value, "uncertain": off[pair], "n": len(data.values)})
+            rows.append(names | {"spearman": rho.estimate, "uncertain": rho.uncertain, "n": len(data.values)})
     return pd.DataFrame(rows)
 
 

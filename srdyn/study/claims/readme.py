@@ -86,12 +86,9 @@ def _of_main(books: pd.DataFrame) -> str:
 
 
 def removals() -> str:
-    """What models still do without heads, a line for each way to choose them; empty before that is measured."""
-    try:
-        needles = store.load_table("03_ablation_estimates", run="thorough").query("probe == 'needle'")
-        kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
-    except FileNotFoundError:
-        return ""
+    """What models still do without heads, a line for each way to choose them."""
+    needles = store.load_table("03_ablation_estimates", run=store.THOROUGH).query("probe == 'needle'")
+    kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
     asked, models = presets.read(store.REFERENCE)["04_pruning"], list(kept["model"].unique())
     primary, paper = presets.read(store.REFERENCE)["03_ablation"]["primary_share"], asked["paper_share"]
     rows = [["needles found with all heads", *_shares(needles, models, "intact", 0.0)]]
@@ -124,29 +121,25 @@ def _shares(table: pd.DataFrame, models: list[str], arm: str, share: float) -> l
 
 
 def families() -> str:
-    """`architectures.supported()` in Markdown, a line a recipe, with speeds once `make bench` has measured them."""
+    """`architectures.supported()` in Markdown, a line a recipe, with the speeds that `make bench` has measured."""
     from srdyn import architectures  # heavy, and verdicts do not need it
 
     table, rows = architectures.supported(), []
     table["mixer"] = table["mixer"].str.rsplit(".", n=1).str[-1]
     speeds, note = _speeds()
-    heads = [name for name in _HEADS if note or name != "speed"]
     others = [name for name in table if name != "mixer"]
     for cells, part in table.groupby(others, sort=False):
         measured = speeds.reindex(part["mixer"]).dropna()
         ends = dict.fromkeys(f"{float(f'{end:.2g}'):,.0f}" for end in (measured.min(), measured.max()) if len(measured))
         row = dict(zip(others, cells, strict=True)) | {"mixer": ", ".join(part["mixer"])}
         row["speed"] = "–".join(ends) or "not measured"  # the least and the most, to two digits
-        rows.append([row[name] for name in heads])
-    return markdown.table([_HEADS[name] for name in heads], rows) + "\n" + note
+        rows.append([row[name] for name in _HEADS])
+    return markdown.table([*_HEADS.values()], rows) + "\n" + note
 
 
 def _speeds() -> tuple[pd.Series, str]:
-    """Tokens per second by class of layer, and how they were measured; nothing before `make bench` has run."""
-    try:
-        table = store.load_table(_SPEEDS, run=store.REFERENCE)
-    except FileNotFoundError:
-        return pd.Series(dtype=float), ""
+    """Tokens per second by class of layer, and how they were measured."""
+    table = store.load_table(_SPEEDS, run=store.REFERENCE)
     machine = files.read_json(store.table_dir(store.REFERENCE) / f"{_SPEEDS}.json")["machine"]
     tokens = table["tokens"].iloc[0]
     note = (

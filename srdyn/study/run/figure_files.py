@@ -33,9 +33,8 @@ def save(figure: Figure, stem: str) -> Path:
         raise ValueError(f"a figure's stem is a plain name of letters, digits, _ and -, not {stem!r}")
     path, drawn = store.figure_dir() / f"{stem}.png", _png(figure)
     pdf = path.with_suffix(".pdf")
-    whole = pdf.exists() and pdf.read_bytes().rstrip().endswith(b"%%EOF")
     differ = _pixels(path, drawn)
-    same = whole and differ <= _FEW
+    same = pdf.exists() and differ <= _FEW
     store.note_compared(path, differ / _FEW, "" if same else _told(path, differ))
     if not same:
         files.write_bytes(pdf, _drawn(figure, format="pdf", metadata=_UNDATED).getvalue())
@@ -55,7 +54,7 @@ def _pixels(path: Path, drawn: bytes) -> float:
 def _told(path: Path, differ: float) -> str:
     if math.isinf(differ):
         return "has another size" if path.exists() else "was not there"
-    return f"{differ:.0f} pixels differ" if differ > _FEW else "its pdf was broken"
+    return f"{differ:.0f} pixels differ" if differ > _FEW else "its pdf was not there"
 
 
 def _png(figure: Figure) -> bytes:

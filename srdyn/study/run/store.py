@@ -73,10 +73,9 @@ def code_dir() -> Path:
     return files.data_dir() / "tables" / "code"
 
 
-def figure_dir(run: str | None = None) -> Path:
-    """Where the figures of `run` lie: `figures` for the reference run, `build/<run>/figures` for any other."""
-    run = run or run_name()
-    return (files.root() if run == REFERENCE else build_dir(run)) / "figures"
+def figure_dir() -> Path:
+    """Where figures of the run at work lie: `figures` for the reference run, `build/<run>/figures` for any other."""
+    return (files.root() if run_name() == REFERENCE else build_dir()) / "figures"
 
 
 def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | None = None) -> Path:
@@ -96,14 +95,13 @@ def save_table(frame: pd.DataFrame, stem: str, *, meta: Mapping[str, object] | N
     side |= {"table": hashlib.sha256(content).hexdigest(), **(meta or {})}
     for other in {".csv", ".parquet"} - {path.suffix}:
         path.with_suffix(other).unlink(missing_ok=True)  # first: who is killed now leaves one table or none
+    farthest, faults = math.inf, ["was not there"]
     if path.exists():
         farthest, faults = comparison.compared(_decode(content, path.suffix), _decode(path.read_bytes(), path.suffix))
         faults = faults or ([] if _describes(path, side) else ["its side file does not belong to it"])
-        note_compared(path, farthest, "; ".join(faults))
-        if not faults:
-            return path
-    else:
-        note_compared(path, math.inf, "was not there")
+    note_compared(path, farthest, "; ".join(faults))
+    if not faults:
+        return path
     if run_name() in COMMITTED:
         files.write_bytes(code_dir() / PYTHON / f"{side['code']}.txt", made_by)
     files.write_bytes(path, content)

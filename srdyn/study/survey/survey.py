@@ -26,25 +26,22 @@ _HELD_BY_EACH = 2**28
 _WORTH_WORKERS = 2**17
 """Tokens, times sources, that one process reads sooner than others have started."""
 CODE = code.hash_of(__name__)
-"""What is kept depends on the code that runs, not on what an editor has saved since."""
 Reading = samples.Reading
 
 
-def heads(
-    names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS, kept: Path | None = None
-) -> pd.DataFrame:
+def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[str] = NULLS) -> pd.DataFrame:
     """One row for every model, source, context, sample, layer, head and position, over all that `reading` names.
 
     `source` is `model`, or the null that the states came from: the `untrained` model; random keys and values under the
     model's own decays and write strengths (`mechanism`); the same with the decay and the write strength of the median
     head for all (`common decay`). What a model cannot have is left out, and logged.
-    Finished contexts are kept in the folder `kept`, by default build/survey, so that a second call only reads them;
+    Finished contexts are kept in build/survey (`store.kept_dir`), so that a second call only reads them;
     several processes (`loading.processes`) share the work if they all make this call. Much work with a small model on a
     CPU is dealt out to `workers`: a script that makes this call needs its `if __name__ == "__main__":`.
     Columns: those of `strata.head_table`, document, kind, source, log_decay (NaN without decay) and write_strength
     (means over the context), `rank 1e-02` ….
     """
-    kept, found = kept or store.kept_dir() / "survey", []
+    kept, found = store.kept_dir() / "survey", []
     places = {name: documents.content_hash(name) for name in reading.domains if documents.is_place(name)}  # all there?
     # Other processes may be in other folders.
     domains = (str(Path(x).absolute()) if x in places and Path(x).exists() else x for x in reading.domains)
@@ -75,11 +72,12 @@ def _readable(reading: Reading, model: models.Model) -> Reading:
     return dataclasses.replace(reading, tasks=()) if reason else reading
 
 
-def _make(tables: Tables, sources: Sequence[str], opening: tuple, *, worth: int = _WORTH_WORKERS) -> None:
+def _make(tables: Tables, sources: Sequence[str], opening: tuple) -> None:
     """Finish these sources in all contexts, together with the other processes."""
     left = [context for context in tables.reading.names() if tables.lacks(context, sources)]
     share = processes.share(left)
-    if len(share) * len(sources) * tables.reading.n * tables.reading.length >= worth and _is_small(tables.model):
+    tokens = len(share) * len(sources) * tables.reading.n * tables.reading.length
+    if tokens >= _WORTH_WORKERS and _is_small(tables.model):
         done = opened.deal(_opened_again, [(opening, (context, sources)) for context in share])
     else:
         done = (tables.ask(context, sources) for context in share)

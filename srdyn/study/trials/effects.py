@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -157,11 +157,14 @@ def over_solved(measured: pd.DataFrame, answers: pd.DataFrame) -> pd.DataFrame:
     solved = accuracy[accuracy["intact"] >= SOLVED].groupby("model", sort=False)["probe"].agg(", ".join)
     about = answers[["model", "kind", "seed"]].drop_duplicates()
     named = measured.assign(over=measured["over"] + "; " + measured["model"].map(solved))
-    none = about[~about["model"].isin(solved.index)].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan)
-    if none.empty:
-        return named
-    none = none.assign(over="", why=f"the intact model solves no task at {SOLVED:.0%}")
-    return pd.concat([named, *(none.assign(measure=name) for name in measured["measure"].unique())], ignore_index=True)
+    none, why = about[~about["model"].isin(solved.index)], f"the intact model solves no task at {SOLVED:.0%}"
+    return named if none.empty else with_undefined(named, none, measured["measure"].unique(), why)
+
+
+def with_undefined(measured: pd.DataFrame, models: pd.DataFrame, measures: Iterable[str], why: str) -> pd.DataFrame:
+    """Rows as `claims.record` takes them, and for each of these models and measures one that says why it has none."""
+    none = models.assign(n=0, estimate=np.nan, low=np.nan, high=np.nan, over="", why=why)
+    return pd.concat([measured, *(none.assign(measure=name) for name in measures)], ignore_index=True)
 
 
 def measured(table: pd.DataFrame, name: str, *, sign: int = 1) -> pd.DataFrame:

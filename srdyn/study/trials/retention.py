@@ -35,6 +35,8 @@ PREFIX = 32
 """Tokens of text before the two facts."""
 LENGTH = 512
 """Tokens of text after which ranks are taken."""
+FEW = 2
+"""Rows of each distance on which single heads are left out."""
 PASSAGE = 16
 """Tokens of text that come twice."""
 PASSAGES = 4
@@ -45,14 +47,12 @@ PASSAGES = 4
 class Questions:
     """`rows` rows of two facts at each of the `distances`, tokens from a value to where it is asked for.
 
-    Single heads are left out on `few` rows of each distance. Ranks and half-lives are those in a window of text of
-    each of the `domains`.
+    Ranks and half-lives are those in a window of text of each of the `domains`.
     """
 
     distances: tuple[int, ...]
     domains: tuple[str, ...]
     rows: int = 4
-    few: int = 2
     eps: float = spectra.EPS
     seed: int = 0
 
@@ -149,7 +149,7 @@ class Subject:
 
     def _bits(self) -> pd.Series:
         """Bits of an answer by distance, on the few rows."""
-        return self._by_distance(self.asked.few).set_index("distance")["bits"]
+        return self._by_distance(FEW).set_index("distance")["bits"]
 
     def _by_distance(self, n: int) -> pd.DataFrame:
         rows = []
@@ -161,7 +161,7 @@ class Subject:
 
     @functools.cached_property
     def _needles(self) -> dict[int, tuple[Tensor, Tensor]]:
-        return self._rows("needles at a distance", needles, max(self.asked.rows, self.asked.few))
+        return self._rows("needles at a distance", needles, max(self.asked.rows, FEW))
 
     @functools.cached_property
     def _passages(self) -> dict[int, tuple[Tensor, Tensor]]:

@@ -33,7 +33,6 @@ from srdyn.study.analysis import intervals, observations
 from srdyn.study.run import opened, store
 from srdyn.study.trials import battery, effects, trials
 
-SETS, ROWS = 200, 8
 LEVEL = 0.05
 """Of the two-sided test whether a set is like any other."""
 CHOSEN, RANDOM, ALL_OFF = "chosen", "random", "all off"
@@ -67,7 +66,7 @@ def drawn(
     chosen: Bool[Tensor, "L H"],
     held: Bool[Tensor, "L H"],
     *,
-    n: int = SETS,
+    n: int,
     per_layer: bool = True,
     generator: torch.Generator,
 ) -> Bool[Tensor, "n L H"]:
@@ -106,18 +105,13 @@ def place(chosen: float | Float[np.ndarray, " draws"], random: Float[np.ndarray,
     return Place(float(found), min(by_sets.low, by_draws.low), max(by_sets.high, by_draws.high), float(p), n)
 
 
-def questions(tasks: Sequence[str] = ("needle",), *, rows: int = ROWS, seed: int = 0) -> battery.Battery:
+def questions(tasks: Sequence[str] = ("needle",), *, rows: int, seed: int = 0) -> battery.Battery:
     """So many rows of each task, which every set answers."""
     return battery.Battery(tuple(tasks), (), items=1, windows=0, copies=0, rows=rows, seed=seed)
 
 
 def answers(
-    names: Sequence[str | Path],
-    arms: Sequence[trials.Arm],
-    plan: trials.Plan,
-    *,
-    asked: battery.Battery,
-    sets: int = SETS,
+    names: Sequence[str | Path], arms: Sequence[trials.Arm], plan: trials.Plan, *, asked: battery.Battery, sets: int
 ) -> pd.DataFrame:
     """What every model answers without each arm's heads, each of its draws, and without each of the random sets.
 

@@ -48,7 +48,7 @@ def answers(
     plan: trials.Plan,
     *,
     asked: battery.Battery,
-    among: int = sets.SETS,
+    among: int,
 ) -> pd.DataFrame:
     """`sets.answers` without the rule's heads at each model's testable dose, with what is kept; else what is beside."""
     at = _at_doses(names, rule, doses)
@@ -76,9 +76,8 @@ def rows(doses: pd.DataFrame, found: dict[str, pd.DataFrame]) -> pd.DataFrame:
     shares = doses[doses["testable"]].set_index("model")["share"]
     dose = "at " + table["model"].map(shares).map("{:.1%}".format) + " of all heads"
     table = table.assign(why=dose + table["why"].map(lambda why: f", {why}" if why else ""))
-    none = about[~about["model"].isin(shares.index)].assign(n=0, estimate=np.nan, low=np.nan, high=np.nan, over="")
-    none = none.assign(why=f"the oracle keeps {KEPT:.0%} at none of the shares tried")
-    return pd.concat([table, *(none.assign(measure=name) for name in found)], ignore_index=True)
+    none, why = about[~about["model"].isin(shares.index)], f"the oracle keeps {KEPT:.0%} at none of the shares tried"
+    return effects.with_undefined(table, none, found, why)
 
 
 def _at_doses(

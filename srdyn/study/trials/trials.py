@@ -28,7 +28,6 @@ from srdyn.study.run import code, opened, store
 from srdyn.study.trials import battery, controls, single_heads
 
 CODE = code.hash_of(__name__)
-"""What is kept depends on the code that runs, not on what an editor has saved since."""
 INTACT, ORACLE, DECAY_MATCHED = "intact", "oracle", "decay-matched"
 BY_RANK: dict[str, Callable[[scores.Scores, int], scores.Scores]] = {
     "high": lambda rank, d: rank,
@@ -178,14 +177,14 @@ def compositions(names: Sequence[str | Path], arms: Sequence[Arm], plan: Plan) -
     return _everywhere("composition", names, plan, [(arm,) for arm in arms])
 
 
-def audits(names: Sequence[str | Path], arm: Arm, plan: Plan, *, tokens: int = 256) -> pd.DataFrame:
-    """What physically removing the heads of an arm's first draw changes, measured on one text of `tokens` tokens.
+def audits(names: Sequence[str | Path], arm: Arm, plan: Plan) -> pd.DataFrame:
+    """What physically removing the heads of an arm's first draw changes, measured on a text of 256 tokens at most.
 
     Columns: removed (heads), tokens; with _before and _after: parameters, bytes of state and of the whole cache as the
     real cache holds them, and as predicted (`state_predicted`, `cache_predicted`); logits_differ: the largest
     difference of a logit from the model whose heads are only masked; model, kind, seed.
     """
-    return _everywhere("audit", names, plan, [(arm, tokens)])
+    return _everywhere("audit", names, plan, [(arm,)])
 
 
 def known() -> list[str]:
@@ -221,9 +220,8 @@ class Subject:
         elsewhere = Subject(self.name, other, self.folder)
         pairs = [(self.heads(arm, draw), elsewhere.heads(arm, draw)) for draw in range(self.plan.draws)]
         shared = [float((a & b).sum() / a.sum()) for a, b in pairs]
-        held = sum(len(layer.heads) for layer in self.model.layers)
-        row = {"variant": variant, "overlap": sum(shared) / len(shared), "chance": float(pairs[0][0].sum()) / held}
-        return pd.DataFrame([row])
+        chance = float(pairs[0][0].sum()) / int(self.model.held.sum())
+        return pd.DataFrame([{"variant": variant, "overlap": sum(shared) / len(shared), "chance": chance}])
 
     def composition(self, arm: Arm) -> pd.DataFrame:
         found, rows, high_arm = self._found(), [], dataclasses.replace(arm, name="high", matched=False)
@@ -240,20 +238,20 @@ class Subject:
         places = " ".join(f"{self.model.layers[axis].index}.{head}" for axis, head in first.nonzero().tolist())
         return means.assign(arm=arm.label, share=arm.share, cut=arm.cut, places=places, chosen=chosen)
 
-    def audit(self, arm: Arm, tokens: int) -> pd.DataFrame:
+    def audit(self, arm: Arm) -> pd.DataFrame:
         heads, model = self.heads(arm, 0), models.load(self.name)
-        read = next(iter(self._sheet(self.plan.questions).values())).tokens[:1, :tokens]
+        read = next(iter(self._sheet(self.plan.questions).values())).tokens[:1, :256]
         pruned = pruning.prune_heads(model, ~heads)
         with ablation.ablate_heads(model, heads), torch.inference_mode():
             masked = model.hf(read, use_cache=False).logits
-        row = {"removed": int(heads.sum()), "tokens": tokens}
+        row = {"removed": int(heads.sum()), "tokens": read.shape[1]}
         for name, which in (("before", model), ("after", pruned)):
             with torch.inference_mode():
                 read_by = which.hf(read, use_cache=True)
             state, whole = linear_cache.held_bytes(read_by.past_key_values)
             row |= {f"parameters_{name}": which.hf.num_parameters(), f"state_{name}": state, f"cache_{name}": whole}
             row |= {f"state_predicted_{name}": models.state_bytes(which)}
-            row |= {f"cache_predicted_{name}": memory.cache_bytes(which.hf, tokens)}
+            row |= {f"cache_predicted_{name}": memory.cache_bytes(which.hf, read.shape[1])}
         row["logits_differ"] = float((read_by.logits - masked).abs().max())
         return pd.DataFrame([row])
 
@@ -262,7 +260,7 @@ class Subject:
         if arm.layers and arm.cut != "per layer":
             raise ValueError(f"{arm.label}: an arm within some layers takes its heads per layer, not {arm.cut}")
         if arm.name == INTACT:
-            return torch.zeros(self.model.grid.L, self.model.grid.H, dtype=torch.bool)
+            return torch.zeros_like(self.model.held)
         generator = self.drawing(draw, self.model.name)
         score, per_layer = self._score(arm.name, generator), arm.cut == "per layer"
         chosen = ~pruning.select(score, arm.share, per_layer=per_layer, generator=generator) & ~score.isnan()
