@@ -24,7 +24,7 @@ class _Run:
         self.stem, self.held = stem, []
 
     def table(self, name: str, frame: pd.DataFrame) -> pd.DataFrame:
-        self.held.append((f"{self.stem}_{name}", frame))
+        self.held.append((f"{self.stem}_{name}".removesuffix("_"), frame))
         return frame
 
     def claim(self, claim_id: str, *measured: pd.DataFrame, registered: str = registration.FIRST) -> pd.DataFrame:

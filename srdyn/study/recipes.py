@@ -62,9 +62,10 @@ def _reading(draw: np.random.Generator) -> cells.Fresh:
 
 
 def _experiments(draw: np.random.Generator) -> cells.Fresh:
-    """Notebooks 03 and 04, of both committed runs: one model's heads, and what it answers without some of them."""
-    place = folder(draw.choice(given_to("04_pruning_composition")["models"]))
-    for run in ("", "thorough/"):
+    """Notebooks 03 and 04, of all committed runs: one model's heads, and what it answers without some of them."""
+    small = folder(draw.choice(given_to("04_pruning_composition")["models"]))
+    main = folder(draw.choice(given_to("main/04_pruning_composition")["models"]))
+    for run, place in (("", small), ("thorough/", small), ("main/", main)):
         plan = _plan(given_to(f"{run}04_pruning_composition")["plan"])
         tasks = () if run else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
         plan = _few(plan, tasks=tasks, domains=(str(draw.choice(plan.domains)),), copies=0)
@@ -183,12 +184,14 @@ def _rules(draw: np.random.Generator) -> cells.Fresh:
 def _derived(draw: np.random.Generator) -> cells.Fresh:
     """Tables that follow from other committed tables."""
     known = ("estimates", "composition", "differences", "heads")
-    for run in ("", "thorough/"):
+    for run in ("", "thorough/", "main/"):
         made = {name: stands(f"{run}03_ablation_{name}") for name in known}
-        made |= {"alone": stands("03_ablation_sets"), "versus": None}
+        own = run if run == "main/" else ""  # the thorough run has no sets
+        made |= {"alone": stands(f"{own}03_ablation_sets"), "versus": None}
         yield from cells.kept("03_ablation", of=run, tags=("derived",), **made)
         made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
-        made |= {"alone": stands("04_pruning_sets"), "doses": stands("04_pruning_oracle"), "kept": pd.DataFrame()}
+        made |= {"alone": stands(f"{own}04_pruning_sets"), "doses": stands(f"{own}04_pruning_oracle")}
+        made |= {"kept": pd.DataFrame()}
         yield from cells.kept("04_pruning", of=run, tags=("derived",), **made)
         yield f"{run}04_pruning_claims", "measure model", functools.partial(_against_random, run)
     yield "04_pruning_rivals", f"{ARM} probe", _rivals
@@ -197,7 +200,7 @@ def _derived(draw: np.random.Generator) -> cells.Fresh:
     heads = heads[heads["model"].isin(stands("05_mechanism_sizes")["model"])]
     yield "05_mechanism_sizes", "model quantity", lambda: head_size.shares(heads, head_size.registered())
     yield "05_mechanism_size_decays", "model", lambda: head_size.decays(heads)
-    yield "08_scorecard", "", claims.both
+    yield from cells.kept("08_scorecard", tags=("derived",), by="claim kind model arm share probe")
 
 
 def _against_random(run: str) -> pd.DataFrame:

@@ -31,7 +31,7 @@ from srdyn.study.run import code, parameters, store
 
 _BENCH, _SCORECARD = "07_cost", "08_scorecard"
 _READS = {_BENCH: {store.REFERENCE: "07_cost_*.csv"}, "04_pruning": {store.THOROUGH: "04_pruning_healed.csv"}}
-_READS |= {_SCORECARD: dict.fromkeys((None, store.THOROUGH, store.MAIN), "*_claims*.csv")}
+_READS |= {_SCORECARD: {None: "*_claims*.csv", store.THOROUGH: "*.csv", store.MAIN: "*.csv"}}
 """Notebooks that read tables of others: of which runs (None: the run at work), which."""
 _SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mechanism", "04_pruning", "10_rules")
 """Those begun first, the longest before all; 02 and 05 use what 01 has kept, 04 what 03: at once both would make it.

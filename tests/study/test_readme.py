@@ -15,14 +15,15 @@ def test_a_claim_has_a_word_for_every_kind_of_model_and_leads_to_its_notebook(mo
     heads, _, *rows = [line.strip("| ").split(" | ") for line in readme.verdicts().split("\n\n")[0].splitlines()]
     book = claims.ledger()
     kinds = [kind for kind in book["kind"].unique() if kind and kind not in claims.CONTROLS]
-    assert heads == ["claim", "paper", *kinds]
-    assert kinds[:2] == ["hybrid", "pure"]
+    assert kinds == ["hybrid", "pure", "main hybrid", "main pure"]
+    assert heads == ["claim", "paper", *kinds[:2], *(f"{kind} (one seed)" for kind in kinds[2:])]
     assert len(rows) == book["claim"].nunique()
     said = {row[0].split("]")[0].strip("["): row for row in rows}
     assert said["C8"][0].startswith("[C8](notebooks/03_ablation.ipynb) Low-rank heads are")
-    for line in book[book["kind"].isin(heads)].itertuples():
-        cell = said[line.claim][heads.index(line.kind)].split("<br>")[0]
-        assert line.verdict.startswith(cell.removesuffix(" ○"))
+    for line in book[book["kind"].isin(kinds)].itertuples():
+        cell = said[line.claim][2 + kinds.index(line.kind)].split("<br>")[0]
+        verdict = line.verdict.removeprefix("one seed: ") if claims.is_main(line.kind) else line.verdict
+        assert verdict.startswith(cell.removesuffix(" ○"))
         assert cell.endswith(" ○") == bool(line.nulls and "null passes" in line.verdict)
 
 
@@ -85,28 +86,6 @@ def test_the_headline_says_of_the_main_pair_what_the_later_rules_say(monkeypatch
     first, main = readme.headline().split(" In the main pair")
     assert first.startswith("**Of 4 claims: reproduced 1 (A); open")
     assert main.endswith("where there are such: 2 pass (A, B); 1 fail (D); 1 open, or not alike in both (C).\n")
-
-
-def test_what_models_do_without_heads_is_what_the_tables_say(monkeypatch):
-    monkeypatch.setenv("SRDYN_RUN", store.REFERENCE)
-    table, said = readme.removals().strip().split("\n\n")
-    heads, _, *lines = [line.strip("| ").split(" | ") for line in table.splitlines()]
-    needles = store.load_table("03_ablation_estimates", run="thorough").query("probe == 'needle' and cut != 'overall'")
-    kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
-    assert heads == ["%", *kept["model"].unique()]
-    found = {line[0]: line[1:] for line in lines}
-    assert len(found) == 1 + 2 * 3 + 3
-    for name, rows, arm, share in (
-        ("needles found with all heads", needles, "intact", 0.0),
-        ("without 25 % of each layer: highest ranks", needles, "high", 0.25),
-        ("without 38.9 % of each layer: lowest ranks", needles, "low", 0.389),
-        ("accuracy kept without 38.9 % of all: oracle", kept, "oracle", 0.389),
-    ):
-        for model, cell in zip(heads[1:], found[name], strict=True):
-            [row] = rows[(rows["model"] == model) & (rows["arm"] == arm) & (rows["share"] == share)].itertuples()
-            ends = [round(100 * min(max(end, 0), 1)) for end in (row.estimate, row.low, row.high)]
-            assert cell == "{} [{}, {}]".format(*ends)
-    assert "n = 1000 needles, 333 to 784 answers" in said
 
 
 def test_publishing_fills_the_pages_once(copy):

@@ -8,14 +8,12 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from srdyn import scores
-from srdyn.loading import files, markdown, presets
+from srdyn.loading import files, markdown
 from srdyn.study.claims import claims, registration
 from srdyn.study.run import store
 
 _SPEEDS = "07_cost_families"
 """The table that `make bench` writes of every family."""
-_ARMS = {"low": "lowest ranks", "random": "random heads", "high": "highest ranks"}
 _HEADS = {
     "model_types": "models",
     "mixer": "layers",
@@ -39,7 +37,8 @@ def verdicts() -> str:
         name = f"[{claim.id}](notebooks/{claim.notebook}.ipynb) {claim.statement}"
         rows.append([name, f"{claim.place} ({claim.grade})", *cells[claim.id]])
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
-    table = markdown.table(["claim", "paper", *(kind or "verdict" for kind in kinds)], rows)
+    heads = [f"{kind} (one seed)" if claims.is_main(kind) else kind or "verdict" for kind in kinds]
+    table = markdown.table(["claim", "paper", *heads], rows)
     return f"{table}\n\n○ a null model passes. Grades of the paper's claims: {grades}.\n"
 
 
@@ -85,39 +84,11 @@ def _of_main(books: pd.DataFrame) -> str:
     return f" In the main pair, larger, of one seed, by the later rules where there are such: {counts}."
 
 
-def removals() -> str:
-    """What models still do without heads, a line for each way to choose them."""
-    needles = store.load_table("03_ablation_estimates", run=store.THOROUGH).query("probe == 'needle'")
-    kept = store.load_table("04_pruning_rivals", run=store.REFERENCE).query("probe == 'accuracy kept'")
-    asked, models = presets.read(store.REFERENCE)["04_pruning"], list(kept["model"].unique())
-    primary, paper = presets.read(store.REFERENCE)["03_ablation"]["primary_share"], asked["paper_share"]
-    rows = [["needles found with all heads", *_shares(needles, models, "intact", 0.0)]]
-    for share in (primary, paper):
-        what = f"without {100 * share:.3g} % of each layer:"
-        rows += [[f"{what} {said}", *_shares(needles, models, arm, share)] for arm, said in _ARMS.items()]
-    rules = {scores.joint_rule(asked["alpha"]): "joint score", "random": "random heads", "oracle": "oracle"}
-    what = f"accuracy kept without {100 * paper:.3g} % of all:"
-    rows += [[f"{what} {said}", *_shares(kept, models, arm, paper)] for arm, said in rules.items()]
-    said = (
-        f"95 % intervals over items and draws of heads, cut off at 0 and 100; n = {needles['n'].max()} needles, "
-        f"{kept['n'].min()} to {kept['n'].max()} answers of all tasks that a model solves. The oracle knows what each "
-        "head costs alone."
-    )
-    return f"{markdown.table(['%', *models], rows)}\n\n{said}\n"
-
-
 def _studied(book: pd.DataFrame) -> pd.DataFrame:
     """A ledger without its controls, and the bare `word` of each verdict."""
     return book[~book["kind"].isin(claims.CONTROLS)].assign(
         word=lambda x: x["verdict"].str.split(" (", regex=False).str[0]
     )
-
-
-def _shares(table: pd.DataFrame, models: list[str], arm: str, share: float) -> list[str]:
-    """`57 [43, 71]`, a model each."""
-    found = table[(table["arm"] == arm) & (table["share"] == share)].set_index("model")
-    ends = 100 * found.loc[models, ["estimate", "low", "high"]].clip(0, 1)
-    return [f"{estimate:.0f} [{low:.0f}, {high:.0f}]" for estimate, low, high in ends.itertuples(index=False)]
 
 
 def families() -> str:
@@ -152,7 +123,7 @@ def _speeds() -> tuple[pd.Series, str]:
 def pages() -> dict[str, dict[str, Callable[[], str]]]:
     """The files with blocks that a run writes, from the root, and what writes each block."""
     return {
-        "README.md": {"headline": headline, "removals": removals, "scorecard": verdicts},
+        "README.md": {"headline": headline, "scorecard": verdicts},
         "notebooks/site/families.md": {"families": families},
     }
 
@@ -182,8 +153,9 @@ def publish() -> None:
 
 
 def _words(book: pd.DataFrame) -> pd.Series:
-    """The verdicts without numbers."""
-    return book["verdict"].str.replace(r" \(null pass.*", " ○", regex=True)
+    """The verdicts without numbers; the heads of the main pair say that it has one seed."""
+    words = book["verdict"].str.replace(r" \(null pass.*", " ○", regex=True)
+    return words.mask(book.index.get_level_values("kind").map(claims.is_main), words.str.removeprefix("one seed: "))
 
 
 if __name__ == "__main__":
