@@ -95,16 +95,15 @@ class Outline(NamedTuple):
 def check(
     name_or_path: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
     max_memory: Mapping[int | str, int | str] | None = None, lengths: Sequence[int] = _LENGTHS,
-    trust_remote_code: bool = False,
 ) -> Report:  # fmt: skip
     """What `models.load` would make of a local folder or a hub name, from its configuration alone.
 
     Raises as `checkpoints.configuration` does; what else is in the way of loading stands in the report.
     """
-    where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
+    where, config, precision = _stated(name_or_path, device, dtype)
     folder, name, notes, cache = Path(where), Path(where).name, [], dict.fromkeys(lengths)
     try:
-        hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
+        hf = checkpoints.outline(config, dtype=precision)
     except ValueError as error:
         return Report(name, config.model_type, precision, 0, 0, 0, 0, (), 0, cache, None, (str(error),))
     (weights, layer), unsupported = weight_bytes(hf), unsupported_in(hf, name)
@@ -123,7 +122,7 @@ def check(
             place = place if checkpoints.holds_weights(folder) else None
             if place:
                 checkpoints.require_whole(folder, hf)
-                checkpoints.tokenizer(where, config, trust_remote_code=trust_remote_code)
+                checkpoints.tokenizer(where, config)
     except (OSError, ValueError) as error:
         place, unsupported = None, (refusals.one_line(error),)
     sizes = *_parameters(hf), weights, layer, _linear(hf), memory.state_bytes(hf), cache
@@ -132,15 +131,15 @@ def check(
 
 def outline(
     name_or_path: str | Path, *, device: str | torch.device, dtype: torch.dtype | None,
-    offload: devices.Offload | None, max_memory: Mapping[int | str, int | str] | None, trust_remote_code: bool,
+    offload: devices.Offload | None, max_memory: Mapping[int | str, int | str] | None,
 ) -> Outline:  # fmt: skip
     """What `models.load` goes by, after all that can be found wrong before weights are read; raises as it says."""
-    where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
-    hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
+    where, config, precision = _stated(name_or_path, device, dtype)
+    hf = checkpoints.outline(config, dtype=precision)
     if unsupported := unsupported_in(hf, Path(where).name):
         raise ValueError(" ".join(unsupported))
     weights, layer = weight_bytes(hf)
-    if folder := checkpoints.folder(where, config):
+    if folder := checkpoints.folder(where):
         checkpoints.require_whole(folder, hf)
     else:
         stored = _stored(config) or torch.float32
@@ -151,11 +150,11 @@ def outline(
 
 
 def _stated(
-    name_or_path: str | Path, device: str | torch.device, dtype: torch.dtype | None, trust_remote_code: bool
+    name_or_path: str | Path, device: str | torch.device, dtype: torch.dtype | None
 ) -> tuple[str, PreTrainedConfig, torch.dtype]:
     """Where a checkpoint is, its configuration, and what it is loaded as."""
     where = checkpoints.source(name_or_path)
-    config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
+    config = checkpoints.configuration(where)
     return where, config, dtype or devices.precision(_stored(config), device)
 
 
