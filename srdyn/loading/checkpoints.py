@@ -85,7 +85,7 @@ def configuration(where: str) -> PreTrainedConfig:
             config = (own or transformers.CONFIG_MAPPING[kind]).from_dict(stated)
     except OSError as error:
         raise unreachable(where, error) from error
-    if hasattr(config, "fuse_norm"):
+    if own and hasattr(config, "fuse_norm"):
         why = f"whose weights the {kind} of transformers, which srdyn studies, cannot be trusted to read"
         raise ValueError(f"{where} is a {kind} model of flash-linear-attention, {why}")
     return config
