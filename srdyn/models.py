@@ -104,7 +104,6 @@ def load(
     dtype: torch.dtype | None = None,
     offload: devices.Offload | None = None,
     max_memory: Mapping[int | str, int | str] | None = None,
-    trust_remote_code: bool = False,
 ) -> Model:
     """A checkpoint in safetensors format, from a local folder or by its name from the Hugging Face hub, pruned or not.
 
@@ -112,33 +111,32 @@ def load(
     all of them where the weights need it. `dtype=None` means float32, but on a GPU the checkpoint's own unless that is
     float16. `offload` keeps weights on the "cpu" or on "disk", in the checkpoint's own files, and brings them in layer
     by layer; "auto" does so if they do not fit otherwise, which is logged. `max_memory` says how much of each GPU and
-    of the "cpu" may be used ({0: "20GiB"}). Code from a checkpoint runs only with `trust_remote_code`.
+    of the "cpu" may be used ({0: "20GiB"}). Code that lies beside a checkpoint never runs.
     Raises, before weights are read, FileNotFoundError for a missing folder, OSError where the hub or a file is out of
     reach, broken or pickled or the disk too small, MemoryError where the weights do not fit, ValueError for a model
     without linear-attention layers, with weights missing or not finite.
     """
-    options = {"device": device, "dtype": dtype, "offload": offload, "max_memory": max_memory}
-    outline = report.outline(name_or_path, trust_remote_code=trust_remote_code, **options)
+    outline = report.outline(name_or_path, device=device, dtype=dtype, offload=offload, max_memory=max_memory)
     where, place = outline.where, outline.placement
     if place.offload and offload == "auto":
         log.warning("%s: %s", Path(where).name, place)
     try:
         with refusals.within(f"{where} holds weights of another model than it describes"):
-            hf, told, weights = _read(outline, trust_remote_code)
+            hf, told, weights = _read(outline)
     except OSError as error:
         raise checkpoints.unreachable(where, error) from error
     if told["missing_keys"]:
         raise ValueError(f"{where} lacks weights of the model it describes: {sorted(told['missing_keys'])}")
     if broken := [name for name, x in hf.named_parameters() if not (x.is_meta or x.isfinite().all())]:
         raise ValueError(f"{where} holds weights that are no finite numbers, in {len(broken)} tensors: {broken[0]} …")
-    tokenizer = checkpoints.tokenizer(where, outline.config, trust_remote_code=trust_remote_code)
+    tokenizer = checkpoints.tokenizer(where, outline.config)
     model = from_hf(hf, tokenizer, name=Path(where).name, seed=getattr(outline.config, "srdyn_seed", None))
     if weights is not None:
         streaming.attach(hf, weights, place.device)
     return model
 
 
-def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedModel, dict, Mapping | None]:
+def _read(outline: report.Outline) -> tuple[PreTrainedModel, dict, Mapping | None]:
     """The model, transformers' report about its weights, and the weights themselves where they are to be streamed."""
     place, build = outline.placement, checkpoints.builder(outline.config)
     options = {"config": outline.config, "dtype": outline.dtype, "use_safetensors": True}
@@ -147,8 +145,7 @@ def _read(outline: report.Outline, trust_remote_code: bool) -> tuple[PreTrainedM
         return streaming.from_pretrained(stock, outline.where, **options | {"config": outline.hf.config})
     if place.shards:
         options |= {"device_map": "balanced", "max_memory": outline.rooms}
-    options |= {"trust_remote_code": trust_remote_code, "output_loading_info": True}
-    hf, told = build.from_pretrained(outline.where, **options)
+    hf, told = build.from_pretrained(outline.where, **options, output_loading_info=True)
     if place.shards:
         return hf, told, None
     # Out of the mapped file, where weights lie at odd addresses, at which the last bits of products vary.

@@ -31,7 +31,7 @@ def of_preset(name: str) -> str:
     for model in values["models"]:
         known = files.data_dir() / "geometry" / Path(model).name  # some of the hub's configurations, kept here
         place = known if known.is_dir() else model
-        lines += _of_model(models.check(place, dtype=torch.bfloat16, device="cpu", lengths=(2048,)), values)
+        lines += _of_model(models.check(place, dtype=torch.bfloat16, device="cpu"), values)
     return "\n".join(f"# {line}" for line in lines)
 
 
@@ -39,7 +39,7 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
     """One model's lines; a model that srdyn cannot study has only the reason."""
     if not about.linear:
         return [f"{about.name}: {' '.join(about.unsupported)}"]
-    [(tokens, cache)] = about.cache_bytes.items()
+    tokens, cache = next(iter(about.cache_bytes.items()))
     layer = devices.STREAMED * about.layer_bytes
     streamed, on_cpu, weights = map(devices.in_words, (layer, 2 * layer, about.weight_bytes))
     room = 1.1 * about.weight_bytes  # a tenth to spare
@@ -48,7 +48,7 @@ def _of_model(about: report.Report, values: dict) -> list[str]:
     contexts = sum(len(values[kind]) for kind in ("domains", "tasks", "attacks"))
     n, positions = values["n"], values["positions"]
     work, spectra = 2 * about.active * contexts * n * positions[-1], contexts * n * len(positions) * _SOURCES
-    cost = sum(len(x.places) * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * _SPECTRUM
+    cost = sum(x.layers * x.heads * x.K * x.V * min(x.K, x.V) for x in about.linear) * _SPECTRUM
     return [
         f"{about.name}: {report.count(about.parameters)} parameters, {report.count(about.active)} for a token,",
         f"  {'; '.join(map(str, about.linear))}:",

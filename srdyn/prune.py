@@ -121,7 +121,7 @@ def run(arguments: argparse.Namespace) -> pd.DataFrame:
     select = functools.partial(pruning.select, fraction=arguments.share, uniform=True, tp=arguments.tp, **chosen)
     alike = torch.where(model.held, 0.0, torch.nan)
     export.configuration(pruning.prune_heads(model, select(alike)))  # what cannot be is known before the long part
-    of = [model.name, str(model.hf.dtype), model.device.type, checkpoints.identity(arguments.model, model.hf.config)]
+    of = [model.name, str(model.hf.dtype), model.device.type, checkpoints.identity(arguments.model)]
     profiled = [of, calibration.tolist(), scores.MEANS]
     means = resuming.made(work / "profile", profiled, lambda: scores.profile(model, calibration)[:-1])
     profile = scores.Profile(*means, D=model.grid.D)

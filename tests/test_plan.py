@@ -63,7 +63,7 @@ def test_the_command_fails_for_what_cannot_be_studied(capsys, tmp_path):
 def test_estimates_are_arithmetic():
     chosen = {"domains": ["code"], "tasks": ["needle"], "attacks": [], "n": 2, "positions": [1, 100]}
     place = files.data_dir() / "geometry" / "Qwen3.5-4B"
-    about = models.check(place, dtype=torch.bfloat16, device="cpu", lengths=(2048,))
+    about = models.check(place, dtype=torch.bfloat16, device="cpu")
     text = "\n".join(plan._of_model(about, chosen))
     assert f"{2 * about.active * 2 * 2 * 100:.1e} operations" in text
     # 2 contexts × 2 samples × 2 positions × 3 sources × 768 heads, a millisecond each.

@@ -27,7 +27,7 @@ PLANS = {
     "pruned": (pruned.table, {"layers": 3, "removed": _SHARE, "batches": (16, 32), "T": 512, "rounds": 31}),
     "memory": (pruned.memory, {"lengths": (256, 1024), "layers": 3, "removed": _SHARE, "B": 32, "T": 64}),
     "training": (training.table, {"B": 4, "T": 512, "rounds": 7}),
-    "families": (families.table, {"T": 512, "rounds": 3, "kinds": ()}),
+    "families": (families.table, {"T": 512, "rounds": 3}),
     "variation": (variation.table, {
         "names": ("hybrid", "pure"), "domains": ("code", "math", "prose", "technical"), "T": 512,
         "positions": (1, 4, 16, 64, 256, 512),

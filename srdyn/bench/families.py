@@ -1,7 +1,6 @@
 """Tokens per second through one linear layer of every family, at the size that its configuration has by default."""
 
 import importlib
-from collections.abc import Sequence
 
 import pandas as pd
 import torch
@@ -17,14 +16,13 @@ PARTLY_SPECIFIED = {"qwen4_exp"}
 """Families whose defaults describe no whole model. The linear layer of this one computes what Qwen3.5's does."""
 
 
-def table(*, T: int, rounds: int, kinds: Sequence[str] = ()) -> pd.DataFrame:
-    """A row for each family, or those of `kinds`: kind, layer (its class), hidden, H, K, V, beside `timing.compared`.
+def table(*, T: int, rounds: int) -> pd.DataFrame:
+    """A row for each family: kind, layer (its class), hidden, H, K, V, beside `timing.compared`.
 
     One sequence of T tokens goes through one layer alone, its projections and convolutions included, with drawn
     weights in float32. Families are read one after the other: their times do not share rounds.
     """
-    chosen = [config for config in configs() if not kinds or config.model_type in kinds]
-    return pd.concat([_timed(config, T, rounds) for config in chosen], ignore_index=True)
+    return pd.concat([_timed(config, T, rounds) for config in configs()], ignore_index=True)
 
 
 def configs() -> list[transformers.PreTrainedConfig]:

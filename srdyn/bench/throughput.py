@@ -12,13 +12,12 @@ from srdyn import spectra
 from srdyn.bench import timing
 
 BASE = "torch.linalg.svdvals"
-_TIMED = ["method", "n", "median", "spread", "unit", "base", "ratio", "low", "high"]
-_LONGEST = 10.0
-"""Seconds: a method that would need more for one call is left out, and said to be."""
+_COLUMNS = ["d", "batch", "method", "n", "median", "spread", "unit", "base", "ratio", "low", "high", "per_second"]
+_COLUMNS += ["error", "note"]
 _SECONDS = 20.0
 """For all rounds of a size and batch; where they need more there are fewer of them, down to one."""
 _LARGEST = 2**31
-"""Bytes of float64 that a batch may have."""
+"""Bytes of float64 that a batch may have; larger ones are left out, and said to be."""
 _CHECKED = 100
 """Matrices of each size whose singular values are compared with LAPACK's."""
 
@@ -53,39 +52,24 @@ def table(*, sizes: tuple[int, ...], batches: tuple[int, ...], rounds: int) -> p
 
 
 def _of_size(d: int, batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
-    errors, seconds, tables = _errors(d), pd.Series(0.0, list(METHODS)), []
-    for batch in sorted(batches):
-        notes = {method: _note(batch, d, each * batch) for method, each in seconds.items()}
-        rows = _of_batch(d, batch, seconds[[not note for note in notes.values()]] * batch, rounds)
-        rows = rows.set_index("method").reindex(list(METHODS)).rename_axis("method")
-        seconds = (rows["median"] / batch).fillna(seconds)
-        rows = rows.assign(d=d, batch=batch, per_second=batch / rows["median"], error=errors, note=notes)
-        tables.append(rows.reset_index())
-    return pd.concat(tables, ignore_index=True)[["d", "batch", *_TIMED, "per_second", "error", "note"]]
-
-
-def _of_batch(d: int, batch: int, seconds: pd.Series, rounds: int) -> pd.DataFrame:
-    """What the methods take that are expected to take so many `seconds` a call."""
-    if seconds.empty:
-        return pd.DataFrame(columns=_TIMED)
-    states = torch.randn(batch, d, d, generator=torch.Generator().manual_seed(d))
-    cases = {method: functools.partial(METHODS[method], states) for method in seconds.index}
-    rounds = max(1, min(rounds, int(_SECONDS / seconds.sum()))) if seconds.any() else rounds
-    times = timing.interleaved(cases, rounds=rounds, seconds=_SECONDS, warm_up=bool(seconds.sum() < 1))
-    rows = timing.medians(times, base=BASE if BASE in cases else seconds.index[0], faster=True)
-    if BASE not in cases:
-        rows[["base", "ratio", "low", "high"]] = None, np.nan, np.nan, np.nan
-    return rows.rename(columns={"case": "method"})
+    errors, each, tables = _errors(d), 0.0, []  # each: seconds that all methods took for a matrix of the batch before
+    for batch in batches:
+        if (size := batch * d * d * 8) > _LARGEST:
+            note = f"left out: {size / 2**30:.1f} GiB in float64"
+            rows = pd.DataFrame({"method": list(METHODS), "note": note})
+        else:
+            states = torch.randn(batch, d, d, generator=torch.Generator().manual_seed(d))
+            cases = {method: functools.partial(spectrum, states) for method, spectrum in METHODS.items()}
+            fewer = max(1, min(rounds, int(_SECONDS / (each * batch)))) if each else rounds
+            times = timing.interleaved(cases, rounds=fewer, warm_up=each * batch < 1)
+            rows = timing.medians(times, base=BASE, faster=True).rename(columns={"case": "method"})
+            rows = rows.assign(per_second=batch / rows["median"], note="")
+            each = float(rows["median"].sum()) / batch
+        tables.append(rows.assign(d=d, batch=batch, error=rows["method"].map(errors)))
+    return pd.concat(tables, ignore_index=True)[_COLUMNS]
 
 
 def _errors(d: int) -> dict[str, float]:
     states = torch.randn(_CHECKED, d, d, generator=torch.Generator().manual_seed(d))
     exact = spectra.reference(states)
     return {name: float(((method(states) - exact) / exact[:, :1]).abs().max()) for name, method in METHODS.items()}
-
-
-def _note(batch: int, d: int, seconds: float) -> str:
-    size = batch * d * d * 8
-    if size > _LARGEST:
-        return f"left out: {size / 2**30:.1f} GiB in float64"
-    return f"left out: a call would take {seconds:.0f} s" if seconds > _LONGEST else ""

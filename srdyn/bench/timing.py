@@ -24,8 +24,6 @@ from srdyn.study.run import workers
 Case = Callable[[], object]
 SHORTEST = 0.02
 """Seconds that one reading takes at least: calls that are shorter are repeated within it."""
-FEWEST = 3
-"""Rounds that are read however long they take, unless fewer are asked for."""
 _FORGET = "/proc/self/clear_refs"
 
 
@@ -37,21 +35,17 @@ def compared(
     return found.assign(**named, tokens=tokens, per_second=tokens / found["median"])
 
 
-def interleaved(
-    cases: Mapping[str, Case], *, rounds: int, seconds: float = float("inf"), warm_up: bool = True
-) -> pd.DataFrame:
+def interleaved(cases: Mapping[str, Case], *, rounds: int, warm_up: bool = True) -> pd.DataFrame:
     """Seconds per call: a row for each round, a column for each case.
 
     A round calls each case once, every second round in reverse order; a case too short for the clock is called several
     times. One call of each goes before, which compiles and fills caches; it counts as the first round where `warm_up`
-    is false. After `FEWEST` rounds no new one starts once `seconds` are spent. Raises ValueError without cases, rounds.
+    is false.
     """
-    if not cases or rounds < 1:
-        raise ValueError(f"timing needs at least one case and one round, got {len(cases)} and {rounds}")
-    start, first = time.perf_counter(), {name: _read(case, 1) for name, case in cases.items()}
+    first = {name: _read(case, 1) for name, case in cases.items()}
     calls = {name: max(1, int(np.ceil(SHORTEST / taken))) if warm_up else 1 for name, taken in first.items()}
     found = [] if warm_up else [first]
-    while len(found) < rounds and (len(found) < FEWEST or time.perf_counter() - start <= seconds):
+    while len(found) < rounds:
         order = list(cases)[:: -1 if len(found) % 2 else 1]
         found.append({name: _read(cases[name], calls[name]) for name in order})
     return pd.DataFrame(found, columns=list(cases))
@@ -72,22 +66,12 @@ def medians(rounds: pd.DataFrame, *, base: str, faster: bool = False) -> pd.Data
 
 
 def quotient(rounds: pd.DataFrame, above: str, below: str) -> intervals.Interval:
-    """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone.
-
-    Raises ValueError for a column that is not there.
-    """
-    if missing := {above, below} - set(rounds):
-        raise ValueError(f"no case is called {', '.join(sorted(missing))}; there are {', '.join(rounds)}")
+    """Median of column `above` over that of `below`; 95 % percentile interval over rounds (rows), NaN for one alone."""
     return _over_rounds(rounds[[above, below]], lambda pair: float(np.divide(*np.median(pair, axis=0))))
 
 
 def exponent(rounds: pd.DataFrame) -> intervals.Interval:
-    """The power of size (the columns' names) by which time grows: the slope of log median time over log size.
-
-    Raises ValueError for fewer than two sizes.
-    """
-    if rounds.shape[1] < 2:
-        raise ValueError(f"growth needs at least two sizes, got {list(rounds)}")
+    """The power of size (the columns' names) by which time grows: the slope of log median time over log size."""
     logs = np.log(rounds.columns.astype(float))
     return _over_rounds(rounds, lambda x: float(np.polyfit(logs, np.log(np.median(x, axis=0)), 1)[0]))
 

@@ -14,10 +14,10 @@ def supported() -> bool:
     return bool(torch.cpu.get_capabilities().get("avx512_bf16") or torch.cpu.get_capabilities().get("amx_bf16"))
 
 
-def use_bfloat16(model: nn.Module, *, smallest: int = 64) -> None:
-    """Let linear layers without bias, of at least `smallest` outputs and inputs, multiply in bfloat16."""
+def use_bfloat16(model: nn.Module) -> None:
+    """Let linear layers without bias, of at least 64 outputs and inputs, multiply in bfloat16."""
     for module in model.modules():
-        if isinstance(module, nn.Linear) and module.bias is None and min(module.weight.shape) >= smallest:
+        if isinstance(module, nn.Linear) and module.bias is None and min(module.weight.shape) >= 64:
             module.forward = functools.partial(_forward, module)
 
 

@@ -44,9 +44,9 @@ def norm(x: Rows, weight: Weight, *, eps: float) -> Rows:
     return _by_row((fused_loops.normalise, fused_loops.normalise_back), x, weights=[weight], options=[eps])
 
 
-def l2norm(x: Rows, *, scale: float = 1.0, eps: float = 1e-6) -> Rows:
-    """scale · x / √(Σx² + eps)."""
-    return _by_row((fused_loops.shorten, fused_loops.shorten_back), x, options=[scale, eps])
+def l2norm(x: Rows, *, scale: float = 1.0) -> Rows:
+    """scale · x / √(Σx² + 1e-6)."""
+    return _by_row((fused_loops.shorten, fused_loops.shorten_back), x, options=[scale, 1e-6])
 
 
 def swiglu(gate: Rows, up: Rows) -> Rows:

@@ -26,7 +26,6 @@ PerChannel = Float[Tensor, "B T H K"]
 State = Float[Tensor, "B H K V"]
 Positions = Sequence[int] | Int[Tensor, " C"]
 Initial = State | None
-Asked = Positions | None
 Result = tuple[Values, Float[Tensor, "B C H K V"]]
 Read = tuple[Tensor, Tensor]
 
@@ -40,7 +39,7 @@ def rule(step: Callable[..., Read]) -> Callable[..., Result]:
     """
     names = list(inspect.signature(step).parameters)[1:]
 
-    def read(*inputs: Tensor, initial_state: Initial = None, positions: Asked = None) -> Result:
+    def read(*inputs: Tensor, initial_state: Initial = None, positions: Positions | None = None) -> Result:
         given = dict(zip(names, inputs, strict=True))
         v = given["v"]
         given |= {name: per_value_head(given[name], v) for name in ("q", "k", "p") if name in given}
@@ -145,7 +144,7 @@ def l2norm(x: Float[Tensor, "*batch K"], *, eps: float = 1e-6) -> Float[Tensor, 
     return x * torch.rsqrt(x.square().sum(-1, keepdim=True) + eps)
 
 
-def checked_positions(positions: Asked, tokens: int) -> list[int]:
+def checked_positions(positions: Positions | None, tokens: int) -> list[int]:
     """Positions as a list, the last token alone for None. Raises ValueError unless they increase from 1 to `tokens`."""
     try:
         if getattr(positions, "ndim", 1) != 1:

@@ -18,7 +18,7 @@ from jaxtyping import Float, Float64
 from torch import Tensor
 
 WIDEST = 128
-"""The largest K and V that fit the registers of one program."""
+"""The largest K and V that fit the registers of one program; callers take `torch.linalg` for larger ones."""
 
 _HALVINGS = 56
 """Of the interval that holds a singular value: one for each of float64's 53 binary digits, and three."""
@@ -27,11 +27,9 @@ _HALVINGS = 56
 def singular_values(matrices: Float[Tensor, "*batch K V"]) -> Float64[Tensor, "*batch D"]:
     """Singular values of finite float32 or float64 matrices, largest first, by float64 arithmetic to 1e-12·σ₁.
 
-    Raises ValueError for K or V above `WIDEST`.
+    K and V are at most `WIDEST`.
     """
     *shape, K, V = matrices.shape
-    if max(K, V) > WIDEST:
-        raise ValueError(f"K and V must be at most {WIDEST}, got {K} × {V}; use torch.linalg.svdvals on larger ones")
     flat = matrices.detach().reshape(-1, K, V)
     tall = flat if K >= V else flat.mT
     batch, M, N = tall.shape

@@ -58,8 +58,8 @@ def source(name_or_path: str | Path) -> str:
     return str(name_or_path)
 
 
-def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedConfig:
-    """The configuration in a folder, in the local cache, or on the hub; its code runs only where it is trusted.
+def configuration(where: str) -> PreTrainedConfig:
+    """The configuration in a folder, in the local cache, or on the hub; code that lies beside it never runs.
 
     It is of transformers' own class where there is one for the model type: flash-linear-attention registers others for
     some. Raises OSError where it is out of reach, ValueError where it is not known or needs code of its own.
@@ -69,25 +69,23 @@ def configuration(where: str, *, trust_remote_code: bool = False) -> PreTrainedC
         with refusals.within(about):
             stated, _ = PreTrainedConfig.get_config_dict(where)
         _require_plain(stated, about)
-        pruned = OWN_TYPE in stated
         kind = stated["model_type"] = stated.pop(OWN_TYPE, stated.get("model_type"))
         if kind is None:
             raise OSError("there is no config.json that names a type of model")
         if kind not in transformers.CONFIG_MAPPING and importlib.util.find_spec("fla") is not None:
             # It makes its model types known to transformers when it is imported.
             importlib.import_module("fla")
-        _require_known(where, stated, kind in transformers.CONFIG_MAPPING or trust_remote_code)
+        if kind not in transformers.CONFIG_MAPPING:
+            own = "brings its own code, which srdyn does not run, for" if "auto_map" in stated else "is"
+            library = f"neither transformers {transformers.__version__} nor flash-linear-attention"
+            listed = "srdyn.architectures.supported() lists what is studied here"
+            raise ValueError(f"{where} {own} a {kind!r}, which {library} knows; {listed}")
         own = getattr(transformers, CONFIG_MAPPING_NAMES.get(kind, ""), None)
         with refusals.within(about):
-            if pruned and not trust_remote_code:
-                return (own or transformers.CONFIG_MAPPING[kind]).from_dict(stated)
-            config = transformers.AutoConfig.from_pretrained(where, trust_remote_code=trust_remote_code)
-            if own is None or trust_remote_code:
-                return config
-            config = config if isinstance(config, own) else own.from_pretrained(where)
+            config = (own or transformers.CONFIG_MAPPING[kind]).from_dict(stated)
     except OSError as error:
         raise unreachable(where, error) from error
-    if hasattr(config, "fuse_norm"):
+    if own and hasattr(config, "fuse_norm"):
         why = f"whose weights the {kind} of transformers, which srdyn studies, cannot be trusted to read"
         raise ValueError(f"{where} is a {kind} model of flash-linear-attention, {why}")
     return config
@@ -100,16 +98,6 @@ def mark(folder: Path) -> None:
     if "srdyn_kept" in stated:
         stated |= {OWN_TYPE: stated["model_type"], "model_type": PRUNED}
         path.write_text(json.dumps(stated, indent=2, sort_keys=True) + "\n", "utf-8")
-
-
-def _require_known(where: str, stated: dict, known: bool) -> None:
-    kind, library = stated["model_type"], f"transformers {transformers.__version__}"
-    if not known and "auto_map" in stated:
-        advice = f"of type {kind!r}: read that code, and if you trust it, load(..., trust_remote_code=True)"
-        raise ValueError(f"{where} brings its own code, and without it {library} has no model {advice}")
-    if not known:
-        listed = "srdyn.architectures.supported() lists what is studied here"
-        raise ValueError(f"{where} is a {kind!r}, which neither {library} nor flash-linear-attention knows; {listed}")
 
 
 def _require_plain(stated: object, about: str) -> None:
@@ -130,12 +118,12 @@ def may_have_tokenizer(where: str) -> bool:
     return not Path(where).is_dir() or any(Path(where).glob("tokenizer*"))
 
 
-def tokenizer(where: str, config: PreTrainedConfig, *, trust_remote_code: bool) -> PreTrainedTokenizerBase | None:
+def tokenizer(where: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase | None:
     """The checkpoint's tokenizer; None where none of its files lie in the folder. Raises ValueError for broken ones."""
     if not may_have_tokenizer(where):
         return None
     with refusals.within(f"{where} has a broken tokenizer, take its files from where the weights come from"):
-        return AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=trust_remote_code)
+        return AutoTokenizer.from_pretrained(where, config=config)
 
 
 def unreachable(where: str, error: OSError) -> OSError:
@@ -149,11 +137,11 @@ def unreachable(where: str, error: OSError) -> OSError:
     return OSError(f"{what} cannot be loaded: {said}")
 
 
-def folder(where: str, config: PreTrainedConfig) -> Path | None:
+def folder(where: str) -> Path | None:
     """Where a checkpoint's files lie on this machine, None for a hub name whose weights are not in the cache."""
     if Path(where).is_dir():
         return Path(where)
-    kept = huggingface_hub.try_to_load_from_cache(where, "config.json", revision=getattr(config, "_commit_hash", None))
+    kept = huggingface_hub.try_to_load_from_cache(where, "config.json")
     return Path(kept).parent if isinstance(kept, str) and weight_files(Path(kept).parent) else None
 
 
@@ -169,9 +157,9 @@ def weight_files(place: Path) -> list[Path]:
     return sorted(place / name for name in {*names})
 
 
-def identity(where: str | Path, config: PreTrainedConfig) -> list[tuple[str, int, int]]:
+def identity(where: str | Path) -> list[tuple[str, int, int]]:
     """What tells a checkpoint's weights from others without reading them: their files' names, sizes, times."""
-    place = folder(source(where), config)
+    place = folder(source(where))
     stored = [] if place is None else weight_files(place)
     return [(path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in stored]
 
@@ -254,20 +242,16 @@ def builder(config: PreTrainedConfig) -> type:
     return type(stock.__name__, (stock,), {"__init__": build, "__module__": stock.__module__})
 
 
-def outline(config: PreTrainedConfig, *, dtype: torch.dtype, trust_remote_code: bool = False) -> PreTrainedModel:
+def outline(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel:
     """The model that a configuration describes, without weights; ValueError where it is no causal language model."""
-    remote = getattr(config, "auto_map", None) or {}
-    known = any(type(config) in mapping for mapping in (_READS, _SEES))
-    if not known and not (trust_remote_code and "AutoModelForCausalLM" in remote):
+    if not any(type(config) in mapping for mapping in (_READS, _SEES)):
         raise ValueError(f"{config.model_type} is no causal language model, so it keeps no state while it reads")
-    stock = known and not trust_remote_code
     with torch.device("meta"), contextlib.ExitStack() as stack:
         stack.enter_context(refusals.within("its configuration describes no model that can be built"))
-        if stock and "fla" not in sys.modules and not torch.accelerator.is_available():
+        if "fla" not in sys.modules and not torch.accelerator.is_available():
             # Its file would take functions of flash-linear-attention, which crash on a CPU, and seconds to import it.
             sys.modules["fla"] = None
             stack.callback(sys.modules.pop, "fla")
         build = builder(config)
-        if issubclass(build, PreTrainedModel):
-            return build._from_config(config, dtype=dtype)
-        return build.from_config(config, dtype=dtype, trust_remote_code=trust_remote_code)
+        build_from = build._from_config if issubclass(build, PreTrainedModel) else build.from_config
+        return build_from(config, dtype=dtype)

@@ -2,7 +2,7 @@
 
 import collections
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,26 +10,27 @@ import torch
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from srdyn import architectures
-from srdyn.loading import checkpoints, devices, markdown, memory, refusals, streaming
+from srdyn.loading import checkpoints, devices, memory, refusals, streaming
 
-_LENGTHS = (2048, 32768, 131072)
+LENGTHS = (2048, 32768, 131072)
+"""Tokens after which the cache is told."""
 _MIB = 2**20
 
 
 class Linear(NamedTuple):
-    """Linear-attention layers that are alike: their places in the decoder, class, heads in each, K, V."""
+    """Linear-attention layers that are alike: how many, their class, heads in each, K, V."""
 
-    places: tuple[int, ...]
+    layers: int
     mixer: str
     heads: int
     K: int
     V: int
 
     def __str__(self) -> str:
-        return f"{len(self.places)} {self.mixer} layers of {self.heads} heads, {self.K} × {self.V} each"
+        return f"{self.layers} {self.mixer} layers of {self.heads} heads, {self.K} × {self.V} each"
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Report:
     """What a checkpoint is, costs, and lacks.
 
@@ -55,15 +56,14 @@ class Report:
     @property
     def heads(self) -> int:
         """How many heads all linear layers hold together."""
-        return sum(len(kind.places) * kind.heads for kind in self.linear)
+        return sum(kind.layers * kind.heads for kind in self.linear)
 
-    def lines(self) -> list[tuple[str, str]]:
-        """What to read: names with their values."""
+    def __repr__(self) -> str:
         cache = [f"{in_mib(size)} at {tokens} tokens" for tokens, size in self.cache_bytes.items() if size is not None]
         some = "" if self.active == self.parameters else f", {count(self.active)} of them for a token"
         sizes = f"{count(self.parameters)} parameters{some}: {devices.in_words(self.weight_bytes)}"
         dtype = str(self.dtype).removeprefix("torch.")
-        return [
+        lines = [
             ("model", f"{self.name} ({self.family})"),
             ("weights", f"{sizes} as {dtype}; largest layer {devices.in_words(self.layer_bytes)}"),
             ("linear layers", "; ".join(map(str, self.linear)) or "none that srdyn knows"),
@@ -73,12 +73,7 @@ class Report:
             *[("not supported", reason) for reason in self.unsupported],
             *[("note", note) for note in self.notes],
         ]
-
-    def __str__(self) -> str:
-        return "\n".join(f"{name + ':':15}{value}" for name, value in self.lines())
-
-    def _repr_markdown_(self) -> str:
-        return markdown.table(["", ""], [list(line) for line in self.lines()])
+        return "\n".join(f"{name + ':':15}{value}" for name, value in lines)
 
 
 class Outline(NamedTuple):
@@ -92,28 +87,24 @@ class Outline(NamedTuple):
     placement: devices.Placement
 
 
-def check(
-    name_or_path: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None,
-    max_memory: Mapping[int | str, int | str] | None = None, lengths: Sequence[int] = _LENGTHS,
-    trust_remote_code: bool = False,
-) -> Report:  # fmt: skip
+def check(name_or_path: str | Path, *, device: str | torch.device = "auto", dtype: torch.dtype | None = None) -> Report:
     """What `models.load` would make of a local folder or a hub name, from its configuration alone.
 
     Raises as `checkpoints.configuration` does; what else is in the way of loading stands in the report.
     """
-    where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
-    folder, name, notes, cache = Path(where), Path(where).name, [], dict.fromkeys(lengths)
+    where, config, precision = _stated(name_or_path, device, dtype)
+    folder, name, notes, cache = Path(where), Path(where).name, [], dict.fromkeys(LENGTHS)
     try:
-        hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
+        hf = checkpoints.outline(config, dtype=precision)
     except ValueError as error:
         return Report(name, config.model_type, precision, 0, 0, 0, 0, (), 0, cache, None, (str(error),))
     (weights, layer), unsupported = weight_bytes(hf), unsupported_in(hf, name)
     try:
-        cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in lengths}
+        cache = {tokens: memory.cache_bytes(hf, tokens) for tokens in LENGTHS}
     except ValueError as error:
         notes += [] if unsupported else [f"The size of its cache is not known: {error}."]
     try:
-        place = devices.decide(weights, layer, devices.rooms(max_memory), device=device, offload="auto")
+        place = devices.decide(weights, layer, devices.rooms(), device=device, offload="auto")
     except MemoryError as error:
         place, unsupported = None, (*unsupported, str(error))
     if not (unsupported or checkpoints.may_have_tokenizer(where)):
@@ -123,7 +114,7 @@ def check(
             place = place if checkpoints.holds_weights(folder) else None
             if place:
                 checkpoints.require_whole(folder, hf)
-                checkpoints.tokenizer(where, config, trust_remote_code=trust_remote_code)
+                checkpoints.tokenizer(where, config)
     except (OSError, ValueError) as error:
         place, unsupported = None, (refusals.one_line(error),)
     sizes = *_parameters(hf), weights, layer, _linear(hf), memory.state_bytes(hf), cache
@@ -132,15 +123,15 @@ def check(
 
 def outline(
     name_or_path: str | Path, *, device: str | torch.device, dtype: torch.dtype | None,
-    offload: devices.Offload | None, max_memory: Mapping[int | str, int | str] | None, trust_remote_code: bool,
+    offload: devices.Offload | None, max_memory: Mapping[int | str, int | str] | None,
 ) -> Outline:  # fmt: skip
     """What `models.load` goes by, after all that can be found wrong before weights are read; raises as it says."""
-    where, config, precision = _stated(name_or_path, device, dtype, trust_remote_code)
-    hf = checkpoints.outline(config, dtype=precision, trust_remote_code=trust_remote_code)
+    where, config, precision = _stated(name_or_path, device, dtype)
+    hf = checkpoints.outline(config, dtype=precision)
     if unsupported := unsupported_in(hf, Path(where).name):
         raise ValueError(" ".join(unsupported))
     weights, layer = weight_bytes(hf)
-    if folder := checkpoints.folder(where, config):
+    if folder := checkpoints.folder(where):
         checkpoints.require_whole(folder, hf)
     else:
         stored = _stored(config) or torch.float32
@@ -151,11 +142,11 @@ def outline(
 
 
 def _stated(
-    name_or_path: str | Path, device: str | torch.device, dtype: torch.dtype | None, trust_remote_code: bool
+    name_or_path: str | Path, device: str | torch.device, dtype: torch.dtype | None
 ) -> tuple[str, PreTrainedConfig, torch.dtype]:
     """Where a checkpoint is, its configuration, and what it is loaded as."""
     where = checkpoints.source(name_or_path)
-    config = checkpoints.configuration(where, trust_remote_code=trust_remote_code)
+    config = checkpoints.configuration(where)
     return where, config, dtype or devices.precision(_stored(config), device)
 
 
@@ -193,12 +184,11 @@ def _parameters(hf: PreTrainedModel) -> tuple[int, int]:
 
 def _linear(hf: PreTrainedModel) -> tuple[Linear, ...]:
     """The linear layers, those that are alike together."""
-    places: dict[tuple, list[int]] = {}
+    alike: collections.Counter[tuple] = collections.Counter()
     for site in architectures.sites(hf):
         heads = site.recipe.heads(site.mixer)
-        kind = type(site.mixer).__name__, len(site.recipe.kept(site.mixer)), heads.K, heads.V
-        places.setdefault(kind, []).append(site.index)
-    return tuple(Linear(tuple(found), *kind) for kind, found in places.items())
+        alike[type(site.mixer).__name__, len(site.recipe.kept(site.mixer)), heads.K, heads.V] += 1
+    return tuple(Linear(layers, *kind) for kind, layers in alike.items())
 
 
 def _stored(config: PreTrainedConfig) -> torch.dtype | None:

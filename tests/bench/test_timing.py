@@ -44,11 +44,6 @@ def test_without_warm_up_the_first_call_counts(clock):
     assert "".join(clock.order) == "abba"
 
 
-@pytest.mark.parametrize(("rounds", "seconds", "read"), [(9, 1.0, timing.FEWEST), (9, 13.0, 4), (1, 0.0, 1)])
-def test_rounds_end_with_the_time_but_a_few_are_read(clock, rounds, seconds, read):
-    assert len(timing.interleaved(clock.cases(), rounds=rounds, seconds=seconds)) == read
-
-
 def test_medians_spreads_and_ratios():
     frame = pd.DataFrame({"slow": [4.0, 4, 8, 40, 4], "fast": [2.0, 2, 4, 20, 2]})
     table = timing.medians(frame, base="slow", faster=True).set_index("case")
@@ -95,12 +90,3 @@ def test_peak_memory_is_that_of_the_case():
 def filled(megabytes):
     np.ones(250 * 125_000).sum()  # given back before the case begins, hides nothing of it
     return lambda: np.ones(megabytes * 125_000).sum()
-
-
-def test_what_cannot_be_told_is_refused():
-    with pytest.raises(ValueError, match="no case is called c; there are a, b"):
-        timing.quotient(pd.DataFrame({"a": [1.0], "b": [1.0]}), "a", "c")
-    with pytest.raises(ValueError, match="at least two sizes"):
-        timing.exponent(pd.DataFrame({"4": [1.0]}))
-    with pytest.raises(ValueError, match="got 0 and 3"):
-        timing.interleaved({}, rounds=3)

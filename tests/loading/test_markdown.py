@@ -12,11 +12,6 @@ def test_a_cell_holds_bars_and_line_breaks():
     assert lines == ["| a | b |", "| --- | --- |", r"| x\|y | 1<br>2 |", "|  | z |"]
 
 
-def test_an_uneven_row_is_refused():
-    with pytest.raises(ValueError, match="2 columns has no place for"):
-        markdown.table(["a", "b"], [["x"]])
-
-
 def test_only_the_block_is_replaced_and_twice_is_once():
     once = markdown.replace_block(PAGE, "card", "new\n")
     assert once == "# Title\r\n<!-- card:begin -->\n\nnew\n\n<!-- card:end -->\ntail, no newline"

@@ -2,9 +2,11 @@ import json
 import shutil
 
 import families
+import huggingface_hub
 import numpy as np
 import pandas as pd
 import pytest
+import saved
 import torch
 
 from srdyn import architectures, contexts, models, spectra, states
@@ -136,10 +138,17 @@ def test_a_second_call_reads_what_was_kept(place, reading, monkeypatch):
     pd.testing.assert_frame_equal(first, survey.heads([place], reading, sources=["mechanism"]))
 
 
+def test_weights_of_the_hub_are_told_by_their_commit(tmp_path, monkeypatch):
+    snapshot = tmp_path / "snapshots" / "0a1b"
+    saved.tiny(snapshot)
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *_: str(snapshot / "config.json"))
+    assert opened.identity("some/model") == "some/model@0a1b"
+
+
 def test_workers_make_the_table_that_one_process_makes(heads, place, reading, tmp_path, own_workers, monkeypatch):
     monkeypatch.setattr(survey, "_WORTH_WORKERS", 1)
     model = models.load(place)
-    made_by = {"weights": opened.identity(model, place), "code": survey.CODE}
+    made_by = {"weights": opened.identity(place), "code": survey.CODE}
     tables = null_tables.Tables(model, reading, store.RunStore(tmp_path, made_by=made_by))
     opening = str(place), reading, tmp_path, json.dumps(made_by)
     for together in (("model", "untrained", "mechanism"), ("common decay",)):

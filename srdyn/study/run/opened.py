@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from srdyn import architectures, models, scores
 from srdyn.architectures import cpu_speedups
-from srdyn.loading import files
+from srdyn.loading import checkpoints, files
 from srdyn.study.run import workers
 
 log = logging.getLogger(__name__)
@@ -46,19 +46,19 @@ def kind(model: models.Model) -> str:
     return getattr(model.hf.config, "srdyn_kind", model.name)
 
 
-def made_by(model: models.Model, name: str | Path) -> dict[str, str]:
+def made_by(name: str | Path) -> dict[str, str]:
     """What findings about a model depend on, whatever is asked: weights, held-out text, versions of the libraries."""
     return {
-        "weights": identity(model, name),
+        "weights": identity(name),
         "contexts": files.content_hash(files.data_dir() / "contexts"),
         "torch": torch.__version__,
         "transformers": transformers.__version__,
     }
 
 
-def identity(model: models.Model, name: str | Path) -> str:
-    """What tells these weights from others: the folder's content, or the hub's commit."""
-    return files.content_hash(name) if Path(name).is_dir() else f"{name}@{model.hf.config._commit_hash}"
+def identity(name: str | Path) -> str:
+    """What tells these weights from others: the folder's content, or the commit by which the cache has the hub's."""
+    return files.content_hash(name) if Path(name).is_dir() else f"{name}@{checkpoints.folder(name).name}"
 
 
 def table(

@@ -50,7 +50,7 @@ def heads(names: Sequence[str | Path], reading: Reading, *, sources: Sequence[st
         name = opened.found(name)
         model = opened.model(name, device=processes.device(), offload="auto")
         own = _readable(reading, model)
-        made_by = dataclasses.asdict(own) | opened.made_by(model, name)
+        made_by = dataclasses.asdict(own) | opened.made_by(name)
         made_by |= {"places": list(places.values()), "code": CODE}
         tables = Tables(model, own, store.RunStore(kept, made_by=made_by))
         wanted = available(model, sources)
@@ -101,6 +101,6 @@ def _is_small(model: models.Model) -> bool:
 def _opened_again(name: str | Path, reading: Reading, kept: Path, made_by: str) -> Tables:
     """The same tables in another process of this machine."""
     model, about = opened.model(name, device="cpu"), json.loads(made_by)
-    if opened.identity(model, name) != about["weights"] or about["code"] != CODE:
+    if opened.identity(name) != about["weights"] or about["code"] != CODE:
         raise RuntimeError(f"{name} or srdyn changed while it was read: leave their files alone and start again")
     return Tables(model, reading, store.RunStore(kept, made_by=about))

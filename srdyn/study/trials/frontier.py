@@ -135,7 +135,7 @@ class Subject(trials.Subject):
 
     def __init__(self, name: str | Path, plan: trials.Plan, asked: Questions, kept: Path) -> None:
         super().__init__(name, plan, kept / "trials")
-        made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(asked), "code": CODE}
+        made_by = opened.made_by(name) | {"questions": dataclasses.asdict(asked), "code": CODE}
         made_by |= {"plan": dataclasses.asdict(plan)}  # which calibrates the choice of heads
         self.asked, self.answered = asked, store.RunStore(kept / "frontier", made_by=made_by)
 

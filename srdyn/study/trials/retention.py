@@ -91,7 +91,7 @@ class Subject:
 
     def __init__(self, name: str | Path, asked: Questions, kept: Path) -> None:
         self.model, self.asked = opened.model(name), asked
-        made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(asked), "code": CODE}
+        made_by = opened.made_by(name) | {"questions": dataclasses.asdict(asked), "code": CODE}
         self.kept = store.RunStore(kept, made_by=made_by)
 
     def ask(self, question: str, *details: object) -> pd.DataFrame:

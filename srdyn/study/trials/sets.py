@@ -180,7 +180,7 @@ class Subject(trials.Subject):
 
     def __init__(self, name: str | Path, plan: trials.Plan, asked: battery.Battery, kept: Path) -> None:
         super().__init__(name, plan, kept / "trials")
-        made_by = opened.made_by(self.model, name) | {"questions": dataclasses.asdict(asked), "code": trials.CODE}
+        made_by = opened.made_by(name) | {"questions": dataclasses.asdict(asked), "code": trials.CODE}
         self.sets, self._asked = store.RunStore(kept / "sets", made_by=made_by), asked
 
     def beside(self) -> pd.DataFrame:

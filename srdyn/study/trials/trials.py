@@ -197,7 +197,7 @@ class Subject:
 
     def __init__(self, name: str | Path, plan: Plan, kept: Path) -> None:
         self.name, self.model, self.plan, self.folder = name, opened.model(name), plan, kept
-        made_by = opened.made_by(self.model, name) | {"plan": dataclasses.asdict(plan), "seed": self.model.seed}
+        made_by = opened.made_by(name) | {"plan": dataclasses.asdict(plan), "seed": self.model.seed}
         made_by |= {"code": CODE}
         self.kept = store.RunStore(kept, made_by=made_by)
         self._sheet = functools.cache(functools.partial(battery.sheet, tokenizer=self.model.tokenizer))
