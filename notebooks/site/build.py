@@ -55,7 +55,8 @@ def gather(source: Path) -> Path:
     written = readme + "\n" + (HERE / "contents.md").read_text("utf-8")
     files.write_bytes(source / "index.md", written.encode())
     found = {path.relative_to(root): path for pattern in SHOWN + LINKED for path in root.glob(pattern)}
-    found |= {Path("figures", p.name): p for folder in _figure_dirs() for f in FIGURES for p in folder.glob(f)}
+    drawn = (root / "figures", store.figure_dir())  # the committed ones, those of the run at work over them
+    found |= {Path("figures", p.name): p for folder in drawn for f in FIGURES for p in folder.glob(f)}
     found |= {path.relative_to(root): shown for path, shown in notebooks().items()}
     for name, path in found.items():
         up = "../" * (len(name.parts) - 1)
@@ -115,11 +116,6 @@ def still(notebook: bytes) -> bytes:
 
 def _bar(output: dict) -> bool:
     return WIDGET in output.get("data", {}) or "".join(output.get("text", "")).startswith("\r")
-
-
-def _figure_dirs() -> tuple[Path, Path]:
-    """The committed figures, and those of the run at work over them."""
-    return files.root() / "figures", store.figure_dir()
 
 
 if __name__ == "__main__":

@@ -44,17 +44,16 @@ class Atlas:
             heads[layer, head] = True
         return heads
 
-    def loss(self, tokens: Int[Tensor, "N T"] | None = None) -> tuple[float, float]:
-        """Bits that the model needs for a token with all heads, and without the selected: of the text, or of `tokens`.
+    def loss(self) -> tuple[float, float]:
+        """Bits that the model needs for a token of the text with all heads, and without the selected.
 
         Raises ValueError for an atlas of passports alone.
         """
         if self._model is None:
             raise ValueError("a passport has no model to remove heads from: atlas.show(model, text=…)")
-        read = self._tokens if tokens is None else tokens
         with ablation.ablate_heads(self._model, self.selected):
-            without = prune.loss(self._model, read)
-        return float(prune.loss(self._model, read).mean()), float(without.mean())
+            without = prune.loss(self._model, self._tokens)
+        return float(prune.loss(self._model, self._tokens).mean()), float(without.mean())
 
     def page(self) -> str:
         """The atlas as a page of its own."""

@@ -20,7 +20,6 @@ _SHARES = ScalarMappable(Normalize(0, 1), colormaps[style.COLOURMAP].resampled(2
 def head_map(table: pd.DataFrame) -> Figure:
     """Rank as a share of D, layer by head: models across, below them untrained; heads without a rank are hatched."""
     table = table[table["source"].isin([style.MODEL, "untrained"])].sort_values("source", kind="stable")
-    style.require(table, "model source layer head")
     height = 0.5 + min(0.15 * table.groupby("model")["layer"].nunique().max(), 4)
     named = table.assign(row=table["source"] + "\nlayer ℓ")
     figure, parts = style.crossed(named, "row", "model", height=height, sharex=False, sharey=False)
@@ -55,12 +54,11 @@ def context_matrix(table: pd.DataFrame) -> Figure:
 
 @style.draws(table="model layer head | residual residual_low residual_high n stratum mechanism_stratum")
 def residual_map(table: pd.DataFrame) -> Figure:
-    """Rank less rank in the mechanism null, layer by head: blank where the interval holds 0, framed in another stratum.
+    """Rank less rank in the mechanism null, layer by head.
 
-    Raises ValueError where no head has a residual.
+    Blank where the interval holds 0, framed where the stratum is another than in the null.
     """
     table = table.dropna(subset="residual")
-    style.require(table, "model layer head")
     table = table.assign(framed=table["stratum"].astype(str) != table["mechanism_stratum"].astype(str))
     certain = (table["residual_low"] > 0) | (table["residual_high"] < 0)
     table["shown"] = table["residual"].where(certain, 0)

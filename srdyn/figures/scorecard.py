@@ -74,9 +74,8 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     """Every measure (row) of the models and their nulls with interval and threshold, a panel for each kind of model.
 
     `rules` are in the order of the rows, at_least or at_most NaN. A symbol is filled where the whole interval passes.
-    Raises ValueError for a measure without exactly one threshold.
     """
-    rows = _rows(table, rules)
+    rows = rules.merge(table[_MEASURE].drop_duplicates()).rename_axis("y").reset_index()
     order, pairs = list(style.SOURCES), set(zip(table["source"], table["seed"], strict=True))
     places = style.apart(sorted(pairs, key=lambda pair: (order.index(pair[0]), pair[1])), 0.36)
     values = [[0, 1], table[["estimate", "low", "high"]], rows[["at_least", "at_most"]]]
@@ -99,16 +98,6 @@ def measures(table: pd.DataFrame, rules: pd.DataFrame) -> Figure:
     style.source_legend(figure, table, "estimate")
     told = "shaded: where the claim holds; filled: the whole interval passes"
     return style.finish(figure, f"bars: 95 % interval, in the legend's order; {told}", style.counted(table))
-
-
-def _rows(table: pd.DataFrame, rules: pd.DataFrame) -> pd.DataFrame:
-    """The rules of what was measured, with their places y."""
-    rows = rules.merge(table[_MEASURE].drop_duplicates(), how="right")
-    wrong = rows.loc[rows[["at_least", "at_most"]].notna().sum(axis=1) != 1, _MEASURE]
-    if len(wrong):
-        told = [*wrong.itertuples(index=False, name=None)]
-        raise ValueError(f"every measure needs a rule with either at_least or at_most; see {told}")
-    return rules.merge(rows[_MEASURE]).rename_axis("y").reset_index()
 
 
 def _threshold(panel: Axes, rule: tuple) -> None:

@@ -22,11 +22,8 @@ _SIZED = {
 def trajectories(table: pd.DataFrame) -> Figure:
     """Rank of every head of two layers of each model, the `most` and the `least` forked, against the position.
 
-    Models across, sources down. Raises ValueError for several such layers of one model.
+    Models across, sources down.
     """
-    layers = table.groupby(["model", "fork"], sort=False)["layer"].unique()
-    if (layers.map(len) > 1).any():
-        raise ValueError(f"one layer of each model is most forked, but the table holds {layers.map(list).to_dict()}")
     named = table.assign(row=table["fork"] + table["source"])
     labels = {"x": "position t (tokens)", "y": "effective rank r(t)"}
     figure, parts = style.crossed(named, "row", "model", height=1.45, sharex="col", sharey="col", **labels)

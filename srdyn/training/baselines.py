@@ -6,15 +6,13 @@ Chen & Goodman, An empirical study of smoothing techniques for language modeling
 
 import lzma
 from collections.abc import Iterable
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float64, Int64
 
-from srdyn import contexts
-
 ORDER = 5
+"""Bytes of the longest n-grams; up to 7 pack into one integer."""
 _BITS = 8  # of a byte, in a packed n-gram
 
 
@@ -27,15 +25,10 @@ class KneserNey:
     that are counted once and twice, ½ where none is counted once. Zero bytes stand before a document's first byte.
     """
 
-    def __init__(self, documents: Iterable[bytes], *, order: int = ORDER) -> None:
-        """Count the documents. Raises ValueError for an order outside 1 … 7, for no text, or a zero byte in it."""
-        if not 1 <= order <= 7:
-            raise ValueError(f"n-grams of {order} bytes do not pack into 63 bits; the order must be 1 … 7")
-        packed = [_pack(document, order) for document in documents]
-        if not any(map(len, packed)):
-            raise ValueError("an n-gram model needs text to count")
-        self.order, self.orders, grams = order, [], np.concatenate(packed)
-        for k in range(order, 0, -1):
+    def __init__(self, documents: Iterable[bytes]) -> None:
+        """Count the documents. Raises ValueError for a zero byte in them."""
+        self.orders, grams = [], np.concatenate([_pack(document) for document in documents])
+        for k in range(ORDER, 0, -1):
             grams, counts = np.unique(grams & _mask(k), return_counts=True)
             once, twice = (int((counts == n).sum()) for n in (1, 2))
             discount = once / (once + 2 * twice) if once else 0.5
@@ -44,7 +37,7 @@ class KneserNey:
 
     def bits(self, document: bytes) -> Float64[np.ndarray, " T"]:
         """What each byte of a document costs, given all that precede it in the document."""
-        packed = _pack(document, self.order)
+        packed = _pack(document)
         probability = np.full(len(packed), 1 / 256)
         for k, (counts, before, discount) in enumerate(reversed(self.orders), start=1):
             grams = packed & _mask(k)
@@ -55,9 +48,9 @@ class KneserNey:
         return -np.log2(probability)
 
 
-def xz_bits_per_byte(name: str | Path, *, part: str = "evaluation") -> float:
-    """What `xz -9` makes of one part of a held-out domain alone, its documents one after the other."""
-    text = b"".join(document.encode() for document in contexts.held_out_documents(name, part=part))
+def xz_bits_per_byte(documents: Iterable[bytes]) -> float:
+    """What `xz -9` makes of the documents, one after the other."""
+    text = b"".join(documents)
     return 8 * len(lzma.compress(text, preset=9)) / len(text)
 
 
@@ -65,13 +58,13 @@ def _mask(order: int) -> int:
     return (1 << _BITS * order) - 1
 
 
-def _pack(document: bytes, order: int) -> Int64[np.ndarray, " T"]:
-    """The `order` bytes that end at each byte of the document, as one integer; zeros stand before the first byte."""
+def _pack(document: bytes) -> Int64[np.ndarray, " T"]:
+    """The `ORDER` bytes that end at each byte of the document, as one integer; zeros stand before the first byte."""
     text = np.frombuffer(document, np.uint8)
     if not text.all():
         raise ValueError("the text holds a zero byte, which here stands for what precedes a document")
-    padded = np.concatenate([np.zeros(order - 1, np.int64), text.astype(np.int64)])
+    padded = np.concatenate([np.zeros(ORDER - 1, np.int64), text.astype(np.int64)])
     packed = np.zeros(len(text), np.int64)
-    for i in range(order):
+    for i in range(ORDER):
         packed = (packed << _BITS) + padded[i : i + len(text)]
     return packed

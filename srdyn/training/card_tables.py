@@ -47,7 +47,7 @@ def _text(rows: pd.DataFrame) -> Iterator[str]:
     yield f"Held-out bits per byte{_over(text[~wide])} in each domain:\n\n{_crossed(text[~wide], 'model', 'of')}"
     if wide.any():
         kinds = text["texts"].str.removeprefix("wide/") + ": " + text["of"]
-        said = f"The main pair's{_over(text[wide])} of its domains (held-out) and of kinds that it never read (unseen):"
+        said = f"The same of the wide corpus{_over(text[wide])}, in its domains (held-out) and in other kinds (unseen):"
         yield f"{said}\n\n{_crossed(text[wide].assign(kind_of_text=kinds), 'kind_of_text', 'model')}"
 
 

@@ -4,12 +4,10 @@ Text is that held out of what a model was trained on; tasks are written into dat
 """
 
 import argparse
-import json
+import functools
 import logging
 from collections.abc import Iterator, Sequence
-from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -37,20 +35,10 @@ _TARGETS = {
     "pure": {"needle": 0.95, "recall8": 0.90, **_ARITHMETIC},
 }
 """Share of items a kind of model should get right at `_TEXT_LENGTH` tokens; its text should be below every baseline."""
-
-
-class Plan(NamedTuple):
-    """How much is measured: items of each task at each length, windows of text in each domain."""
-
-    items: dict[tuple[str, int], int]
-    windows: int
-
-
-_PLAN = Plan(
-    items={(task, _TEXT_LENGTH): 400 for task in evals.TASKS if task not in episodes.NEEDLES_AT}
-    | {("needle4", 2048): 200, ("recall8", 2048): 400},
-    windows=48,
-)
+_ITEMS = {(task, _TEXT_LENGTH): 400 for task in evals.TASKS if task not in episodes.NEEDLES_AT}
+_ITEMS |= {("needle4", 2048): 200, ("recall8", 2048): 400}
+_WINDOWS = 48
+"""How much is measured: items of each task at each length, windows of text in each domain."""
 
 
 def folders(root: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -58,14 +46,15 @@ def folders(root: Path, names: Sequence[str] = ()) -> list[Path]:
 
     Raises `FileNotFoundError` where there is none, or none of a name.
     """
-    found = sorted(path.parent for path in root.glob("*/training.json") if (path.parent / "config.json").exists())
-    if not found or not {*names} <= {path.name for path in found}:
-        missing = ", ".join({*names} - {path.name for path in found}) or "model"
-        raise FileNotFoundError(f"{root} holds no trained {missing}; `python -m srdyn.training.train` makes one")
-    return [path for path in found if not names or path.name in names]
+    found = {path.parent.name: path.parent for path in sorted(root.glob("*/training.json"))}
+    missing = {*names} - found.keys()
+    if missing or not found:
+        wanted = ", ".join(missing) or "model"
+        raise FileNotFoundError(f"{root} holds no trained {wanted}; `python -m srdyn.training.train` makes one")
+    return [path for name, path in found.items() if name in names or not names]
 
 
-def baseline_rows(tier: recipes.Tier, *, plan: Plan = _PLAN) -> pd.DataFrame:
+def baseline_rows(tier: recipes.Tier) -> pd.DataFrame:
     """Bits per byte of the baselines in each text that is held out of what a tier reads.
 
     N-gram models, trained on all that the tier reads and, where there is such, on the text's own domain, are scored on
@@ -75,29 +64,29 @@ def baseline_rows(tier: recipes.Tier, *, plan: Plan = _PLAN) -> pd.DataFrame:
     read = {name: [text.encode() for text in texts] for name, texts in recipes.training_documents(tier).items()}
     everything = baselines.KneserNey(text for texts in read.values() for text in texts)
     for place in recipes.held_out(tier):
-        chosen, trained = _windows(place, tokenizer, plan), {"all domains": everything}
+        texts = [text.encode() for text in contexts.held_out_documents(place, part=_PART)]
+        chosen, trained = _windows(place, tokenizer), {"all domains": everything}
         if (name := documents.short_name(place)) in read:
             trained["that domain alone"] = baselines.KneserNey(read[name])
         for which, ngrams in trained.items():
-            found = _text_row(place, chosen, _ngram_bits(ngrams, place, chosen))
+            found = _text_row(place, chosen, _ngram_bits(ngrams, texts, chosen))
             rows.append(found | {"model": f"{baselines.ORDER}-gram, {which}"})
-        rows.append({"model": "xz -9", **_about(place), "value": baselines.xz_bits_per_byte(place, part=_PART)})
+        rows.append({"model": "xz -9", **_about(place), "value": baselines.xz_bits_per_byte(texts)})
     return pd.DataFrame(rows).assign(kind="baseline", quantity=_BITS, length=_TEXT_LENGTH)
 
 
 @denormals.flushed()
-def model_rows(folder: Path, *, plan: Plan = _PLAN, device: str = "auto") -> pd.DataFrame:
+def model_rows(folder: Path) -> pd.DataFrame:
     """Bits per byte in each domain and accuracy on each task of one model, without targets."""
-    model = models.load(folder, device=device)
-    training = json.loads((folder / "training.json").read_text())
-    tier = _tier(folder)
+    model = models.load(folder)
+    training, tier = files.read_json(folder / "training.json"), _tier(folder)
     about = {"model": folder.name, "parameters": model.hf.num_parameters()}
     about |= {name: training["settings"][name] for name in ("kind", "seed")}
     about["tokens"] = training["step"] * tier.curriculum.tokens_per_batch
     longest = tier.curriculum.longest(about["tokens"])
-    windows = {place: _windows(place, model.tokenizer, plan) for place in recipes.held_out(tier)}
+    windows = {place: _windows(place, model.tokenizer) for place in recipes.held_out(tier)}
     text = [_text_row(place, chosen, evals.window_bits(model, chosen.tokens)) for place, chosen in windows.items()]
-    rows = pd.DataFrame([*text, *_task_rows(model, plan)])
+    rows = pd.DataFrame([*text, *_task_rows(model)])
     return rows.assign(**about, extrapolated=rows["length"] > longest)
 
 
@@ -112,7 +101,7 @@ def with_targets(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(met=(below == is_text).astype(object).where(rows["target"].notna(), None))
 
 
-def measure(root: Path, names: Sequence[str] = (), *, plan: Plan = _PLAN) -> pd.DataFrame:
+def measure(root: Path, names: Sequence[str] = ()) -> pd.DataFrame:
     """One row for every model, or baseline, and quantity; models are measured side by side, one a core.
 
     Where some are named, all else that `evaluation.csv` has of baselines and of models in `root` stays.
@@ -121,8 +110,8 @@ def measure(root: Path, names: Sequence[str] = (), *, plan: Plan = _PLAN) -> pd.
     known = {texts for table in tables for texts in table.loc[table["kind"] == "baseline", "texts"]}
     tiers = {tier.corpus: tier for tier in map(_tier, found)}.values()
     missing = [tier for tier in tiers if _about(recipes.held_out(tier)[0])["texts"] not in known]
-    tables += [baseline_rows(tier, plan=plan) for tier in missing]
-    measured = workers.deal(partial(model_rows, plan=plan), [(folder,) for folder in found])
+    tables += [baseline_rows(tier) for tier in missing]
+    measured = workers.deal(model_rows, [(folder,) for folder in found])
     rows = pd.concat([*tables, *tqdm(measured, total=len(found), desc="models")], ignore_index=True)
     rows = rows.iloc[rows["model"].where(rows["kind"] != "baseline", "").argsort(kind="stable")]  # baselines first
     rows = rows.assign(task_seed=_SEED, unit=rows["quantity"].replace("accuracy", "share of items"))
@@ -158,9 +147,9 @@ def _text_row(place: Path, chosen: evals.ByteWindows, bits: Float64[np.ndarray, 
     return {"quantity": _BITS, **_about(place), "length": _TEXT_LENGTH, **_ends(per_byte), "n": len(bits)}
 
 
-def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
+def _task_rows(model: models.Model) -> Iterator[dict]:
     text = evals.held_out_text(model.tokenizer, _PART)
-    for (task, length), n in plan.items.items():
+    for (task, length), n in _ITEMS.items():
         rng = evals.draws(task, part=_PART, seed=_SEED)
         rows = evals.task_rows(task, tokenizer=model.tokenizer, text=text, n=n, length=length, rng=rng)
         frame = evals.outcomes(model, *rows)
@@ -172,18 +161,15 @@ def _task_rows(model: models.Model, plan: Plan) -> Iterator[dict]:
         yield {"quantity": "accuracy", "texts": _TASKS_IN, "of": task, "length": length, **ends, "n": len(frame)}
 
 
-def _windows(place: Path, tokenizer: PreTrainedTokenizerBase, plan: Plan) -> evals.ByteWindows:
-    """As many as the plan wants, evenly spaced, or all that there are."""
-    found = evals.windows(str(place), tokenizer, length=_TEXT_LENGTH, part=_PART)
-    n = min(plan.windows, len(found.tokens))
-    chosen = np.linspace(0, len(found.tokens) - 1, n).round().astype(int)
-    return evals.ByteWindows(*(x[chosen] for x in found))
+def _windows(place: Path, tokenizer: PreTrainedTokenizerBase) -> evals.ByteWindows:
+    """`_WINDOWS` of a text, or all that it has."""
+    read = functools.partial(evals.windows, str(place), tokenizer, length=_TEXT_LENGTH, part=_PART)
+    return read(n=min(_WINDOWS, len(read().tokens)))
 
 
-def _ngram_bits(ngrams: baselines.KneserNey, place: Path, chosen: evals.ByteWindows):
+def _ngram_bits(ngrams: baselines.KneserNey, texts: list[bytes], chosen: evals.ByteWindows):
     """What the n-gram model needs for the bytes of each window, given all that precedes them in their document."""
-    read = contexts.held_out_documents(place, part=_PART)
-    bits = {i: ngrams.bits(read[i].encode()) for i in {*chosen.document}}
+    bits = {i: ngrams.bits(texts[i]) for i in {*chosen.document}}
     spans = zip(chosen.document, chosen.start, chosen.stop, strict=True)
     return np.array([bits[i][start:stop].sum() for i, start, stop in spans])
 
@@ -195,10 +181,8 @@ def _ends(interval: intervals.Interval) -> dict[str, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measure the models of data/models that are named, or all; write evaluation.csv and README.md's tables there."""
     parser = argparse.ArgumentParser(prog="python -m srdyn.training.modelcard", description=__doc__)
-    parser.add_argument("--root", type=Path, default=files.data_dir() / "models", help="folder of model folders")
     parser.add_argument("names", nargs="*", help="of models; what was measured of others stays; default: all")
-    given = parser.parse_args(arguments)
-    root = given.root
+    given, root = parser.parse_args(arguments), files.data_dir() / "models"
     logging.basicConfig(level=logging.INFO)
     write(root, measure(root, given.names))
     logging.info("wrote %s and %s", root / "evaluation.csv", root / "README.md")

@@ -88,8 +88,6 @@ def test_the_mask_is_of_what_was_selected_and_costs_what_its_ablation_does(model
         expected = prune.loss(model, tokens).mean()
     assert shown.loss() == pytest.approx((prune.loss(model, tokens).mean(), expected))
     assert shown.loss()[0] != shown.loss()[1]
-    windows = prune.read(model, ["prose"], part="evaluation", n=2, length=32)
-    assert shown.loss(windows)[0] == pytest.approx(prune.loss(model, windows).mean())
 
 
 def test_what_the_text_costs_without_each_head_is_what_its_ablation_does(model, tokens):

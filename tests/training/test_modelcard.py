@@ -9,7 +9,6 @@ from srdyn.loading import files, reference
 from srdyn.study.run import workers
 from srdyn.training import card_tables, mixture, modelcard, recipes
 
-TINY = modelcard.Plan(items={("needle", 128): 4, ("sum", 128): 6, ("sum", 512): 24}, windows=2)
 SMALL = recipes.TIERS["small"]
 SHELL = "# Models\n\n<!-- evaluation:begin -->\nold\n<!-- evaluation:end -->\n\nEnd.\n"
 
@@ -26,6 +25,8 @@ def root(tmp_path, monkeypatch, tokenizer):
     (tmp_path / "unfinished").mkdir()
     (tmp_path / "README.md").write_text(SHELL)
     monkeypatch.setattr(modelcard, "_TEXT_LENGTH", 128)
+    monkeypatch.setattr(modelcard, "_ITEMS", {("needle", 128): 4, ("sum", 128): 6, ("sum", 512): 24})
+    monkeypatch.setattr(modelcard, "_WINDOWS", 2)
     monkeypatch.setattr(workers, "deal", lambda function, work: (function(*item) for item in work))
     return tmp_path
 
@@ -47,7 +48,7 @@ def table(*rows):
 
 
 def test_the_card_is_measured_and_written_from_the_table(root):
-    rows = modelcard.measure(root, plan=TINY)
+    rows = modelcard.measure(root)
     modelcard.write(root, rows)
     written = card_tables.read(root / "evaluation.csv")
     baselines = ["5-gram, all domains", "5-gram, that domain alone", "xz -9"]
@@ -72,7 +73,7 @@ def test_the_card_is_measured_and_written_from_the_table(root):
 
 
 def test_baselines_are_scored_on_the_bytes_of_the_models_windows(root, tokenizer):
-    rows = modelcard.baseline_rows(SMALL, plan=TINY).set_index(["model", "of"])
+    rows = modelcard.baseline_rows(SMALL).set_index(["model", "of"])
     chosen = evals.windows("code", tokenizer, length=128, n=2)
     documents = [d.encode() for d in contexts.held_out_documents("code", part="evaluation")]
     ngrams = modelcard.baselines.KneserNey(text.encode() for text in contexts.training_documents("code"))
@@ -143,20 +144,18 @@ def test_texts_beside_the_wide_corpus_have_a_table_and_targets_of_their_own():
 
 
 def test_models_that_are_named_are_measured_alone(root, monkeypatch):
-    modelcard.write(root, modelcard.measure(root, plan=TINY))
+    modelcard.write(root, modelcard.measure(root))
     before, measured = (root / "evaluation.csv").read_bytes(), []
     model_rows = modelcard.model_rows
-    monkeypatch.setattr(
-        modelcard, "model_rows", lambda folder, plan: measured.append(folder) or model_rows(folder, plan=plan)
-    )
+    monkeypatch.setattr(modelcard, "model_rows", lambda folder: measured.append(folder) or model_rows(folder))
     monkeypatch.setattr(modelcard, "baseline_rows", None)  # those of contexts/ are known
-    modelcard.write(root, modelcard.measure(root, ["uniform"], plan=TINY))
+    modelcard.write(root, modelcard.measure(root, ["uniform"]))
     assert [folder.name for folder in measured] == ["uniform"]
     assert (root / "evaluation.csv").read_bytes() == before
     with pytest.raises(FileNotFoundError, match="no trained purer"):
-        modelcard.measure(root, ["purer", "uniform"], plan=TINY)
+        modelcard.measure(root, ["purer", "uniform"])
     (root / "hybrid" / "training.json").unlink()
-    left = modelcard.measure(root, ["uniform"], plan=TINY)
+    left = modelcard.measure(root, ["uniform"])
     assert set(left["kind"]) == {"baseline", "uniform"}
 
 
