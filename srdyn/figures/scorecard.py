@@ -40,8 +40,7 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
             if row.second:
                 _verdict(panel, x, y + 0.24, row.second, f"II: {row.second_leading}")
     style.listed(panel, claims)
-    controls = set(ledger.loc[ledger["verdict"].str.startswith(_CONTROL), "kind"])
-    panel.set_xticks(range(len(kinds)), [f"{kind} ({_CONTROL})" if kind in controls else kind for kind in kinds])
+    panel.set_xticks(range(len(kinds)), [_named(kind, ledger.loc[ledger["kind"] == kind, "verdict"]) for kind in kinds])
     panel.set(xlim=(-0.2, max(1, len(kinds)) - 0.2), ylim=(len(claims) - 0.5, -0.6))
     panel.xaxis.tick_top()
     panel.tick_params(length=0)
@@ -49,6 +48,12 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
     style.legend(figure, [style.handle(*named, linestyle="", markersize=6) for named in OUTCOMES.items()])
     note = "the value that decides, by seed, and its rule; hollow: a null model passes too; small: a control"
     return style.finish(figure, f"{note}; II: by the second rules")
+
+
+def _named(kind: str, verdicts: pd.Series) -> str:
+    """A kind of model, a control or one of a single seed called so."""
+    said = [told for told in (_CONTROL, "one seed") if verdicts.str.startswith((told, "not testable")).all()]
+    return f"{kind} ({said[0]})" if said else kind
 
 
 def outcome(verdict: str) -> str:

@@ -19,7 +19,6 @@ from srdyn.kernels import denormals
 from srdyn.loading import files
 from srdyn.study import cells
 from srdyn.study.analysis import head_size, stages
-from srdyn.study.claims import claims
 from srdyn.study.run import opened, parameters, store
 from srdyn.study.survey import survey
 from srdyn.study.trials import battery, effects, frontier, retention, sets, single_heads, trials
@@ -84,10 +83,10 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
         names = {"models": [place], "second_seeds": [], "every": [place], "plan": plan}
         domain = str(draw.choice(plan.domains))
         names |= {"others": {f"{domain} alone": dataclasses.replace(plan, domains=(domain,))}}
-        names |= {"ways": [frontier.Way(frontier.WHOLE, share=0.0), _way(draw, place)]}
         by = "model variant how rule share rank probe"
         yield from cells.kept("04_pruning", of=run, tags=("calibration",), by=by, **names)
         if not run:
+            names |= {"ways": [frontier.Way(frontier.WHOLE, share=0.0), _way(draw, place)]}
             yield from cells.kept("04_pruning", tags=("frontier", "oracle"), by=by, **names)
             yield "03_ablation_heads", f"{HEAD} probe", functools.partial(_damage, draw, place, plan)
             for table in ("03_ablation_sets", "04_pruning_sets"):

@@ -88,13 +88,9 @@ class Settings:
         return self.learning_rate * min(1.0, rise, fall)
 
     def spectra_steps(self) -> list[int]:
-        """0, the powers of two from 4 on, the kept checkpoints, the last step."""
+        """0, the powers of two from 4 on, the `checkpoints`, the last step."""
         powers = [2**k for k in range(2, 30) if 2**k < self.steps]
         return sorted({0, *powers, *self.checkpoints, self.steps})
-
-    def checkpoint_steps(self) -> list[int]:
-        """Steps whose weights are kept, 0.2, 0.8 and 2.6 million tokens by default; none for a second seed."""
-        return [] if self.seed else list(self.checkpoints)
 
     def record(self) -> dict:
         """As it is written beside a model."""

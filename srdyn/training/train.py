@@ -96,7 +96,7 @@ class Run:
         self.save()
         if self.step == self.settings.steps:
             self._observe()
-            self._write_model("final")
+            self._write_model()
 
     def _advance(self) -> None:
         batch = mixture.batch(self.step, **self.stream)
@@ -127,14 +127,12 @@ class Run:
         self.rows.append(row | {"seconds": round(time.perf_counter() - self.started, 1)})
 
     def _observe(self) -> None:
-        """Spectra at the log-spaced steps, weights at the kept ones; what is there already stays."""
+        """Spectra at the log-spaced steps; what is there already stays."""
         path = self.folder / "spectra" / f"step-{self.step:06d}.unit"
         if self.step in self.settings.spectra_steps() and not path.exists():
             frame, buffer = self.spectra(), io.BytesIO()
             frame.to_parquet(buffer, index=False, compression="zstd")
             files.keep(path, buffer.getvalue())
-        if self.step in self.settings.checkpoint_steps():
-            self._write_model(f"checkpoints/step-{self.step:06d}")
 
     @functools.cached_property
     def followed(self) -> Int[Tensor, "B T"]:
@@ -157,13 +155,13 @@ class Run:
             tables.append(table.assign(log_decay=g[:, :, None].expand(own.shape[:-1]).numpy().ravel()))
         return pd.concat(tables, ignore_index=True).assign(step=self.step, tokens=self.settings.seen(self.step))
 
-    def _write_model(self, place: str) -> None:
+    def _write_model(self) -> None:
         """The weights in float16, tied ones once, with tokenizer, as a Hugging Face folder; replaces an earlier run's.
 
         Raises OSError with the bytes that are wanted where the disk is too full.
         """
         wanted = 2 * self.model.hf.num_parameters()
-        with folders.replacing(self.folder / place, mark="training.json", wanted=wanted) as new:
+        with folders.replacing(self.folder / "final", mark="training.json", wanted=wanted) as new:
             weights = self.model.hf.state_dict()
             once = {weight.data_ptr(): name for name, weight in reversed(weights.items())}  # of tied ones the first
             state = {name: weights[name].half() for name in reversed(once.values())}

@@ -27,6 +27,11 @@ def verdicts(*, main):
     return ledger[ledger["kind"].map(claims.is_main) == main]
 
 
+def alone_in_main():
+    """What single heads of the main pair cost needles and pairs."""
+    return store.load_table("03_ablation_heads", run=store.MAIN).query("probe in ['needle', 'recall8']")
+
+
 class Case:
     """A function of `figures` by its name, the stem of what it draws, of tables: those of that stem if none is given.
 

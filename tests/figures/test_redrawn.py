@@ -1,7 +1,7 @@
 """Every committed figure is the one that its committed tables give."""
 
 import pytest
-from committed import BESIDE, EVERY, Case
+from committed import BESIDE, EVERY, Case, alone_in_main, verdicts
 
 from srdyn.loading import files
 from srdyn.study.run import figure_files
@@ -14,6 +14,9 @@ ALL = [
     Case(
         "contrasts", "03_ablation_bits", ("03_ablation_differences", BITS), unit="bits per byte or token", better="left"
     ),
+    Case("verdicts", "08_scorecard_main", lambda: verdicts(main=True)),
+    Case("doses", "08_scorecard_removal", ("08_scorecard_removal", "", "probe")),
+    Case("single_heads", "08_scorecard_heads", alone_in_main),
     Case("places", "04_pruning_sets", ("04_pruning_sets", f"probe == '{KEPT}'"), value="accuracy kept"),
 ]  # fmt: skip
 QUICK = ("02_consistency", "05_mechanism")

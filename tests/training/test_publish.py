@@ -9,11 +9,10 @@ from srdyn.training import publish
 
 @pytest.fixture
 def run(tmp_path):
-    """A finished run with one checkpoint and two observed steps."""
+    """A finished run with two observed steps."""
     folder = tmp_path / "runs" / "hybrid"
-    for place in ("final", "checkpoints/step-000002"):
-        (folder / place).mkdir(parents=True)
-        (folder / place / "model.safetensors").write_bytes(place.encode())
+    (folder / "final").mkdir(parents=True)
+    (folder / "final/model.safetensors").write_bytes(b"final")
     (folder / "log.csv").write_text("step\n1\n")
     (folder / "record.json").write_text("{}")
     (folder / "spectra").mkdir()
@@ -27,7 +26,6 @@ def test_a_finished_run_is_published_whole(run, tmp_path):
     target = tmp_path / "models" / "hybrid"
     publish.publish(run, target)
     assert (target / "model.safetensors").read_bytes() == b"final"
-    assert not (target / "checkpoints").exists()
     assert (target / "log.csv").read_text() == "step\n1\n"
     assert pd.read_parquet(target / "spectra.parquet")["step"].tolist() == [0, 2]
     assert [path.name for path in target.parent.iterdir()] == ["hybrid"]
