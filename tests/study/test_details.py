@@ -183,6 +183,30 @@ def others(measure):
 
 
 DETAILS = {
+    f"keeps {CELL} without the lowest quarter of each layer and {CELL} without the highest": lambda: (
+        [x for model, arm in (("main-hybrid", "low"), ("main-hybrid", "high")) for x in kept_in_main(model, arm)]
+    ),
+    f"`main-pure` {CELL} and {CELL} (`main/03_ablation_differences`)": lambda: [
+        x for arm in ("low", "high") for x in kept_in_main("main-pure", arm)
+    ],
+    "costs `main-hybrid` # bits a token, # without the lowest quarter, # without the highest, # without": lambda: (
+        again_in_main("main-hybrid").loc[["intact", "low", "high", "random"]]
+    ),
+    "`main-pure`, which does not look back, #, and no choice": lambda: again_in_main("main-pure").loc[["intact"]],
+    f"differ from those without random heads by {CELL} at most": lambda: (
+        lambda found: found.loc[found["difference"].idxmax(), ["difference", "low", "high"]]
+    )(
+        of(
+            "main/03_ablation_differences",
+            f"probe == '{effects.TEXT}' and share == 0.25 and versus == 'random' and arm in ['low', 'high']",
+        )
+    ),
+    "In the small hybrid softmax is not what retrieves: with 16 tokens of it all needles are found": lambda: (
+        of("03_ablation_narrowed", "probe == 'needle' and arm == 'intact' and window == 16 and model == 'hybrid'")[
+            "estimate"
+        ]
+        > 0.98
+    ).all(),
     "full from a half-life of some twenty tokens on": full_from_twenty,
     "their ranks fall by about half": lambda: ranks_with_a_sixteenth().between(0.4, 0.65).all(),
     "most needles are found up to one and a half half-lives back": lambda: (
@@ -659,6 +683,20 @@ def of_main(probe, model):
     asked = f"probe == '{probe}' and window == 0 and cut == 'per layer' and model == '{model}' and share == "
     arms = ["low", "random", "high"]
     return np.ravel([across("main/03_ablation_estimates", f"{asked}{share}", "arm", arms) for share in (0.25, 0.389)])
+
+
+def kept_in_main(model, arm):
+    """Accuracy beside random heads without a quarter of each layer."""
+    asked = f"probe == '{effects.KEPT}' and share == 0.25 and arm == '{arm}' and versus == 'random'"
+    return across("main/03_ablation_differences", asked, "model", [model], ["difference", "low", "high"])
+
+
+def again_in_main(model):
+    """Bits a token of a text that comes a second time, by arm."""
+    asked = (
+        f"probe == 'induction second' and share <= 0.25 and window == 0 and cut == 'per layer' and model == '{model}'"
+    )
+    return of("main/03_ablation_estimates", asked).set_index("arm")["estimate"]
 
 
 def alone_in_main(model):
