@@ -1,6 +1,6 @@
 """What the caches of linear-attention models cost, from models without weights."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import pandas as pd
@@ -36,23 +36,26 @@ class Attention(NamedTuple):
         return self.layers * self.per_token * min(tokens, self.window or tokens)
 
 
-def ledger(tokens: Sequence[int], *, removed: float = 0.389) -> pd.DataFrame:
-    """Bytes of the whole cache of one sequence, a row for each of the `families` and context length.
+def ledger(
+    tokens: Sequence[int], *, removed: float = 0.389, configs: Mapping[str, PreTrainedConfig] | None = None
+) -> pd.DataFrame:
+    """Bytes of the whole cache of one sequence, a row for each configuration and context length, by default `families`.
 
     States count as float32; short convolutions, keys and values as bfloat16. `removed_heads` is k = round(removed ×
     heads) over all layers, as the paper cuts; `removed_bytes` are their states alone, and `freed` is the share of the
     whole cache that these make up. `break_even` is the context length in tokens at which keys and values cost as much
     as the states, NaN without attention. The index of a sparse attention is not counted.
-    Raises ValueError for a negative length and a share outside 0 … 1.
+    Raises ValueError for a negative length, a share outside 0 … 1, a model without a state, and as `attention` does.
     """
     if any(length < 0 for length in tokens):
         raise ValueError(f"a context holds 0 tokens or more, got {list(tokens)}")
     if not 0 <= removed <= 1:
         raise ValueError(f"removed is a share of the heads, between 0 and 1, got {removed}")
     rows = []
-    for name, config in families().items():
+    for name, config in (families() if configs is None else configs).items():
         hf = checkpoints.outline(config, dtype=torch.bfloat16)
-        sites = architectures.sites(hf)
+        if not (sites := architectures.sites(hf)):
+            raise ValueError(f"{name} ({type(config).__name__}) has no linear-attention layers")
         _, _, K, V = sites[0].recipe.heads(sites[0].mixer)
         heads = sum(len(site.recipe.kept(site.mixer)) for site in sites)
         state, conv, attends, k = state_bytes(hf), _conv_bytes(hf), attention(hf.config), round(removed * heads)

@@ -8,7 +8,7 @@ import torch
 import transformers
 
 from srdyn import models
-from srdyn.loading import checkpoints, files, memory
+from srdyn.loading import files, memory
 
 KIB, MIB = 2**10, 2**20
 DEFAULTS = {
@@ -51,13 +51,13 @@ def test_default_geometry_is_the_one_known(name, table):
 @pytest.mark.parametrize("name", ["hybrid", "pure"])
 def test_reference_models_cost_what_their_caches_do(name):
     model = models.load(files.data_dir() / "models" / name, device="cpu", dtype=torch.bfloat16)
-    table = memory.ledger([0, 1, 777]).query("model == @name")
+    table = memory.ledger([0, 1, 777], configs={name: memory.families()[name]})
     assert table["total_bytes"].tolist() == [memory.cache_bytes(model.hf, tokens) for tokens in (0, 1, 777)]
     assert set(table["state_bytes"]) == {models.state_bytes(model)}
 
 
 def test_the_papers_cut_of_qwen3_next_is_a_small_share_of_a_long_context():
-    row = memory.ledger([32768]).set_index("model").loc["qwen3_next"]
+    row = memory.ledger([32768], configs={"it": transformers.Qwen3NextConfig()}).iloc[0]
     assert (row["removed_heads"], row["heads"]) == (448, 1152)
     assert row["removed_bytes"] == 28 * MIB
     # 36 layers of 2·16·128 + 32·128 channels, 4 wide, 2 bytes each: 2.25 MiB of convolutions.
@@ -78,9 +78,9 @@ def test_the_share_freed_falls_with_length_where_there_is_attention(table):
 
 
 def test_a_model_that_also_sees_images_counts_its_decoder():
-    both = transformers.Qwen3_5Config(), transformers.Qwen3_5TextConfig()
-    whole, text = (memory.cache_bytes(checkpoints.outline(x, dtype=torch.bfloat16), 7) for x in both)
-    assert whole == text
+    whole, text = transformers.Qwen3_5Config(), transformers.Qwen3_5TextConfig()
+    rows = memory.ledger([7], configs={"it": whole}), memory.ledger([7], configs={"it": text})
+    assert rows[0].equals(rows[1])
 
 
 @pytest.mark.parametrize(("window", "kept"), [(None, 70), (16, 16)])
@@ -102,6 +102,8 @@ SLIDING = {"num_hidden_layers": 2, "layer_types": ["linear_attention", "sliding_
 @pytest.mark.parametrize(
     ("count", "message"),
     [
+        (lambda: memory.ledger([1], configs={"it": transformers.LlamaConfig(num_hidden_layers=1)}),
+         r"it \(LlamaConfig\) has no linear-attention layers"),
         (lambda: memory.attention(transformers.Qwen3NextConfig(**SLIDING)), "qwen3_next has sliding_attention layers"),
         (lambda: memory.attention(OwnConfig()), "the cache of OwnConfig is not known"),
         (lambda: memory.ledger([5, -1]), r"0 tokens or more, got \[5, -1\]"),
