@@ -41,43 +41,48 @@ def trace(
 ) -> Float64[Tensor, "L B C H *measured"]:
     """`measure` of every head's state after each of the positions; heads that were pruned away hold NaN.
 
-    Position p means the state after p tokens; `measure` is asked of a zero state first, for the shape. Raises
-    ValueError for positions that are not strictly increasing within 1 … T, for tokens that are not a filled integer
-    `[B, T]` within the vocabulary, for a state below float32 or with NaN.
+    Position p means the state after p tokens. Raises ValueError for positions that are not strictly increasing within 1
+    … T, for tokens that are not a filled integer `[B, T]` within the vocabulary, for a state below float32 or with NaN.
     """
     tokens, listed = checked_tokens(model, tokens), recurrence.checked_positions(positions, tokens.shape[-1])
     if route not in ("forward", "segments"):
         raise ValueError(f'route must be "forward" or "segments", got {route!r}')
-    empty = measure(torch.zeros(len(tokens), 1, model.grid.K, model.grid.V, device=tokens.device))
-    shape = (model.grid.L, len(tokens), len(listed), model.grid.H, *empty.shape[2:])
-    values, column = torch.full(shape, torch.nan, dtype=torch.float64), {at: c for c, at in enumerate(listed)}
+    values, column = None, {position: c for c, position in enumerate(listed)}
     steps, silent = len(_holding(model)) * len(listed), not processes.is_first()
     with tqdm(total=steps, desc="states", delay=10, leave=False, disable=silent) as bar:
 
         def visit(layer: int, position: int, state: Tensor) -> None:
+            nonlocal values
             measured = measure(state).to("cpu", torch.float64)
+            values = _unread(model, len(listed), measured) if values is None else values
             values[layer, :, column[position]][:, list(model.layers[layer].heads)] = measured
             bar.update()
 
         if route == "segments":
-            _read_in_segments(model, tokens, listed, visit)
+            for snapshot in snapshots(model, tokens, listed):
+                visit(*snapshot)
         else:
             with tapped(model, listed, visit):
                 _read(model, tokens)
+    if values is None:  # no layer holds a head, so that a zero state tells the shape
+        values = _unread(model, len(listed), measure(torch.zeros(len(tokens), 1, model.grid.K, model.grid.V)))
     return values
 
 
-def _read_in_segments(model: models.Model, tokens: Int[Tensor, "B T"], positions: list[int], visit: _Visit) -> None:
-    """`visit` the cache's states of all layers that hold heads after each of the positions."""
+def snapshots(
+    model: models.Model, tokens: Int[Tensor, "B T"], positions: recurrence.Positions
+) -> Iterator[tuple[int, int, Float32[Tensor, "B H K V"]]]:
+    """(layer along L, position, copy of the state) by the segments route, where there are heads. Raises as `trace`."""
+    tokens = checked_tokens(model, tokens)
     family = architectures.sites(model.hf)[0].recipe
     cache, start = family.empty_cache(model.hf), 0
-    for position in positions:
+    for position in recurrence.checked_positions(positions, tokens.shape[-1]):
         places = torch.arange(start, position, device=tokens.device).expand(len(tokens), -1)
         options = {family.cache_argument: cache, "use_cache": True, "position_ids": places}
         _read(model, tokens[:, start:position], **options)
         for layer, site in _holding(model):
-            state = site.recipe.oriented(site.recipe.stored(cache, site.index))
-            visit(layer, position, _checked_state(model, layer, position, state))
+            state = site.recipe.oriented(site.recipe.stored(cache, site.index)).clone()
+            yield layer, position, _checked_state(model, layer, position, state)
         start = position
 
 
@@ -247,6 +252,12 @@ def checked_tokens(model: models.Model, tokens: Tensor) -> Tensor:
         known = f"0 … {vocabulary - 1}, the vocabulary of {model.name}"
         raise ValueError(f"tokens must lie in {known}; got {low} … {high}: were they made by another tokenizer?")
     return tokens.to(model.device, torch.int64)
+
+
+def _unread(model: models.Model, C: int, measured: Tensor) -> Float64[Tensor, "L B C H *measured"]:
+    """Room for what is measured at C positions, NaN throughout; one measurement tells its shape."""
+    shape = (model.grid.L, len(measured), C, model.grid.H, *measured.shape[2:])
+    return torch.full(shape, torch.nan, dtype=torch.float64)
 
 
 def _holding(model: models.Model) -> list[tuple[int, architectures.Site]]:
