@@ -145,7 +145,8 @@ def _read(outline: report.Outline) -> tuple[PreTrainedModel, dict, Mapping | Non
         return streaming.from_pretrained(stock, outline.where, **options | {"config": outline.hf.config})
     if place.shards:
         options |= {"device_map": "balanced", "max_memory": outline.rooms}
-    hf, told = build.from_pretrained(outline.where, **options, output_loading_info=True)
+    options |= {"trust_remote_code": False, "output_loading_info": True}
+    hf, told = build.from_pretrained(outline.where, **options)
     if place.shards:
         return hf, told, None
     # Out of the mapped file, where weights lie at odd addresses, at which the last bits of products vary.

@@ -210,7 +210,7 @@ def test_a_model_that_a_full_disk_cannot_hold_is_told_how_much_it_wants(save, fu
 def test_so_is_a_training_before_it_writes_weights(full_disk):
     run = train.Run(recipes.named("pure"), full_disk / "it", device="cpu")
     with pytest.raises(OSError, match=r"no space left for .*it/final, which wants [\d,]+ bytes") as refused:
-        run._write_model("final")
+        run._write_model()
     assert refused.value.errno == errno.ENOSPC
     assert [path for path in full_disk.rglob("*") if path.is_file()] == []
 

@@ -66,7 +66,7 @@ def _of_size(d: int, batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
             rows = rows.assign(per_second=batch / rows["median"], note="")
             each = float(rows["median"].sum()) / batch
         tables.append(rows.assign(d=d, batch=batch, error=rows["method"].map(errors)))
-    return pd.concat(tables, ignore_index=True)[_COLUMNS]
+    return pd.concat(tables, ignore_index=True).reindex(columns=_COLUMNS)
 
 
 def _errors(d: int) -> dict[str, float]:

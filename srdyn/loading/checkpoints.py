@@ -123,7 +123,7 @@ def tokenizer(where: str, config: PreTrainedConfig) -> PreTrainedTokenizerBase |
     if not may_have_tokenizer(where):
         return None
     with refusals.within(f"{where} has a broken tokenizer, take its files from where the weights come from"):
-        return AutoTokenizer.from_pretrained(where, config=config)
+        return AutoTokenizer.from_pretrained(where, config=config, trust_remote_code=False)
 
 
 def unreachable(where: str, error: OSError) -> OSError:
@@ -253,5 +253,6 @@ def outline(config: PreTrainedConfig, *, dtype: torch.dtype) -> PreTrainedModel:
             sys.modules["fla"] = None
             stack.callback(sys.modules.pop, "fla")
         build = builder(config)
-        build_from = build._from_config if issubclass(build, PreTrainedModel) else build.from_config
-        return build_from(config, dtype=dtype)
+        if issubclass(build, PreTrainedModel):
+            return build._from_config(config, dtype=dtype)
+        return build.from_config(config, dtype=dtype, trust_remote_code=False)

@@ -13,13 +13,15 @@ _PATIENCE = datetime.timedelta(days=7)  # with the others; one that dies is noti
 
 
 def count() -> int:
-    """How many processes there are, on all machines."""
-    return int(os.environ.get("WORLD_SIZE", 1))
+    """How many processes there are, on all machines: as torch.distributed has it, or the launcher's WORLD_SIZE."""
+    return dist.get_world_size() if _has_group() else int(os.environ.get("WORLD_SIZE", 1))
 
 
 def rank() -> int:
     """The number of this process, 0 for the first or only one."""
-    return int(os.environ.get("RANK", 0))
+    if count() == 1:
+        return 0
+    return dist.get_rank() if _has_group() else int(os.environ["RANK"])
 
 
 def is_first() -> bool:
@@ -56,9 +58,13 @@ def barrier() -> None:
         dist.barrier(group=_group())
 
 
+def _has_group() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
 @functools.cache
 def _group() -> dist.ProcessGroup:
     """All processes, connected over the network whatever else connects them, and patient once they have met."""
-    if not dist.is_initialized():
+    if not _has_group():
         dist.init_process_group("gloo")
     return dist.new_group(backend="gloo", timeout=_PATIENCE)

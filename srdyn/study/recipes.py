@@ -108,8 +108,8 @@ def _answers(draw: np.random.Generator, table: str, place: Path, plan: trials.Pl
 
 
 def _narrowed(draw: np.random.Generator) -> cells.Fresh:
-    """Notebook 03, of both committed runs: heads that are missed in text where softmax sees little, and all."""
-    for table in ("03_ablation", "thorough/03_ablation"):
+    """Notebook 03, of all committed runs: heads that are missed in text where softmax sees little, and all."""
+    for table in ("03_ablation", "thorough/03_ablation", "main/03_ablation"):
         given, rows = given_to(f"{table}_window"), stands(f"{table}_window")
         arm, plan = _arm(draw, rows[rows["arm"] != "random"]), _plan(given["plan"])
         few = _few(plan, tasks=(), domains=(str(draw.choice(plan.domains)),), copies=0)

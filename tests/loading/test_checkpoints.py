@@ -14,7 +14,7 @@ from huggingface_hub import errors
 from safetensors.torch import load_file
 
 from srdyn import models
-from srdyn.loading import checkpoints, devices
+from srdyn.loading import checkpoints, devices, files
 
 LOADERS = [models.load, models.check]
 
@@ -93,6 +93,15 @@ def test_code_from_a_checkpoint_does_not_run(broken, get):
     stated(broken, model_type="unheard_of", auto_map={"AutoConfig": "own.Own", "AutoModelForCausalLM": "own.Own"})
     with pytest.raises(ValueError, match="brings its own code, which srdyn does not run, for a 'unheard_of'"):
         get(broken)
+
+
+def test_code_of_a_tokenizer_does_not_run(tmp_path):
+    config = checkpoints.configuration(str(files.data_dir() / "models/rwkv7"))
+    (tmp_path / "own.py").write_text("raise SystemExit")
+    said = {"tokenizer_class": "Own", "auto_map": {"AutoTokenizer": ["own.Own", None]}}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(said))
+    with pytest.raises(ValueError, match="has a broken tokenizer, take its files from where the weights come from"):
+        checkpoints.tokenizer(str(tmp_path), config)
 
 
 def test_a_model_without_linear_attention(tmp_path):

@@ -6,6 +6,7 @@
 import os
 from collections.abc import Callable
 
+import numpy as np
 import pandas as pd
 
 from srdyn.loading import files, markdown
@@ -80,7 +81,9 @@ def _of_main(books: pd.DataFrame) -> str:
     words = words.reindex(claim.id for claim in registration.load().claims if claim.id in words)
     told = {"pass": words == {"passes"}, "fail": words == {"fails"}}
     told["open, or not alike in both"] = ~(told["pass"] | told["fail"])
-    counts = "; ".join(f"{of.sum()} {what} ({', '.join(words.index[of])})" for what, of in told.items() if of.any())
+    null = main["verdict"].str.contains("null passes too").groupby(main["claim"]).all()
+    names = words.index + np.where(null[words.index], " ○", "")
+    counts = "; ".join(f"{of.sum()} {what} ({', '.join(names[of])})" for what, of in told.items() if of.any())
     return f" In the main pair, larger, of one seed, by the later rules where there are such: {counts}."
 
 

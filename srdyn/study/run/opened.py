@@ -57,8 +57,15 @@ def made_by(name: str | Path) -> dict[str, str]:
 
 
 def identity(name: str | Path) -> str:
-    """What tells these weights from others: the folder's content, or the commit by which the cache has the hub's."""
-    return files.content_hash(name) if Path(name).is_dir() else f"{name}@{checkpoints.folder(name).name}"
+    """What tells these weights from others: the folder's content, or the commit by which the cache has the hub's.
+
+    Raises OSError for a name of the hub that is not in the cache.
+    """
+    if Path(name).is_dir():
+        return files.content_hash(name)
+    if (place := checkpoints.folder(str(name))) is None:
+        raise OSError(f"{name} is neither a folder nor, as its main revision, in the cache of the hub; load it first")
+    return f"{name}@{place.name}"
 
 
 def table(
