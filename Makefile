@@ -55,8 +55,8 @@ reproduce: $(ENV)  ## run what is out of date among the notebooks: every table, 
 site: $(ENV)  ## build the pages: findings, the notebooks as they ran, manual (PRESET and P say of which run)
 	@$(SITE)
 
-smoke: $(ENV)  ## run every notebook at toy size, two at a time, into build/smoke
-	@SRDYN_PROCESSES=1 "$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 2
+smoke: $(ENV)  ## run every notebook at toy size, three at a time, into build/smoke
+	@SRDYN_PROCESSES=1 "$(PY)" -m srdyn.study.reproduce $(ONLY) --preset smoke --jobs 3
 
 scorecard: $(ENV)  ## write the verdicts of the committed tables into README, pages and figures/scorecard.md
 	"$(PY)" -m srdyn.study.claims.readme
