@@ -175,7 +175,7 @@ def main(folder, seed, work, times):
     wanted = result(clones / "whole")
     for i in range(times):
         root = clones / f"killed{i}"
-        found = disturbed(work, folder, root, drawn, durations[1])
+        found = disturbed(work, folder, root, drawn, min(durations))
         now = result(root)
         differs = sorted(name for name in wanted.keys() | now.keys() if wanted.get(name) != now.get(name))
         print(json.dumps({"work": work, **found, "differs": differs[:5], "left": leftovers(root)}), flush=True)
