@@ -53,7 +53,7 @@ def table(*, sizes: tuple[int, ...], batches: tuple[int, ...], rounds: int) -> p
 
 def _of_size(d: int, batches: tuple[int, ...], rounds: int) -> pd.DataFrame:
     errors, each, tables = _errors(d), 0.0, []  # each: seconds that all methods took for a matrix of the batch before
-    for batch in batches:
+    for batch in sorted(batches):
         if (size := batch * d * d * 8) > _LARGEST:
             note = f"left out: {size / 2**30:.1f} GiB in float64"
             rows = pd.DataFrame({"method": list(METHODS), "note": note})

@@ -52,7 +52,8 @@ def verdicts(ledger: pd.DataFrame) -> Figure:
 
 def _named(kind: str, verdicts: pd.Series) -> str:
     """A kind of model, a control or one of a single seed called so."""
-    said = [told for told in (_CONTROL, "one seed") if verdicts.str.startswith((told, "not testable")).all()]
+    tested = verdicts[~verdicts.str.startswith("not testable")]
+    said = [told for told in (_CONTROL, "one seed") if len(tested) and tested.str.startswith(told).all()]
     return f"{kind} ({said[0]})" if said else kind
 
 

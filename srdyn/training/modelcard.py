@@ -4,7 +4,6 @@ Text is that held out of what a model was trained on; tasks are written into dat
 """
 
 import argparse
-import functools
 import logging
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -162,9 +161,10 @@ def _task_rows(model: models.Model) -> Iterator[dict]:
 
 
 def _windows(place: Path, tokenizer: PreTrainedTokenizerBase) -> evals.ByteWindows:
-    """`_WINDOWS` of a text, or all that it has."""
-    read = functools.partial(evals.windows, str(place), tokenizer, length=_TEXT_LENGTH, part=_PART)
-    return read(n=min(_WINDOWS, len(read().tokens)))
+    """`_WINDOWS` of a text, evenly spaced, or all that it has."""
+    found = evals.windows(str(place), tokenizer, length=_TEXT_LENGTH, part=_PART)
+    chosen = np.linspace(0, len(found.tokens) - 1, min(_WINDOWS, len(found.tokens))).round().astype(int)
+    return evals.ByteWindows(*(x[chosen] for x in found))
 
 
 def _ngram_bits(ngrams: baselines.KneserNey, texts: list[bytes], chosen: evals.ByteWindows):

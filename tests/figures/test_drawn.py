@@ -547,3 +547,11 @@ def test_verdicts_are_drawn_by_what_they_amount_to():
     assert scorecard.outcome("one seed: fails") == "not reproduced"
     with pytest.raises(ValueError, match="no verdict is called 'perhaps'"):
         scorecard.outcome("perhaps")
+
+
+def test_a_control_and_a_kind_of_one_seed_are_called_so():
+    told = {"control (one seed): fails": "x (control)", "one seed: passes": "x (one seed)", "inconclusive": "x"}
+    for verdict, name in told.items():
+        assert scorecard._named("x", pd.Series([verdict, "not testable here"])) == name
+    assert scorecard._named("x", pd.Series(["one seed: fails", "reproduced"])) == "x"
+    assert scorecard._named("x", pd.Series(["not testable here"])) == "x"

@@ -13,6 +13,7 @@ from srdyn.loading import files, markdown
 from srdyn.study.claims import claims, registration
 from srdyn.study.run import store
 
+_ONE = "one seed: "
 _SPEEDS = "07_cost_families"
 """The table that `make bench` writes of every family."""
 _HEADS = {
@@ -38,7 +39,8 @@ def verdicts() -> str:
         name = f"[{claim.id}](notebooks/{claim.notebook}.ipynb) {claim.statement}"
         rows.append([name, f"{claim.place} ({claim.grade})", *cells[claim.id]])
     grades = " · ".join(f"{grade} {meaning}" for grade, meaning in registration.GRADES.items())
-    heads = [f"{kind} (one seed)" if claims.is_main(kind) else kind or "verdict" for kind in kinds]
+    single = _single(book.set_index("kind")["verdict"])
+    heads = [f"{kind} (one seed)" if kind in single else kind or "verdict" for kind in kinds]
     table = markdown.table(["claim", "paper", *heads], rows)
     return f"{table}\n\n○ a null model passes. Grades of the paper's claims: {grades}.\n"
 
@@ -156,9 +158,16 @@ def publish() -> None:
 
 
 def _words(book: pd.DataFrame) -> pd.Series:
-    """The verdicts without numbers; the heads of the main pair say that it has one seed."""
+    """The verdicts without numbers; of a kind of one seed alone its head says that."""
     words = book["verdict"].str.replace(r" \(null pass.*", " ○", regex=True)
-    return words.mask(book.index.get_level_values("kind").map(claims.is_main), words.str.removeprefix("one seed: "))
+    return words.mask(book.index.get_level_values("kind").isin(_single(words)), words.str.removeprefix(_ONE))
+
+
+def _single(verdicts: pd.Series) -> set[str]:
+    """The kinds (first level of the index) of which every verdict that was tested is of one seed."""
+    tested = verdicts[~verdicts.str.startswith("not testable")]
+    alone = tested.str.startswith(_ONE).groupby(level="kind").all()
+    return {*alone.index[alone]}
 
 
 if __name__ == "__main__":
