@@ -90,7 +90,7 @@ def windows(
     found = [
         (tokens[a : a + length], i, ends[a], ends[a + length - 1])
         for i, document in enumerate(contexts.held_out_documents(name, part=part))
-        for tokens, ends in [_spelled(document, tokenizer)]
+        for tokens, ends in [spelled(document, tokenizer)]
         for a in range(0, len(tokens) - length + 1, length - 1)
     ]
     if len(found) < (n or 1):
@@ -118,7 +118,7 @@ def _expected(model: models.Model, tokens: Int[Tensor, "B T"]) -> Iterator[tuple
         yield rows, logits, tokens[rows, 1:].to(logits.device)
 
 
-def _spelled(document: str, tokenizer: Tokenizer) -> tuple[list[int], Int64[np.ndarray, " T"]]:
+def spelled(document: str, tokenizer: Tokenizer) -> tuple[list[int], Int64[np.ndarray, " T"]]:
     """The document after an end-of-text token, and the byte at which each token ends."""
     tokens = tokenizer(document, add_special_tokens=False)["input_ids"]
     ends = np.cumsum([0, *(len(token) for token in tokenizer.convert_ids_to_tokens(tokens))])

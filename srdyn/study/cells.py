@@ -4,7 +4,6 @@ import ast
 import json
 import types
 from collections.abc import Callable, Collection, Iterator, Mapping
-from unittest import mock
 
 import pandas as pd
 
@@ -15,6 +14,16 @@ from srdyn.study.run import parameters, store
 Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
 """Tables, columns whose values say which of their rows are computed again (none: all of them), what computes these."""
 _NAMES = "claim measure model source"
+
+
+class _Unseen:
+    """In the place of what draws and shows: whatever is asked of it does nothing."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return lambda *given, **options: None
+
+    def __call__(self, *given: object, **options: object) -> None:
+        pass
 
 
 class _Run:
@@ -59,7 +68,7 @@ def kept(stem: str, *, of: str = "", tags: Collection[str] = (), by: str = _NAME
     run, space = _Run(of + stem), parameters.of_run([stem], store.REFERENCE, {})[stem]
     exec(compile(ast.Module(imports, []), stem, "exec"), space)
     opened = types.SimpleNamespace(Run=lambda stem, **parameters: run)
-    space |= {"notebook": opened, "figures": mock.Mock(), "display": mock.Mock()} | given  # nothing is drawn
+    space |= {"notebook": opened, "figures": _Unseen(), "display": _Unseen()} | given
     for i in [opening, *asked]:
         lines = [line for line in cells[i] if line not in imports and not _is_given(line, given)]
         exec(compile(ast.Module(lines, []), stem, "exec"), space)

@@ -31,7 +31,7 @@ from srdyn.study.run import code, parameters, store
 
 _BENCH, _SCORECARD = "07_cost", "08_scorecard"
 _READS = {_BENCH: {store.REFERENCE: "07_cost_*.csv"}, "04_pruning": {store.THOROUGH: "04_pruning_healed.csv"}}
-_READS |= {_SCORECARD: {None: "*_claims*.csv", store.THOROUGH: "*.csv", store.MAIN: "*.csv"}}
+_READS |= {_SCORECARD: {None: "*_claims*.csv", **dict.fromkeys(store.BESIDE, "*.csv")}}
 """Notebooks that read tables of others: of which runs (None: the run at work), which."""
 _SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mechanism", "04_pruning", "10_rules")
 """Those begun first, the longest before all; 02 and 05 use what 01 has kept, 04 what 03: at once both would make it.
@@ -39,7 +39,7 @@ _SIDE_BY_SIDE = ("03_ablation", "01_stratification", "02_consistency", "05_mecha
 No clock tells this order: by the time that they took, 04 would begin beside 03.
 """
 _WRITES = {store.REFERENCE: ("figures/{}*", "data/tables/{}*")}
-_WRITES |= {run: (f"data/tables/{run}/{{}}*",) for run in (store.THOROUGH, store.MAIN)}
+_WRITES |= {run: (f"data/tables/{run}/{{}}*",) for run in store.BESIDE}
 """What a notebook of a committed run writes, or finds within tolerance, and `make verify` looks at."""
 
 _LONGEST = 64

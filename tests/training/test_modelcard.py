@@ -3,8 +3,9 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
-from srdyn import contexts, evals
+from srdyn import contexts, evals, models
 from srdyn.loading import files, reference
 from srdyn.study.run import workers
 from srdyn.training import card_tables, mixture, modelcard, recipes
@@ -141,6 +142,27 @@ def test_texts_beside_the_wide_corpus_have_a_table_and_targets_of_their_own():
     assert "| unseen: plays | 2.500 (0.870–0.920) | 3.000 |" in filled
     assert "| main-pure | bits per byte, unseen: plays | < 3.000 | 2.500 | met |" in filled
     assert "| xz -9 | 2.000 |" in filled
+    whole = text(value=2.25, low=None, high=None, n=3, model="main-pure", length=4096, **unseen)
+    filled = card_tables.fill(SHELL, pd.concat([rows, table(whole, row())], ignore_index=True))
+    assert "with 2048 to 4096 tokens before each token:" in filled
+    assert "| plays | 2.250 | 3.000 |" in filled
+    assert table(whole)["target"].isna().all()
+
+
+def test_a_whole_text_is_read_on_with_half_a_length_to_a_length_before_each_token(monkeypatch, tokenizer):
+    texts, half = ["A man came in, and spoke to them.", "Nobody heard him; it was late."], 8
+    monkeypatch.setattr(modelcard.contexts, "held_out_documents", lambda place, part: texts)
+    monkeypatch.setattr(modelcard.evals, "spelled", lambda text, tokenizer: ([0, *tokenizer(text).input_ids], None))
+    model = models.from_hf(reference.initialise("hybrid", seed=0), tokenizer, name="untrained", seed=0)
+    read = modelcard._read_on(model, files.data_dir() / "wide/unseen/plays.jsonl.xz", 2 * half)
+    tokens = torch.tensor([x for text in texts for x in (0, *tokenizer(text).input_ids)])
+    bits = 0.0
+    for t in range(1, len(tokens)):
+        first = max(0, (t - 1) // half * half - half)
+        bits -= model.logits(tokens[None, first:t])[0, -1].log_softmax(-1)[tokens[t]].item() / np.log(2)
+    assert len(tokens) > 3 * half
+    assert read["value"] == pytest.approx(bits / sum(map(len, texts)), rel=1e-5)
+    assert (read["length"], read["n"], read["of"]) == (2 * half, 2, "plays")
 
 
 def test_models_that_are_named_are_measured_alone(root, monkeypatch):

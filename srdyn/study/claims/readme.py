@@ -86,7 +86,8 @@ def _of_main(books: pd.DataFrame) -> str:
     null = main["verdict"].str.contains("null passes too").groupby(main["claim"]).all()
     names = words.index + np.where(null[words.index], " ○", "")
     counts = "; ".join(f"{of.sum()} {what} ({', '.join(names[of])})" for what, of in told.items() if of.any())
-    return f" In the main pair, larger, of one seed, by the later rules where there are such: {counts}."
+    seeds = ", of one seed" if _single(main.set_index("kind")["verdict"]) == {*main["kind"]} else ""
+    return f" In the main pair, larger{seeds}, by the later rules where there are such: {counts}."
 
 
 def _studied(book: pd.DataFrame) -> pd.DataFrame:

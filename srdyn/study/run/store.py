@@ -29,7 +29,9 @@ from srdyn.study.run import code, comparison
 REFERENCE = "reference"
 THOROUGH = "thorough"
 MAIN = "main"
-COMMITTED = {REFERENCE: "", THOROUGH: THOROUGH, MAIN: MAIN}
+RETRIEVING = "retrieving"
+BESIDE = (THOROUGH, MAIN, RETRIEVING)
+COMMITTED = {REFERENCE: ""} | {run: run for run in BESIDE}
 """The runs whose tables are committed, and their folders below `data/tables`."""
 INTERACTIVE = "interactive"
 KEPT = "SRDYN_KEPT"
