@@ -114,12 +114,11 @@ RECIPES = {
     **{f"{x}-d{d}": Settings(x, options={"head": d}, checkpoints=()) for x in ("hybrid", "pure") for d in (32, 128)},
     **{kind: Settings(kind, checkpoints=()) for kind in rules.CLASSES},
     **{f"pure-{tier}": Settings("pure", tier=tier, base="pure", **_CONTINUED) for tier in ("text", "chains")},
-    "hybrid-d16": Settings("hybrid", tokens=4_000_000, checkpoints=(), options={"head": 16}),
     "pure-long": Settings("pure", tokens=64_000_000, checkpoints=(3900, 7800, 15600)),
 }
 """By name: the small pair and its equal start, the main pair, the small pair with smaller and larger heads, models of
-other update rules, `pure` gone on with plain text or with chains, a hybrid whose states are so small that its softmax
-has to retrieve, the long run. All may be trained from other seeds, as `hybrid-seed1`."""
+other update rules, `pure` gone on with plain text or with chains, the long run. All may be trained from other seeds, as
+`hybrid-seed1`."""
 
 
 def named(name: str) -> Settings:

@@ -29,8 +29,8 @@ from srdyn.study.run import code, comparison
 REFERENCE = "reference"
 THOROUGH = "thorough"
 MAIN = "main"
-RETRIEVING = "retrieving"
-BESIDE = (THOROUGH, MAIN, RETRIEVING)
+SIZES = "sizes"
+BESIDE = (THOROUGH, MAIN, SIZES)
 COMMITTED = {REFERENCE: ""} | {run: run for run in BESIDE}
 """The runs whose tables are committed, and their folders below `data/tables`."""
 INTERACTIVE = "interactive"
