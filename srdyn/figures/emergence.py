@@ -126,6 +126,7 @@ def contrast_formation(table: pd.DataFrame) -> Figure:
         figure,
         f"bars: 95 % interval over {style.span(table['n'])} windows and draws of heads",
         "open: second seed" if table["seed"].nunique() > 1 else "",
+        "dotted: nothing was measured between" if table.groupby("kind")["step"].nunique().min() == 2 else "",
         f"low − high at the end: {_said(ends.sort_values('step', kind='stable'), _last)}",
     )
 
@@ -140,9 +141,9 @@ def _columns(
 
 
 def _dots(panel: Axes, table: pd.DataFrame, look: style.Look, *, shift: int) -> None:
-    """Points with bars, a line for the first seed; `shift` moves them aside, so that arms do not hide each other."""
+    """Points with bars, a line for the first seed, dotted where it joins two; `shift` moves arms apart."""
     for which, (_, rows) in enumerate(table.groupby("seed")):
-        line = "" if which else "-"
+        line = "" if which else "-" if len(rows) > 2 else ":"
         style.points(panel, rows["step"] * 1.07**shift, rows, look, hollow=which > 0, linestyle=line, zorder=3)
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 import pandas as pd
 
 from srdyn.loading import files
-from srdyn.study.claims import registration
+from srdyn.study.claims import claims, registration
 from srdyn.study.run import parameters, store
 
 Fresh = Iterator[tuple[str, str, Callable[[], pd.DataFrame]]]
@@ -39,7 +39,7 @@ class _Run:
     def claim(self, claim_id: str, *measured: pd.DataFrame, registered: str = registration.FIRST) -> pd.DataFrame:
         rows = pd.concat([frame.assign(source=frame.get("source", "model")) for frame in measured], ignore_index=True)
         second = "" if registered == registration.FIRST else f"_{registered}"
-        return self.table(f"claims{second}", rows.assign(claim=claim_id, outcome=""))
+        return self.table(f"claims{second}", claims.told_apart(rows).assign(claim=claim_id, outcome=""))
 
     def figure(self, name: str, figure: object) -> None:
         """Nothing is drawn."""

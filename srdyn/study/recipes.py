@@ -64,6 +64,9 @@ def _experiments(draw: np.random.Generator) -> cells.Fresh:
     """Notebooks 03 and 04, of all committed runs: one model's heads, and what it answers without some of them."""
     small = folder(draw.choice(given_to("04_pruning_composition")["models"]))
     main = folder(draw.choice(given_to("main/04_pruning_composition")["models"]))
+    sized = folder(draw.choice(given_to("sizes/03_ablation_composition")["models"]))
+    plan = _few(_plan(given_to("sizes/03_ablation_composition")["plan"]), tasks=(), domains=("prose",), copies=0)
+    yield from _answers(draw, "sizes/03_ablation", sized, plan)
     for run, place in (("", small), ("thorough/", small), ("main/", main)):
         plan = _plan(given_to(f"{run}04_pruning_composition")["plan"])
         tasks = () if run else (str(draw.choice([task for task in plan.questions.tasks if task != "needle"])),)
@@ -109,7 +112,7 @@ def _answers(draw: np.random.Generator, table: str, place: Path, plan: trials.Pl
 
 def _narrowed(draw: np.random.Generator) -> cells.Fresh:
     """Notebook 03, of all committed runs: heads that are missed in text where softmax sees little, and all."""
-    for table in ("03_ablation", "thorough/03_ablation", "main/03_ablation"):
+    for table in ("03_ablation", "thorough/03_ablation", "main/03_ablation", "sizes/03_ablation"):
         given, rows = given_to(f"{table}_window"), stands(f"{table}_window")
         arm, plan = _arm(draw, rows[rows["arm"] != "random"]), _plan(given["plan"])
         few = _few(plan, tasks=(), domains=(str(draw.choice(plan.domains)),), copies=0)
@@ -183,11 +186,13 @@ def _rules(draw: np.random.Generator) -> cells.Fresh:
 def _derived(draw: np.random.Generator) -> cells.Fresh:
     """Tables that follow from other committed tables."""
     known = ("estimates", "composition", "differences", "heads")
-    for run in ("", "thorough/", "main/"):
+    for run in ("", "thorough/", "main/", "sizes/"):
         made = {name: stands(f"{run}03_ablation_{name}") for name in known}
-        own = run if run == "main/" else ""  # the thorough run has no sets
+        own = "" if run == "thorough/" else run  # which has no sets
         made |= {"alone": stands(f"{own}03_ablation_sets"), "versus": None}
         yield from cells.kept("03_ablation", of=run, tags=("derived",), **made)
+        if run == "sizes/":
+            continue  # which has no 04
         made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
         made |= {"alone": stands(f"{own}04_pruning_sets"), "doses": stands(f"{own}04_pruning_oracle")}
         made |= {"kept": pd.DataFrame()}

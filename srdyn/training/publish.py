@@ -41,14 +41,12 @@ def _spectra(run: Path) -> bytes:
 
 
 def main() -> None:
-    """Publish the runs named on the command line, by default all finished ones."""
+    """Publish the runs named on the command line, by default all finished ones, to data/models."""
     runs = files.root() / "build" / "train"
     parser = argparse.ArgumentParser(prog="python -m srdyn.training.publish", description=__doc__)
     parser.add_argument("names", nargs="*", default=sorted(path.parent.name for path in runs.glob("*/final")))
-    parser.add_argument("--to", type=Path, default=files.data_dir() / "models", help="another folder than data/models")
-    given = parser.parse_args()
-    for name in given.names:
-        publish(runs / name, given.to / name)
+    for name in parser.parse_args().names:
+        publish(runs / name, files.data_dir() / "models" / name)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,8 @@ ALL = [
         "contrasts", "03_ablation_bits", ("03_ablation_differences", BITS), unit="bits per byte or token", better="left"
     ),
     Case("verdicts", "08_scorecard_main", lambda: verdicts(main=True)),
-    Case("doses", "08_scorecard_removal", ("08_scorecard_removal", "", "probe")),
+    Case("doses", "08_scorecard_removal_hybrid", ("08_scorecard_removal", "kind == 'hybrid'", "probe")),
+    Case("doses", "08_scorecard_removal_pure", ("08_scorecard_removal", "kind == 'pure'", "probe")),
     Case("single_heads", "08_scorecard_heads", alone_in_main),
     Case("places", "04_pruning_sets", ("04_pruning_sets", f"probe == '{KEPT}'"), value="accuracy kept"),
 ]  # fmt: skip

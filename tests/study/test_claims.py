@@ -160,6 +160,12 @@ def test_recorded_rows_say_what_they_are(clone):
     pd.testing.assert_frame_equal(claims.judge(table), claims.judge(store.load_table(f"{RUN}_claims")))
 
 
+def test_models_that_share_kind_and_seed_are_kinds_of_their_own_names():
+    told = claims.told_apart(pd.concat([rows(PASS, FAIL).assign(seed=0), rows(PASS, kind="pure")]))
+    assert dict(told[["model", "kind"]].to_numpy()) == {"hybrid-0": "hybrid-0", "hybrid-1": "hybrid-1", "pure-0": "pure"}
+    assert claims.told_apart(rows(PASS, FAIL))["kind"].unique() == ["hybrid"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -172,7 +178,6 @@ def test_recorded_rows_say_what_they_are(clone):
         ({"measured": rows(PASS).drop(columns=["n", "low"])}, "lack the columns low, n"),
         ({"measured": rows(PASS)[:0]}, "no model was measured"),
         ({"measured": rows(PASS).assign(low=0.99)}, "low ≤ high does not hold"),
-        ({"measured": rows(PASS, PASS).assign(seed=0)}, "a model has one kind and seed"),
         ({"measured": rows(PASS, PASS).assign(seed=[0, 1, 0, 1])}, "a model has one kind and seed"),
         ({"measured": rows(PASS, source="mechanism")}, "no model was measured"),
         ({"null": rows(PASS)}, "has rows for norms, norms, ranks, ranks"),

@@ -108,6 +108,7 @@ def alter(path, column):
             for run in ("", "thorough/")
             for name in ("03_ablation_claims", "04_pruning_claims")
         ),
+        ("sizes/03_ablation_claims", "estimate"),
         ("03_ablation_claims_second", "low"),
         ("04_pruning_alphas", "estimate"),
         ("thorough/04_pruning_alphas", "low"),

@@ -39,7 +39,7 @@ def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str =
     machine may find ranks' statistics), over (what was resampled), why (what a reader must know) and source, which
     tells the rows of the model from those of its nulls. Every source of a
     model has one row for every measure of the registration, but for one that asks more heads a layer than the model
-    has. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises ValueError for a
+    has. Of models that share kind and seed each is a kind of its own name. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises ValueError for a
     claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An estimate outside
     its interval is logged: resampling may shift a statistic, and the interval decides.
     """
@@ -157,6 +157,7 @@ def _rows(claim: registration.Claim, measured: pd.DataFrame) -> pd.DataFrame:
     """`measured` as rows of the table of claims: by measure, the model's before those of its nulls."""
     given = measured.reindex(columns=measured.columns.union(["source", "over", "why"], sort=False))
     rows = _plain(given.assign(claim=claim.id, source=given["source"].astype(object).fillna(_MODEL)))
+    rows = told_apart(rows)
     _require_rows(claim, rows)
     order = [measure.name for measure in claim.measures]
     rows = rows.assign(_null=rows["source"] != _MODEL, _measure=rows["measure"].map(order.index))
@@ -177,6 +178,13 @@ def _standing(run: str, registered: str, *, of: str | None = None) -> pd.DataFra
         return _plain(store.load_table(f"{run}_{_TABLES[registered]}", run=of))
     except FileNotFoundError:
         return pd.DataFrame(columns=_COLUMNS)
+
+
+def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows, where models that share their kind and seed, as those of other sizes do, have their names as kinds."""
+    models = rows[["model", "kind", "seed"]].drop_duplicates()
+    alike = models[models.duplicated(["kind", "seed"], keep=False)].drop_duplicates("model", keep=False)
+    return rows.assign(kind=rows["kind"].mask(rows["model"].isin(alike["model"]), rows["model"]))
 
 
 def _require_rows(claim: registration.Claim, rows: pd.DataFrame) -> None:

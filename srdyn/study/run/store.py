@@ -30,7 +30,7 @@ REFERENCE = "reference"
 THOROUGH = "thorough"
 MAIN = "main"
 SIZES = "sizes"
-BESIDE = (THOROUGH, MAIN, SIZES)
+BESIDE = (MAIN, THOROUGH, SIZES)
 COMMITTED = {REFERENCE: ""} | {run: run for run in BESIDE}
 """The runs whose tables are committed, and their folders below `data/tables`."""
 INTERACTIVE = "interactive"
