@@ -21,7 +21,7 @@ CELLS = {  # and their tags
     "heads = run.table('heads', asked_of_a_model(n))\ndisplay(heads)": ["judged"],
     "run.figure('map', figures.head_map(run.table('twice', heads.assign(x=heads['x'] * last))))": ["judged"],
     "found = run.claim('C1', heads.assign(measure='m').drop(columns='x'))\nfound[['measure', 'outcome']]": ["judged"],
-    "run.claim('C1', pd.DataFrame({'measure': ['m'], 'source': ['null']}), registered='second')\nrun.verdicts()": [
+    "run.claim('C1', heads.assign(measure='m', source='null')[:1], registered='second')\nrun.verdicts()": [
         "judged",
         "last",
     ],
@@ -38,7 +38,7 @@ def clone(clone, monkeypatch):
     monkeypatch.setattr(parameters, "of_run", lambda stems, preset, over: {stem: {"n": 3} for stem in stems})
 
 
-HEADS = pd.DataFrame({"model": ["a", "a"], "x": [1, 2]})
+HEADS = pd.DataFrame({"model": "a", "kind": "pure", "seed": 0, "x": [1, 2]})
 
 
 def test_cells_keep_what_they_make_of_what_is_given():
@@ -46,7 +46,7 @@ def test_cells_keep_what_they_make_of_what_is_given():
     assert [(table, keys) for table, keys, _ in found] == [
         ("01_first_twice", "model"),
         ("01_first_claims", "claim measure model source"),
-        ("01_first_claims_second", "claim measure source"),
+        ("01_first_claims_second", "claim measure model source"),
     ]
     twice, first, second = (make() for _, _, make in found)
     assert twice["x"].tolist() == [10, 20]

@@ -37,11 +37,11 @@ def record(claim_id: str, measured: pd.DataFrame, *, run: str, registered: str =
 
     `measured` has columns measure, model, kind, seed, estimate, low, high, n; optionally uncertain (how far off another
     machine may find ranks' statistics), over (what was resampled), why (what a reader must know) and source, which
-    tells the rows of the model from those of its nulls. Every source of a
-    model has one row for every measure of the registration, but for one that asks more heads a layer than the model
-    has. Of models that share kind and seed each is a kind of its own name. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined). Raises ValueError for a
-    claim of another notebook, measures that are not the claim's, missing columns, or crossed ends. An estimate outside
-    its interval is logged: resampling may shift a statistic, and the interval decides.
+    tells the rows of the model from those of its nulls. Every source of a model has one row for every measure of the
+    registration, but for one that asks more heads a layer than the model has. Of models that share kind and seed each
+    is a kind of its own name. Columns added: unit, rule, paper, grade, outcome (pass, fail, undecided, undefined).
+    Raises ValueError for a claim of another notebook, measures that are not the claim's, missing columns, or crossed
+    ends. An estimate outside its interval is logged: resampling may shift a statistic, and the interval decides.
     """
     paper, stem = registration.load(registered), f"{run}_{_TABLES[registered]}"
     claim = paper.claim(claim_id)
