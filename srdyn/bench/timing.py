@@ -19,7 +19,7 @@ import pandas as pd
 import torch
 
 from srdyn.study.analysis import intervals
-from srdyn.study.run import workers
+from srdyn.study.run import store, workers
 
 Case = Callable[[], object]
 SHORTEST = 0.02
@@ -85,9 +85,8 @@ def _over_rounds(rounds: pd.DataFrame, statistic: Callable[[np.ndarray], float])
 
 def machine() -> dict[str, object]:
     """What ran the clock: processor, its cores, torch's threads, how memory is kept, GPU if any, versions."""
-    names = [line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")]
     return {
-        "processor": names[0] if names else platform.processor() or platform.machine(),
+        "processor": store.processor(),
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "malloc": {name: value for name, value in sorted(os.environ.items()) if name.startswith("MALLOC_")},

@@ -158,12 +158,20 @@ def run_record(**extra: object) -> dict[str, object]:
     """What ran, where and when: run, commit, versions, device, time. For build/ only: no two are alike."""
     import torch  # heavy, and nothing else here needs it
 
-    cpu = f"{platform.machine()}, {os.cpu_count()} cores"
+    cpu = f"{processor()}, {os.cpu_count()} cores"
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else cpu
     versions = {package.name: package.version for package in importlib.metadata.distributions()}
     machine = {"device": device, "platform": platform.platform()}
     made = {"run": run_name(), "commit": _commit(), "time": datetime.now(UTC).isoformat(timespec="seconds")}
     return made | machine | {"versions": versions | {"python": platform.python_version()}} | extra
+
+
+def processor() -> str:
+    """The name of this machine's processor, or its make where the system tells no name."""
+    told = Path("/proc/cpuinfo")
+    lines = told.read_text().splitlines() if told.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def save_record(stem: str, record: Mapping[str, object]) -> None:
