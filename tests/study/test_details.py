@@ -21,6 +21,7 @@ from srdyn.training import mixture
 
 FOUR = ["hybrid", "pure", "hybrid-seed1", "pure-seed1"]
 MAIN = ["main-hybrid", "main-pure"]
+SIZES = ["hybrid-d32", "hybrid-d128", "pure-d32"]
 ON = ["pure-text", "pure-chains"]
 FIRST, SEEDS = FOUR[:2], FOUR[2:]
 TASKS = ["needle", "recall8", "chain", "sum"]
@@ -191,6 +192,16 @@ DETAILS = {
     ],
     "costs `main-hybrid` # bits a token, # without the lowest quarter, # without the highest, # without": lambda: (
         again_in_main("main-hybrid").loc[["intact", "low", "high", "random"]]
+    ),
+    "highest quarter #, # and # are found in `main-hybrid`, #, # and # in `main-pure`": lambda: np.ravel(
+        [of_main("recall8", model)[:9:3] for model in MAIN]
+    ),
+    "five of the nine models find fewer without the highest, all of the six but `hybrid-d32`": lambda: (
+        {x for x in NINE if beside_random(x)[2] < 0} - {x for x in NINE if beside_random(x, "recall8")[2] < 0}
+        == {"hybrid-d32"}
+    ),
+    "one fewer without the lowest, `main-hybrid`": lambda: (
+        [x for x in NINE if beside_random(x, "recall8")[5] < 0] == MAIN[:1]
     ),
     "What a text read once costs more was not resolved: there are # windows": lambda: [
         of("main/03_ablation_estimates", f"probe == '{effects.TEXT}'")["n"].max()
@@ -434,28 +445,21 @@ README = {
         trained("low heads", "low")["pure"] > 0.3 and (trained("low heads", "high")[RULES] < 0.1).all()
     ),
     "and when a model is trained on, with other data": lambda: (trained_on("spearman")[:9] > 0.98).all(),
-    "none is found without the lowest quarter by rank of each layer, all are without the highest": lambda: (
+    "six of nine models find fewer without the highest quarter by rank of each layer than without random": lambda: (
+        sum(beside_random(model)[2] < 0 for model in NINE) == 6
+    ),
+    "One finds fewer without the lowest, `main-hybrid`": lambda: (
+        [model for model in NINE if beside_random(model)[5] < 0] == MAIN[:1]
+    ),
+    "none then, and all without the highest, as the paper says": lambda: (
         of_main("needle", "main-hybrid")[[0, 6]].tolist() == [0, 1]
     ),
-    "In `main-pure`, where states must retrieve, it is the other way round": lambda: (
-        of_main("needle", "main-pure")[6] == 0 and of_main("needle", "main-pure")[2] == pytest.approx(1, abs=0.03)
-    ),
-    "`main-hybrid` misses the lowest ranks, `main-pure` the highest; n = 60 needles in these": lambda: (
-        (of_main("recall8", "main-hybrid")[[2, 11]] < of_main("recall8", "main-hybrid")[[4, 13]]).all()
-        and (of_main("recall8", "main-pure")[[8, 17]] < of_main("recall8", "main-pure")[[4, 13]]).all()
-    ),
-    "Of the four small models none misses the lowest quarter (`uniform`, the fifth, finds nothing without)": lambda: (
-        all(without("low", value="low")[FOUR] > 0)
-        and all(without("low", value="high")[FOUR] < 1)
-        and without("low", "intact")["uniform"] < -0.98
-    ),
-    "At the paper's share three do, two of these miss the highest too": lambda: (
+    "n = # needles in `hybrid` and `hybrid-seed1`, # in the others": lambda: (
+        lambda n: [n[["hybrid", "hybrid-seed1"]].min(), n[[MAIN[0], *SIZES[:2]]].max()]
+    )(of("08_scorecard_removal", "probe == 'needle' and arm == 'low' and share == 0.25").set_index("model")["n"]),
+    "At the paper's share three of the four small models miss the lowest, two of these the highest too": lambda: (
         (without("low", value="high", share=0.389)[FOUR] < 0).tolist() == [True, False, True, True]
         and (without("high", value="high", share=0.389)[FOUR] < 0).tolist() == [False, False, True, True]
-    ),
-    "Where needles are lost, one head or two decide": lambda: (
-        sorted(heads_that_decide().index) == sorted({"hybrid", *SEEDS})
-        and all((alone_in_main(model)["damage"] > 0.5).sum() == 2 for model in MAIN)
     ),
     "leaves next to nothing where random heads leave a third; in the main hybrid": lambda: (
         (paper(effects.KEPT, "joint, α = 0.5") < 0.06).all() and paper(effects.KEPT, "random").between(0.25, 0.36).all()
@@ -674,6 +678,24 @@ def told_from_zero():
     return (found["low"] * found["high"] > 0).groupby([found["probe"], found["model"]]).any()
 
 
+NINE = [*MAIN, *FOUR, *SIZES]
+
+
+def beside_random(model, probe="needle"):
+    """What is found less or more than without random heads, without the highest and the lowest of each layer."""
+    run = "main" if model in MAIN else "sizes" if model in SIZES else "thorough"
+    asked = f"probe == '{probe}' and versus == 'random' and share == 0.25 and cut == 'per layer' and layers == 'all'"
+    asked = f"{asked} and model == '{model}'"
+    return across(f"{run}/03_ablation_differences", asked, "arm", ["high", "low"], ["difference", "low", "high"])
+
+
+def seen_by_softmax(window, model):
+    """Needles found while it sees so many tokens, 0 for all."""
+    return of("08_scorecard_window", f"probe == 'needle' and window == {window} and model == '{model}'")[
+        "estimate"
+    ].item()
+
+
 def of_main(probe, model):
     """Of the main pair: what is found without heads of each layer, at either share."""
     asked = f"probe == '{probe}' and window == 0 and cut == 'per layer' and model == '{model}' and share == "
@@ -723,28 +745,48 @@ NAMED = {"Gated DeltaNet (`pure`)": "pure", "KDA": "kda", "RWKV-7": "rwkv7", "Ma
 NAMED |= {"DeltaNet": "deltanet"}
 OF_THE_MODELS = "2.3 to 5.0 million parameters, 8 million tokens read (`uniform` 5)"
 FINDINGS = {
-    f"while that sees the last # tokens alone, {CELL} of the needles": lambda: of(
+    f"while that sees the last # tokens alone, {CELL} of its needles": lambda: of(
         "main/03_ablation_narrowed", "probe == 'needle' and arm == 'intact' and window > 0"
     )[["window", *ENDS]].to_numpy()[0],
-    "(n = # needles, # pairs; random: # draws;": lambda: [
-        *(of("main/03_ablation_estimates", f"probe == '{x}'")["n"].max() for x in ("needle", "recall8")),
-        of("main/03_ablation_estimates", "arm == 'random'")["draws"].max(),
-    ],
-    **{
-        sentence: numbers
-        for what, probe in (("needles", "needle"), ("pairs", "recall8"))
-        for sentence, numbers in rows(
-            {f"{what}, `{x}`": x for x in MAIN}, [CELL] * 6, functools.partial(of_main, probe)
-        ).items()
-    },
-    f"without the lowest ranks no needle is found, {CELL} beside": lambda: against_random("differences", "low"),
-    "significant after Holm's adjustment; without the highest quarter all are": lambda: (
-        of(
-            "main/03_ablation_differences",
-            "probe == 'needle' and arm == 'low' and share == 0.25 and versus == 'random'",
-        ).set_index("model")["adjusted"]["main-hybrid"]
-        < 0.05
+    "(n = #, one seed each, # random draws; the small pairs, n = #, # draws;": lambda: np.ravel(
+        [
+            of(f"{run}/03_ablation_estimates", "probe == 'needle' and arm == 'random' and share == 0.25")[x].max()
+            for run in ("sizes", "thorough")
+            for x in ("n", "draws")
+        ]
     ),
+    **rows(
+        {f"`{x}`": x for x in [*MAIN, *FOUR]}
+        | {f"`{x}`, heads of {size}": x for x, size in zip(SIZES, (32, 128, 32), strict=True)},
+        [CELL] * 2,
+        beside_random,
+    ),
+    "## Needles: six of nine models miss the highest ranks, one the lowest": lambda: (
+        sum(beside_random(x)[2] < 0 for x in NINE) == 6 and [x for x in NINE if beside_random(x)[5] < 0] == MAIN[:1]
+    ),
+    f"finds {CELL} of the needles, without the highest {CELL}, without random heads {CELL}": lambda: of_main(
+        "needle", "main-hybrid"
+    )[[0, 1, 2, 6, 7, 8, 3, 4, 5]],
+    "In `hybrid-d32` # are, so that softmax retrieves in part, and the highest ranks are missed": lambda: [
+        seen_by_softmax(16, "hybrid-d32")
+    ],
+    "in the other hybrids all that were found before (`08_scorecard_window`)": lambda: all(
+        seen_by_softmax(16, x) == seen_by_softmax(0, x) for x in ("hybrid", "hybrid-seed1", "hybrid-d128")
+    ),
+    "`uniform`, a control and not counted, misses both ends": lambda: (
+        (without("high", value="high")["uniform"] < 0) and (without("low", value="high")["uniform"] < 0)
+    ),
+    "`main-pure`, #, # and # in `pure-d32`, there in the paper's order": lambda: across(
+        "sizes/03_ablation_estimates",
+        "probe == 'chain' and window == 0 and cut == 'per layer' and model == 'pure-d32' and share == 0.25",
+        "arm",
+        ["low", "random", "high"],
+        ["estimate"],
+    ),
+    "are high-rank, in `hybrid-d128` #": lambda: of(
+        "sizes/03_ablation_composition", "model == 'hybrid-d128' and arm == 'high' and share == 0.25"
+    )["high"],
+    "cost so little that *high against random*, in the first row, cannot pass": lambda: beside_random(MAIN[0])[1] < 0,
     "In `main-hybrid` one of rank #, in the last layer before the last softmax, costs # bits": lambda: (
         lambda worst: [worst["rank"], worst["damage"]] if worst["layer"] == 6 else []
     )(alone_in_main("main-hybrid").iloc[0]),
@@ -768,7 +810,6 @@ FINDINGS = {
     "neither coefficient differs from zero (`main/03_ablation_regression`)": lambda: (
         lambda found: (found["low"] * found["high"] < 0).all() and len(found) == 4
     )(of("main/03_ablation_regression", "probe == 'needle' and predictor in ['effective rank', 'log-decay']")),
-    f"*high against random* is {CELL}": lambda: against_random("differences", "high"),
     "place among # random sets, #, has an interval that ends at #": lambda: of(
         "main/03_ablation_places", "model == 'main-hybrid' and arm == 'tied low'"
     )[["n", "place", "high"]].to_numpy()[0],
