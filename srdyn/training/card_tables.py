@@ -52,7 +52,8 @@ def _text(rows: pd.DataFrame) -> Iterator[str]:
         yield f"{said}\n\n{_crossed(text[wide].assign(kind_of_text=kinds), 'kind_of_text', 'model')}"
     if len(whole):
         shown = pd.concat([whole, text[wide & (text["model"] == "xz -9") & text["of"].isin(whole["of"])]])
-        length = whole["length"].iloc[0]
+        counts, length = whole.drop_duplicates("of").set_index("of")["n"], whole["length"].iloc[0]
+        shown = shown.assign(of=shown["of"] + shown["of"].map(counts).map(" ({} documents)".format))
         said = f"The other kinds as wholes, as xz reads them, with {length // 2} to {length} tokens before each token:"
         yield f"{said}\n\n{_crossed(shown, 'of', 'model')}"
 

@@ -160,7 +160,7 @@ def _read_on(model: models.Model, place: Path, length: int) -> dict:
     for start in range(0, tokens.shape[1] - 1, half):
         window = tokens[:, max(0, start - half) : start + half + 1]
         bits += evals.window_bits(model, window).sum()
-        if start:
+        if start:  # what stood in the window before: later tokens change nothing about it
             bits -= evals.window_bits(model, window[:, : half + 1]).sum()
     spelled = sum(len(text.encode()) for text in texts)
     return {"quantity": _BITS, **_about(place), "length": length, "value": bits / spelled, "n": len(texts)}

@@ -163,6 +163,7 @@ def test_recorded_rows_say_what_they_are(clone):
 def test_models_that_share_kind_and_seed_are_kinds_of_their_own_names():
     told = claims.told_apart(pd.concat([rows(PASS, FAIL).assign(seed=0), rows(PASS, kind="pure")]))
     assert told["kind"].unique().tolist() == ["hybrid-0", "hybrid-1", "pure"]
+    assert claims.told_apart(rows(PASS, FAIL, kind="uniform").assign(seed=0))["kind"].unique() == ["uniform"]
     assert claims.told_apart(rows(PASS, FAIL))["kind"].unique() == ["hybrid"]
 
 

@@ -181,8 +181,11 @@ def _standing(run: str, registered: str, *, of: str | None = None) -> pd.DataFra
 
 
 def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows, where models that share their kind and seed, as those of other sizes do, have their names as kinds."""
-    models = rows[["model", "kind", "seed"]].drop_duplicates()
+    """The rows, where models that share their kind and seed, as those of other sizes do, have their names as kinds.
+
+    Controls, and a model of two kinds or seeds, are left as they are, for `record` to refuse.
+    """
+    models = rows.loc[~rows["kind"].isin(CONTROLS), ["model", "kind", "seed"]].drop_duplicates()
     alike = models[models.duplicated(["kind", "seed"], keep=False)].drop_duplicates("model", keep=False)
     return rows.assign(kind=rows["kind"].mask(rows["model"].isin(alike["model"]), rows["model"]))
 
