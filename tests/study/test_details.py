@@ -462,9 +462,7 @@ README = {
     "n = # needles in `hybrid` and `hybrid-seed1`, # in the others": lambda: (
         lambda n: [n[["hybrid", "hybrid-seed1"]].min(), n[[MAIN[0], *SIZES[:2]]].max()]
     )(of("08_scorecard_removal", "probe == 'needle' and arm == 'low' and share == 0.25").set_index("model")["n"]),
-    "At the paper's share four of the nine miss the lowest, six the highest": lambda: (
-        at_papers_share() == [6, 4]
-    ),
+    "At the paper's share four of the nine miss the lowest, six the highest": lambda: at_papers_share() == [6, 4],
     "Where the main pair loses needles, one head or two decide": lambda: all(
         (alone_in_main(model)["damage"] > 0.5).sum() == 2 for model in MAIN
     ),
