@@ -53,8 +53,9 @@ def _text(rows: pd.DataFrame) -> Iterator[str]:
     if len(whole):
         shown = pd.concat([whole, text[wide & (text["model"] == "xz -9") & text["of"].isin(whole["of"])]])
         counts, length = whole.drop_duplicates("of").set_index("of")["n"], whole["length"].iloc[0]
-        shown = shown.assign(of=shown["of"] + shown["of"].map(counts).map(" ({} documents)".format))
-        said = f"The other kinds as wholes, as xz reads them, with {length // 2} to {length} tokens before each token:"
+        shown = shown.assign(of=shown["of"] + shown["of"].map(counts).map(", n = {}".format))
+        context = f"with {length // 2} to {length} tokens before each token"
+        said = f"The other kinds as wholes of n documents, as xz reads them, {context}:"
         yield f"{said}\n\n{_crossed(shown, 'of', 'model')}"
 
 

@@ -145,7 +145,7 @@ def test_texts_beside_the_wide_corpus_have_a_table_and_targets_of_their_own():
     whole = text(value=2.25, low=None, high=None, n=3, model="main-pure", length=4096, **unseen)
     filled = card_tables.fill(SHELL, pd.concat([rows, table(whole, row())], ignore_index=True))
     assert "with 2048 to 4096 tokens before each token:" in filled
-    assert "| plays (3 documents) | 2.250 | 3.000 |" in filled
+    assert "| plays, n = 3 | 2.250 | 3.000 |" in filled
     assert table(whole)["target"].isna().all()
 
 
