@@ -100,10 +100,10 @@ def windows(
     return ByteWindows(torch.tensor(np.array(tokens)), np.array(document), np.array(start), np.array(stop))
 
 
-def window_bits(model: models.Model, tokens: Int[Tensor, "N T"]) -> Float64[np.ndarray, " N"]:
-    """Bits that the model needs for all tokens of a window but the first."""
+def window_bits(model: models.Model, tokens: Int[Tensor, "N T"], *, last: int = 0) -> Float64[np.ndarray, " N"]:
+    """Bits that the model needs for all tokens of a window but the first, or for its `last` ones."""
     bits = [
-        F.cross_entropy(logits.float().transpose(1, 2), after, reduction="none").double().sum(1) / np.log(2)
+        F.cross_entropy(logits.float().transpose(1, 2), after, reduction="none")[:, -last:].double().sum(1) / np.log(2)
         for _, logits, after in _expected(model, tokens)
     ]
     return torch.cat(bits).cpu().numpy()

@@ -191,8 +191,8 @@ def _derived(draw: np.random.Generator) -> cells.Fresh:
         own = "" if run == "thorough/" else run  # which has no sets
         made |= {"alone": stands(f"{own}03_ablation_sets"), "versus": None}
         yield from cells.kept("03_ablation", of=run, tags=("derived",), **made)
-        if run == "sizes/":
-            continue  # which has no 04
+    for run in ("", "thorough/", "main/"):
+        own = "" if run == "thorough/" else run
         made = {name: stands(f"{run}04_pruning_{name}") for name in known[:2]}
         made |= {"alone": stands(f"{own}04_pruning_sets"), "doses": stands(f"{own}04_pruning_oracle")}
         made |= {"kept": pd.DataFrame()}

@@ -159,9 +159,7 @@ def _read_on(model: models.Model, place: Path, length: int) -> dict:
     tokens = torch.tensor([[token for text in texts for token in evals.spelled(text, model.tokenizer)[0]]])
     for start in range(0, tokens.shape[1] - 1, half):
         window = tokens[:, max(0, start - half) : start + half + 1]
-        bits += evals.window_bits(model, window).sum()
-        if start:  # what stood in the window before: later tokens change nothing about it
-            bits -= evals.window_bits(model, window[:, : half + 1]).sum()
+        bits += evals.window_bits(model, window, last=min(half, tokens.shape[1] - 1 - start)).sum()
     spelled = sum(len(text.encode()) for text in texts)
     return {"quantity": _BITS, **_about(place), "length": length, "value": bits / spelled, "n": len(texts)}
 

@@ -67,7 +67,7 @@ for line in sys.stdin:
     except SystemExit as error:
         failure = told.getvalue().strip() or error.code
     else:
-        print(told.getvalue(), end="", file=sys.stderr)
+        print("told:" * bool(told.getvalue()), told.getvalue(), sep="", end="", file=sys.stderr)
     print("ended:", failure, flush=True)
 """
 
@@ -90,6 +90,7 @@ def made(clone):
 
         yield make
         said = process.communicate()[1]
+        assert "told:" not in said
         assert not said or "non-socket" in said  # a kernel that ends may find its own socket closed
 
 
